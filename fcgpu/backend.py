@@ -1,0 +1,173 @@
+"""The one decision about the device, and the few things the rest needs of it: a namespace, copies, workers.
+
+Everything above asks `choose` once and then works on arrays through `Backend.xp`. What stays out: any formula.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fcgpu.errors import ConfigError, DeviceError
+
+CPU_SPARE = 0.5  # the share of free memory that a run may plan with: the rest is for the data and for other programs
+GPU_SPARE = 0.9
+INSTALL = "pip install 'fcgpu[cuda12]' (or cuda13, by the CUDA version that nvidia-smi shows)"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where a run computes. `xp` is the array namespace, `reason` says why it was chosen."""
+
+    name: str  # "numpy" or "cupy"
+    device: str  # "cpu" or "cuda:N"
+    xp: Any
+    hardware: str
+    reason: str
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device != "cpu"
+
+    def to_device(self, array: Any, dtype: Any = None) -> Any:
+        """A host array on the device; on the CPU the array itself where the type is right already."""
+        return self.xp.asarray(array, dtype=dtype)
+
+    def to_host(self, array: Any) -> Any:
+        """A device array as a NumPy array; this waits for the device."""
+        return self.xp.asnumpy(array) if self.on_gpu else array
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished what it was given."""
+        if self.on_gpu:
+            self.xp.cuda.get_current_stream().synchronize()
+
+    def memory(self) -> int:
+        """Bytes that a run may plan with."""
+        if self.on_gpu:
+            free, _total = self.xp.cuda.runtime.memGetInfo()
+            return int(GPU_SPARE * (free + self.xp.get_default_memory_pool().free_bytes()))
+        return int(CPU_SPARE * _free_host_memory())
+
+
+def choose(device: str = "auto") -> Backend:
+    """The backend for `device`: "auto" (the GPU when it works, else the CPU), "cpu", "cuda" or "cuda:N".
+
+    Makes the chosen GPU the calling thread's current device.
+    Raises ConfigError for another word; DeviceError, with cause and remedy, for a GPU that cannot work.
+    """
+    if device == "cpu":
+        return _cpu("asked for")
+    if device == "auto":
+        try:
+            return _gpu(0, "a product ran on it")
+        except DeviceError as error:
+            return _cpu(f"no GPU: {error}")
+    kind, colon, number = device.partition(":")
+    if kind != "cuda" or (colon and not number.isdecimal()):
+        raise ConfigError(f"device={device!r} is not a device; choose from auto, cpu, cuda, cuda:N")
+    return _gpu(int(number or 0), "asked for")
+
+
+def cpu_count() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Workers:
+    """Calls f(0), ..., f(n - 1) on up to `threads` threads, where each product runs on the thread that asked for it.
+
+    Which thread gets which index is not fixed, so f must write only what belongs to its index or its thread.
+    Inside `with workers:` BLAS is held to one thread, and given back afterwards: two BLAS threads on a small
+    product can be 20 times slower than one, and one thread a product gives the same bits on every machine.
+    """
+
+    def __init__(self, threads: int) -> None:
+        from threadpoolctl import ThreadpoolController
+
+        self.threads = threads
+        self._blas = ThreadpoolController()
+        self._pool: Any = None
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """BLAS on one thread, and no warnings for the infinities that the divergence check will find."""
+        with self._blas.limit(limits=1, user_api="blas"), np.errstate(all="ignore"):
+            yield
+
+    def run(self, function: Callable[[int], None], n: int) -> None:
+        if self.threads == 1 or n == 1:
+            for i in range(n):
+                function(i)
+            return
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(self.threads, "fcgpu", initializer=np.seterr, initargs=("ignore",))
+        for _ in self._pool.map(function, range(n)):
+            pass
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+
+def _cpu(reason: str) -> Backend:
+    n = cpu_count()
+    return Backend("numpy", "cpu", np, f"{n} CPU core{'s' if n != 1 else ''}", reason)
+
+
+def _gpu(number: int, reason: str) -> Backend:
+    try:
+        import cupy
+    except ModuleNotFoundError:
+        raise DeviceError(f"CuPy is not installed: {INSTALL}") from None
+    except Exception as error:  # a wheel whose libraries do not load: any error can come out of its import
+        raise DeviceError(f"CuPy does not import ({_line(error)}): reinstall it with {INSTALL}") from error
+    runtime = cupy.cuda.runtime
+    try:
+        count = int(runtime.getDeviceCount())
+    except runtime.CUDARuntimeError as error:
+        raise DeviceError(_why_no_device(runtime, error)) from None
+    if number >= count:
+        have = ", ".join(f"cuda:{i}" for i in range(count)) or "none"
+        raise DeviceError(f"device cuda:{number} does not exist; this machine has {have}")
+    try:
+        cupy.cuda.Device(number).use()
+        ones = cupy.ones((2, 2), dtype=np.float32)
+        works = float((ones @ ones + 1).sum()) == 12.0
+    except Exception as error:  # whatever a half-installed CUDA throws is the cause to be shown
+        raise DeviceError(f"cuda:{number} fails on a 2x2 product ({_line(error)}): {INSTALL}") from error
+    if not works:
+        raise DeviceError(f"cuda:{number} computes a 2x2 product wrongly: check the driver with nvidia-smi")
+    properties = runtime.getDeviceProperties(number)
+    return Backend("cupy", f"cuda:{number}", cupy, properties["name"].decode(), reason)
+
+
+def _why_no_device(runtime: Any, error: Exception) -> str:
+    driver, built = int(runtime.driverGetVersion()), int(runtime.runtimeGetVersion())
+    if driver == 0:
+        return "no NVIDIA driver was found: install it and check with nvidia-smi"
+    if driver // 1000 < built // 1000:
+        return (
+            f"the driver is for CUDA {driver // 1000}, the installed CuPy for CUDA {built // 1000}: "
+            "update the driver, or install the CuPy that matches it"
+        )
+    return f"no usable GPU ({_line(error)}): check with nvidia-smi"
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error, which for CUDA's is the one that says what happened."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _free_host_memory() -> int:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not Linux
+        return 8 << 30

@@ -1,0 +1,170 @@
+"""From a name or a path to arrays, cheap to import: what zip files and pictures need is imported when one is read."""
+
+import math
+import operator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcgpu.data import article, idx, images
+from fcgpu.data.dataset import Dataset, check_features, dataset, encode_labels
+from fcgpu.errors import ConfigError, DataError, choices
+
+__all__ = ["NAMED", "Dataset", "check_features", "dataset", "encode_labels", "load", "load_features"]
+
+PathLike = str | os.PathLike[str]
+
+NAMED: dict[str, Callable[[], Dataset]] = {
+    "mnist": lambda: idx.load_idx(Path(__file__).parent / "mnist", "mnist"),
+    "two-layer": article.two_layer,
+    "deep": article.deep,
+    "multiclass": article.multiclass,
+}
+
+
+def load(source: PathLike, *, image_size: tuple[int, int] | None = None) -> Dataset:
+    """The samples and labels of a name in NAMED or of a path; a name wins over a file of that name (write ./mnist).
+
+    A path is a folder of IDX files with MNIST's names; a folder of images with one sub-folder a class, or with `train`
+    and `test` that hold such sub-folders; .csv or .csv.gz, label first, header optional; .npy, label in the first
+    column; .npz with X, y and optionally X_test, y_test, or with Keras's x_train, y_train, x_test, y_test.
+
+    image_size : (height, width) that the pictures of a folder are resized to; without it they must be of one size.
+
+    X is uint8 for pixels and for a CSV whose features are whole and in 0..255, with `scale` to bring it to 0..1;
+    else a CSV is float64, and an array keeps its type.
+
+    Raises DataError: an unknown name, a path that cannot be read, and whatever is wrong inside, with the place;
+    ConfigError: an image_size that is not two positive whole numbers, or given for anything but a folder of images;
+    MissingExtraError: pictures without Pillow.
+    """
+    size = None if image_size is None else _checked_shape("image_size", image_size, (2,))
+    with _as_data_errors(source):
+        named = NAMED.get(source) if isinstance(source, str) else None
+        path = Path() if named else _existing(source, NAMED)
+        folder = not named and path.is_dir()
+        if folder and not idx.has_idx(path):
+            return images.load_folder(path, size)
+        if size is not None:
+            raise ConfigError(
+                f"image_size={size} is not for {source}: only a folder of images is resized; leave it out"
+            )
+        if named:
+            return named()
+        return idx.load_idx(path, str(path)) if folder else _load_table(path)
+
+
+def load_features(
+    source: PathLike | Sequence[PathLike], n_features: int, *, image_shape: Sequence[int] | None = None
+) -> Any:
+    """Samples without labels, (n, n_features) in their stored type: what a model of `n_features` predicts on.
+
+    source : .csv, .csv.gz, .npy or .npz (its X, x_train or only array); a picture, a folder or a list of pictures.
+        A CSV or .npy of n_features + 1 columns has the label first, which is dropped.
+    image_shape : (height, width) for grey or (height, width, 3), which pictures are converted and resized to;
+        without it they must be of one size, that makes n_features.
+
+    Raises DataError: as `load`, and features that don't match the model, with both numbers;
+    ConfigError: an image_shape that does not make n_features; MissingExtraError: pictures without Pillow.
+    """
+    shape = None if image_shape is None else _checked_shape("image_shape", image_shape, (2, 3))
+    if shape and (math.prod(shape) != n_features or shape[2:] not in ((), (3,))):
+        raise ConfigError(
+            f"image_shape={shape} makes {math.prod(shape)} features, the model takes {n_features}; "
+            "expected (height, width) or (height, width, 3)"
+        )
+    with _as_data_errors(source):
+        if isinstance(source, list | tuple):
+            return _picture_features([_existing(path) for path in source], n_features, shape)
+        path = _existing(source)  # type: ignore[arg-type]
+        if path.is_dir():
+            return _picture_features(images.pictures_in(path), n_features, shape)
+        if path.suffix.lower() in images.SUFFIXES:
+            return _picture_features([path], n_features, shape)
+        return _table_features(path, n_features)
+
+
+def _load_table(path: Path) -> Dataset:
+    from fcgpu.data import tables
+
+    readers = {".csv": tables.load_csv, ".npy": tables.load_npy, ".npz": tables.load_npz}
+    return readers[_kind(path)](path)
+
+
+def _table_features(path: Path, n_features: int) -> Any:
+    from fcgpu.data import tables
+
+    kind = _kind(path)
+    if kind == ".csv":
+        return tables.read_csv(path, n_features)[0]
+    stored = tables.read_npy(path) if kind == ".npy" else tables.read_npz(path, features_only=True)[0]
+    X = tables.rolled_out(stored)[0]
+    labelled = kind == ".npy" and X.ndim == 2 and X.shape[1] == n_features + 1
+    X = check_features(np.ascontiguousarray(X[:, 1:]) if labelled else X, str(path))
+    if X.shape[1] != n_features:
+        raise DataError(f"{path}: {X.shape[1]} features don't match the model: expected {n_features}")
+    return X
+
+
+def _picture_features(paths: Sequence[Path], n_features: int, shape: tuple[int, ...] | None) -> Any:
+    if not paths:
+        raise DataError("no pictures: the list of paths is empty; expected at least one")
+    if shape is None:
+        size = images.common_shape(paths)[:2]
+        shape = next((each for each in (size, (*size, 3)) if math.prod(each) == n_features), None)
+        if shape is None:
+            raise DataError(
+                f"{paths[0]}: {size[0]} x {size[1]} pixels make {math.prod(size)} features, in colour "
+                f"{3 * math.prod(size)}, which don't match the model: expected {n_features}; give image_shape to resize"
+            )
+    return images.read_pictures(paths, shape)
+
+
+def _kind(path: Path) -> str:
+    """The suffix of a table that is there to be read."""
+    name = path.name.lower().removesuffix(".gz") if path.name.lower().endswith(".csv.gz") else path.name.lower()
+    kind = Path(name).suffix
+    if kind not in (".csv", ".npy", ".npz") or not path.is_file():
+        raise DataError(f"{path}: not a file of a known kind; expected .csv, .csv.gz, .npy or .npz, or a folder")
+    return kind
+
+
+def _existing(source: PathLike, names: Iterable[str] = ()) -> Path:
+    """The path, ~ expanded; DataError where nothing is there, with the nearest of `names` if it looks like a name."""
+    if not isinstance(source, str | os.PathLike):
+        raise DataError(f"source is {source!r} ({type(source).__name__}); expected a name or a path")
+    text = os.fspath(source)
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path's own raises for ~ and a name that no user has
+    if text and path.exists():
+        return path
+    if names and isinstance(source, str) and path.name == source and not path.suffix:
+        raise DataError(
+            f"{source!r} is no data set and no path: {choices(source, names)} (or give the path of a .csv, .npy or "
+            ".npz file, of a folder of IDX files, or of a folder of images with one sub-folder a class)"
+        )
+    raise DataError(f"{str(path) if text else repr(text)}: no such file or folder; check the path")
+
+
+def _checked_shape(name: str, value: Sequence[int], lengths: Sequence[int]) -> Any:
+    try:
+        shape = tuple(operator.index(side) for side in value)
+    except TypeError:
+        shape = ()
+    if len(shape) not in lengths or min(shape) < 1:
+        raise ConfigError(f"{name}={value!r}; expected positive whole numbers, {name}=(height, width)")
+    return shape
+
+
+@contextmanager
+def _as_data_errors(source: object) -> Iterator[None]:
+    """OSError and MemoryError become DataError with the path."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.filename or source}: cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise DataError(f"{source}: does not fit in memory ({error}); free some or split the data") from error

@@ -1,0 +1,28 @@
+"""The article's three toy data sets, drawn from the legacy generator with its seed.
+
+The article keeps a sample in a column; X here is its transpose.
+"""
+
+import numpy as np
+
+from fcgpu.data.dataset import Dataset, dataset
+
+SEED = 95
+
+
+def two_layer() -> Dataset:
+    """X (8, 3) float64 in [0, 1); the label is 1 where feature 0 is above feature 1, which holds for half of them."""
+    X = np.random.RandomState(SEED).rand(3, 8).T.copy()
+    return dataset(X, (X[:, 0] > X[:, 1]).astype(np.intp), name="two-layer")
+
+
+def deep() -> Dataset:
+    """X (2, 3) float64 in [0, 1), labels 0 and 1."""
+    return dataset(np.random.RandomState(SEED).rand(3, 2).T.copy(), np.array([0, 1]), name="deep")
+
+
+def multiclass() -> Dataset:
+    """X (6, 3) float64 in [0, 1), labels 2 1 3 0 0 3."""
+    random = np.random.RandomState(SEED)
+    X = random.rand(3, 6).T.copy()
+    return dataset(X, random.randint(0, 4, 6), name="multiclass")

@@ -1,0 +1,131 @@
+"""What every reader returns: features in their stored type, labels as class indices, and how to scale a tile."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fcgpu.errors import DataError
+
+ROWS_CHECKED_AT_ONCE = 4096  # bounds the temporary memory of a pass over X
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples and labels on the host.
+
+    X : (n_samples, n_features), in the type it was stored in; pixels stay uint8.
+    y : (n_samples,) intp, each an index into `classes`; or, where `classes` is None,
+        float64 targets (n_samples,) or (n_samples, n_outputs).
+    X_test, y_test : the same for held-out samples, or None.
+    classes : the labels as the source has them, sorted; None for targets that are not whole numbers.
+    image_shape : (height, width) or (height, width, 3) where a row is a rolled-out picture, else None.
+    scale : what a feature is multiplied by when it is used, 1/255 for pixels.
+    """
+
+    X: Any
+    y: Any
+    X_test: Any = None
+    y_test: Any = None
+    classes: tuple[int | str, ...] | None = None
+    image_shape: tuple[int, ...] | None = None
+    scale: float = 1.0
+    name: str = "arrays"
+
+    @property
+    def n_samples(self) -> int:
+        return int(self.X.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        return int(self.X.shape[1])
+
+
+def dataset(
+    X: Any,
+    y: Any,
+    X_test: Any = None,
+    y_test: Any = None,
+    *,
+    image_shape: tuple[int, ...] | None = None,
+    scale: float = 1.0,
+    name: str = "arrays",
+) -> Dataset:
+    """A checked Dataset from arrays: X (n_samples, n_features) of numbers, y (n_samples,) labels or targets.
+
+    Whole numbers and text become classes; other floats, and y of two dimensions, stay targets.
+
+    Raises DataError: shapes that disagree, no samples, a type that is not numeric, NaN or infinity,
+    a test label that no training sample has.
+    """
+    X, y = check_features(X, name), np.asarray(y)
+    _check_labels(X, y, name)
+    classes, encoded = _encode(y)
+    if X_test is not None:
+        X_test, y_test = check_features(X_test, f"{name} (test)"), np.asarray(y_test)
+        _check_labels(X_test, y_test, f"{name} (test)")
+        if X_test.shape[1] != X.shape[1]:
+            raise DataError(f"{name}: X_test has {X_test.shape[1]} features, X has {X.shape[1]}; they must be equal")
+        y_test = encode_labels(y_test, classes, f"{name} (test)") if classes is not None else y_test.astype(np.float64)
+    return Dataset(X, encoded, X_test, y_test, classes, image_shape, scale, name)
+
+
+def check_features(X: Any, name: str) -> Any:
+    """X as an array of two dimensions, numeric and finite, not copied; DataError otherwise."""
+    X = np.asarray(X)
+    if X.ndim != 2:
+        raise DataError(f"{name}: X has shape {X.shape}; expected (n_samples, n_features)")
+    if 0 in X.shape:
+        raise DataError(f"{name}: X has shape {X.shape}; at least one sample and one feature are needed")
+    if X.dtype.kind not in "buif":
+        raise DataError(f"{name}: X has dtype {X.dtype}; features must be real numbers")
+    if X.dtype.kind == "f":
+        for start in range(0, len(X), ROWS_CHECKED_AT_ONCE):
+            finite = np.isfinite(X[start : start + ROWS_CHECKED_AT_ONCE])
+            if not finite.all():
+                row, column = np.argwhere(~finite)[0]
+                value = X[start + row, column]
+                raise DataError(
+                    f"{name}: feature {column} of sample {start + row} is {value}; "
+                    "features must be finite: drop or fill such samples"
+                )
+    return X
+
+
+def encode_labels(y: Any, classes: tuple[int | str, ...], name: str) -> Any:
+    """Labels (n,) as indices into `classes`; DataError names the first label that is not among them."""
+    known = np.asarray(classes)
+    if (known.dtype.kind == "U") != (y.dtype.kind == "U"):
+        raise DataError(f"{name}: label {y.flat[0]!s} is not one of the classes {shown(classes)}")
+    index = np.minimum(np.searchsorted(known, y), len(known) - 1)
+    wrong = np.flatnonzero(known[index] != y)
+    if wrong.size:
+        raise DataError(
+            f"{name}: label {y[wrong[0]]} of sample {wrong[0]} is out of range; the classes are {shown(classes)}"
+        )
+    return index.astype(np.intp)
+
+
+def shown(classes: tuple[int | str, ...]) -> str:
+    """Classes for a message, the middle left out where there are many."""
+    words = [str(c) for c in classes]
+    return ", ".join(words if len(words) <= 12 else [*words[:5], "...", *words[-2:]])
+
+
+def _check_labels(X: Any, y: Any, name: str) -> None:
+    if y.ndim not in (1, 2) or len(y) != len(X):
+        raise DataError(f"{name}: y has shape {y.shape} for {len(X)} samples; expected ({len(X)},)")
+    if y.dtype.kind not in "buifU":
+        raise DataError(f"{name}: y has dtype {y.dtype}; labels must be whole numbers or text, targets real numbers")
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        bad = int(np.argwhere(~np.isfinite(y))[0][0])
+        raise DataError(f"{name}: the label of sample {bad} is {y[bad]}; labels must be finite")
+
+
+def _encode(y: Any) -> tuple[tuple[int | str, ...] | None, Any]:
+    """(classes, indices) for labels, (None, float64 targets) for anything else."""
+    if y.ndim == 2 or (y.dtype.kind == "f" and not np.equal(y, np.rint(y)).all()):
+        return None, y.astype(np.float64)
+    values, index = np.unique(y, return_inverse=True)
+    classes = tuple(str(v) if y.dtype.kind == "U" else int(v) for v in values)
+    return classes, index.astype(np.intp)

@@ -1,0 +1,117 @@
+"""Pictures as rows of bytes, through Pillow, which is an extra and is imported only when a picture is read."""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcgpu.data.dataset import Dataset, dataset
+from fcgpu.errors import DataError, MissingExtraError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+MAX_PIXELS = 64 * 2**20  # checked before decoding: a small file can claim a picture that fills the memory
+GREY_MODES = ("1", "L", "LA")
+DEEP_MODES = ("I", "F")  # 16 and 32 bits, which Pillow would clip to 8
+
+
+def load_folder(root: Path, image_size: tuple[int, int] | None) -> Dataset:
+    """A Dataset from a folder with one sub-folder a class, or with `train` and `test` that each hold such sub-folders.
+
+    X is uint8 (n, height * width * 3), or (n, height * width) where every picture is grey; rows are ordered by class,
+    then by file name. Pictures are resized to `image_size` (height, width); without it all must have one size.
+
+    Raises DataError: fewer than two classes, a class without pictures, and what `read_pictures` refuses.
+    """
+    classes = _sub_folders(root)
+    split = [folder.name for folder in classes] == ["test", "train"] and all(map(_sub_folders, classes))
+    paths, y = _labelled(root / "train" if split else root)
+    if len(set(y)) < 2:
+        raise DataError(f"{root}: {len(set(y))} class folders; expected two or more, each with its pictures")
+    test_paths, y_test = _labelled(root / "test") if split else ([], [])
+    shape = common_shape(paths + test_paths, image_size)
+    X = read_pictures(paths, shape)
+    X_test = read_pictures(test_paths, shape) if split else None
+    return dataset(X, np.array(y), X_test, np.array(y_test), image_shape=shape, scale=1 / 255, name=str(root))
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The picture files of a folder by name, hidden ones left out; DataError where there are none."""
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
+    if not paths:
+        raise DataError(f"{folder}: no pictures in this folder; expected files ending in {' '.join(SUFFIXES)}")
+    return paths
+
+
+def common_shape(paths: Sequence[Path], image_size: tuple[int, int] | None = None) -> tuple[int, ...]:
+    """(height, width) where every picture is grey, else (height, width, 3), from the files' headers.
+
+    Raises DataError: without `image_size`, a picture that has not the size of the first.
+    """
+    grey, size = True, image_size
+    for path in paths:
+        with _opened(path) as picture:
+            grey = grey and picture.mode in GREY_MODES
+            found = (picture.height, picture.width)
+        size = size or found
+        if image_size is None and found != size:
+            raise DataError(
+                f"{path}: {found[0]} x {found[1]} pixels (height x width); expected {size[0]} x {size[1]}, "
+                f"as {paths[0]}: give image_size=(height, width) to resize all"
+            )
+    assert size is not None
+    return size if grey else (*size, 3)
+
+
+def read_pictures(paths: Sequence[Path], shape: tuple[int, ...]) -> Any:
+    """uint8 (n, prod(shape)): pictures resized to `shape`, (height, width) grey or (height, width, 3), row by row.
+
+    Raises DataError: a file that is not a readable picture, more than 8 bits a channel, more than MAX_PIXELS.
+    """
+    X = np.empty((len(paths), math.prod(shape)), np.uint8)
+    for path, row in zip(paths, X, strict=True):
+        with _opened(path) as picture:
+            if "transparency" in picture.info:  # Pillow warns unless such a palette goes through RGBA
+                picture = picture.convert("RGBA")
+            picture = picture.convert("L" if len(shape) == 2 else "RGB")
+            if picture.size != (shape[1], shape[0]):
+                picture = picture.resize((shape[1], shape[0]))
+            row[:] = np.asarray(picture).reshape(-1)
+    return X
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A Pillow image, its pixels not decoded yet; what Pillow raises becomes a DataError with the path."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError("reading images", "Pillow", "images") from error
+    try:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):  # MAX_PIXELS decides
+            opened = Image.open(path)
+        with opened as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise DataError(
+                    f"{path}: {picture.height} x {picture.width} pixels; expected at most {MAX_PIXELS} in all"
+                )
+            if picture.mode[0] in DEEP_MODES:
+                raise DataError(f"{path}: mode {picture.mode}; expected 8 bits a channel: convert it")
+            yield picture
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of many kinds
+        raise DataError(f"{path}: not a readable picture ({error}); replace or remove it") from error
+
+
+def _labelled(root: Path) -> tuple[list[Path], list[str]]:
+    """The pictures of every class folder and the class of each."""
+    found = [(path, folder.name) for folder in _sub_folders(root) for path in pictures_in(folder)]
+    return [path for path, _ in found], [name for _, name in found]
+
+
+def _sub_folders(root: Path) -> list[Path]:
+    return [path for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."]

@@ -1,0 +1,45 @@
+"""The one error family. A message names the value, the expectation and the remedy; for a file, its path and place.
+
+The command line turns any of these into one line on standard error and exit code 2.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FcgpuError(Exception):
+    """Base of every error that fcgpu raises on purpose."""
+
+
+class DataError(FcgpuError):
+    """Features, labels or a data file are not what they must be."""
+
+
+class ConfigError(FcgpuError):
+    """A recipe, a spec or an argument is not legal."""
+
+
+class DeviceError(FcgpuError):
+    """The device asked for cannot work, or does not have the memory."""
+
+
+class DivergenceError(FcgpuError):
+    """The loss or the parameters stopped being finite."""
+
+
+class CheckpointError(FcgpuError):
+    """A model or checkpoint cannot be written, or what was read is not what was written."""
+
+
+class MissingExtraError(FcgpuError, ImportError):
+    """A feature needs a package of an extra that is not installed."""
+
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        super().__init__(f"{feature} needs {package}, which is not installed: pip install 'fcgpu[{extra}]'")
+
+
+def choices(value: object, known: Iterable[str]) -> str:
+    """The end of a message that refuses `value`: the nearest legal name where there is one, else all of them."""
+    names = list(known)
+    near = get_close_matches(str(value), names, n=1)
+    return f"did you mean {near[0]!r}?" if near else "choose from " + ", ".join(names)

@@ -1,0 +1,27 @@
+"""The formulas of training, as a table of functions of the same name and signature on every backend.
+
+`REFERENCE` is the specification: plain array functions. `kernels_for` binds them to a namespace and replaces
+those that have a fused CuPy variant. A kernel writes into the buffers it is handed and returns nothing.
+"""
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from fcgpu.backend import Backend
+from fcgpu.kernels import activations, dense, fused, losses, updates
+
+REFERENCE = {
+    **{name: row.forward for name, row in activations.ACTIVATIONS.items()},
+    **{f"{name}_backward": row.backward for name, row in activations.ACTIVATIONS.items() if row.backward},
+    **{row.loss: row.loss_function for row in losses.OUTPUTS.values()},
+    **{f.__name__: f for f in (dense.load_tile, dense.dense_forward, dense.dense_backward, losses.count_correct)},
+    **{f.__name__: f for f in (updates.add_l2, updates.clip_by_norm)},
+    **{name: row.update for name, row in updates.UPDATES.items()},
+}
+
+
+def kernels_for(backend: Backend) -> Any:
+    """A namespace of kernels bound to the backend: `K.sigmoid(Z, b)`, `K.dense_forward(A, W, Z)`, ..."""
+    table = {**REFERENCE, **fused.FUSED} if backend.on_gpu else REFERENCE
+    return SimpleNamespace(**{name: partial(function, xp=backend.xp) for name, function in table.items()})

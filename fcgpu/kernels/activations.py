@@ -1,0 +1,91 @@
+"""g(Z + b) and its derivative, written with the output A = g(Z + b), as backpropagation needs it.
+
+`forward(Z, b)` overwrites Z (..., n, n_out) with g(Z + b), b being (..., 1, n_out).
+`backward(A, dA)` overwrites dA (..., n, n_out) with dZ = dA g'(Z), elementwise; A is used up as scratch.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+LEAK = 0.01  # slope of the leaky rectifier below zero (Maas, Hannun, Ng 2013)
+
+
+def identity(Z: Any, b: Any, *, xp: Any) -> None:
+    Z += b
+
+
+def identity_backward(A: Any, dA: Any, *, xp: Any) -> None:
+    """G' = 1: dA is dZ already."""
+
+
+def sigmoid(Z: Any, b: Any, *, xp: Any) -> None:
+    """1 / (1 + e^-z) = (1 + tanh(z/2)) / 2, which cannot overflow."""
+    Z += b
+    Z *= 0.5
+    xp.tanh(Z, out=Z)
+    Z += 1
+    Z *= 0.5
+
+
+def sigmoid_backward(A: Any, dA: Any, *, xp: Any) -> None:
+    """G' = A (1 - A)."""
+    dA *= A
+    xp.subtract(1, A, out=A)
+    dA *= A
+
+
+def tanh(Z: Any, b: Any, *, xp: Any) -> None:
+    Z += b
+    xp.tanh(Z, out=Z)
+
+
+def tanh_backward(A: Any, dA: Any, *, xp: Any) -> None:
+    """G' = 1 - A²."""
+    A *= A
+    xp.subtract(1, A, out=A)
+    dA *= A
+
+
+def relu(Z: Any, b: Any, *, xp: Any) -> None:
+    Z += b
+    xp.maximum(Z, 0, out=Z)
+
+
+def relu_backward(A: Any, dA: Any, *, xp: Any) -> None:
+    """G' = 1 where A > 0, else 0."""
+    dA *= A > 0
+
+
+def leaky_relu(Z: Any, b: Any, *, xp: Any) -> None:
+    Z += b
+    xp.maximum(Z, LEAK * Z, out=Z)
+
+
+def leaky_relu_backward(A: Any, dA: Any, *, xp: Any) -> None:
+    """G' = 1 where A > 0, else LEAK."""
+    xp.multiply(dA, LEAK, out=dA, where=A <= 0)
+
+
+def softmax(Z: Any, b: Any, *, xp: Any) -> None:
+    """e^z_j / Σ e^z over the outputs, shifted by the greatest so that nothing overflows. For outputs only."""
+    Z += b
+    Z -= xp.max(Z, axis=-1, keepdims=True)
+    xp.exp(Z, out=Z)
+    Z /= xp.sum(Z, axis=-1, keepdims=True)
+
+
+class Activation(NamedTuple):
+    forward: Callable[..., None]
+    backward: Callable[..., None] | None  # None: legal for an output only, where the loss gives dZ
+
+
+ACTIVATIONS = {
+    "identity": Activation(identity, identity_backward),
+    "sigmoid": Activation(sigmoid, sigmoid_backward),
+    "tanh": Activation(tanh, tanh_backward),
+    "relu": Activation(relu, relu_backward),
+    "leaky_relu": Activation(leaky_relu, leaky_relu_backward),
+    "softmax": Activation(softmax, None),
+}
+
+HIDDEN_ACTIVATIONS = tuple(name for name, row in ACTIVATIONS.items() if row.backward)

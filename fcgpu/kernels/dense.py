@@ -1,0 +1,24 @@
+"""The tile of samples, and the two faces of a dense layer. Leading axes are free: M stacked models are one call."""
+
+from typing import Any
+
+
+def load_tile(X: Any, rows: Any, scale: Any, A: Any, *, xp: Any) -> None:
+    """Overwrite A (n, n_features) with X[rows] * scale; rows is a slice or (n,) indices. X stays as it is stored."""
+    xp.multiply(X[rows], scale, out=A, dtype=A.dtype)
+
+
+def dense_forward(A: Any, W: Any, Z: Any, *, xp: Any) -> None:
+    """Overwrite Z (..., n, n_out) with A W, from A (..., n, n_in) and W (..., n_in, n_out)."""
+    xp.matmul(A, W, out=Z)
+
+
+def dense_backward(dZ: Any, A: Any, W: Any, dW: Any, db: Any, dA: Any, *, xp: Any) -> None:
+    """Overwrite dW (..., n_in, n_out), db (..., 1, n_out) and, unless None, dA (..., n, n_in), from dZ (..., n, n_out).
+
+    dW = Aᵀ dZ, db = Σ dZ over the samples, dA = dZ Wᵀ.
+    """
+    xp.matmul(xp.swapaxes(A, -1, -2), dZ, out=dW)
+    xp.sum(dZ, axis=-2, keepdims=True, out=db)
+    if dA is not None:
+        xp.matmul(dZ, xp.swapaxes(W, -1, -2), out=dA)

@@ -1,0 +1,198 @@
+"""CuPy variants of the elementwise formulas, each one launch where the reference needs several.
+
+`FORMULAS` holds the CUDA C++ as data: (inputs, outputs, operation), in the notation of cupy.ElementwiseKernel, so that
+a test can compile the same text for the CPU and compare it with the reference in value. In a formula `i` is the flat
+index, a `raw` array is indexed at will, T is the type of the arrays and I that of the targets.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from fcgpu.kernels.activations import LEAK
+from fcgpu.kernels.updates import log_or_minus_infinity
+
+# The target of output j in row i of k outputs; rows repeat after n, where a stack of models shares its targets.
+_TARGET = "(dense ? T(y[i % n * k + j]) : k == 1 ? T(y[i % n]) : T(y[i % n] == j))"
+_LOSS_INPUTS = "T weight, raw I y, int32 n, int32 k, bool dense"
+_LOSS_OUTPUTS = "raw T Z, T loss"
+_ADAM_INPUTS = "raw T rate, raw float64 t, T beta_1, T beta_2, T log_beta_1, T log_beta_2, T epsilon"
+_ADAM = """
+    T mean = beta_1 * (m - g) + g;
+    T square = beta_2 * (v - g * g) + g * g;
+    T step = rate[0] * sqrt(-expm1(T(t[0]) * log_beta_2)) / -expm1(T(t[0]) * log_beta_1);
+    m = mean;
+    v = square;
+"""
+
+FORMULAS = {
+    "identity": ("T z, T b", "T a", "a = z + b"),
+    "sigmoid": ("T z, T b", "T a", "a = T(0.5) * tanh(T(0.5) * (z + b)) + T(0.5)"),
+    "tanh": ("T z, T b", "T a", "a = tanh(z + b)"),
+    "relu": ("T z, T b", "T a", "T s = z + b; a = s > T(0) ? s : s != s ? s : T(0)"),  # NaN stays NaN
+    "leaky_relu": ("T z, T b", "T a", f"T s = z + b; a = s > T(0) ? s : T({LEAK}) * s"),
+    "sigmoid_backward": ("T a, T da", "T dz", "dz = da * a * (T(1) - a)"),
+    "tanh_backward": ("T a, T da", "T dz", "dz = da * (T(1) - a * a)"),
+    "relu_backward": ("T a, T da", "T dz", "dz = a > T(0) ? da : T(0)"),
+    "leaky_relu_backward": ("T a, T da", "T dz", f"dz = a > T(0) ? da : T({LEAK}) * da"),
+    "load_slice": ("U x, T scale", "T a", "a = T(x) * scale"),
+    "load_rows": ("raw U X, raw I rows, int32 d, T scale", "T a", "a = T(X[rows[i / d] * d + i % d]) * scale"),
+    "binary_cross_entropy": (
+        _LOSS_INPUTS,
+        _LOSS_OUTPUTS,
+        f"""
+        T sum = 0;
+        for (int j = 0; j < k; ++j) {{
+            T z = Z[i * k + j], target = {_TARGET};
+            sum += (z > T(0) ? z : T(0)) + log1p(exp(-(z > T(0) ? z : -z))) - target * z;
+            Z[i * k + j] = (T(0.5) * tanh(T(0.5) * z) + T(0.5) - target) * weight;
+        }}
+        loss = sum * weight;
+        """,
+    ),
+    "cross_entropy": (
+        _LOSS_INPUTS,
+        _LOSS_OUTPUTS,
+        f"""
+        T top = Z[i * k], total = 0, picked = 0;
+        for (int j = 1; j < k; ++j) top = Z[i * k + j] > top ? Z[i * k + j] : top;
+        for (int j = 0; j < k; ++j) {{
+            T z = Z[i * k + j] - top;
+            T target = {_TARGET};
+            if (target != T(0)) picked += target * z;
+            total += Z[i * k + j] = exp(z);
+        }}
+        for (int j = 0; j < k; ++j) Z[i * k + j] = (Z[i * k + j] / total - {_TARGET}) * weight;
+        loss = (log(total) - picked) * weight;
+        """,
+    ),
+    "squared_error": (
+        _LOSS_INPUTS,
+        _LOSS_OUTPUTS,
+        f"""
+        T sum = 0;
+        for (int j = 0; j < k; ++j) {{
+            T error = Z[i * k + j] - {_TARGET};
+            sum += error * error;
+            Z[i * k + j] = error * weight;
+        }}
+        loss = T(0.5) * sum * weight;
+        """,
+    ),
+    "count_correct": (
+        "raw T Z, raw I y, int32 n, int32 k",
+        "bool right",
+        """
+        int best = 0;
+        for (int j = 1; j < k; ++j) if (Z[i * k + j] > Z[i * k + best]) best = j;
+        right = (k == 1 ? Z[i] > T(0) : best) == y[i % n];
+        """,
+    ),
+    "gradient_descent": ("T g, raw T rate", "T w", "w -= rate[0] * g"),
+    "momentum": ("T g, raw T rate, T mu", "T w, T v", "v = mu * v - rate[0] * g; w += v"),
+    "nesterov": ("T g, raw T rate, T mu", "T w, T v", "v = mu * v - rate[0] * g; w += mu * v - rate[0] * g"),
+    "rmsprop": (
+        "T g, raw T rate, T rho, T epsilon",
+        "T w, T v",
+        "v = rho * v + (T(1) - rho) * g * g; w -= rate[0] * g / (sqrt(v) + epsilon)",
+    ),
+    "adam": (f"T g, {_ADAM_INPUTS}", "T w, T m, T v", _ADAM + "w -= step * mean / (sqrt(square) + epsilon)"),
+    "adamw": (
+        f"T g, T decay, {_ADAM_INPUTS}",
+        "T w, T m, T v",
+        _ADAM + "w -= rate[0] * decay * w; w -= step * mean / (sqrt(square) + epsilon)",
+    ),
+}
+
+
+@cache
+def kernel(name: str, xp: Any) -> Any:
+    """The compiled formula; CuPy compiles it for the types it meets, at the first call, and keeps it on disk."""
+    inputs, outputs, operation = FORMULAS[name]
+    return xp.ElementwiseKernel(inputs, outputs, operation, f"fcgpu_{name}")
+
+
+def _forward(name: str) -> Callable[..., None]:
+    def forward(Z: Any, b: Any, *, xp: Any) -> None:
+        kernel(name, xp)(Z, b, Z)
+
+    return forward
+
+
+def _backward(name: str) -> Callable[..., None]:
+    def backward(A: Any, dA: Any, *, xp: Any) -> None:
+        kernel(name, xp)(A, dA, dA)
+
+    return backward
+
+
+def _loss(name: str) -> Callable[..., None]:
+    def loss(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
+        kernel(name, xp)(weight, y, len(y), Z.shape[-1], y.ndim == 2, Z, losses)
+
+    return loss
+
+
+def load_tile(X: Any, rows: Any, scale: Any, A: Any, *, xp: Any) -> None:
+    if isinstance(rows, slice):
+        kernel("load_slice", xp)(X[rows], scale, A)
+    else:
+        kernel("load_rows", xp)(X, rows, X.shape[-1], scale, A)
+
+
+def count_correct(Z: Any, y: Any, correct: Any, *, xp: Any) -> None:
+    kernel("count_correct", xp)(Z, y, len(y), Z.shape[-1], correct)
+
+
+def gradient_descent(w: Any, g: Any, state: Any, learning_rate: Any, *, xp: Any) -> None:
+    kernel("gradient_descent", xp)(g, learning_rate, w)
+
+
+def momentum(w: Any, g: Any, state: Any, learning_rate: Any, *, momentum: float, xp: Any) -> None:
+    kernel("momentum", xp)(g, learning_rate, momentum, w, state.v)
+
+
+def nesterov(w: Any, g: Any, state: Any, learning_rate: Any, *, momentum: float, xp: Any) -> None:
+    kernel("nesterov", xp)(g, learning_rate, momentum, w, state.v)
+
+
+def rmsprop(w: Any, g: Any, state: Any, learning_rate: Any, *, rho: float, epsilon: float, xp: Any) -> None:
+    kernel("rmsprop", xp)(g, learning_rate, rho, epsilon, w, state.v)
+
+
+def adam(
+    w: Any, g: Any, state: Any, learning_rate: Any, *, beta_1: float, beta_2: float, epsilon: float, xp: Any
+) -> None:
+    _adam("adam", (g,), w, state, learning_rate, beta_1, beta_2, epsilon, xp)
+
+
+def adamw(
+    w: Any,
+    g: Any,
+    state: Any,
+    learning_rate: Any,
+    *,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    weight_decay: Any,
+    xp: Any,
+) -> None:
+    _adam("adamw", (g, weight_decay), w, state, learning_rate, beta_1, beta_2, epsilon, xp)
+
+
+def _adam(
+    name: str, inputs: tuple[Any, ...], w: Any, state: Any, rate: Any, b1: float, b2: float, epsilon: float, xp: Any
+) -> None:
+    m, v, t = state
+    t += 1
+    logs = log_or_minus_infinity(b1), log_or_minus_infinity(b2)
+    kernel(name, xp)(*inputs, rate, t, b1, b2, *logs, epsilon, w, m, v)
+
+
+FUSED = {
+    **{name: _forward(name) for name in ("identity", "sigmoid", "tanh", "relu", "leaky_relu")},
+    **{name: _backward(name) for name in ("sigmoid_backward", "tanh_backward", "relu_backward", "leaky_relu_backward")},
+    **{name: _loss(name) for name in ("binary_cross_entropy", "cross_entropy", "squared_error")},
+    **{f.__name__: f for f in (load_tile, count_correct, gradient_descent, momentum, nesterov, rmsprop, adam, adamw)},
+}

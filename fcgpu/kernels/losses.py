@@ -1,0 +1,91 @@
+"""The three legal pairs of output and loss, computed from the logits Z, and the count of right answers.
+
+`loss(Z, y, weight, losses)` overwrites the logits Z (..., n, k) with dZ = (prediction - target) * weight, and
+losses (..., n, 1) with weight * loss. weight is a number or (n, 1): 1 / batch size makes the sum of losses the mean.
+y is (n,) whole numbers, the class of each sample (for k = 1 the target itself), or (n, k) float targets; a class is
+never expanded to one-hot.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+def binary_cross_entropy(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
+    """Σ over outputs of softplus(z) - t z, the cross-entropy of σ(z) against t; dZ = (σ(z) - t) weight.
+
+    softplus(z) = max(z, 0) + log1p(e^-|z|): no log(0), no overflow.
+    """
+    softplus = xp.maximum(Z, 0) + xp.log1p(xp.exp(-xp.abs(Z)))
+    xp.sum(softplus, axis=-1, keepdims=True, out=losses)
+    if y.ndim == 2:
+        losses -= xp.sum(Z * y, axis=-1, keepdims=True)
+    elif Z.shape[-1] == 1:
+        losses -= Z * y[:, None]
+    else:
+        losses[..., 0] -= Z[..., xp.arange(len(y)), y]
+    Z *= 0.5
+    xp.tanh(Z, out=Z)
+    Z += 1
+    Z *= 0.5
+    _subtract_target(Z, y, xp)
+    losses *= weight
+    Z *= weight
+
+
+def cross_entropy(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
+    """logsumexp(z) - z_y, the cross-entropy of softmax(z) against class y; dZ = (softmax(z) - onehot(y)) weight.
+
+    With float targets t (n, k) that sum to one: logsumexp(z) - Σ t z.
+    """
+    Z -= xp.max(Z, axis=-1, keepdims=True)
+    if y.ndim == 2:
+        xp.sum(Z * y, axis=-1, keepdims=True, out=losses)
+    else:
+        losses[..., 0] = Z[..., xp.arange(len(y)), y]
+    xp.exp(Z, out=Z)
+    total = xp.sum(Z, axis=-1, keepdims=True)
+    Z /= total
+    xp.subtract(xp.log(total), losses, out=losses)
+    _subtract_target(Z, y, xp)
+    losses *= weight
+    Z *= weight
+
+
+def squared_error(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
+    """½ Σ over outputs of (z - t)²; dZ = (z - t) weight."""
+    _subtract_target(Z, y, xp)
+    xp.sum(Z * Z, axis=-1, keepdims=True, out=losses)
+    losses *= 0.5
+    losses *= weight
+    Z *= weight
+
+
+def _subtract_target(P: Any, y: Any, xp: Any) -> None:
+    if y.ndim == 2:
+        P -= y
+    elif P.shape[-1] == 1:
+        P -= y[:, None]
+    else:
+        P[..., xp.arange(len(y)), y] -= 1
+
+
+def count_correct(Z: Any, y: Any, correct: Any, *, xp: Any) -> None:
+    """Overwrite correct (..., n) bool: is the greatest of the logits Z (..., n, k) that of class y (n,)?
+
+    For k = 1: is z > 0 as y, 0 or 1, says?
+    """
+    answer = Z[..., 0] > 0 if Z.shape[-1] == 1 else xp.argmax(Z, axis=-1)
+    xp.equal(answer, y, out=correct)
+
+
+class Output(NamedTuple):
+    loss: str
+    loss_function: Callable[..., None]
+    classifies: bool  # accuracy means something, labels are class indices
+
+
+OUTPUTS = {
+    "sigmoid": Output("binary_cross_entropy", binary_cross_entropy, True),
+    "softmax": Output("cross_entropy", cross_entropy, True),
+    "identity": Output("squared_error", squared_error, False),
+}

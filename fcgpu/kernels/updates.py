@@ -1,0 +1,145 @@
+"""One step of each first-order rule, in place on the flat vectors.
+
+`update(w, g, state, learning_rate, **hyperparameters)` changes w (..., n_params) and the arrays of `state`; the
+gradient g is used up as scratch, which spares most rules a temporary vector. learning_rate is (1,), of w's type, on
+the device: a captured graph then reads today's value, not the one it was captured with.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class NoState(NamedTuple):
+    """Gradient descent remembers nothing."""
+
+
+class Velocity(NamedTuple):
+    v: Any  # (..., n_params), the running step
+
+
+class MeanSquare(NamedTuple):
+    v: Any  # (..., n_params), running mean of g²
+
+
+class Moments(NamedTuple):
+    m: Any  # (..., n_params), running mean of g
+    v: Any  # (..., n_params), running mean of g²
+    t: Any  # (1,) float64, steps taken
+
+
+def gradient_descent(w: Any, g: Any, state: NoState, learning_rate: Any, *, xp: Any) -> None:
+    """W ← w - η g."""
+    g *= learning_rate
+    w -= g
+
+
+def momentum(w: Any, g: Any, state: Velocity, learning_rate: Any, *, momentum: float, xp: Any) -> None:
+    """V ← μ v - η g;  w ← w + v  (Polyak 1964)."""
+    g *= learning_rate
+    v = state.v
+    v *= momentum
+    v -= g
+    w += v
+
+
+def nesterov(w: Any, g: Any, state: Velocity, learning_rate: Any, *, momentum: float, xp: Any) -> None:
+    """V ← μ v - η g;  w ← w + μ v - η g  (Sutskever et al. 2013, in the variables of Bengio et al. 2012)."""
+    g *= learning_rate
+    v = state.v
+    v *= momentum
+    v -= g
+    w -= g
+    xp.multiply(v, momentum, out=g)
+    w += g
+
+
+def rmsprop(w: Any, g: Any, state: MeanSquare, learning_rate: Any, *, rho: float, epsilon: float, xp: Any) -> None:
+    """V ← ρ v + (1-ρ) g²;  w ← w - η g / (√v + ε)  (Tieleman and Hinton 2012)."""
+    v = state.v
+    v *= rho
+    v += (1 - rho) * (g * g)
+    g *= learning_rate
+    g /= xp.sqrt(v) + epsilon
+    w -= g
+
+
+def adam(
+    w: Any, g: Any, state: Moments, learning_rate: Any, *, beta_1: float, beta_2: float, epsilon: float, xp: Any
+) -> None:
+    """M ← β₁ m + (1-β₁) g;  v ← β₂ v + (1-β₂) g²;  w ← w - η_t m / (√v + ε)  (Kingma and Ba 2015).
+
+    η_t = η √(1-β₂ᵗ) / (1-β₁ᵗ): the order of computation that the end of their section 2 recommends, and scikit-learn's.
+    """
+    m, v, t = state
+    t += 1
+    m -= g  # m ← β₁ (m - g) + g
+    m *= beta_1
+    m += g
+    g *= g
+    v -= g  # v ← β₂ (v - g²) + g²
+    v *= beta_2
+    v += g
+    xp.sqrt(v, out=g)
+    g += epsilon
+    xp.divide(m, g, out=g)
+    rate = learning_rate * xp.sqrt(_one_minus_power(beta_2, t, xp)) / _one_minus_power(beta_1, t, xp)
+    g *= rate.astype(w.dtype)
+    w -= g
+
+
+def adamw(
+    w: Any,
+    g: Any,
+    state: Moments,
+    learning_rate: Any,
+    *,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    weight_decay: Any,
+    xp: Any,
+) -> None:
+    """W ← w - η λ w, then Adam (Loshchilov and Hutter 2019). weight_decay is λ as a vector (n_params,), 0 for biases."""
+    w -= learning_rate * weight_decay * w
+    adam(w, g, state, learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, xp=xp)
+
+
+def log_or_minus_infinity(beta: float) -> float:
+    return math.log(beta) if beta else -math.inf
+
+
+def _one_minus_power(beta: float, t: Any, xp: Any) -> Any:
+    """1 - βᵗ, without the cancellation that costs float32 five digits where β is near 1."""
+    return -xp.expm1(t * log_or_minus_infinity(beta))
+
+
+def add_l2(w: Any, g: Any, l2: Any, loss: Any, *, xp: Any) -> None:
+    """G ← g + λ w and loss ← loss + ½ Σ λ w². l2 is λ as a vector (n_params,), 0 for biases; loss is (...,)."""
+    pull = l2 * w
+    g += pull
+    pull *= w
+    loss += 0.5 * xp.sum(pull, axis=-1)
+
+
+def clip_by_norm(g: Any, limit: float, *, xp: Any) -> None:
+    """G ← g · limit / max(‖g‖, limit): the global norm is at most `limit` (Pascanu et al. 2013)."""
+    norm = xp.sqrt(xp.sum(g * g, axis=-1, keepdims=True))
+    g *= limit / xp.maximum(norm, limit)
+
+
+class Update(NamedTuple):
+    update: Callable[..., None]
+    state: Callable[..., Any]
+    defaults: Mapping[str, float]  # hyperparameters beside the learning rate
+
+
+_ADAM = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8}
+UPDATES = {
+    "gradient_descent": Update(gradient_descent, NoState, {}),
+    "momentum": Update(momentum, Velocity, {"momentum": 0.9}),
+    "nesterov": Update(nesterov, Velocity, {"momentum": 0.9}),
+    "rmsprop": Update(rmsprop, MeanSquare, {"rho": 0.9, "epsilon": 1e-8}),
+    "adam": Update(adam, Moments, _ADAM),
+    "adamw": Update(adamw, Moments, {**_ADAM, "weight_decay": 0.01}),
+}

@@ -1,0 +1,112 @@
+"""A trained network with what is needed to use it: predict, and judge the predictions."""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fcgpu.backend import Backend, Workers, choose, cpu_count
+from fcgpu.data.dataset import check_features
+from fcgpu.errors import DataError
+from fcgpu.kernels import REFERENCE
+from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.network import Network, Workspace
+from fcgpu.params import Spec
+
+TILE_BYTES = 4 << 20  # of buffers, for a tile of predictions on the CPU: about what a core's caches hold
+GPU_TILE_BYTES = 256 << 20
+
+
+class Score(NamedTuple):
+    loss: float  # mean over samples of the sum over outputs, without the regulariser
+    accuracy: float | None  # None where the output is not one of classes
+    samples: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """params (n_params,) on the host, and the meaning of its inputs and outputs.
+
+    `classes` is None for a regression. Features are multiplied by `scale` (a pixel's 1/255) before the first layer.
+    """
+
+    spec: Spec
+    params: Any
+    classes: tuple[int | str, ...] | None = None
+    scale: float = 1.0
+    image_shape: tuple[int, ...] | None = None
+    recipe: str = "custom"
+
+    def predict_proba(self, X: Any, *, device: str | Backend = "cpu", threads: int | None = None) -> Any:
+        """Probabilities (n, n_outputs) on the host, in the type of `params`; for the identity output the values.
+
+        X is (n, n_features), as unscaled as the training data. Memory stays bounded: X is taken in tiles.
+        Raises DataError where X does not fit the model, DeviceError where the device cannot work.
+        """
+        return self._outputs(X, device, threads, lambda net, layers, A: net.predict(layers, A))
+
+    def decision_function(self, X: Any, *, device: str | Backend = "cpu", threads: int | None = None) -> Any:
+        """The logits (n, n_outputs): what `predict_proba` is computed from."""
+        return self._outputs(X, device, threads, lambda net, layers, A: net.forward(layers, A))
+
+    def predict(self, X: Any, *, device: str | Backend = "cpu", threads: int | None = None) -> Any:
+        """The class of each sample (n,), as `classes` has it; for a regression the values (n,) or (n, n_outputs)."""
+        Z = self.decision_function(X, device=device, threads=threads)
+        if self.classes is None:
+            return Z[:, 0] if Z.shape[1] == 1 else Z
+        return np.asarray(self.classes)[class_index(Z)]
+
+    def score(self, X: Any, y: Any, *, device: str | Backend = "cpu", threads: int | None = None) -> Score:
+        """Loss and accuracy on X (n, n_features) and y: class indices (n,), or targets (n,) or (n, n_outputs)."""
+        return self.score_logits(self.decision_function(X, device=device, threads=threads), y)
+
+    def score_logits(self, Z: Any, y: Any) -> Score:
+        """Loss and accuracy of logits Z (n, n_outputs) against y, as `score`; Z is left as it is."""
+        accuracy = None
+        if self.classes is not None:
+            accuracy = float(np.mean(class_index(Z) == y))
+        elif y.ndim == 1:
+            y = y[:, None]
+        losses = np.empty((len(Z), 1))
+        loss = REFERENCE[OUTPUTS[self.spec.output].loss]
+        loss(Z.astype(np.float64), y, 1 / len(Z), losses, xp=np)
+        return Score(float(losses.sum()), accuracy, len(Z))
+
+    def _outputs(self, X: Any, device: str | Backend, threads: int | None, compute: Any) -> Any:
+        X = check_features(X, "X")
+        if X.shape[1] != self.spec.sizes[0]:
+            raise DataError(
+                f"X has {X.shape[1]} features, the model was trained with {self.spec.sizes[0]}; "
+                "give the same columns as in training"
+            )
+        backend = choose(device) if isinstance(device, str) else device
+        net, xp, dtype = Network(self.spec, backend), backend.xp, self.params.dtype
+        layers = self.spec.layers(backend.to_device(self.params))
+        workers = Workers(1 if backend.on_gpu else threads or cpu_count())
+        room = GPU_TILE_BYTES if backend.on_gpu else TILE_BYTES
+        tile = min(len(X), max(16, room // (dtype.itemsize * Workspace.values(self.spec))))
+        n_tiles = -(-len(X) // tile)
+        free = deque(
+            Workspace(self.spec, tile, dtype, xp, backward=False) for _ in range(min(workers.threads, n_tiles))
+        )
+        out = np.empty((len(X), self.spec.sizes[-1]), dtype)
+
+        def one(i: int) -> None:
+            start = i * tile
+            part = backend.to_device(X[start : start + tile])
+            whole = free.pop()
+            work = whole.head(len(part))
+            net.kernels.load_tile(part, slice(None), self.scale, work.A[0])
+            out[start : start + tile] = backend.to_host(compute(net, layers, work.A))
+            free.append(whole)
+
+        with workers.quiet():
+            workers.run(one, n_tiles)
+        workers.close()
+        return out
+
+
+def class_index(Z: Any) -> Any:
+    """The class (n,) that logits (n, n_outputs) speak for; one output speaks for class 1 where it is positive."""
+    return (Z[:, 0] > 0).astype(np.intp) if Z.shape[1] == 1 else np.argmax(Z, axis=1)

@@ -1,0 +1,100 @@
+"""A network's forward and backward pass over one tile of samples: the equations in order, and nothing else.
+
+    forward   Z = A W + b,  A = g(Z)
+    loss      from the logits Z of the last layer, which it overwrites with dZ
+    backward  dW = Aᵀ dZ,  db = Σ dZ,  dA = dZ Wᵀ,  dZ = dA g'(Z)
+
+What stays out on purpose: where the tile came from, threads, optimizers. `train/step.py` deals tiles and sums up.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fcgpu.backend import Backend
+from fcgpu.kernels import kernels_for
+from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.params import Layer, Spec
+
+
+class Workspace:
+    """Every buffer that a pass over up to `rows` samples writes, allocated once.
+
+    A[0] is the tile (rows, n_features), A[l] the output of layer l, A[-1] the logits; dA[l] is the gradient of A[l].
+    """
+
+    def __init__(self, spec: Spec, rows: int, dtype: Any, xp: Any, *, backward: bool = True) -> None:
+        self.rows = rows
+        self.A = [xp.empty((rows, n), dtype=dtype) for n in spec.sizes]
+        self.dA = [None, *(xp.empty((rows, n), dtype=dtype) for n in spec.sizes[1:-1])] if backward else []
+        self.losses = xp.empty((rows, 1), dtype=dtype)
+        self.correct = xp.empty((rows,), dtype=bool)
+        self._heads: dict[int, Workspace] = {}
+
+    def head(self, rows: int) -> "Workspace":
+        """The same buffers, the first `rows` rows of each: for a ragged last tile."""
+        if rows == self.rows:
+            return self
+        if rows not in self._heads:
+            head = object.__new__(Workspace)
+            head.rows = rows
+            head.A = [a[:rows] for a in self.A]
+            head.dA = [a if a is None else a[:rows] for a in self.dA]
+            head.losses, head.correct = self.losses[:rows], self.correct[:rows]
+            self._heads[rows] = head
+        return self._heads[rows]
+
+    @staticmethod
+    def values(spec: Spec) -> int:
+        """Numbers a workspace holds for each row."""
+        return sum(spec.sizes) + sum(spec.sizes[1:-1]) + 1
+
+
+class Network:
+    """A spec bound to the kernels of a backend. Parameters are arguments: `layers` are views into a flat vector."""
+
+    def __init__(self, spec: Spec, backend: Backend) -> None:
+        self.spec = spec
+        self.kernels = K = kernels_for(backend)
+        n_hidden = len(spec.sizes) - 2
+        self._activations = [getattr(K, spec.activation)] * n_hidden + [K.identity]
+        self._derivative = getattr(K, f"{spec.activation}_backward")
+        self._loss = getattr(K, OUTPUTS[spec.output].loss)
+        self._prediction = getattr(K, spec.output)
+
+    def forward(self, layers: Sequence[Layer], A: Sequence[Any]) -> Any:
+        """Overwrite A[1:] from the tile A[0]; return the logits A[-1] (n, n_outputs)."""
+        for below, above, (W, b), activation in zip(A, A[1:], layers, self._activations, strict=False):
+            self.kernels.dense_forward(below, W, above)
+            activation(above, b)
+        return A[-1]
+
+    def predict(self, layers: Sequence[Layer], A: Sequence[Any]) -> Any:
+        """The forward pass through the output: probabilities, or for the identity the values (n, n_outputs)."""
+        Z = self.forward(layers, A)
+        self._prediction(Z, 0)
+        return Z
+
+    def loss(self, Z: Any, y: Any, weight: Any, losses: Any) -> None:
+        """Overwrite losses (n, 1) with weight * loss, and the logits Z with dZ."""
+        self._loss(Z, y, weight, losses)
+
+    def gradient(
+        self, layers: Sequence[Layer], gradients: Sequence[Layer], A: Sequence[Any], dA: Sequence[Any]
+    ) -> None:
+        """Overwrite `gradients` with dW and db of every layer, from A after `forward` with dZ in A[-1] after `loss`."""
+        dZ = A[-1]
+        for below in reversed(range(len(layers))):
+            self.kernels.dense_backward(dZ, A[below], layers[below].W, *gradients[below], dA[below])
+            if below:
+                self._derivative(A[below], dA[below])
+                dZ = dA[below]
+
+    def loss_and_gradient(
+        self, layers: Sequence[Layer], gradients: Sequence[Layer], work: Workspace, y: Any, weight: Any, *, count: bool
+    ) -> None:
+        """All passes over the tile in work.A[0]: fills `gradients`, work.losses and, to count, work.correct (n,) bool."""
+        Z = self.forward(layers, work.A)
+        if count:
+            self.kernels.count_correct(Z, y, work.correct)
+        self.loss(Z, y, weight, work.losses)
+        self.gradient(layers, gradients, work.A, work.dA)

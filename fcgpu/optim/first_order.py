@@ -1,0 +1,38 @@
+"""A first-order rule with its state, hyperparameters and learning rate, ready to step."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fcgpu.errors import ConfigError, choices
+from fcgpu.kernels.updates import UPDATES
+
+
+class FirstOrder:
+    """`step(w, g)` moves the flat parameters w (..., n_params) by the gradient g, which it uses up.
+
+    `learning_rate` is a (1,) array on the device and `state` a NamedTuple of arrays like w: all there is to save.
+    Raises ConfigError for a name that is not in the table.
+    """
+
+    def __init__(self, name: str, w: Any, kernels: Any, xp: Any, **hyperparameters: Any) -> None:
+        row = known(name)
+        fields = row.state._fields
+        self.state = row.state(*(xp.zeros((1,), np.float64) if f == "t" else xp.zeros_like(w) for f in fields))
+        self.learning_rate = xp.zeros((1,), dtype=w.dtype)
+        self._update = partial(getattr(kernels, name), **{**row.defaults, **hyperparameters})
+
+    def step(self, w: Any, g: Any) -> None:
+        self._update(w, g, self.state, self.learning_rate)
+
+
+def known(name: str) -> Any:
+    if name not in UPDATES:
+        raise ConfigError(f"optimizer={name!r} is not known; {choices(name, UPDATES)}")
+    return UPDATES[name]
+
+
+def state_arrays(name: str) -> int:
+    """How many vectors of the parameters' size the rule keeps."""
+    return sum(field != "t" for field in known(name).state._fields)

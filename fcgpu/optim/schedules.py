@@ -1,0 +1,48 @@
+"""The learning rate as a factor of its initial value, a function of how far the run has come."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+
+class Progress(NamedTuple):
+    step: int  # updates made before this one
+    steps: int  # of the whole run
+    epoch: int  # epochs finished before this one
+
+
+class Schedule(NamedTuple):
+    factor: Callable[..., float]
+    defaults: Mapping[str, float]
+
+
+def constant(at: Progress) -> float:
+    return 1.0
+
+
+def step(at: Progress, *, step_size: int, gamma: float) -> float:
+    """γ for every `step_size` epochs finished."""
+    return float(gamma ** (at.epoch // step_size))
+
+
+def cosine(at: Progress) -> float:
+    """From 1 along half a cosine to 0 after the last step (Loshchilov and Hutter 2017, without restarts)."""
+    return 0.5 * (1 + math.cos(math.pi * at.step / at.steps))
+
+
+def inverse_scaling(at: Progress, *, power_t: float) -> float:
+    """1 / t^power_t, t counting steps from 1, as scikit-learn's "invscaling"."""
+    return float(1 / (at.step + 1) ** power_t)
+
+
+SCHEDULES = {
+    "constant": Schedule(constant, {}),
+    "step": Schedule(step, {"step_size": 10, "gamma": 0.5}),
+    "cosine": Schedule(cosine, {}),
+    "inverse_scaling": Schedule(inverse_scaling, {"power_t": 0.5}),
+}
+
+
+def warm_up(at: Progress, steps: int) -> float:
+    """The linear start that multiplies any schedule: 1/steps, 2/steps, ..., 1 (Goyal et al. 2017)."""
+    return min(1.0, (at.step + 1) / steps) if steps else 1.0

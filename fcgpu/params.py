@@ -1,0 +1,104 @@
+"""What a network is, and its parameters: one flat vector, layer-major, with W and b as views into it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fcgpu.errors import ConfigError, choices
+from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
+from fcgpu.kernels.losses import OUTPUTS
+
+
+class Layer(NamedTuple):
+    W: Any  # (..., n_in, n_out)
+    b: Any  # (..., 1, n_out)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A fully-connected network: sizes = (n_features, hidden..., n_outputs), so (784, 128, 64, 10) for the digits.
+
+    Raises ConfigError for a size below 1 or a name that is not in its table.
+    """
+
+    sizes: tuple[int, ...]
+    activation: str = "relu"
+    output: str = "softmax"
+    init: str = "he"
+
+    def __post_init__(self) -> None:
+        if len(self.sizes) < 2 or min(self.sizes) < 1:
+            raise ConfigError(f"sizes={list(self.sizes)}: expected at least an input and an output, each 1 or more")
+        for key, value, known in (
+            ("activation", self.activation, HIDDEN_ACTIVATIONS),
+            ("output", self.output, OUTPUTS),
+            ("init", self.init, INITS),
+        ):
+            if value not in known:
+                raise ConfigError(f"{key}={value!r} is not known; {choices(value, known)}")
+
+    @property
+    def n_params(self) -> int:
+        return sum((n_in + 1) * n_out for n_in, n_out in self.layer_sizes)
+
+    @property
+    def layer_sizes(self) -> tuple[tuple[int, int], ...]:
+        return tuple(zip(self.sizes, self.sizes[1:], strict=False))
+
+    def layers(self, flat: Any) -> list[Layer]:
+        """Views of W and b into a flat vector (..., n_params): W1, b1, W2, b2, ..."""
+        lead, views, at = flat.shape[:-1], [], 0
+        for n_in, n_out in self.layer_sizes:
+            end = at + n_in * n_out
+            W = flat[..., at:end].reshape(*lead, n_in, n_out)
+            b = flat[..., end : end + n_out].reshape(*lead, 1, n_out)
+            views.append(Layer(W, b))
+            at = end + n_out
+        return views
+
+
+def initial(spec: Spec, seed: int) -> Any:
+    """Parameters to start from, on the host: (n_params,) float64, biases 0, weights by `spec.init`.
+
+    Drawn layer by layer from Generator(PCG64(seed)), so that a seed means the same on every backend and in every
+    type; "article" draws from the legacy RandomState(seed) instead.
+    """
+    flat = np.zeros(spec.n_params)
+    draw, generator = INITS[spec.init]
+    random = generator(seed)
+    for layer in spec.layers(flat):
+        layer.W[...] = draw(random, *layer.W.shape)
+    return flat
+
+
+def weights_only(spec: Spec, value: float) -> Any:
+    """(n_params,) float64: `value` where the flat vector holds a weight, 0 where it holds a bias."""
+    flat = np.zeros(spec.n_params)
+    for layer in spec.layers(flat):
+        layer.W[...] = value
+    return flat
+
+
+def _modern(seed: int) -> Any:
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def _glorot(random: Any, n_in: int, n_out: int) -> Any:
+    limit = math.sqrt(6 / (n_in + n_out))
+    return random.uniform(-limit, limit, (n_in, n_out))
+
+
+INITS: dict[str, tuple[Callable[[Any, int, int], Any], Callable[[int], Any]]] = {
+    "zeros": (lambda random, n_in, n_out: 0.0, _modern),
+    "uniform": (lambda random, n_in, n_out: random.random((n_in, n_out)), _modern),  # [0, 1)
+    "normal": (lambda random, n_in, n_out: random.standard_normal((n_in, n_out)), _modern),
+    # Glorot and Bengio 2010; He et al. 2015; LeCun et al. 1998
+    "glorot": (_glorot, _modern),
+    "he": (lambda random, n_in, n_out: math.sqrt(2 / n_in) * random.standard_normal((n_in, n_out)), _modern),
+    "lecun": (lambda random, n_in, n_out: math.sqrt(1 / n_in) * random.standard_normal((n_in, n_out)), _modern),
+    # The article's weights are (out, in), drawn in that order.
+    "article": (lambda random, n_in, n_out: random.randn(n_out, n_in).T, np.random.RandomState),
+}

@@ -1,0 +1,214 @@
+"""The recipe: everything that decides a run's numbers, and the one schema of it.
+
+A recipe is a flat TOML file; its keys are the fields below, and the command line's options are the same words. What
+belongs to the machine and not to the result (device, threads, memory) is left out on purpose.
+"""
+
+import json
+import math
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fcgpu.errors import ConfigError, choices
+from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
+from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.kernels.updates import UPDATES
+from fcgpu.optim.schedules import SCHEDULES
+from fcgpu.params import INITS
+
+MAX_FILE = 1 << 20  # bytes of a recipe that are read
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a key may hold: a test that returns the value in its own type or raises ValueError, in words beside it."""
+
+    words: str
+    parse: Callable[[Any], Any]
+
+
+def _key(default: Any, kind: Kind, help: str) -> Any:
+    return field(default=default, metadata={"kind": kind, "help": help})
+
+
+def _one_of(names: Any) -> Kind:
+    def parse(value: Any) -> Any:
+        if value not in tuple(names):
+            raise ValueError(choices(value, names))
+        return value
+
+    return Kind("one of " + ", ".join(names), parse)
+
+
+def _number(words: str, legal: Callable[[float], bool], *, whole: bool = False) -> Kind:
+    def parse(value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise ValueError
+        if not math.isfinite(value) or not legal(value):
+            raise ValueError
+        return value if whole else float(value)
+
+    return Kind(words, parse)
+
+
+def _sizes(words: str, lengths: Callable[[int], bool]) -> Kind:
+    def parse(value: Any) -> Any:
+        if not isinstance(value, list | tuple) or not lengths(len(value)):
+            raise ValueError
+        return tuple(COUNT.parse(v) for v in value)
+
+    return Kind(words, parse)
+
+
+def _typed(words: str, kind: type) -> Kind:
+    def parse(value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise ValueError
+        return value
+
+    return Kind(words, parse)
+
+
+def _parse_batch(value: Any) -> Any:
+    return value if value == "full" else COUNT.parse(value)
+
+
+TEXT = _typed("text", str)
+FLAG = _typed("true or false", bool)
+COUNT = _number("a whole number of 1 or more", lambda v: v >= 1, whole=True)
+WHOLE = _number("a whole number of 0 or more", lambda v: v >= 0, whole=True)
+POSITIVE = _number("a number above 0", lambda v: v > 0)
+NOT_NEGATIVE = _number("a number of 0 or more", lambda v: v >= 0)
+FRACTION = _number("a number from 0 up to, not including, 1", lambda v: 0 <= v < 1)
+BATCH = Kind('"full" or a whole number of 1 or more', _parse_batch)
+HIDDEN = _sizes("a list of whole numbers of 1 or more, [] for none", lambda n: True)
+IMAGE = _sizes("[height, width], each 1 or more; [] for the pictures' own size", lambda n: n in (0, 2))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run, apart from its machine. Every field is a key of the TOML file and an option of `fcgpu train`.
+
+    Raises ConfigError for a value that its key does not take, or values that do not go together.
+    """
+
+    name: str = _key("custom", TEXT, "what the run is called")
+    description: str = _key("", TEXT, "one line for `fcgpu recipes`")
+    data: str = _key("", TEXT, "a data set's name or a path; empty where it is given on the command line")
+    image_size: tuple[int, ...] = _key((), IMAGE, "resize pictures of an image folder to [height, width]")
+    scale: float = _key(0.0, NOT_NEGATIVE, "multiply features by this; 0 for the data's own scale, 1/255 for pixels")
+    hidden: tuple[int, ...] = _key((128, 64), HIDDEN, "sizes of the hidden layers")
+    activation: str = _key("relu", _one_of(HIDDEN_ACTIVATIONS), "of the hidden layers")
+    output: str = _key("softmax", _one_of(OUTPUTS), "activation of the last layer; it decides the loss")
+    loss: str = _key("", _one_of(["", *(row.loss for row in OUTPUTS.values())]), "empty, or the output's own loss")
+    init: str = _key("he", _one_of(INITS), "how weights are drawn; biases start at 0")
+    optimizer: str = _key("adam", _one_of(UPDATES), "the update rule")
+    learning_rate: float = _key(0.001, POSITIVE, "step size before the schedule")
+    momentum: float = _key(0.9, FRACTION, "for momentum and nesterov")
+    beta_1: float = _key(0.9, FRACTION, "decay of the mean gradient, for adam and adamw")
+    beta_2: float = _key(0.999, FRACTION, "decay of the mean squared gradient, for adam and adamw")
+    rho: float = _key(0.9, FRACTION, "decay of the mean squared gradient, for rmsprop")
+    epsilon: float = _key(1e-8, POSITIVE, "added to the root of the mean squared gradient, for adam, adamw, rmsprop")
+    weight_decay: float = _key(0.01, NOT_NEGATIVE, "decoupled decay of the weights, for adamw")
+    schedule: str = _key("constant", _one_of(SCHEDULES), "how the learning rate changes")
+    warmup: int = _key(0, WHOLE, "epochs over which the learning rate rises from 0, before and beside the schedule")
+    step_size: int = _key(10, COUNT, "epochs between two drops, for the step schedule")
+    gamma: float = _key(0.5, POSITIVE, "factor of a drop, for the step schedule")
+    power_t: float = _key(0.5, NOT_NEGATIVE, "exponent of the inverse_scaling schedule")
+    l2: float = _key(0.0, NOT_NEGATIVE, "adds l2/2 times the sum of squared weights to the loss")
+    gradient_clip: float = _key(0.0, NOT_NEGATIVE, "greatest norm of a gradient; 0 for no limit")
+    batch: str | int = _key("full", BATCH, "samples per update")
+    shuffle: bool = _key(True, FLAG, "draw mini-batches in a new order each epoch; else in the data's order")
+    epochs: int = _key(100, COUNT, "passes over the data")
+    seed: int = _key(0, WHOLE, "of the weights and of the order")
+    dtype: str = _key("float32", _one_of(["float32", "float64"]), "type of parameters and arithmetic")
+    cost_every: int = _key(0, WHOLE, "print the cost, the loss summed over samples, every so many epochs; 0 for never")
+    check: str = _key("test", _one_of(["test", "train"]), "which samples the closing check of ten shows")
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            kind, value = f.metadata["kind"], getattr(self, f.name)
+            try:
+                object.__setattr__(self, f.name, kind.parse(value))
+            except ValueError as error:
+                near = f" ({error})" if error.args else ""
+                raise ConfigError(f"{f.name}={value!r}: expected {kind.words}{near}") from None
+        legal = OUTPUTS[self.output].loss
+        if self.loss and self.loss != legal:
+            partner = next(name for name, row in OUTPUTS.items() if row.loss == self.loss)
+            raise ConfigError(
+                f"output={self.output!r} with loss={self.loss!r} is not a legal pair; "
+                f"use loss={legal!r}, or output={partner!r}"
+            )
+        if self.init == "article" and self.seed >= 2**32:
+            raise ConfigError(f"seed={self.seed}: init='article' takes seeds below 2**32")
+
+    def but(self, **changes: Any) -> "Recipe":
+        """The same recipe with some keys changed. Raises ConfigError as the constructor, unknown keys included."""
+        _refuse_unknown(changes, "recipe")
+        return replace(self, **changes)
+
+
+KEYS = {f.name: f for f in fields(Recipe)}
+
+
+def recipe_names() -> list[str]:
+    """The recipes that the package ships."""
+    return sorted(p.name.removesuffix(".toml") for p in _shipped().iterdir() if p.name.endswith(".toml"))
+
+
+def load_recipe(source: str | Path) -> Recipe:
+    """A shipped recipe by its name, or a TOML file by its path (anything that ends in .toml or holds a slash).
+
+    Raises ConfigError: no such recipe, not TOML (with the line), a key that does not exist, a value that is not legal.
+    """
+    text = str(source)
+    if not text.endswith(".toml") and "/" not in text:
+        if text not in recipe_names():
+            raise ConfigError(f"recipe={text!r} is not known; {choices(text, recipe_names())} (a path ends in .toml)")
+        return _parse(f"recipe {text}", (_shipped() / f"{text}.toml").read_bytes())
+    try:
+        with open(text, "rb") as file:
+            content = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise ConfigError(f"{text}: the recipe cannot be read ({error.strerror})") from None
+    if len(content) > MAX_FILE:
+        raise ConfigError(f"{text}: more than {MAX_FILE} bytes; a recipe is a short TOML file")
+    return _parse(text, content)
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as the TOML file that reads back to it, every key written out."""
+    lines = []
+    for f in fields(recipe):
+        value = getattr(recipe, f.name)
+        lines.append(f"{f.name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f"))
+    return "\n".join(lines) + "\n"
+
+
+def _parse(name: str, content: bytes) -> Recipe:
+    try:
+        table = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{name}: not TOML ({error})") from None
+    _refuse_unknown(table, name)
+    try:
+        return Recipe(**table)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def _refuse_unknown(table: dict[str, Any], name: str) -> None:
+    for key in table:
+        if key not in KEYS:
+            raise ConfigError(f"{name}: {key!r} is not a key of a recipe; {choices(key, KEYS)}")
+
+
+@cache
+def _shipped() -> Any:
+    return resources.files("fcgpu") / "recipes"

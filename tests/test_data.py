@@ -1,0 +1,689 @@
+"""Readers: the same arrays come back from every kind of file, and every bad file is refused by a message that helps."""
+
+import bz2
+import gzip
+import hashlib
+import io
+import re
+import struct
+import sys
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fcgpu.data
+from fcgpu.data import load, load_features
+from fcgpu.data.idx import read_idx
+from fcgpu.errors import ConfigError, DataError, MissingExtraError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 5), dtype=np.uint8)
+COLOURS = np.random.default_rng(1).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
+ROWS = PIXELS.reshape(6, 20)
+LABELS = np.array([3, 0, 1, 3, 1, 0])
+TABLE = np.column_stack([LABELS, ROWS])
+
+
+def idx(array, code=8):
+    return struct.pack(f">4B{array.ndim}I", 0, 0, code, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def csv(table, newline="\n"):
+    return newline.join(",".join(map(str, row)) for row in table.tolist()).encode()
+
+
+def npy(array, version=(1, 0), **kwargs):
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.asanyarray(array), version, **kwargs)
+    return stream.getvalue()
+
+
+def npz(save=np.savez, **arrays):
+    stream = io.BytesIO()
+    save(stream, **arrays)
+    return stream.getvalue()
+
+
+def zipped(compression=zipfile.ZIP_DEFLATED, **members):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return stream.getvalue()
+
+
+def idx_folder(root, split="train", images=PIXELS, labels=LABELS, pack=bytes, suffix=""):
+    root.mkdir(exist_ok=True)
+    for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+        (root / f"{split}-{kind}-ubyte{suffix}").write_bytes(pack(idx(array)))
+    return root
+
+
+def written(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def peak_memory(function):
+    tracemalloc.start()
+    try:
+        result = function()
+        return result, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    return load("mnist")
+
+
+def test_mnist_is_the_real_one(mnist):
+    assert mnist.X.shape == (60000, 784)
+    assert mnist.X_test.shape == (10000, 784)
+    assert mnist.X.dtype == mnist.X_test.dtype == np.uint8
+    assert mnist.y[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert mnist.classes == tuple(range(10))
+    assert mnist.image_shape == (28, 28)
+    assert mnist.scale == 1 / 255
+    assert mnist.name == "mnist"
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256"),
+    [
+        ("train-images-idx3-ubyte", "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+        ("train-labels-idx1-ubyte", "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+        ("t10k-images-idx3-ubyte", "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+        ("t10k-labels-idx1-ubyte", "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+    ],
+)
+def test_mnist_contents(name, sha256):
+    folder = Path(fcgpu.data.__file__).parent / "mnist"
+    content = gzip.decompress((folder / f"{name}.gz").read_bytes())
+    assert hashlib.sha256(content).hexdigest() == sha256
+    assert sha256 in (folder / "README.md").read_text()
+    n_dimensions = content[3]
+    array = read_idx(folder / f"{name}.gz", n_dimensions)
+    assert array.tobytes() == content[4 + 4 * n_dimensions :]
+
+
+def test_mnist_needs_no_more_memory_than_its_arrays():
+    data, peak = peak_memory(lambda: load("mnist"))
+    assert peak < data.X.nbytes + data.X_test.nbytes + 4 * 2**20
+
+
+def test_the_articles_sets():
+    multiclass = load("multiclass")
+    np.testing.assert_allclose(multiclass.X[:3, 0], [0.22880349, 0.19068802, 0.88635967], atol=5e-9)
+    assert multiclass.X.shape == (6, 3)
+    assert multiclass.X.dtype == np.float64
+    assert multiclass.X.flags.c_contiguous
+    assert multiclass.y.tolist() == [2, 1, 3, 0, 0, 3]
+    assert multiclass.classes == (0, 1, 2, 3)
+    deep = load("deep")
+    assert deep.X.shape == (2, 3)
+    assert deep.y.tolist() == [0, 1]
+    assert deep.X[0, 0] == multiclass.X[0, 0]
+    two_layer = load("two-layer")
+    assert two_layer.X.shape == (8, 3)
+    assert two_layer.classes == (0, 1)
+    assert two_layer.scale == 1
+    assert two_layer.y.tolist() == (two_layer.X[:, 0] > two_layer.X[:, 1]).tolist()
+    assert two_layer.y.sum() == 4
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("mnits", r"'mnits' is no data set and no path: did you mean 'mnist'\?.*path of a \.csv"),
+        ("zzz", r"'zzz' is no data set.*choose from mnist, two-layer, deep, multiclass.*path"),
+        ("gone/mnist", r"gone/mnist: no such file"),
+        ("~/gone.csv", re.escape(f"{Path('~/gone.csv').expanduser()}: no such file")),
+        (Path("gone"), "gone: no such file"),
+        ("", "'' is no data set and no path: choose from"),
+        (None, r"source is None \(NoneType\); expected a name or a path"),
+        (b"mnist", r"source is b'mnist' \(bytes\)"),
+        ("x" * 5000, "cannot be read: File name too long"),
+    ],
+)
+def test_sources_that_are_not_there(source, message):
+    with pytest.raises(DataError, match=message):
+        load(source)
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    written(tmp_path / "t.csv", csv(TABLE))
+    assert load("~/t.csv").n_samples == 6
+
+
+def test_os_errors_name_the_path(tmp_path, monkeypatch):
+    path = written(tmp_path / "t.csv", csv(TABLE))
+
+    def denied(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(DataError, match=r"t\.csv: cannot be read: Permission denied"):
+        load(path)
+
+
+def check(data, *, image_shape=None, scale=None, test=False):
+    np.testing.assert_array_equal(data.X, ROWS)
+    assert data.X.dtype == np.uint8
+    assert data.X.flags.c_contiguous
+    assert data.classes == (0, 1, 3)
+    assert data.y.tolist() == [2, 0, 1, 2, 1, 0]
+    assert data.image_shape == image_shape
+    assert data.scale == (scale or 1 / ROWS.max())
+    if test:
+        np.testing.assert_array_equal(data.X_test, ROWS[:2])
+        assert data.y_test.tolist() == [2, 0]
+    else:
+        assert data.X_test is None
+        assert data.y_test is None
+
+
+@pytest.mark.parametrize(("pack", "suffix"), [(bytes, ""), (gzip.compress, ".gz")])
+def test_idx_round_trip(tmp_path, pack, suffix):
+    idx_folder(tmp_path, pack=pack, suffix=suffix)
+    check(load(tmp_path), image_shape=(4, 5), scale=1 / 255)
+    idx_folder(tmp_path, "t10k", PIXELS[:2], LABELS[:2], pack, suffix)
+    check(load(str(tmp_path)), image_shape=(4, 5), scale=1 / 255, test=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("plain.csv", csv(TABLE)),
+        ("newline.csv", csv(TABLE) + b"\n\n"),
+        ("header.csv", b"label," + ",".join(map(str, range(20))).encode() + b"\n" + csv(TABLE)),
+        ("index.csv", b'"",' + b",".join([b'"pixel"'] * 20) + b"\n" + csv(TABLE)),
+        ("crlf.csv", csv(TABLE, "\r\n")),
+        ("bom.csv", b"\xef\xbb\xbf" + csv(TABLE)),
+        ("bom_crlf_header.csv", b"\xef\xbb\xbf" + "größe".encode() + b",x" * 20 + b"\r\n" + csv(TABLE, "\r\n")),
+        ("blank.csv", b"\n" + csv(TABLE, "\n \n")),
+        ("spaced.csv", csv(TABLE).replace(b",", b" , ")),
+        ("whole.csv", csv(TABLE * 1.0)),
+        ("UPPER.CSV", csv(TABLE)),
+        ("packed.csv.gz", gzip.compress(csv(TABLE))),
+        ("table.npy", npy(TABLE.astype(np.uint8))),
+        ("fortran.npy", npy(np.asfortranarray(TABLE.astype(np.uint8)))),
+        ("arrays.npz", npz(X=ROWS, y=LABELS)),
+        ("packed.npz", npz(np.savez_compressed, X=ROWS, y=LABELS)),
+    ],
+)
+def test_table_round_trip(tmp_path, name, content):
+    check(load(written(tmp_path / name, content)))
+
+
+@pytest.mark.parametrize("keys", [("X", "y", "X_test", "y_test"), ("x_train", "y_train", "x_test", "y_test")])
+@pytest.mark.parametrize("pixels", [PIXELS, PIXELS[..., None]])
+def test_npz_of_pictures_with_a_test_pair(tmp_path, keys, pixels):
+    arrays = dict(zip(keys, (pixels, LABELS, pixels[:2], LABELS[:2]), strict=True))
+    check(load(written(tmp_path / "m.npz", npz(**arrays))), image_shape=(4, 5), test=True)
+
+
+def test_npz_of_colour_pictures_and_text_labels(tmp_path):
+    data = load(written(tmp_path / "c.npz", npz(X=COLOURS, y=np.array(list("abcabc")))))
+    assert data.image_shape == (4, 5, 3)
+    assert data.classes == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("dtype", ["float32", ">f8", "int16", "float16", "bool"])
+def test_arrays_keep_their_type_and_are_not_scaled(tmp_path, dtype):
+    X = (ROWS % 2).astype(dtype)
+    data = load(written(tmp_path / "a.npz", npz(X=np.asfortranarray(X), y=LABELS)))
+    np.testing.assert_array_equal(data.X, X)
+    assert data.X.dtype == np.dtype(dtype).newbyteorder("=")
+    assert data.scale == 1
+    assert data.X.flags.c_contiguous
+
+
+def test_csv_of_fractions_is_float64_also_when_they_come_late(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcgpu.data.tables.CSV_BLOCK", 64)
+    table = TABLE * 1.0
+    for value in (0.1, -1, 256, 1e300):
+        table[4, 7] = value
+        data = load(written(tmp_path / "t.csv", csv(table)))
+        np.testing.assert_array_equal(data.X, table[:, 1:])
+        assert data.X.dtype == np.float64
+        assert data.scale == 1
+
+
+def test_csv_targets_that_are_not_whole_stay(tmp_path):
+    data = load(written(tmp_path / "t.csv", b"0.5,1\n-2.25,2\n"))
+    assert data.classes is None
+    assert data.y.tolist() == [0.5, -2.25]
+    assert data.X.ravel().tolist() == [1, 2]
+
+
+def test_features_that_are_all_zero_have_a_scale(tmp_path):
+    assert load(written(tmp_path / "t.csv", b"0,0\n1,0\n")).scale == 1
+
+
+def test_csv_memory_stays_near_the_array(tmp_path):
+    path = written(tmp_path / "t.csv", csv(np.full((300, 100), 200)) + b"\n")
+    path.write_bytes(path.read_bytes() * 100)
+    data, peak = peak_memory(lambda: load(path))
+    assert data.X.shape == (30000, 99)
+    assert data.X.dtype == np.uint8
+    assert peak < 14 * 2**20  # the text is 12 MB and more, the table as float64 24 MB, a block with its numbers under 9
+
+
+def test_idx_and_labels_must_agree(tmp_path):
+    with pytest.raises(DataError, match=r"train-labels.*5 labels for the 6 images"):
+        load(idx_folder(tmp_path / "a", labels=LABELS[:5]))
+    idx_folder(idx_folder(tmp_path / "b"), "t10k", PIXELS.reshape(6, 5, 4))
+    with pytest.raises(DataError, match=r"t10k images are \(5, 4\), train images \(4, 5\)"):
+        load(tmp_path / "b")
+    idx_folder(idx_folder(tmp_path / "c"), "t10k", labels=LABELS + 6)
+    with pytest.raises(DataError, match="label 9 of sample 0 is out of range; the classes are 0, 1, 3"):
+        load(tmp_path / "c")
+
+
+def test_idx_files_that_are_missing(tmp_path):
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        folder = idx_folder(tmp_path / name)
+        (folder / name).unlink()
+        with pytest.raises(DataError, match=f"{name}: no {name} and no {name}.gz"):
+            load(folder)
+    folder = idx_folder(tmp_path / "t10k")
+    written(folder / "t10k-images-idx3-ubyte", idx(PIXELS))
+    with pytest.raises(DataError, match="no t10k-labels-idx1-ubyte"):
+        load(folder)
+    folder = tmp_path / "train-labels-idx1-ubyte"
+    (folder / "train-labels-idx1-ubyte").mkdir()
+    with pytest.raises(DataError, match="train-labels-idx1-ubyte: cannot be read: Is a directory"):
+        load(folder)
+
+
+IMAGES = idx(PIXELS)
+PACKED = gzip.compress(IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty; expected an IDX file"),
+        (gzip.compress(b""), "empty; expected an IDX file"),
+        (b"hello, world", "begins with 68 65 6c 6c; expected 00 00 08 03"),
+        (b"\0\0", "begins with 00 00; expected 00 00 08 03"),
+        (idx(PIXELS, 0x0D), "begins with 00 00 0d 03; expected 00 00 08 03"),
+        (idx(LABELS), "begins with 00 00 08 01; expected 00 00 08 03.*3 dimensions"),
+        (IMAGES[:10], "truncated: 10 bytes, expected a header of 16"),
+        (IMAGES[:-1], "6 x 4 x 5 = 120 bytes, but 135 bytes of file hold at most 119"),
+        (IMAGES + b"\0", "6 x 4 x 5 = 120 bytes, but more follow; expected none"),
+        (gzip.compress(IMAGES[:-1]), "truncated: .* 6 x 4 x 5 = 120 bytes, found 119"),
+        (gzip.compress(IMAGES + b"\0"), "6 x 4 x 5 = 120 bytes, but more follow"),
+        (gzip.compress(idx(PIXELS[:0])), "empty: its header says 0 x 4 x 5 = 0 bytes; expected at least one"),
+        (PACKED[:60], r"truncated: .* 120 bytes, found \d+"),
+        (PACKED[:12], "corrupt gzip"),
+        (PACKED[:-3], "corrupt gzip"),
+        (PACKED[:-8] + bytes(4) + PACKED[-4:], "corrupt gzip .CRC"),
+        (PACKED[:10] + b"\xff" * 40, "corrupt gzip"),
+    ],
+)
+def test_bad_idx(tmp_path, content, message):
+    folder = idx_folder(tmp_path)
+    written(folder / "train-images-idx3-ubyte", content)
+    with pytest.raises(DataError, match=rf"train-images-idx3-ubyte: .*{message}"):
+        load(folder)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_idx_that_claims_too_much_is_refused_before_it_is_allocated(tmp_path, pack):
+    content = pack(struct.pack(">4B3I", 0, 0, 8, 3, 1000, 1000, 1000) + bytes(100))
+    path = written(tmp_path / "train-images-idx3-ubyte", content)
+
+    def refused():
+        with pytest.raises(DataError, match=r"1000 x 1000 x 1000 = 1000000000 bytes, but \d+ bytes of file hold"):
+            read_idx(path, 3)
+
+    assert peak_memory(refused)[1] < 2**20
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty; expected lines of numbers"),
+        (b"\n \n", "empty; expected lines of numbers"),
+        (b"label,a,b\n", "a header and nothing else"),
+        (b"1,2,3\n4,5\n", ", line 2: 2 values; expected 3"),
+        (b"label,a,b\n\n1,2,3\n4,5,6,7\n", ", line 4: 4 values; expected 3"),
+        (b"a,b\n1,2,3\n", ", line 2: 3 values; expected 2"),
+        (b"1,2,3\n4,dog,6\n", ", line 2, column 2: 'dog'; expected a number"),
+        (b"1,2,3\ncat,5,6\n", ", line 2, column 1: 'cat'; expected a number"),
+        (b"label,a,b\n1,2,3\n4,5,dog\n", ", line 3, column 3: 'dog'; expected a number"),
+        (b",2,3\n4,5,6\n", ", line 1, column 1: ''; expected a number"),
+        (b"1,2,x\n4,5,6\n", ", line 1, column 3: 'x'; expected a number"),
+        (b"1,2,3\r\n4,,6\r\n", ", line 2, column 2: ''; expected a number"),
+        (b"1,2,3\n4,5,1_0\n", ", line 2, column 3: '1_0'; expected a number"),
+        (b"1,2,3\n4,5," + b"x" * 999, ", line 2, column 3: 'x{40}'; expected a number"),
+        (b"1,2,3\n4,5,nan\n", ", line 2, column 3: nan; values must be finite"),
+        (b"1,2,3\n4,-inf,6\n", ", line 2, column 2: -inf; values must be finite"),
+        (b"1,2,3\nnan,5,6\n", ", line 2, column 1: nan; values must be finite"),
+        (b"1;2;3\n4;5;6\n", "one column; expected a label and features, separated by commas"),
+        (b"1\n2\n", "one column; expected a label"),
+        ("1,2\n3,4\n".encode("utf-16"), "not (UTF-8 )?text"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "not (UTF-8 )?text"),
+        (b"1,2\0\n", "not text: it holds NUL bytes"),
+        ("größe,b\n1,2\n".encode("latin-1"), "not UTF-8 text"),
+        (b"1,2\n" * 9000 + b"\xff", "not UTF-8 text"),
+        (gzip.compress(b"1,2\n3,4\n")[:-3], "corrupt gzip"),
+        (b"\x1f\x8bnonsense", "corrupt gzip"),
+    ],
+)
+def test_bad_csv(tmp_path, content, message):
+    with pytest.raises(DataError, match=rf"t\.csv(: .*)?{message}"):
+        load(written(tmp_path / "t.csv", content))
+
+
+def test_line_numbers_reach_past_the_first_block(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcgpu.data.tables.CSV_BLOCK", 16)
+    with pytest.raises(DataError, match="line 101, column 2: 'x'"):
+        load(written(tmp_path / "t.csv", b"1,2\n" * 100 + b"3,x\n"))
+
+
+def header(text, data=b""):
+    text = text.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + data
+
+
+NPY = npy(TABLE.astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not an NPY array"),
+        (b"hello", "not an NPY array"),
+        (NPY[:20], "not an NPY array"),
+        (NPY[:-1], r"\(6, 21\) of uint8 needs 126 bytes, found 125"),
+        (NPY + b"\0", r"\(6, 21\) of uint8 needs 126 bytes, found 127"),
+        (npy(TABLE, (2, 0)), r"version \(2, 0\), expected \(1, 0\)"),
+        (npy(np.array([[1, None]]), allow_pickle=True), "Python objects, which are never unpickled"),
+        (npy(np.zeros(3, [("a", int)])), r"dtype \[\('a', .*expected real numbers"),
+        (npy(TABLE * 1j), "dtype complex128; expected real numbers"),
+        (npy(TABLE[0]), r"shape \(21,\); expected \(n_samples, 1 \+ n_features\)"),
+        (npy(TABLE[:, :1]), r"shape \(6, 1\); expected \(n_samples, 1 \+ n_features\)"),
+        (npy(TABLE[:0]), r"shape \(0, 21\); expected 1 to 4 dimensions, none of them empty"),
+        (npy(np.float64(3)), r"shape \(\); expected 1 to 4 dimensions"),
+        (npy(np.where(TABLE == 3, np.nan, TABLE)), "is nan"),
+        (header("{'descr': '|u1', 'fortran_order': False, 'shape': (-1, -4)}", b"1234"), r"shape \(-1, -4\)"),
+        (header("-" * 9000 + "1"), "not an NPY array"),
+        (header("(" * 9000), "not an NPY array"),
+        (
+            header("{'descr': '|u1', 'fortran_order': False, 'shape': (1000, 1000, 1000)}", b"1"),
+            "1000000000 bytes, found 1",
+        ),
+    ],
+)
+def test_bad_npy(tmp_path, content, message):
+    path = written(tmp_path / "a.npy", content)
+    with pytest.raises(DataError, match=rf"a\.npy: (.*)?{message}") as raised:
+        load(path)
+    assert "\n" not in str(raised.value)
+
+
+NPZ = npz(np.savez_compressed, X=ROWS, y=LABELS)
+
+
+def claims(content, size):
+    """The zip with another uncompressed size for its first member, in the directory and beside the data."""
+    start = content.index(b"PK\x01\x02") + 24
+    return content[:22] + struct.pack("<I", size) + content[26:start] + struct.pack("<I", size) + content[start + 4 :]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a complete NPZ"),
+        (b"hello", "not a complete NPZ"),
+        (NPZ[:-30], "not a complete NPZ"),
+        (NPZ[:200] + bytes(9) + NPZ[209:], "not a complete NPZ.*(CRC|decompress)"),
+        (npz(X=ROWS), "no array y, found X; expected X, y, X_test, y_test or x_train, y_train"),
+        (npz(a=ROWS, b=LABELS), "no array X or y, found a, b; expected X, y"),
+        (npz(X=ROWS, y=LABELS, X_test=ROWS), "no array y_test, found X, y, X_test"),
+        (npz(x_train=ROWS, y=LABELS), "no array y_train, found x_train, y"),
+        (zipped(), "no array X or y, found none"),
+        (npz(X=ROWS, y=LABELS[:5]), r"y has shape \(5,\) for 6 samples"),
+        (npz(X=PIXELS, y=LABELS, X_test=PIXELS.reshape(6, 5, 4), y_test=LABELS), r"\(5, 4\), the others \(4, 5\)"),
+        (npz(X=np.full((6, 2), np.inf), y=LABELS), "feature 0 of sample 0 is inf"),
+        (zipped(X=npy(np.array([[None]]), allow_pickle=True), y=npy(LABELS)), "array X: holds Python objects"),
+        (zipped(X=npy(ROWS)[:-1], y=npy(LABELS)), "array X: .* needs 120 bytes, found 119"),
+        (zipped(X=b"", y=npy(LABELS)), "array X: not an NPY array"),
+        (zipped(zipfile.ZIP_BZIP2, X=npy(ROWS), y=npy(LABELS)), "array X has compression 12; expected none or deflate"),
+        (claims(NPZ, 10**9), "array X claims 1000000000 bytes, its part of the file holds at most"),
+        (
+            claims(zipped(X=npy(ROWS)[:-1], y=npy(LABELS)), 248),
+            "array X: truncated: expected 120 bytes of data, found 119",
+        ),
+        (claims(NPZ, 5000), "array X: .*needs 120 bytes, found 4872"),
+    ],
+)
+def test_bad_npz(tmp_path, content, message):
+    path = written(tmp_path / "a.npz", content)
+
+    def refused():
+        with pytest.raises(DataError, match=rf"a\.npz: (.*)?{message}"):
+            load(path)
+
+    assert peak_memory(refused)[1] < 2**20
+
+
+def test_files_of_another_kind(tmp_path):
+    for name in ("a.pkl", "a", "a.csv.bz2"):
+        with pytest.raises(DataError, match=rf"{name}: not a file of a known kind; expected \.csv"):
+            load(written(tmp_path / name, bz2.compress(csv(TABLE))))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", csv(ROWS)),
+        ("header.csv", b"a" + b",b" * 19 + b"\n" + csv(ROWS)),
+        ("labelled.csv", csv(TABLE)),
+        ("packed.csv.gz", gzip.compress(csv(TABLE))),
+        ("x.npy", npy(ROWS)),
+        ("pictures.npy", npy(PIXELS)),
+        ("labelled.npy", npy(TABLE.astype(np.uint8))),
+        ("x.npz", npz(X=ROWS, y=LABELS)),
+        ("keras.npz", npz(x_train=PIXELS, x_test=PIXELS)),
+        ("single.npz", npz(arr_0=ROWS)),
+    ],
+)
+def test_features_from_tables(tmp_path, name, content):
+    X = load_features(written(tmp_path / name, content), 20)
+    np.testing.assert_array_equal(X, ROWS)
+    assert X.dtype == np.uint8
+    assert X.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", csv(TABLE), "21 columns don't match the model: expected 30 features, or 31 columns"),
+        ("x.npy", npy(TABLE), "21 features don't match the model: expected 30"),
+        ("x.npz", npz(X=PIXELS), "20 features don't match the model: expected 30"),
+        ("y.npz", npz(a=ROWS, b=ROWS), "no array X, found a, b"),
+        ("nan.npy", npy(np.full((1, 30), np.nan)), "feature 0 of sample 0 is nan"),
+        ("one.npy", npy(np.zeros(30)), r"shape \(30,\); expected \(n_samples, n_features\)"),
+        ("x.txt", b"1", "not a file of a known kind"),
+    ],
+)
+def test_features_that_do_not_match(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=f"{name}: .*{message}"):
+        load_features(written(tmp_path / name, content), 30)
+
+
+def test_features_that_are_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.csv: no such file"):
+        load_features(tmp_path / "gone.csv", 3)
+    with pytest.raises(DataError, match="the list of paths is empty"):
+        load_features([], 3)
+    with pytest.raises(DataError, match="no pictures in this folder"):
+        load_features(tmp_path, 3)
+
+
+@pytest.mark.parametrize("image_shape", [(4, 4), (2, 2, 5), (20,), (4, -5), (4, 5.0), 20])
+def test_image_shape_must_make_the_features(image_shape):
+    with pytest.raises(ConfigError, match=r"image_shape=.*expected"):
+        load_features("x.png", 20, image_shape=image_shape)
+
+
+@pytest.mark.parametrize("image_size", [(4,), (4, 5, 3), (0, 5), (4.5, 5), 4, "45"])
+def test_image_size_must_be_two_positive_whole_numbers(image_size):
+    with pytest.raises(ConfigError, match=r"image_size=.*positive whole numbers"):
+        load("x", image_size=image_size)
+
+
+def test_image_size_is_for_pictures(tmp_path):
+    for source in ("deep", written(tmp_path / "t.csv", csv(TABLE))):
+        with pytest.raises(ConfigError, match=r"image_size=\(4, 5\) is not for .*only a folder of images"):
+            load(source, image_size=(4, 5))
+
+
+@pytest.fixture
+def picture():
+    image = pytest.importorskip("PIL.Image")
+
+    def save(path, array, mode=None, **options):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = image.fromarray(array)
+        (made.convert(mode) if mode else made).save(path, **options)
+        return path
+
+    return save
+
+
+def test_a_folder_of_colour_pictures(tmp_path, picture):
+    for i, name in enumerate(("dog/b.png", "dog/a.bmp", "cat/x.PNG", "cat/y.png")):
+        picture(tmp_path / name, COLOURS[i])
+    for name in (".hidden", "cat/.hidden.png", "cat/Thumbs.db", "notes.txt"):
+        written(tmp_path / name, b"no picture")
+    (tmp_path / ".git").mkdir()
+    data = load(tmp_path)
+    np.testing.assert_array_equal(data.X, COLOURS[[2, 3, 1, 0]].reshape(4, 60))
+    assert data.classes == ("cat", "dog")
+    assert data.y.tolist() == [0, 0, 1, 1]
+    assert data.image_shape == (4, 5, 3)
+    assert data.X.dtype == np.uint8
+    assert data.scale == 1 / 255
+
+
+def test_grey_stays_grey_unless_a_picture_has_colour(tmp_path, picture):
+    picture(tmp_path / "a/1.png", PIXELS[0])
+    picture(tmp_path / "b/2.png", PIXELS[1], "LA")
+    data = load(tmp_path)
+    np.testing.assert_array_equal(data.X, ROWS[:2])
+    assert data.image_shape == (4, 5)
+    picture(tmp_path / "b/3.png", COLOURS[0])
+    np.testing.assert_array_equal(load(tmp_path).X[0], np.repeat(ROWS[0], 3))
+
+
+def test_train_and_test_folders(tmp_path, picture):
+    for i, name in enumerate(("train/a/1.png", "train/b/2.png", "test/b/3.png")):
+        picture(tmp_path / name, PIXELS[i])
+    data = load(tmp_path)
+    np.testing.assert_array_equal(data.X_test, ROWS[2:3])
+    assert data.n_samples == 2
+    assert data.y_test.tolist() == [1]
+    picture(tmp_path / "test/c/4.png", PIXELS[3])
+    with pytest.raises(DataError, match="label c of sample 1 is out of range; the classes are a, b"):
+        load(tmp_path)
+
+
+def test_classes_may_be_called_train_and_test(tmp_path, picture):
+    for i, name in enumerate(("train/1.png", "test/2.png")):
+        picture(tmp_path / name, PIXELS[i])
+    assert load(tmp_path).classes == ("test", "train")
+
+
+def test_resizing(tmp_path, picture):
+    picture(tmp_path / "a/1.png", np.full((4, 5), 7, np.uint8))
+    picture(tmp_path / "b/2.png", np.full((9, 3), 200, np.uint8))
+    data = load(tmp_path, image_size=(2, 3))
+    assert data.image_shape == (2, 3)
+    np.testing.assert_array_equal(data.X, np.repeat(np.array([[7], [200]], np.uint8), 6, axis=1))
+    with pytest.raises(DataError, match=r"2\.png: 9 x 3 pixels .*expected 4 x 5, as .*1\.png: give image_size"):
+        load(tmp_path)
+
+
+def test_transparent_palettes(tmp_path, picture):
+    for name in "ab":
+        picture(tmp_path / f"{name}/1.png", COLOURS[0], "P", transparency=b"\x00\x80")
+    assert load(tmp_path).image_shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "0 class folders; expected two or more"),
+        ({"1.png": PIXELS[0]}, "0 class folders"),
+        ({"a/1.png": PIXELS[0]}, "1 class folders"),
+        ({"a/1.png": PIXELS[0], "b/notes.txt": b""}, r"b: no pictures in this folder; expected files ending in \.png"),
+        ({"a/1.png": PIXELS[0], "b/2.png": b"junk"}, r"2\.png: not a readable picture"),
+        ({"a/1.png": PIXELS[0], "b/2.png": b""}, r"2\.png: not a readable picture"),
+        ({"a/1.png": PIXELS[0], "b/2.png": PIXELS[1] * np.uint16(9)}, r"2\.png: mode I.*expected 8 bits a channel"),
+    ],
+)
+def test_bad_folders(tmp_path, picture, files, message):
+    for name, content in files.items():
+        if isinstance(content, bytes):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            written(tmp_path / name, content)
+        else:
+            picture(tmp_path / name, content)
+    with pytest.raises(DataError, match=rf"{re.escape(str(tmp_path))}.*{message}"):
+        load(tmp_path)
+
+
+def test_a_picture_that_breaks_off(tmp_path, picture):
+    path = picture(tmp_path / "a.png", COLOURS[0])
+    written(path, path.read_bytes()[:-40])
+    with pytest.raises(DataError, match=r"a\.png: not a readable picture \(.*\); replace or remove it"):
+        load_features(path, 60)
+
+
+@pytest.mark.parametrize("side", [2**13 + 1, 10000, 2**15])  # Pillow itself is silent, warns, refuses
+def test_a_decompression_bomb_is_not_decoded(tmp_path, picture, side):
+    def refused():
+        with pytest.raises(DataError, match=rf"bomb\.pgm: ({side} x {side} pixels; expected at most|.*exceeds limit)"):
+            load_features(path, 3, image_shape=(1, 1, 3))
+
+    path = written(tmp_path / "bomb.pgm", f"P5 {side} {side} 255\n".encode() + bytes(100))
+    assert peak_memory(refused)[1] < 2**22
+
+
+def test_pictures_for_prediction(tmp_path, picture):
+    paths = [picture(tmp_path / f"{i}.png", COLOURS[i]) for i in range(3)]
+    flat = COLOURS[:3].reshape(3, 60)
+    np.testing.assert_array_equal(load_features(tmp_path, 60), flat)
+    np.testing.assert_array_equal(load_features([str(path) for path in paths[::-1]], 60), flat[::-1])
+    np.testing.assert_array_equal(load_features(paths[1], 60, image_shape=[4, 5, 3]), flat[1:2])
+    grey = load_features(paths[0], 20)
+    assert grey.shape == (1, 20)
+    np.testing.assert_array_equal(load_features(paths[0], 20, image_shape=(4, 5)), grey)
+    assert load_features(paths[0], 24, image_shape=(2, 4, 3)).shape == (1, 24)
+    with pytest.raises(DataError, match=r"0\.png: 4 x 5 pixels make 20 features, in colour 60, .*expected 784"):
+        load_features(paths[0], 784)
+
+
+def test_what_does_not_fit_in_memory(tmp_path, picture):
+    path = picture(tmp_path / "a.png", PIXELS[0])
+    with pytest.raises(DataError, match=r"a\.png: does not fit in memory"):
+        load_features(path, 10**16, image_shape=(10**8, 10**8))
+
+
+def test_pictures_need_pillow(tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        written(tmp_path / name / "1.png", b"")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(MissingExtraError, match=r"reading images needs Pillow.*fcgpu\[images\]"):
+        load(tmp_path)
