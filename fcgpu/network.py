@@ -92,7 +92,7 @@ class Network:
     def loss_and_gradient(
         self, layers: Sequence[Layer], gradients: Sequence[Layer], work: Workspace, y: Any, weight: Any, *, count: bool
     ) -> None:
-        """All passes over the tile in work.A[0]: fills `gradients`, work.losses and, to count, work.correct (n,) bool."""
+        """All passes over the tile in work.A[0]: fills `gradients`, work.losses and, to count, work.correct."""
         Z = self.forward(layers, work.A)
         if count:
             self.kernels.count_correct(Z, y, work.correct)

@@ -14,7 +14,7 @@ from fcgpu.data import article, idx, images
 from fcgpu.data.dataset import Dataset, check_features, dataset, encode_labels
 from fcgpu.errors import ConfigError, DataError, choices
 
-__all__ = ["NAMED", "Dataset", "check_features", "dataset", "encode_labels", "load", "load_features"]
+__all__ = ["NAMED", "Dataset", "check_features", "dataset", "encode_labels", "is_image_folder", "load", "load_features"]
 
 PathLike = str | os.PathLike[str]
 
@@ -26,7 +26,7 @@ NAMED: dict[str, Callable[[], Dataset]] = {
 }
 
 
-def load(source: PathLike, *, image_size: tuple[int, int] | None = None) -> Dataset:
+def load(source: PathLike, *, image_size: Sequence[int] | None = None) -> Dataset:
     """The samples and labels of a name in NAMED or of a path; a name wins over a file of that name (write ./mnist).
 
     A path is a folder of IDX files with MNIST's names; a folder of images with one sub-folder a class, or with `train`
@@ -47,7 +47,7 @@ def load(source: PathLike, *, image_size: tuple[int, int] | None = None) -> Data
         named = NAMED.get(source) if isinstance(source, str) else None
         path = Path() if named else _existing(source, NAMED)
         folder = not named and path.is_dir()
-        if folder and not idx.has_idx(path):
+        if not named and is_image_folder(path):
             return images.load_folder(path, size)
         if size is not None:
             raise ConfigError(
@@ -56,6 +56,11 @@ def load(source: PathLike, *, image_size: tuple[int, int] | None = None) -> Data
         if named:
             return named()
         return idx.load_idx(path, str(path)) if folder else _load_table(path)
+
+
+def is_image_folder(path: PathLike) -> bool:
+    """Would `load` read this path as pictures, one sub-folder a class?"""
+    return Path(path).is_dir() and not idx.has_idx(Path(path))
 
 
 def load_features(

@@ -58,11 +58,11 @@ def dataset(
     Raises DataError: shapes that disagree, no samples, a type that is not numeric, NaN or infinity,
     a test label that no training sample has.
     """
-    X, y = check_features(X, name), np.asarray(y)
+    X, y = check_features(X, name), _column(y)
     _check_labels(X, y, name)
     classes, encoded = _encode(y)
     if X_test is not None:
-        X_test, y_test = check_features(X_test, f"{name} (test)"), np.asarray(y_test)
+        X_test, y_test = check_features(X_test, f"{name} (test)"), _column(y_test)
         _check_labels(X_test, y_test, f"{name} (test)")
         if X_test.shape[1] != X.shape[1]:
             raise DataError(f"{name}: X_test has {X_test.shape[1]} features, X has {X.shape[1]}; they must be equal")
@@ -110,6 +110,12 @@ def shown(classes: tuple[int | str, ...]) -> str:
     """Classes for a message, the middle left out where there are many."""
     words = [str(c) for c in classes]
     return ", ".join(words if len(words) <= 12 else [*words[:5], "...", *words[-2:]])
+
+
+def _column(y: Any) -> Any:
+    """A column (n, 1), as some libraries keep labels, is the vector (n,)."""
+    y = np.asarray(y)
+    return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
 
 def _check_labels(X: Any, y: Any, name: str) -> None:

@@ -4,6 +4,7 @@
 those that have a fused CuPy variant. A kernel writes into the buffers it is handed and returns nothing.
 """
 
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from fcgpu.backend import Backend
 from fcgpu.kernels import activations, dense, fused, losses, updates
 
-REFERENCE = {
+REFERENCE: dict[str, Callable[..., None]] = {
     **{name: row.forward for name, row in activations.ACTIVATIONS.items()},
     **{f"{name}_backward": row.backward for name, row in activations.ACTIVATIONS.items() if row.backward},
     **{row.loss: row.loss_function for row in losses.OUTPUTS.values()},

@@ -29,13 +29,13 @@ class Moments(NamedTuple):
 
 
 def gradient_descent(w: Any, g: Any, state: NoState, learning_rate: Any, *, xp: Any) -> None:
-    """W ← w - η g."""
+    """w ← w - η g."""
     g *= learning_rate
     w -= g
 
 
 def momentum(w: Any, g: Any, state: Velocity, learning_rate: Any, *, momentum: float, xp: Any) -> None:
-    """V ← μ v - η g;  w ← w + v  (Polyak 1964)."""
+    """v ← μ v - η g;  w ← w + v  (Polyak 1964)."""
     g *= learning_rate
     v = state.v
     v *= momentum
@@ -44,7 +44,7 @@ def momentum(w: Any, g: Any, state: Velocity, learning_rate: Any, *, momentum: f
 
 
 def nesterov(w: Any, g: Any, state: Velocity, learning_rate: Any, *, momentum: float, xp: Any) -> None:
-    """V ← μ v - η g;  w ← w + μ v - η g  (Sutskever et al. 2013, in the variables of Bengio et al. 2012)."""
+    """v ← μ v - η g;  w ← w + μ v - η g  (Sutskever et al. 2013, in the variables of Bengio et al. 2012)."""
     g *= learning_rate
     v = state.v
     v *= momentum
@@ -55,7 +55,7 @@ def nesterov(w: Any, g: Any, state: Velocity, learning_rate: Any, *, momentum: f
 
 
 def rmsprop(w: Any, g: Any, state: MeanSquare, learning_rate: Any, *, rho: float, epsilon: float, xp: Any) -> None:
-    """V ← ρ v + (1-ρ) g²;  w ← w - η g / (√v + ε)  (Tieleman and Hinton 2012)."""
+    """v ← ρ v + (1-ρ) g²;  w ← w - η g / (√v + ε)  (Tieleman and Hinton 2012)."""
     v = state.v
     v *= rho
     v += (1 - rho) * (g * g)
@@ -67,7 +67,7 @@ def rmsprop(w: Any, g: Any, state: MeanSquare, learning_rate: Any, *, rho: float
 def adam(
     w: Any, g: Any, state: Moments, learning_rate: Any, *, beta_1: float, beta_2: float, epsilon: float, xp: Any
 ) -> None:
-    """M ← β₁ m + (1-β₁) g;  v ← β₂ v + (1-β₂) g²;  w ← w - η_t m / (√v + ε)  (Kingma and Ba 2015).
+    """m ← β₁ m + (1-β₁) g;  v ← β₂ v + (1-β₂) g²;  w ← w - η_t m / (√v + ε)  (Kingma and Ba 2015).
 
     η_t = η √(1-β₂ᵗ) / (1-β₁ᵗ): the order of computation that the end of their section 2 recommends, and scikit-learn's.
     """
@@ -100,7 +100,7 @@ def adamw(
     weight_decay: Any,
     xp: Any,
 ) -> None:
-    """W ← w - η λ w, then Adam (Loshchilov and Hutter 2019). weight_decay is λ as a vector (n_params,), 0 for biases."""
+    """w ← w - η λ w, then Adam (Loshchilov and Hutter 2019). weight_decay is λ, (n_params,), 0 for biases."""
     w -= learning_rate * weight_decay * w
     adam(w, g, state, learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, xp=xp)
 
@@ -115,7 +115,7 @@ def _one_minus_power(beta: float, t: Any, xp: Any) -> Any:
 
 
 def add_l2(w: Any, g: Any, l2: Any, loss: Any, *, xp: Any) -> None:
-    """G ← g + λ w and loss ← loss + ½ Σ λ w². l2 is λ as a vector (n_params,), 0 for biases; loss is (...,)."""
+    """g ← g + λ w and loss ← loss + ½ Σ λ w². l2 is λ as a vector (n_params,), 0 for biases; loss is (...,)."""
     pull = l2 * w
     g += pull
     pull *= w
@@ -123,7 +123,7 @@ def add_l2(w: Any, g: Any, l2: Any, loss: Any, *, xp: Any) -> None:
 
 
 def clip_by_norm(g: Any, limit: float, *, xp: Any) -> None:
-    """G ← g · limit / max(‖g‖, limit): the global norm is at most `limit` (Pascanu et al. 2013)."""
+    """g ← g · limit / max(‖g‖, limit): the global norm is at most `limit` (Pascanu et al. 2013)."""
     norm = xp.sqrt(xp.sum(g * g, axis=-1, keepdims=True))
     g *= limit / xp.maximum(norm, limit)
 

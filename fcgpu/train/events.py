@@ -1,4 +1,4 @@
-"""What `train` yields. Events are frozen; what would cost a transfer from the device is fetched when it is asked for."""
+"""What `train` yields. Events are frozen; what costs a transfer from the device is fetched when it is asked for."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

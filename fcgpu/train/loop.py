@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -131,7 +132,7 @@ class _Run:
                     looked = time.perf_counter()
                 yield EpochEnded(
                     epoch + 1, recipe.epochs, self.steps, time.perf_counter() - started, (epoch + 1) * n, rate,
-                    lambda row=epoch: self._fetch(row), self.model, n, self.classifies,
+                    partial(self._fetch, epoch), self.model, n, self.classifies,
                 )  # fmt: skip
             seconds = time.perf_counter() - started
         finally:

@@ -5,6 +5,7 @@ they decide the bits of the result; they depend on the network, the batch and th
 threads. Threads only decide which lanes run side by side.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,15 +90,19 @@ def plan(
             cut = replace(cut, lanes=cut.lanes // 2, threads=min(cut.threads, cut.lanes // 2))
         else:
             raise DeviceError(
-                f"memory budget of {mib(budget)} is too small; this network and data need at least "
-                f"{mib(fitted.bytes)} on {backend.device}: raise the budget, or use a smaller network or dtype"
+                f"memory budget of {readable(budget)} is too small; this network and data need at least "
+                f"{readable(fitted.bytes)} on {backend.device}: raise the budget, or use a smaller network or dtype"
             )
         fitted = _sized(cut, spec, size, optimizer)
     return fitted
 
 
-def mib(n: int) -> str:
-    return f"{n / 2**20:,.1f} MiB"
+def readable(n: float) -> str:
+    """Bytes as people write them."""
+    if n < 1024:
+        return f"{n:.0f} bytes"
+    power = min(3, int(math.log(n, 1024)))
+    return f"{n / 1024**power:,.1f} {('', 'KiB', 'MiB', 'GiB')[power]}"
 
 
 def _cut_for_cpu(whole: Plan, spec: Spec, size: int) -> Plan:

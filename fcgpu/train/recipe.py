@@ -42,7 +42,7 @@ def _one_of(names: Any) -> Kind:
             raise ValueError(choices(value, names))
         return value
 
-    return Kind("one of " + ", ".join(names), parse)
+    return Kind("one of " + ", ".join(filter(None, names)), parse)
 
 
 def _number(words: str, legal: Callable[[float], bool], *, whole: bool = False) -> Kind:

@@ -86,7 +86,7 @@ class Evaluate:
 
 
 class Step:
-    """An update of `evaluate.params` from one batch. The rule's state and learning rate are `rule.state`, `.learning_rate`."""
+    """An update of `evaluate.params` from one batch, by `rule`, which holds the learning rate and its own state."""
 
     def __init__(
         self, evaluate: Evaluate, rule: FirstOrder, backend: Backend, *, l2: float, gradient_clip: float

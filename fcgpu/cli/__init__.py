@@ -1,0 +1,47 @@
+"""The command line: results on standard output, progress on standard error, any error in one line and exit code 2."""
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from fcgpu.cli.options import parser
+from fcgpu.errors import FcgpuError
+
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    try:
+        return _run(parser().parse_args(argv))
+    except FcgpuError as error:
+        return _refuse(" ".join(str(error).split()))
+    except MemoryError:
+        return _refuse("out of memory: use a smaller network or batch, or --dtype float32")
+    except BrokenPipeError:  # whoever read our output, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("fcgpu: stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(args: Namespace) -> int:
+    """Each command's module is imported when the command is called: --help pays for none."""
+    if args.command == "train":
+        from fcgpu.cli.train import train as command
+    elif args.command == "evaluate":
+        from fcgpu.cli.use import evaluate as command
+    elif args.command == "predict":
+        from fcgpu.cli.use import predict as command
+    elif args.command == "info":
+        from fcgpu.cli.show import info as command
+    else:
+        from fcgpu.cli.show import recipes as command
+    return command(args)
+
+
+def _refuse(message: str) -> int:
+    print(f"fcgpu: error: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,159 @@
+"""The words of the command line. The options of `train` are the keys of a recipe, from the recipe's own table."""
+
+import argparse
+import re
+import sys
+from dataclasses import Field
+from typing import Any, NoReturn
+
+from fcgpu.errors import ConfigError, choices
+from fcgpu.train.recipe import KEYS
+from fcgpu.version import __version__
+
+FIRST = ("hidden", "activation", "output", "optimizer", "learning_rate", "epochs", "batch", "dtype", "seed")
+NOT_OPTIONS = ("description", "data")  # the data are given as DATA
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that refuses in one line, with the nearest option that exists."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"unrecognized arguments: (-\S+)", message)
+        if wrong:
+            word = wrong[1].split("=")[0]
+            message = f"{word} is not an option; {choices(word, self.options())}"
+        print(f"{self.prog}: error: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+    def options(self) -> list[str]:
+        return [text for action in self._actions for text in action.option_strings if text.startswith("--")]
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse, but an option that a command lacks is refused in the words of that command."""
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            commands = next(a for a in self._actions if isinstance(a, argparse._SubParsersAction))
+            commands.choices[parsed.command].error(f"unrecognized arguments: {' '.join(rest)}")
+        return parsed
+
+
+def parser() -> Parser:
+    main = Parser(
+        prog="fcgpu",
+        description="Train fully-connected networks at the speed of the hardware: on a GPU with CuPy, else on the CPU.",
+        epilog="`fcgpu train` with no further words trains 784-128-64-10 on the 60,000 MNIST digits in the package.",
+        allow_abbrev=False,
+    )
+    main.add_argument("--version", action="version", version=f"fcgpu {__version__}")
+    commands = main.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _train(commands)
+
+    evaluate = _command(commands, "evaluate", "loss, accuracy and confusion matrix of a model on data")
+    _model(evaluate)
+    evaluate.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA}; default: what the model was trained on")
+    evaluate.add_argument("--split", choices=("test", "train"), help="which part; default: test where there is one")
+    _where(evaluate)
+    _output(evaluate)
+
+    predict = _command(commands, "predict", "one label a line for CSV, NPY, NPZ or image files")
+    _model(predict)
+    predict.add_argument("inputs", nargs="+", metavar="FILE", help="samples without labels; several images are allowed")
+    predict.add_argument("--proba", action="store_true", help="add the probability of each class, separated by tabs")
+    _where(predict)
+    _output(predict)
+
+    info = _command(commands, "info", "what this machine offers, and which device would be used and why")
+    info.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    _output(info)
+
+    recipes = _command(commands, "recipes", "the recipes in the package, one of them as TOML, or the keys of all")
+    recipes.add_argument("name", nargs="?", metavar="NAME", help="print this recipe as TOML")
+    recipes.add_argument("--keys", action="store_true", help="every key, what it takes, its default and meaning")
+    _output(recipes)
+    return main
+
+
+METAVARS = {str: "NAME", float: "X", tuple: "N,N"}
+DATA = "mnist, another data set's name, a folder of IDX files or of images, a .csv, .npy or .npz file"
+
+
+def _train(commands: Any) -> None:
+    train = _command(commands, "train", "train a network and keep it in a run directory")
+    train.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA}; default: the recipe's")
+    train.add_argument("--recipe", default="mnist", help="a recipe's name or a TOML file (default: mnist)")
+    for key in FIRST:
+        _recipe_option(train, key)
+    train.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE-DATE-TIME)")
+    train.add_argument("--memory", metavar="SIZE", help="budget, as 300MB or 2GiB (default: half of what is free)")
+    _where(train)
+    _output(train)
+    train.add_argument("--quiet", action="store_true", help="no progress, and of the results only --json's line")
+    more = train.add_argument_group("more of the recipe")
+    for key in KEYS:
+        if key not in FIRST and key not in NOT_OPTIONS:
+            _recipe_option(more, key)
+
+
+def _command(commands: Any, name: str, help: str) -> Any:
+    return commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", allow_abbrev=False)
+
+
+def _model(command: Any) -> None:
+    command.add_argument("model", metavar="MODEL", help="a run directory or its model.safetensors")
+
+
+def _where(command: Any) -> None:
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    command.add_argument("--threads", metavar="N", help="on the CPU; the result does not depend on it (default: all)")
+
+
+def _output(command: Any) -> None:
+    command.add_argument("--json", action="store_true", help="one JSON object as the last line of standard output")
+
+
+def _recipe_option(group: Any, key: str) -> None:
+    about: Field[Any] = KEYS[key]
+    flag = "--" + key.replace("_", "-")
+    words = f"{about.metadata['help']}: {about.metadata['kind'].words}".replace("%", "%%")
+    if isinstance(about.default, bool):
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=about.metadata["help"])
+    else:
+        group.add_argument(flag, metavar=METAVARS.get(type(about.default), "N"), help=words)
+
+
+def recipe_changes(args: argparse.Namespace) -> dict[str, Any]:
+    """The recipe keys that were given as options, in the types of the recipe. Raises ConfigError for other types."""
+    given = {key: getattr(args, key, None) for key in KEYS if key not in NOT_OPTIONS}
+    return {key: _typed(key, value) for key, value in given.items() if value is not None}
+
+
+def _typed(key: str, value: Any) -> Any:
+    default = KEYS[key].default
+    try:
+        if isinstance(default, tuple):
+            return tuple(int(word) for word in value.strip("[]").split(",") if word.strip())
+        if isinstance(default, int | float) and not isinstance(default, bool):
+            return int(value) if isinstance(default, int) else float(value)
+        return value if key != "batch" or value == "full" else int(value)
+    except ValueError:
+        raise ConfigError(f"{key}={value!r}: expected {KEYS[key].metadata['kind'].words}") from None
+
+
+def count(name: str, text: str | None) -> int | None:
+    """A whole number of 1 or more, or None. Raises ConfigError."""
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{name}={text!r}: expected a whole number of 1 or more")
+    return int(text)
+
+
+def size(name: str, text: str | None) -> int | None:
+    """Bytes, from 300MB, 2GiB or a plain number. Raises ConfigError."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
+    if not match or match[2].upper() not in UNITS:
+        raise ConfigError(f"{name}={text!r}: expected a size such as 300MB or 2GiB")
+    return int(float(match[1]) * UNITS[match[2].upper()])

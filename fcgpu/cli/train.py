@@ -1,0 +1,152 @@
+"""`fcgpu train`: the events of a run as a progress line, a run directory and a closing table."""
+
+import json
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcgpu.backend import choose
+from fcgpu.cli.options import count, recipe_changes, size
+from fcgpu.cli.progress import Progress, summary
+from fcgpu.cli.run_directory import RunDirectory
+from fcgpu.data import NAMED, load
+from fcgpu.data.dataset import Dataset
+from fcgpu.errors import ConfigError
+from fcgpu.train import train as events_of
+from fcgpu.train.events import EpochEnded, Finished, Started
+from fcgpu.train.loop import targets
+from fcgpu.train.recipe import Recipe, load_recipe
+from fcgpu.version import __version__
+
+SMALL = 10  # samples and features up to which the data themselves are shown
+
+
+def train(args: Namespace) -> int:
+    recipe = load_recipe(args.recipe).but(**recipe_changes(args))
+    if args.data:
+        recipe = recipe.but(data=args.data if args.data in NAMED else str(Path(args.data).expanduser().absolute()))
+    if not recipe.data:
+        raise ConfigError(f"recipe {recipe.name} has no data of its own: fcgpu train DATA --recipe {args.recipe}")
+    threads, budget = count("threads", args.threads), size("memory", args.memory)
+    backend = choose(args.device)
+    data = load(recipe.data, image_size=recipe.image_size or None)
+    events = events_of(data, recipe, device=backend, threads=threads, memory_budget=budget)
+    speak = not (args.quiet or args.json)
+    if speak and data.n_samples <= SMALL and data.n_features <= SMALL:
+        print(_small(data))
+    with _stop_after_epoch() as stopping, Progress(recipe, shown=not args.quiet) as progress:
+        run, event, started = None, None, None
+        for event in events:
+            if isinstance(event, Started):
+                started, run = event, RunDirectory(args.out, recipe)
+            elif isinstance(event, EpochEnded) and run:
+                run.add(event)
+                progress.add(event)
+                if speak and recipe.cost_every and (event.epoch - 1) % recipe.cost_every == 0:
+                    progress.print(f"cost at epoch {event.epoch - 1}: {event.cost:.10g}")
+                if stopping and event.epoch < event.epochs:
+                    return _stopped(run, event)
+    assert run is not None
+    assert started is not None
+    assert isinstance(event, Finished)
+    run.close()
+    digest = run.save(event.model)
+    result = _result(started, event, run, digest)
+    if speak:
+        summary(started, event, result)
+        print(_check(event, data, recipe))
+    if args.json:
+        print(json.dumps(result))
+    return 0
+
+
+def _result(started: Started, done: Finished, run: RunDirectory, digest: str) -> dict[str, Any]:
+    backend, plan, recipe = started.backend, started.plan, started.recipe
+    return {
+        "fcgpu_version": __version__,
+        "recipe": recipe.name,
+        "data": recipe.data,
+        "sizes": list(done.model.spec.sizes),
+        "parameters": done.model.spec.n_params,
+        "device": backend.device,
+        "backend": backend.name,
+        "hardware": backend.hardware,
+        "why": backend.reason,
+        "dtype": recipe.dtype,
+        "seed": recipe.seed,
+        "batch": plan.batch,
+        "tile": plan.tile,
+        "lanes": plan.lanes,
+        "threads": plan.threads,
+        "memory_planned": plan.bytes,
+        "epochs": done.epochs,
+        "steps": done.steps,
+        "seconds": done.seconds,
+        "samples_per_second": done.samples / done.seconds,
+        "train_loss": done.train.loss,
+        "train_accuracy": done.train.accuracy,
+        "test_loss": done.test and done.test.loss,
+        "test_accuracy": done.test and done.test.accuracy,
+        "run_directory": str(run.path),
+        "model": str(run.model),
+        "model_sha256": digest,
+    }
+
+
+def _stopped(run: RunDirectory, event: EpochEnded) -> int:
+    run.close()
+    run.save(event.model())
+    print(
+        f"fcgpu: stopped after epoch {event.epoch} of {event.epochs}; the model as it was then is {run.model}",
+        file=sys.stderr,
+    )
+    return 130
+
+
+@contextmanager
+def _stop_after_epoch() -> Iterator[list[int]]:
+    """Ctrl-C lets the epoch end, so that what is saved is whole; a second Ctrl-C stops at once."""
+    stopping: list[int] = []
+
+    def handler(number: int, frame: Any) -> None:
+        if stopping:
+            raise KeyboardInterrupt
+        stopping.append(number)
+        print("\nfcgpu: stopping after this epoch; Ctrl-C again to stop at once", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield stopping
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _small(data: Dataset) -> str:
+    """The data themselves, in the article's layout."""
+    labels = " ".join(str(v) for v in _labels(data, data.y))
+    return f"X, a column a sample:\n{np.array2string(np.asarray(data.X).T)}\nlabels: {labels}\n"
+
+
+def _check(done: Finished, data: Dataset, recipe: Recipe) -> str:
+    """The article's last step: ten samples, what they are and what the network says."""
+    test = recipe.check == "test" and data.X_test is not None
+    X, y = (data.X_test, data.y_test) if test else (data.X, data.y)
+    actual, predicted = _labels(data, y[:10]), done.model.predict(X[:10])
+    if done.model.classes is None:
+        actual = targets(data, y[:10])
+        actual, predicted = ([f"{v:.4g}" for v in np.ravel(values)] for values in (actual, predicted))
+    words = [(str(a), str(p)) for a, p in zip(actual, predicted, strict=False)]
+    width = max(len(word) for pair in words for word in pair)
+    rows = (" ".join(pair[i].rjust(width) for pair in words) for i in (0, 1))
+    lines = [f"{title:<11}{row}" for title, row in zip(("actual", "predicted"), rows, strict=True)]
+    return f"\nthe first {len(words)} {'test' if test else 'training'} samples\n" + "\n".join(lines)
+
+
+def _labels(data: Dataset, y: Any) -> Any:
+    return y if data.classes is None else np.asarray(data.classes)[y]

@@ -1,0 +1,105 @@
+"""`fcgpu evaluate` and `fcgpu predict`: a model on data."""
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcgpu.backend import choose
+from fcgpu.cli.options import count
+from fcgpu.cli.run_directory import model_file
+from fcgpu.data import NAMED, is_image_folder, load, load_features
+from fcgpu.data.dataset import Dataset, encode_labels
+from fcgpu.errors import ConfigError, DataError
+from fcgpu.formats.safetensors import load as load_model
+from fcgpu.model import Model, class_index
+from fcgpu.train.loop import targets
+from fcgpu.train.recipe import load_recipe
+
+
+def evaluate(args: Namespace) -> int:
+    path = model_file(args.model)
+    model, threads, backend = load_model(path), count("threads", args.threads), choose(args.device)
+    source = args.data or _trained_on(path)
+    resize = source not in NAMED and is_image_folder(source)
+    data = load(source, image_size=model.image_shape[:2] if resize and model.image_shape else None)
+    X, y, split = _part(data, args.split)
+    y = _labels_for(model, data, y)
+    Z = model.decision_function(X, device=backend, threads=threads)
+    score = model.score_logits(Z, y)
+    result: dict[str, Any] = {"loss": score.loss, "accuracy": score.accuracy, "samples": score.samples, "split": split}
+    if model.classes is not None:
+        k = len(model.classes)
+        confusion = np.bincount(k * y + class_index(Z), minlength=k * k).reshape(k, k)
+        result |= {"classes": list(model.classes), "confusion_matrix": confusion.tolist()}
+    if args.json:
+        print(json.dumps(result))
+    else:
+        _show(result, data.name)
+    return 0
+
+
+def predict(args: Namespace) -> int:
+    path = model_file(args.model)
+    model, threads, backend = load_model(path), count("threads", args.threads), choose(args.device)
+    sources = args.inputs[0] if len(args.inputs) == 1 else args.inputs
+    X = load_features(sources, model.spec.sizes[0], image_shape=model.image_shape)
+    labels = model.predict(X, device=backend, threads=threads)
+    proba = None
+    if args.proba:
+        if model.classes is None:
+            raise ConfigError("--proba: this model predicts values, not classes; leave it out")
+        proba = model.predict_proba(X, device=backend, threads=threads)
+        if proba.shape[1] == 1:
+            proba = np.hstack([1 - proba, proba])
+    if args.json:
+        classes = None if model.classes is None else list(model.classes)
+        probabilities = None if proba is None else proba.tolist()
+        print(json.dumps({"labels": labels.tolist(), "classes": classes, "probabilities": probabilities}))
+        return 0
+    for i, label in enumerate(labels):
+        words = [" ".join(f"{v:.9g}" for v in np.atleast_1d(label)) if model.classes is None else str(label)]
+        words += [] if proba is None else [f"{p:.6f}" for p in proba[i]]
+        sys.stdout.write("\t".join(words) + "\n")
+    return 0
+
+
+def _trained_on(path: Path) -> str:
+    """The data that the recipe beside the model names."""
+    recipe = path.with_name("recipe.toml")
+    if not recipe.is_file():
+        raise ConfigError(f"{path}: no recipe.toml beside it says which data; fcgpu evaluate MODEL DATA")
+    return load_recipe(recipe).data
+
+
+def _part(data: Dataset, split: str | None) -> tuple[Any, Any, str]:
+    if split == "test" and data.X_test is None:
+        raise DataError(f"{data.name}: there are no test samples; use --split train")
+    split = split or ("train" if data.X_test is None else "test")
+    return (data.X_test, data.y_test, split) if split == "test" else (data.X, data.y, split)
+
+
+def _labels_for(model: Model, data: Dataset, y: Any) -> Any:
+    """y in the terms of the model: indices into its classes, or targets."""
+    if model.classes is None:
+        return targets(data, y)
+    if data.classes is None:
+        raise DataError(f"{data.name}: labels must be among the model's classes, but these are not whole numbers")
+    return encode_labels(np.asarray(data.classes)[y], model.classes, data.name)
+
+
+def _show(result: dict[str, Any], name: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    accuracy = "" if result["accuracy"] is None else f", accuracy {result['accuracy']:.2%}"
+    console.print(f"{name}, {result['samples']:,} {result['split']} samples: loss {result['loss']:.4f}{accuracy}")
+    if "classes" in result and len(result["classes"]) <= 20:
+        table = Table("actual", *(str(c) for c in result["classes"]), title="predicted as", title_justify="left")
+        for label, row in zip(result["classes"], result["confusion_matrix"], strict=True):
+            table.add_row(str(label), *(str(n) if n else "." for n in row))
+        console.print(table)
