@@ -21,7 +21,7 @@ class Layer(NamedTuple):
 class Spec:
     """A fully-connected network: sizes = (n_features, hidden..., n_outputs), so (784, 128, 64, 10) for the digits.
 
-    Raises ConfigError for a size below 1 or a name that is not in its table.
+    Raises ConfigError for a size below 1, a name that is not in its table, or a softmax of one output.
     """
 
     sizes: tuple[int, ...]
@@ -39,6 +39,8 @@ class Spec:
         ):
             if value not in known:
                 raise ConfigError(f"{key}={value!r} is not known; {choices(value, known)}")
+        if self.output == "softmax" and self.sizes[-1] < 2:
+            raise ConfigError("output='softmax' with 1 output is always 1; use output='sigmoid', or 2 outputs or more")
 
     @property
     def n_params(self) -> int:

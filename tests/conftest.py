@@ -1,0 +1,54 @@
+"""Fixtures: the backends that a test runs on, and read-only arrays that make an illegal in-place write fail."""
+
+import os
+
+import numpy as np
+import pytest
+
+import fcgpu
+from fcgpu.backend import Workers
+
+ASKED = os.environ.get("FCGPU_TEST_BACKENDS", "").split(",")
+
+
+@pytest.fixture(scope="session")
+def gpu():
+    """The GPU backend; skips without one, and fails where FCGPU_TEST_BACKENDS names cupy."""
+    try:
+        return fcgpu.choose("cuda")
+    except fcgpu.DeviceError as error:
+        if "cupy" in ASKED:
+            pytest.fail(f"FCGPU_TEST_BACKENDS asks for cupy: {error}")
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
+def backend(request):
+    """Each backend in turn."""
+    return fcgpu.choose("cpu") if request.param == "numpy" else request.getfixturevalue("gpu")
+
+
+@pytest.fixture
+def workers():
+    pool = Workers(1)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """The digits, read-only: training must not write into a caller's arrays."""
+    data = fcgpu.load("mnist")
+    for array in (data.X, data.y, data.X_test, data.y_test):
+        array.flags.writeable = False
+    return data
+
+
+@pytest.fixture
+def blobs():
+    """Three separable classes in four features, 150 + 60 samples: a problem that any right optimizer solves."""
+    random = np.random.default_rng(5)
+    centres = 4 * random.standard_normal((3, 4))
+    y = np.arange(210) % 3
+    X = centres[y] + random.standard_normal((210, 4))
+    return fcgpu.dataset(X[:150], y[:150], X[150:], y[150:], name="blobs")

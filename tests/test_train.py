@@ -1,0 +1,307 @@
+"""The loop and its contracts: equal bits on any number of threads, planned memory, frozen events, clear refusals."""
+
+import dataclasses
+import hashlib
+import math
+
+import numpy as np
+import pytest
+
+import fcgpu
+from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.kernels.updates import UPDATES
+from fcgpu.optim.schedules import SCHEDULES, Progress, warm_up
+from fcgpu.train.plan import plan
+
+CPU = fcgpu.choose("cpu")
+
+
+def run(data, **changes):
+    where = {key: changes.pop(key) for key in ("device", "threads", "memory_budget") if key in changes}
+    *events, finished = fcgpu.train(data, **({"device": "cpu"} | where), **changes)
+    return events, finished
+
+
+def bits(finished):
+    return hashlib.sha256(finished.model.params.tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("optimizer", UPDATES)
+@pytest.mark.parametrize("batch", ["full", 32])
+def test_every_optimizer_learns_the_blobs(blobs, optimizer, batch):
+    rate = {"gradient_descent": 0.3, "momentum": 0.05, "nesterov": 0.05}.get(optimizer, 0.02)
+    _, done = run(blobs, hidden=(8,), optimizer=optimizer, learning_rate=rate, batch=batch, epochs=60)
+    assert done.test.accuracy >= 0.95
+    assert done.steps == 60 * (1 if batch == "full" else 5)
+    assert done.samples == 60 * 150
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "leaky_relu", "identity"])
+@pytest.mark.parametrize("output", ["sigmoid", "softmax"])
+def test_every_activation_learns_the_blobs(blobs, activation, output):
+    _, done = run(blobs, hidden=(8,), activation=activation, output=output, learning_rate=0.05, epochs=80)
+    assert done.test.accuracy >= 0.95
+
+
+def test_a_regression_finds_a_line():
+    X = np.random.default_rng(0).standard_normal((200, 3))
+    y = X @ [1.0, -2.0, 0.5] + 3.5 + 0.25
+    _, done = run((X, y), hidden=(), output="identity", learning_rate=0.1, epochs=400, dtype="float64")
+    W, b = done.model.spec.layers(done.model.params)[0]
+    np.testing.assert_allclose(W[:, 0], [1, -2, 0.5], atol=1e-3)
+    np.testing.assert_allclose(b, 3.75, atol=1e-3)
+    assert done.train.accuracy is None
+    np.testing.assert_allclose(done.model.predict(X), y, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("batch", ["full", 2048])
+def test_equal_bits_with_1_2_and_5_threads(mnist, batch, dtype):
+    part = dataclasses.replace(mnist, X=mnist.X[:12_000], y=mnist.y[:12_000], X_test=None, y_test=None)
+    runs = [run(part, batch=batch, epochs=2, seed=7, dtype=dtype, threads=threads) for threads in (1, 2, 5, 2)]
+    assert runs[0][0][0].plan.lanes > 1
+    assert len({bits(done) for _, done in runs}) == 1
+    assert len({tuple(e.loss for e in events[1:]) for events, _ in runs}) == 1
+
+
+def test_a_seed_means_one_run_and_another_seed_another(blobs):
+    first, again, other = (run(blobs, batch=16, epochs=2, seed=seed)[1] for seed in (1, 1, 2))
+    assert bits(first) == bits(again) != bits(other)
+
+
+def test_training_does_not_change_the_callers_arrays(blobs):
+    X, y = blobs.X.copy(), blobs.y.copy()
+    run(blobs, epochs=2)
+    run(blobs, epochs=2, batch=7)
+    np.testing.assert_array_equal(blobs.X, X)
+    np.testing.assert_array_equal(blobs.y, y)
+
+
+def test_batches_cover_the_data_once_an_epoch_in_a_new_order_or_in_file_order():
+    X = np.eye(10)
+    data = fcgpu.dataset(X, np.arange(10) % 2)
+    common = {"hidden": (), "output": "sigmoid", "optimizer": "gradient_descent", "init": "zeros", "batch": 3}
+    _, in_order = run(data, epochs=1, shuffle=False, learning_rate=1.0, dtype="float64", **common)
+    W, b = in_order.model.spec.layers(in_order.model.params)[0]
+    # Sample i touches weight i alone, once: its step is (target - σ(bias so far)) / batch size.
+    bias, expected = 0.0, []
+    for start in range(0, 10, 3):
+        batch = range(start, min(start + 3, 10))
+        errors = [(i % 2) - 1 / (1 + math.exp(-bias)) for i in batch]
+        expected += [error / len(batch) for error in errors]
+        bias += sum(errors) / len(batch)
+    np.testing.assert_allclose(W[:, 0], expected, rtol=1e-13)
+    np.testing.assert_allclose(b[0, 0], bias, rtol=1e-12)
+    _, shuffled = run(data, epochs=1, shuffle=True, learning_rate=1.0, dtype="float64", **common)
+    W = shuffled.model.spec.layers(shuffled.model.params)[0].W
+    assert (np.abs(W) > 0.1).all()
+    assert not np.allclose(W[:, 0], expected)
+
+
+def test_events_are_frozen_and_in_order(blobs):
+    events, done = run(blobs, epochs=3, batch=50, learning_rate=0.5, schedule="step", step_size=1, gamma=0.5)
+    assert [type(e).__name__ for e in events] == ["Started"] + ["EpochEnded"] * 3
+    assert [e.epoch for e in events[1:]] == [1, 2, 3]
+    assert [e.step for e in events[1:]] == [3, 6, 9]
+    assert [e.samples for e in events[1:]] == [150, 300, 450]
+    assert [e.learning_rate for e in events[1:]] == [0.5, 0.25, 0.125]
+    assert events[1].cost == pytest.approx(150 * events[1].loss)
+    for event in (*events, done):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            event.epoch = 5
+    assert events[0].plan.steps_per_epoch == 3
+
+
+def test_an_event_tells_its_own_epochs_loss_even_later(blobs):
+    events = fcgpu.train(blobs, epochs=4, device="cpu")
+    early = [(e, e.loss, e.accuracy) for e in events if isinstance(e, fcgpu.EpochEnded)]
+    assert [(e.loss, e.accuracy) for e, *_ in early] == [tuple(values) for _, *values in early]
+    assert len({loss for _, loss, _ in early}) == 4
+
+
+def test_the_model_of_an_event_is_a_copy(blobs):
+    models = [e.model() for e in fcgpu.train(blobs, epochs=3, device="cpu") if isinstance(e, fcgpu.EpochEnded)]
+    assert not np.array_equal(models[0].params, models[1].params)
+    assert not np.array_equal(models[1].params, models[2].params)
+
+
+def test_the_loss_of_an_epoch_is_measured_before_its_update(blobs):
+    _, done = run(blobs, epochs=1, dtype="float64")
+    events, _ = run(blobs, epochs=2, dtype="float64")
+    assert events[2].loss == pytest.approx(done.train.loss, rel=1e-12)
+    assert events[2].accuracy == pytest.approx(done.train.accuracy)
+
+
+def test_l2_is_in_the_loss_and_shrinks_the_weights_not_the_biases(blobs):
+    common = {"hidden": (4,), "optimizer": "gradient_descent", "epochs": 1, "dtype": "float64", "learning_rate": 0.1}
+    (_, plain), first = run(blobs, **common)
+    (_, pulled), second = run(blobs, l2=0.2, **common)
+    spec = first.model.spec
+    start = spec.layers(fcgpu.params.initial(spec, 0))
+    squares = sum((layer.W**2).sum() for layer in start)
+    assert pulled.loss == pytest.approx(plain.loss + 0.1 * squares, rel=1e-12)
+    for begin, a, b in zip(start, spec.layers(first.model.params), spec.layers(second.model.params), strict=True):
+        np.testing.assert_allclose(b.W, a.W - 0.1 * 0.2 * begin.W, rtol=0, atol=1e-14)
+        np.testing.assert_array_equal(a.b, b.b)
+
+
+def test_gradient_clip_bounds_the_step(blobs):
+    _, done = run(
+        blobs,
+        hidden=(4,),
+        optimizer="gradient_descent",
+        epochs=1,
+        learning_rate=1.0,
+        gradient_clip=0.01,
+        dtype="float64",
+    )
+    moved = done.model.params - fcgpu.params.initial(done.model.spec, 0)
+    assert np.linalg.norm(moved) == pytest.approx(0.01, rel=1e-9)
+
+
+@pytest.mark.parametrize("batch", ["full", 16])
+def test_divergence_names_the_epoch_the_rate_and_a_remedy(blobs, batch):
+    big = fcgpu.dataset(1e6 * blobs.X, blobs.y)
+    with pytest.raises(
+        fcgpu.DivergenceError, match=r"in epoch \d+ with learning_rate=1e\+30: try learning_rate=1e\+29"
+    ):
+        run(big, optimizer="gradient_descent", learning_rate=1e30, epochs=50, batch=batch)
+
+
+def test_float32_parameters_come_back_float32(blobs):
+    for dtype in ("float32", "float64"):
+        _, done = run(blobs, dtype=dtype, epochs=1)
+        assert done.model.params.dtype == dtype
+        assert done.model.predict_proba(blobs.X).dtype == dtype
+
+
+def test_a_small_budget_makes_small_tiles_with_the_same_result_to_rounding(mnist):
+    part = dataclasses.replace(mnist, X=mnist.X[:6000], y=mnist.y[:6000], X_test=None, y_test=None)
+    events, wide = run(part, epochs=2, dtype="float64")
+    planned = events[0].plan
+    events, narrow = run(part, epochs=2, dtype="float64", memory_budget=planned.bytes - 2_000_000)
+    assert events[0].plan.tile < planned.tile
+    assert events[0].plan.bytes <= planned.bytes - 2_000_000
+    np.testing.assert_allclose(narrow.model.params, wide.model.params, rtol=1e-6, atol=1e-9)
+
+
+def test_a_budget_that_nothing_fits_names_the_least_and_the_least_does(mnist):
+    spec = fcgpu.Spec((784, 128, 64, 10))
+    arguments = (spec, (mnist.X, mnist.y), "full", "float32", "adam", CPU)
+    with pytest.raises(fcgpu.DeviceError, match=r"memory budget of 1\.0 MiB is too small.*need at least 4\d\.\d MiB"):
+        plan(*arguments, memory_budget=2**20)
+    low, high = 2**20, 2**30
+    while high - low > 1:  # the smallest budget that is accepted
+        middle = (low + high) // 2
+        try:
+            high = plan(*arguments, memory_budget=middle).bytes if middle else high
+            high = min(high, middle)
+        except fcgpu.DeviceError:
+            low = middle
+    least = plan(*arguments, memory_budget=high)
+    assert (least.tile, least.lanes, least.bytes) == (1, 1, high)
+
+
+def test_the_plan_does_not_depend_on_threads_and_uses_every_lane(mnist):
+    spec = fcgpu.Spec((784, 128, 64, 10))
+    plans = [
+        plan(spec, (mnist.X, mnist.y), batch, "float32", "adam", CPU, threads=threads)
+        for batch in ("full", 10, 128, 1024)
+        for threads in (1, 2, 8)
+    ]
+    for three in (plans[i : i + 3] for i in range(0, 12, 3)):
+        assert len({(p.tile, p.lanes) for p in three}) == 1
+        assert [p.threads for p in three] == [min(t, three[0].lanes) for t in (1, 2, 8)]
+    assert plans[0].lanes == 16
+    assert plans[3].lanes == 1  # ten rows are not worth a thread
+
+
+def test_refusals_name_value_and_remedy(blobs, mnist):
+    cases = [
+        (fcgpu.ConfigError, {"batch": 151}, r'batch=151 is more than the 150 samples; use batch="full"'),
+        (fcgpu.ConfigError, {"threads": 0}, "threads=0"),
+        (fcgpu.ConfigError, {"learning_rat": 1}, "did you mean 'learning_rate'"),
+        (fcgpu.ConfigError, {"device": "gpu"}, "choose from auto, cpu, cuda, cuda:N"),
+        (fcgpu.ConfigError, {"output": "softmax", "loss": "squared_error"}, "not a legal pair"),
+        (fcgpu.ConfigError, {"hidden": (5, 0)}, "hidden"),
+        (fcgpu.ConfigError, {"learning_rate": float("nan")}, "learning_rate=nan"),
+    ]
+    for kind, changes, message in cases:
+        with pytest.raises(kind, match=message):
+            run(blobs, **changes)
+    with pytest.raises(fcgpu.DataError, match="at least two classes"):
+        run((blobs.X, np.zeros(150, dtype=int)))
+    with pytest.raises(fcgpu.DataError, match="output='identity'"):
+        run((blobs.X, np.linspace(0, 1, 150)))
+
+
+def test_two_classes_and_a_sigmoid_make_one_output():
+    X = np.linspace(-1, 1, 40)[:, None]
+    _, done = run((X, np.where(X[:, 0] > 0, "yes", "no")), hidden=(), output="sigmoid", learning_rate=0.5, epochs=50)
+    assert done.model.spec.sizes == (1, 1)
+    assert done.model.classes == ("no", "yes")
+    assert done.model.predict([[-0.5], [0.5]]).tolist() == ["no", "yes"]
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_prediction_in_tiles_equals_prediction_at_once(output, monkeypatch):
+    random = np.random.default_rng(4)
+    spec = fcgpu.Spec((5, 7, 3), "tanh", output)
+    model = fcgpu.Model(spec, random.standard_normal(spec.n_params), None if output == "identity" else (0, 1, 2))
+    X = random.standard_normal((101, 5))
+    whole = model.predict_proba(X, threads=1)
+    monkeypatch.setattr("fcgpu.model.TILE_BYTES", 1)
+    for threads in (1, 3):
+        np.testing.assert_allclose(model.predict_proba(X, threads=threads), whole, rtol=1e-13)
+
+
+def test_predicting_on_other_features_is_refused():
+    model = fcgpu.Model(fcgpu.Spec((3, 2)), np.zeros(8), (0, 1))
+    with pytest.raises(fcgpu.DataError, match="X has 4 features, the model was trained with 3"):
+        model.predict(np.zeros((2, 4)))
+
+
+def test_schedules_by_hand():
+    def factor(name, step, epoch=0, **options):
+        row = SCHEDULES[name]
+        return row.factor(Progress(step, 100, epoch), **{**row.defaults, **options})
+
+    assert factor("constant", 50) == 1
+    assert [factor("step", 0, epoch, step_size=2, gamma=0.1) for epoch in range(5)] == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01]
+    )
+    assert factor("cosine", 0) == 1
+    assert factor("cosine", 50) == pytest.approx(0.5)
+    assert factor("cosine", 99) == pytest.approx(0.5 * (1 + math.cos(0.99 * math.pi)))
+    assert [factor("inverse_scaling", t, power_t=0.5) for t in (0, 3, 99)] == pytest.approx([1, 0.5, 0.1])
+    assert [warm_up(Progress(t, 100, 0), 4) for t in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert warm_up(Progress(0, 100, 0), 0) == 1
+
+
+def test_the_schedule_reaches_the_update(blobs):
+    """With a rate that is 0 from the second epoch on, the second epoch moves nothing."""
+    events, _ = run(blobs, epochs=2, schedule="step", step_size=1, gamma=1e-300, optimizer="gradient_descent")
+    np.testing.assert_array_equal(events[1].model().params, events[2].model().params)
+
+
+def test_stopping_early_leaves_no_thread(mnist):
+    import threading
+
+    before = threading.active_count()
+    events = fcgpu.train(mnist, device="cpu", threads=2, epochs=5)
+    next(events), next(events)
+    assert threading.active_count() > before
+    events.close()
+    assert threading.active_count() == before
+
+
+def test_blas_keeps_its_threads_between_events(mnist):
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    def threads():
+        return [b["num_threads"] for b in threadpool_info() if b["user_api"] == "blas"]
+
+    with threadpool_limits(2, user_api="blas"):
+        before = threads()
+        for _ in fcgpu.train(mnist, device="cpu", epochs=1):
+            assert threads() == before
