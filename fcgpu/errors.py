@@ -4,7 +4,6 @@ The command line turns any of these into one line on standard error and exit cod
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class FcgpuError(Exception):
@@ -40,6 +39,8 @@ class MissingExtraError(FcgpuError, ImportError):
 
 def choices(value: object, known: Iterable[str]) -> str:
     """The end of a message that refuses `value`: the nearest legal name where there is one, else all of them."""
+    from difflib import get_close_matches
+
     names = list(known)
     near = get_close_matches(str(value), names, n=1)
     return f"did you mean {near[0]!r}?" if near else "choose from " + ", ".join(names)

@@ -88,6 +88,10 @@ def _modern(seed: int) -> Any:
     return np.random.Generator(np.random.PCG64(seed))
 
 
+def _legacy(seed: int) -> Any:
+    return np.random.RandomState(seed)
+
+
 def _glorot(random: Any, n_in: int, n_out: int) -> Any:
     limit = math.sqrt(6 / (n_in + n_out))
     return random.uniform(-limit, limit, (n_in, n_out))
@@ -102,5 +106,5 @@ INITS: dict[str, tuple[Callable[[Any, int, int], Any], Callable[[int], Any]]] = 
     "he": (lambda random, n_in, n_out: math.sqrt(2 / n_in) * random.standard_normal((n_in, n_out)), _modern),
     "lecun": (lambda random, n_in, n_out: math.sqrt(1 / n_in) * random.standard_normal((n_in, n_out)), _modern),
     # The article's weights are (out, in), drawn in that order.
-    "article": (lambda random, n_in, n_out: random.randn(n_out, n_in).T, np.random.RandomState),
+    "article": (lambda random, n_in, n_out: random.randn(n_out, n_in).T, _legacy),
 }

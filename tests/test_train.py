@@ -3,9 +3,11 @@
 import dataclasses
 import hashlib
 import math
+import threading
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import fcgpu
 from fcgpu.kernels.losses import OUTPUTS
@@ -285,8 +287,6 @@ def test_the_schedule_reaches_the_update(blobs):
 
 
 def test_stopping_early_leaves_no_thread(mnist):
-    import threading
-
     before = threading.active_count()
     events = fcgpu.train(mnist, device="cpu", threads=2, epochs=5)
     next(events), next(events)
@@ -296,8 +296,6 @@ def test_stopping_early_leaves_no_thread(mnist):
 
 
 def test_blas_keeps_its_threads_between_events(mnist):
-    from threadpoolctl import threadpool_info, threadpool_limits
-
     def threads():
         return [b["num_threads"] for b in threadpool_info() if b["user_api"] == "blas"]
 

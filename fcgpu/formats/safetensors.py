@@ -4,8 +4,6 @@ The metadata is one entry, "fcgpu", so that equal models are equal files. Its "s
 metadata and every tensor: a file that was changed by one bit does not load.
 """
 
-import hashlib
-import json
 import os
 from typing import Any
 
@@ -23,6 +21,9 @@ TYPES = ("float32", "float64")
 
 def save(model: Model, path: str | os.PathLike[str]) -> str:
     """Write the model whole or not at all, and return the SHA-256 of the file. Raises CheckpointError."""
+    import hashlib
+    import json
+
     from safetensors.numpy import save as to_bytes
 
     about = {
@@ -68,10 +69,13 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 
 def _checked(name: str, text: str, tensors: dict[str, Any]) -> Model:
+    import json
+
     damaged = f"{name}: the contents do not match their SHA-256; the file was changed or damaged: copy it again"
     try:
         about = json.loads(text)
-        if about.pop("sha256") != _digest(about, tensors):
+        canonical = text == json.dumps(about, sort_keys=True)
+        if about.pop("sha256") != _digest(about, tensors) or not canonical:
             raise CheckpointError(damaged)
         if about["format"] != FORMAT:
             raise CheckpointError(
@@ -107,6 +111,9 @@ def _tensors(spec: Spec, flat: Any) -> list[tuple[str, Any]]:
 
 
 def _digest(about: dict[str, Any], tensors: dict[str, Any]) -> str:
+    import hashlib
+    import json
+
     sha = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for key in sorted(tensors):
         sha.update(f"{key} {tensors[key].dtype} {tensors[key].shape}".encode())

@@ -4,13 +4,10 @@ A recipe is a flat TOML file; its keys are the fields below, and the command lin
 belongs to the machine and not to the result (device, threads, memory) is left out on purpose.
 """
 
-import json
 import math
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +181,8 @@ def load_recipe(source: str | Path) -> Recipe:
 
 def to_toml(recipe: Recipe) -> str:
     """The recipe as the TOML file that reads back to it, every key written out."""
+    import json
+
     lines = []
     for f in fields(recipe):
         value = getattr(recipe, f.name)
@@ -192,6 +191,8 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def _parse(name: str, content: bytes) -> Recipe:
+    import tomllib
+
     try:
         table = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -211,4 +212,6 @@ def _refuse_unknown(table: dict[str, Any], name: str) -> None:
 
 @cache
 def _shipped() -> Any:
+    from importlib import resources
+
     return resources.files("fcgpu") / "recipes"

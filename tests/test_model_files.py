@@ -1,0 +1,111 @@
+"""Models on disk: what comes back is what was saved, equal models are equal files, and no damaged file loads."""
+
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+from safetensors.numpy import save as to_bytes
+
+import fcgpu
+from fcgpu.formats import atomic
+
+SPEC = fcgpu.Spec((3, 2, 2), "tanh", "softmax", "glorot")
+
+
+def model(dtype="float32", **changes):
+    params = np.random.default_rng(0).standard_normal(SPEC.n_params).astype(dtype)
+    about = {"classes": ("cat", "dög"), "scale": 1 / 255, "image_shape": (1, 3), "recipe": 'a "quoted" name'}
+    return fcgpu.Model(SPEC, params, **(about | changes))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("classes", [None, (0, 7), ("no", "yes")])
+def test_what_comes_back_is_what_was_saved(tmp_path, dtype, classes):
+    saved = model(dtype, classes=classes, image_shape=None if classes is None else (1, 3))
+    fcgpu.save_model(saved, tmp_path / "m.safetensors")
+    loaded = fcgpu.load_model(tmp_path / "m.safetensors")
+    assert loaded.params.tobytes() == saved.params.tobytes()
+    assert loaded.params.dtype == dtype
+    for field in ("spec", "classes", "scale", "image_shape", "recipe"):
+        assert getattr(loaded, field) == getattr(saved, field)
+
+
+def test_other_programs_can_read_the_tensors(tmp_path):
+    from safetensors.numpy import load_file
+
+    fcgpu.save_model(model(), tmp_path / "m.safetensors")
+    tensors = load_file(tmp_path / "m.safetensors")
+    assert {name: t.shape for name, t in tensors.items()} == {"W1": (3, 2), "b1": (2,), "W2": (2, 2), "b2": (2,)}
+
+
+def test_equal_models_are_equal_files(tmp_path):
+    digests = {fcgpu.save_model(model(), tmp_path / f"{i}") for i in range(5)}
+    assert len(digests) == 1
+    assert len({(tmp_path / f"{i}").read_bytes() for i in range(5)}) == 1
+
+
+def test_every_single_bit_flip_is_detected(tmp_path):
+    path = tmp_path / "m.safetensors"
+    fcgpu.save_model(model(), path)
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(fcgpu.CheckpointError, match=r"m\.safetensors: "):
+            fcgpu.load_model(path)
+
+
+def test_every_truncation_is_detected(tmp_path):
+    path = tmp_path / "m.safetensors"
+    fcgpu.save_model(model(), path)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(fcgpu.CheckpointError, match=r"m\.safetensors: "):
+            fcgpu.load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a whole safetensors file"),
+        (b"\x80\x04\x95pickled", "not a whole safetensors file"),
+        (to_bytes({"weight": np.zeros(3)}), "of another program"),
+        (to_bytes({"W1": np.zeros(3)}, metadata={"format": "pt"}), "of another program"),
+        (to_bytes({"W1": np.zeros(3)}, metadata={"fcgpu": "[]"}), "do not match their SHA-256"),
+        (to_bytes({}, metadata={"fcgpu": json.dumps({"sha256": "0"})}), "do not match their SHA-256"),
+    ],
+)
+def test_other_files_are_refused_by_name(tmp_path, content, message):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(fcgpu.CheckpointError, match=message):
+        fcgpu.load_model(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    with pytest.raises(fcgpu.CheckpointError, match="no such model file"):
+        fcgpu.load_model(tmp_path / "none")
+    with pytest.raises(fcgpu.CheckpointError, match=str(tmp_path)):
+        fcgpu.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
+def test_a_failing_system_call_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, call, code):
+    path = tmp_path / "m.safetensors"
+    fcgpu.save_model(model(), path)
+    before = path.read_bytes()
+
+    def fail(*args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(atomic.os, call, fail)
+    with pytest.raises(fcgpu.CheckpointError, match=r"m\.safetensors: cannot be written"):
+        fcgpu.save_model(model("float64"), path)
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]

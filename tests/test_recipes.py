@@ -1,0 +1,145 @@
+"""The six recipes, each as a user runs it, and the schema that refuses what it does not know."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import fcgpu
+from fcgpu.cli import main
+from fcgpu.train.recipe import KEYS, to_toml
+
+
+def train(tmp_path, capfd, *words):
+    assert main(["train", *words, "--out", str(tmp_path / "run")]) == 0
+    return capfd.readouterr().out
+
+
+def costs(out):
+    return [float(line.split(": ")[1]) for line in out.splitlines() if line.startswith("cost at epoch")]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """64x64 colour pictures of two kinds: "cat" brighter to the left, "not" to the right, under noise."""
+    image = pytest.importorskip("PIL.Image")
+    random, ramp = np.random.default_rng(0), np.linspace(0, 120, 64)
+    for name, light in (("cat", ramp[::-1]), ("not", ramp)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = light[None, :, None] + random.uniform(0, 130, (64, 64, 3))
+            image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "pictures" / name / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+def test_the_package_ships_the_six_recipes():
+    assert fcgpu.recipe_names() == ["deep", "logistic", "mnist", "mnist-article", "multiclass", "two-layer"]
+    for name in fcgpu.recipe_names():
+        assert fcgpu.load_recipe(name).name == name
+        assert fcgpu.load_recipe(name).description
+
+
+def test_logistic_tells_the_two_kinds_of_pictures_apart(pictures, tmp_path, capfd):
+    out = train(tmp_path, capfd, str(pictures), "--recipe", "logistic", "--epochs", "300")
+    assert "12288-1, sigmoid, 12,289 parameters" in out
+    assert "accuracy 100.00%" in out
+    assert costs(out) == sorted(costs(out), reverse=True)
+    assert costs(out)[0] == pytest.approx(40 * np.log(2))
+    one = str(next((pictures / "cat").iterdir()))
+    assert main(["predict", str(tmp_path / "run"), one]) == 0
+    assert capfd.readouterr().out == "cat\n"
+    assert main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["accuracy"] == 1.0
+
+
+def test_two_layer(tmp_path, capfd):
+    out = train(tmp_path, capfd, "--recipe", "two-layer")
+    assert "3-4-1, sigmoid, sigmoid, 21 parameters" in out
+    assert "accuracy 100.00%" in out
+    assert len(costs(out)) == 20
+    assert costs(out) == sorted(costs(out), reverse=True)
+
+
+def test_the_cost_of_deep_falls_at_every_one_of_its_100_epochs(tmp_path, capfd):
+    out = train(tmp_path, capfd, "--recipe", "deep")
+    assert "3-4-4-4-4-3-1, sigmoid, sigmoid" in out
+    assert "2 samples" in out
+    found = costs(out)
+    assert len(found) == 100
+    assert all(after < before for before, after in pairwise(found))
+
+
+def test_multiclass_prints_the_articles_data_and_learns_it(tmp_path, capfd):
+    out = train(tmp_path, capfd, "--recipe", "multiclass")
+    assert out.startswith("X, a column a sample:\n[[0.22880349 0.19068802 0.88635967 ")
+    assert "labels: 2 1 3 0 0 3\n" in out
+    assert "3-5-5-4, sigmoid, sigmoid" in out
+    assert "predicted  2 1 3 0 0 3" in out
+
+
+@pytest.mark.slow
+def test_an_epoch_of_mnist_article_lands_where_the_articles_cost_lies(tmp_path, capfd):
+    """Chaotic: rounding alone moves this cost by some 2,500 either way, which is the width of the band's reason."""
+    out = train(tmp_path, capfd, "--recipe", "mnist-article", "--epochs", "1")
+    assert len(costs(out)) == 1
+    assert 110_000 <= costs(out)[0] <= 130_000
+    assert "actual     5 0 4 1 9 2 1 3 1 4\n" in out
+    assert "60,000 samples of 784 features" in out
+
+
+@pytest.mark.slow
+def test_mnist_reaches_97_percent(tmp_path, capfd):
+    assert main(["train", "--json", "--quiet", "--out", str(tmp_path / "run")]) == 0
+    captured = capfd.readouterr()
+    result = json.loads(captured.out)
+    assert result["test_accuracy"] >= 0.97
+    assert (result["sizes"], result["batch"], result["steps"]) == ([784, 128, 64, 10], 60_000, result["epochs"])
+    assert captured.err == ""
+
+
+def test_a_recipe_reads_back_from_its_toml(tmp_path):
+    recipe = fcgpu.Recipe(
+        name='x "y" \\ \t é\x7f', hidden=(), image_size=(3, 4), batch=7, learning_rate=1e-8, shuffle=False, epochs=3
+    )
+    path = tmp_path / "r.toml"
+    path.write_text(to_toml(recipe), encoding="utf-8")
+    assert fcgpu.load_recipe(path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat = 0.1", "'learning_rat' is not a key of a recipe; did you mean 'learning_rate'"),
+        ("quux = 1", "'quux' is not a key of a recipe; choose from name, "),
+        ("epochs = 1.5", "epochs=1.5: expected a whole number of 1 or more"),
+        ("epochs = true", "epochs=True: expected a whole number"),
+        ('epochs = "3"', "epochs='3': expected a whole number"),
+        ("learning_rate = nan", "learning_rate=nan: expected a number above 0"),
+        ("learning_rate = -inf", "learning_rate=-inf: expected a number above 0"),
+        ("hidden = [5, 0]", "expected a list of whole numbers of 1 or more"),
+        ("hidden = 5", "hidden=5: expected a list"),
+        ("image_size = [64]", r"image_size=\[64\]: expected \[height, width\]"),
+        ('activation = "softmax"', "activation='softmax': expected one of identity, sigmoid"),
+        ('optimizer = "adm"', "did you mean 'adam'"),
+        ('output = "softmax"\nloss = "squared_error"', "use loss='cross_entropy', or output='identity'"),
+        ("shuffle = 1", "shuffle=1: expected true or false"),
+        ("momentum = 1.0", "momentum=1.0: expected a number from 0 up to, not including, 1"),
+        ("batch = 0", 'batch=0: expected "full" or a whole number'),
+        ('init = "article"\nseed = 4294967296', "takes seeds below"),
+        ("epochs 3", "not TOML"),
+        ("\xff", "not TOML"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_its_file_the_value_and_the_remedy(tmp_path, text, message):
+    path = tmp_path / "wrong.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(fcgpu.ConfigError, match=r"wrong\.toml: .*" + message):
+        fcgpu.load_recipe(path)
+
+
+def test_every_key_is_documented():
+    for key, field in KEYS.items():
+        assert field.metadata["help"], key
+        assert field.metadata["kind"].words, key
+        assert getattr(fcgpu.Recipe(), key) == field.default
