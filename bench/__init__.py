@@ -1,0 +1,1 @@
+"""Timed comparisons. They import fcgpu, never the reverse, and no test waits for them."""
