@@ -34,7 +34,8 @@ class Backend:
 
     def to_device(self, array: Any, dtype: Any = None) -> Any:
         """A host array on the device; on the CPU the array itself where the type is right already."""
-        return self.xp.asarray(array, dtype=dtype)
+        with np.errstate(over="ignore"):  # an infinity is for the divergence check to find
+            return self.xp.asarray(array, dtype=dtype)
 
     def to_host(self, array: Any) -> Any:
         """A device array as a NumPy array; this waits for the device."""
@@ -69,7 +70,10 @@ def choose(device: str = "auto") -> Backend:
     kind, colon, number = device.partition(":")
     if kind != "cuda" or (colon and not number.isdecimal()):
         raise ConfigError(f"device={device!r} is not a device; choose from auto, cpu, cuda, cuda:N")
-    return _gpu(int(number or 0), "asked for")
+    try:
+        return _gpu(int(number or 0), "asked for")
+    except DeviceError as error:
+        raise DeviceError(f"device={device!r}: {error}, or use device='cpu'") from error
 
 
 def cpu_count() -> int:
@@ -135,7 +139,7 @@ def _gpu(number: int, reason: str) -> Backend:
         raise DeviceError(_why_no_device(runtime, error)) from None
     if number >= count:
         have = ", ".join(f"cuda:{i}" for i in range(count)) or "none"
-        raise DeviceError(f"device cuda:{number} does not exist; this machine has {have}")
+        raise DeviceError(f"there is no cuda:{number}, this machine has {have}: choose one of these")
     try:
         cupy.cuda.Device(number).use()
         ones = cupy.ones((2, 2), dtype=np.float32)

@@ -39,8 +39,13 @@ class MissingExtraError(FcgpuError, ImportError):
 
 def choices(value: object, known: Iterable[str]) -> str:
     """The end of a message that refuses `value`: the nearest legal name where there is one, else all of them."""
+    names = list(known)
+    return nearest(value, names) or "choose from " + ", ".join(names)
+
+
+def nearest(value: object, known: Iterable[str]) -> str:
+    """The question whether the nearest legal name was meant; empty where none is near."""
     from difflib import get_close_matches
 
-    names = list(known)
-    near = get_close_matches(str(value), names, n=1)
-    return f"did you mean {near[0]!r}?" if near else "choose from " + ", ".join(names)
+    near = get_close_matches(str(value), list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else ""

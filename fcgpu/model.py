@@ -8,7 +8,7 @@ import numpy as np
 
 from fcgpu.backend import Backend, Workers, choose, cpu_count
 from fcgpu.data.dataset import check_features
-from fcgpu.errors import DataError
+from fcgpu.errors import DataError, DivergenceError
 from fcgpu.kernels import REFERENCE
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.network import Network, Workspace
@@ -42,7 +42,8 @@ class Model:
         """Probabilities (n, n_outputs) on the host, in the type of `params`; for the identity output the values.
 
         X is (n, n_features), as unscaled as the training data. Memory stays bounded: X is taken in tiles.
-        Raises DataError where X does not fit the model, DeviceError where the device cannot work.
+        Raises DataError where X does not fit the model, DeviceError where the device cannot work, DivergenceError
+        where the outputs are not finite.
         """
         return self._outputs(X, device, threads, lambda net, layers, A: net.predict(layers, A))
 
@@ -66,8 +67,10 @@ class Model:
         accuracy = None
         if self.classes is not None:
             accuracy = float(np.mean(class_index(Z) == y))
-        elif y.ndim == 1:
-            y = y[:, None]
+        else:
+            y = y.reshape(len(y), -1)
+            if y.shape != Z.shape:
+                raise DataError(f"targets of shape {y.shape} don't match the model: expected {Z.shape}")
         losses = np.empty((len(Z), 1))
         loss = REFERENCE[OUTPUTS[self.spec.output].loss]
         loss(Z.astype(np.float64), y, 1 / len(Z), losses, xp=np)
@@ -104,6 +107,12 @@ class Model:
         with workers.quiet():
             workers.run(one, n_tiles)
         workers.close()
+        finite = np.isfinite(out).all(axis=1)
+        if not finite.all():
+            raise DivergenceError(
+                f"the model's outputs for sample {int(np.argmin(finite))} are not finite: expected features of the "
+                f"scale it was trained on, in the range of {dtype}"
+            )
         return out
 
 

@@ -4,6 +4,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 
 from fcgpu.cli.options import parser
 from fcgpu.errors import FcgpuError
@@ -14,14 +15,24 @@ INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     try:
-        return _run(parser().parse_args(argv))
+        try:
+            return _run(parser().parse_args(argv))
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where what it raises is told in one line
     except FcgpuError as error:
         return _refuse(" ".join(str(error).split()))
     except MemoryError:
         return _refuse("out of memory: use a smaller network or batch, or --dtype float32")
     except BrokenPipeError:  # whoever read our output, `head` say, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
+    except UnicodeEncodeError as error:
+        wrong = ascii(error.object[error.start : error.end])
+        return _refuse(f"{wrong} cannot be written as {error.encoding}; set PYTHONIOENCODING=utf-8:surrogateescape")
+    except OSError as error:  # what reads or writes a file of its own has an FcgpuError for it
+        _drop_output()
+        return _refuse(f"the system refuses ({error}); check the working folder, and the room where the output goes")
     except KeyboardInterrupt:
         print("fcgpu: stopped", file=sys.stderr)
         return INTERRUPTED
@@ -40,6 +51,12 @@ def _run(args: Namespace) -> int:
     else:
         from fcgpu.cli.show import recipes as command
     return command(args)
+
+
+def _drop_output() -> None:
+    """What is left of the output goes nowhere, or Python would try again at exit and print a traceback."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(message: str) -> int:

@@ -6,7 +6,7 @@ import sys
 from dataclasses import Field
 from typing import Any, NoReturn
 
-from fcgpu.errors import ConfigError, choices
+from fcgpu.errors import ConfigError, choices, nearest
 from fcgpu.train.recipe import KEYS
 from fcgpu.version import __version__
 
@@ -16,25 +16,35 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MI
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that refuses in one line, with the nearest option that exists."""
+    """argparse that refuses in one line, with the nearest word that exists."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # -1e-3, -inf and -5,3 are values, if wrong ones, and not options
+        self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
-        wrong = re.search(r"unrecognized arguments: (-\S+)", message)
-        if wrong:
+        if wrong := re.search(r"unrecognized arguments: (-\S+)", message):
             word = wrong[1].split("=")[0]
-            message = f"{word} is not an option; {choices(word, self.options())}"
-        print(f"{self.prog}: error: {message} (see {self.prog} --help)", file=sys.stderr)
+            near = nearest(word, (text for action in self._actions for text in action.option_strings))
+            message = f"{word} is not an option; {near}" if near else f"{word} is not an option"
+        elif wrong := re.search(r"unrecognized arguments: (.+)", message):
+            message = f"{wrong[1]!r} is more than {self.prog} takes"
+        elif wrong := re.match("argument COMMAND: invalid choice: (['\"])(.*?)\\1", message):
+            message = f"{wrong[2]!r} is not a command; {choices(wrong[2], self.commands())}"
+        elif message.endswith("required: COMMAND"):
+            message = f"no command given; choose from {', '.join(self.commands())}"
+        print(f"{self.prog}: error: {' '.join(message.split())} (see {self.prog} --help)", file=sys.stderr)
         sys.exit(2)
 
-    def options(self) -> list[str]:
-        return [text for action in self._actions for text in action.option_strings if text.startswith("--")]
+    def commands(self) -> dict[str, "Parser"]:
+        return next(a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction))
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, but an option that a command lacks is refused in the words of that command."""
         parsed, rest = self.parse_known_args(args, namespace)
         if rest:
-            commands = next(a for a in self._actions if isinstance(a, argparse._SubParsersAction))
-            commands.choices[parsed.command].error(f"unrecognized arguments: {' '.join(rest)}")
+            self.commands()[parsed.command].error(f"unrecognized arguments: {' '.join(rest)}")
         return parsed
 
 
@@ -119,7 +129,8 @@ def _recipe_option(group: Any, key: str) -> None:
     if isinstance(about.default, bool):
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=about.metadata["help"])
     else:
-        group.add_argument(flag, metavar=METAVARS.get(type(about.default), "N"), help=words)
+        metavar = "full|N" if key == "batch" else METAVARS.get(type(about.default), "N")
+        group.add_argument(flag, metavar=metavar, help=words)
 
 
 def recipe_changes(args: argparse.Namespace) -> dict[str, Any]:
@@ -153,7 +164,7 @@ def size(name: str, text: str | None) -> int | None:
     """Bytes, from 300MB, 2GiB or a plain number. Raises ConfigError."""
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([A-Za-z]*)", text)
     if not match or match[2].upper() not in UNITS:
         raise ConfigError(f"{name}={text!r}: expected a size such as 300MB or 2GiB")
     return int(float(match[1]) * UNITS[match[2].upper()])

@@ -51,7 +51,9 @@ class Progress:
         elif self._shown and (last or event.epoch % self._every == 0):
             left = event.seconds / event.epoch * (event.epochs - event.epoch)
             self._console.print(
-                f"epoch {event.epoch}/{event.epochs}  {_numbers(event)}  {left:.0f} s left", highlight=False
+                f"epoch {event.epoch}/{event.epochs}  {_numbers(event)}  {left:.0f} s left",
+                highlight=False,
+                soft_wrap=True,
             )
 
     def print(self, text: str) -> None:

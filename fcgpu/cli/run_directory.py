@@ -3,11 +3,12 @@
 import json
 import os
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from fcgpu.errors import ConfigError
-from fcgpu.formats.atomic import cannot_write, write_atomically
+from fcgpu.errors import CheckpointError, ConfigError
+from fcgpu.formats.atomic import append, cannot_write, write_atomically
 from fcgpu.formats.safetensors import save
 from fcgpu.model import Model
 from fcgpu.train.events import EpochEnded
@@ -19,22 +20,37 @@ FLUSH_SECONDS = 0.25  # epochs are written together this often: on a GPU each lo
 class RunDirectory:
     """A folder of one run. Opening it makes it and writes the recipe: a folder that cannot be written fails early.
 
-    Raises ConfigError for a folder that has something in it; CheckpointError where the system refuses.
+    A context: what `add` keeps back is written at its end, also where that is an error.
+    Raises ConfigError for a folder that has something in it; CheckpointError where the system refuses, and then
+    leaves no folder and no part of a line.
     """
 
     def __init__(self, path: str | None, recipe: Recipe) -> None:
-        self.path = Path(path) if path else _new_name(recipe.name)
+        self.path = Path(os.path.expanduser(path)) if path else _new_name(recipe.name)  # noqa: PTH111
         self.model = self.path / "model.safetensors"
+        self._history = self.path / "history.jsonl"
         self._pending: list[EpochEnded] = []
         self._flushed = time.monotonic()
+        made: list[Path] = []
         try:
+            made += [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             if any(self.path.iterdir()):
                 raise ConfigError(f"{self.path}: the run directory is not empty; give another --out or remove it")
             write_atomically(self.path / "recipe.toml", to_toml(recipe).encode())
-            self._history = open(self.path / "history.jsonl", "w", encoding="utf-8")  # noqa: SIM115 (close() closes)
         except OSError as error:
+            _remove_empty(made)
             raise cannot_write(self.path, error) from error
+        except CheckpointError:
+            _remove_empty(made)
+            raise
+
+    def __enter__(self) -> "RunDirectory":
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        with suppress(CheckpointError) if kind else nullcontext():
+            self._flush()
 
     def add(self, event: EpochEnded) -> None:
         """Keep an epoch's line for history.jsonl."""
@@ -46,25 +62,23 @@ class RunDirectory:
         """Write the model; returns the SHA-256 of its file."""
         return save(model, self.model)
 
-    def close(self) -> None:
-        self._flush()
-        self._history.close()
-
     def _flush(self) -> None:
-        try:
-            for event in self._pending:
-                self._history.write(json.dumps(_line(event)) + "\n")
-            self._history.flush()
-        except OSError as error:
-            raise cannot_write(self._history.name, error) from error
-        finally:
-            self._pending.clear()
-            self._flushed = time.monotonic()
+        lines = "".join(json.dumps(_line(event)) + "\n" for event in self._pending)
+        self._pending.clear()
+        self._flushed = time.monotonic()
+        if lines:
+            append(self._history, lines.encode())
 
 
 def model_file(path: str) -> Path:
     """The model that `path` names: the file itself, or the one in a run directory."""
     return Path(path) / "model.safetensors" if os.path.isdir(path) else Path(path)  # noqa: PTH112
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _line(event: EpochEnded) -> dict[str, Any]:

@@ -73,9 +73,8 @@ def recipes(args: Namespace) -> int:
         for name in recipe_names():
             recipe = load_recipe(name)
             table.add_row(name, recipe.description, recipe.data or "given as DATA")
-        console = Console(highlight=False, markup=False)
-        console.print(table)
-        console.print("fcgpu train --recipe NAME runs one, fcgpu recipes NAME prints it, fcgpu recipes --keys explains")
+        Console(highlight=False, markup=False).print(table)
+        print("fcgpu train --recipe NAME runs one, fcgpu recipes NAME prints it, fcgpu recipes --keys explains")
     return 0
 
 

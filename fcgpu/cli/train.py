@@ -1,6 +1,7 @@
 """`fcgpu train`: the events of a run as a progress line, a run directory and a closing table."""
 
 import json
+import os
 import signal
 import sys
 from argparse import Namespace
@@ -29,34 +30,30 @@ SMALL = 10  # samples and features up to which the data themselves are shown
 
 def train(args: Namespace) -> int:
     recipe = load_recipe(args.recipe).but(**recipe_changes(args))
-    if args.data:
-        recipe = recipe.but(data=args.data if args.data in NAMED else str(Path(args.data).expanduser().absolute()))
-    if not recipe.data:
+    recipe = recipe.but(data=_source(recipe.data if args.data is None else args.data))
+    if not recipe.data and args.data is None:
         raise ConfigError(f"recipe {recipe.name} has no data of its own: fcgpu train DATA --recipe {args.recipe}")
     threads, budget = count("threads", args.threads), size("memory", args.memory)
     backend = choose(args.device)
     data = load(recipe.data, image_size=recipe.image_size or None)
     events = events_of(data, recipe, device=backend, threads=threads, memory_budget=budget)
     speak = not (args.quiet or args.json)
-    if speak and data.n_samples <= SMALL and data.n_features <= SMALL:
-        print(_small(data))
-    with _stop_after_epoch() as stopping, Progress(recipe, shown=not args.quiet) as progress:
-        run, event, started = None, None, None
+    started = next(events)
+    assert isinstance(started, Started)
+    shown = not args.quiet
+    with RunDirectory(args.out, recipe) as run, _stop_after_epoch() as stop, Progress(recipe, shown=shown) as progress:
+        if speak and data.n_samples <= SMALL and data.n_features <= SMALL:
+            progress.print(_small(data))
         for event in events:
-            if isinstance(event, Started):
-                started, run = event, RunDirectory(args.out, recipe)
-            elif isinstance(event, EpochEnded) and run:
+            if isinstance(event, EpochEnded):
                 run.add(event)
                 progress.add(event)
                 if speak and recipe.cost_every and (event.epoch - 1) % recipe.cost_every == 0:
                     progress.print(f"cost at epoch {event.epoch - 1}: {event.cost:.10g}")
-                if stopping and event.epoch < event.epochs:
+                if stop and event.epoch < event.epochs:
                     return _stopped(run, event)
-    assert run is not None
-    assert started is not None
-    assert isinstance(event, Finished)
-    run.close()
-    digest = run.save(event.model)
+        assert isinstance(event, Finished)
+        digest = run.save(event.model)
     result = _result(started, event, run, digest)
     if speak:
         summary(started, event, result)
@@ -64,6 +61,12 @@ def train(args: Namespace) -> int:
     if args.json:
         print(json.dumps(result))
     return 0
+
+
+def _source(text: str) -> str:
+    """A data set's name, or a path in full, so that the recipe in the run directory finds it from any folder."""
+    path = os.path.expanduser(text)  # noqa: PTH111 - Path's own raises for a user that does not exist
+    return str(Path(path).absolute()) if text and text not in NAMED and os.path.exists(path) else text  # noqa: PTH110
 
 
 def _result(started: Started, done: Finished, run: RunDirectory, digest: str) -> dict[str, Any]:
@@ -100,7 +103,6 @@ def _result(started: Started, done: Finished, run: RunDirectory, digest: str) ->
 
 
 def _stopped(run: RunDirectory, event: EpochEnded) -> int:
-    run.close()
     run.save(event.model())
     print(
         f"fcgpu: stopped after epoch {event.epoch} of {event.epochs}; the model as it was then is {run.model}",

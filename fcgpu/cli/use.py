@@ -1,7 +1,6 @@
 """`fcgpu evaluate` and `fcgpu predict`: a model on data."""
 
 import json
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from fcgpu.backend import choose
 from fcgpu.cli.options import count
 from fcgpu.cli.run_directory import model_file
 from fcgpu.data import NAMED, is_image_folder, load, load_features
-from fcgpu.data.dataset import Dataset, encode_labels
+from fcgpu.data.dataset import Dataset, encode_labels, not_a_label, shown
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.formats.safetensors import load as load_model
 from fcgpu.model import Model, class_index
@@ -23,9 +22,13 @@ from fcgpu.train.recipe import load_recipe
 def evaluate(args: Namespace) -> int:
     path = model_file(args.model)
     model, threads, backend = load_model(path), count("threads", args.threads), choose(args.device)
-    source = args.data or _trained_on(path)
+    source = _trained_on(path) if args.data is None else args.data
     resize = source not in NAMED and is_image_folder(source)
     data = load(source, image_size=model.image_shape[:2] if resize and model.image_shape else None)
+    if data.n_features != model.spec.sizes[0]:
+        raise DataError(
+            f"{data.name}: {data.n_features} features don't match the model: expected {model.spec.sizes[0]}"
+        )
     X, y, split = _part(data, args.split)
     y = _labels_for(model, data, y)
     Z = model.decision_function(X, device=backend, threads=threads)
@@ -63,7 +66,7 @@ def predict(args: Namespace) -> int:
     for i, label in enumerate(labels):
         words = [" ".join(f"{v:.9g}" for v in np.atleast_1d(label)) if model.classes is None else str(label)]
         words += [] if proba is None else [f"{p:.6f}" for p in proba[i]]
-        sys.stdout.write("\t".join(words) + "\n")
+        print("\t".join(words))
     return 0
 
 
@@ -72,7 +75,9 @@ def _trained_on(path: Path) -> str:
     recipe = path.with_name("recipe.toml")
     if not recipe.is_file():
         raise ConfigError(f"{path}: no recipe.toml beside it says which data; fcgpu evaluate MODEL DATA")
-    return load_recipe(recipe).data
+    if not (source := load_recipe(recipe).data):
+        raise ConfigError(f"{recipe}: names no data; fcgpu evaluate MODEL DATA")
+    return source
 
 
 def _part(data: Dataset, split: str | None) -> tuple[Any, Any, str]:
@@ -85,21 +90,28 @@ def _part(data: Dataset, split: str | None) -> tuple[Any, Any, str]:
 def _labels_for(model: Model, data: Dataset, y: Any) -> Any:
     """y in the terms of the model: indices into its classes, or targets."""
     if model.classes is None:
-        return targets(data, y)
+        return _as_the_outputs(model, targets(data, y), data.name)
     if data.classes is None:
-        raise DataError(f"{data.name}: labels must be among the model's classes, but these are not whole numbers")
+        raise DataError(
+            f"{data.name}: expected labels among the model's classes {shown(model.classes)}, found {not_a_label(y)}"
+        )
     return encode_labels(np.asarray(data.classes)[y], model.classes, data.name)
+
+
+def _as_the_outputs(model: Model, y: Any, name: str) -> Any:
+    if y.shape[1] != model.spec.sizes[-1]:
+        raise DataError(f"{name}: {y.shape[1]} targets a sample don't match the model: expected {model.spec.sizes[-1]}")
+    return y
 
 
 def _show(result: dict[str, Any], name: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
     accuracy = "" if result["accuracy"] is None else f", accuracy {result['accuracy']:.2%}"
-    console.print(f"{name}, {result['samples']:,} {result['split']} samples: loss {result['loss']:.4f}{accuracy}")
+    print(f"{name}, {result['samples']:,} {result['split']} samples: loss {result['loss']:.4f}{accuracy}")
     if "classes" in result and len(result["classes"]) <= 20:
         table = Table("actual", *(str(c) for c in result["classes"]), title="predicted as", title_justify="left")
         for label, row in zip(result["classes"], result["confusion_matrix"], strict=True):
             table.add_row(str(label), *(str(n) if n else "." for n in row))
-        console.print(table)
+        Console(highlight=False, markup=False).print(table)

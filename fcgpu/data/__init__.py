@@ -17,6 +17,7 @@ from fcgpu.errors import ConfigError, DataError, choices
 __all__ = ["NAMED", "Dataset", "check_features", "dataset", "encode_labels", "is_image_folder", "load", "load_features"]
 
 PathLike = str | os.PathLike[str]
+TABLES = (".csv", ".npy", ".npz")
 
 NAMED: dict[str, Callable[[], Dataset]] = {
     "mnist": lambda: idx.load_idx(Path(__file__).parent / "mnist", "mnist"),
@@ -43,6 +44,8 @@ def load(source: PathLike, *, image_size: Sequence[int] | None = None) -> Datase
     MissingExtraError: pictures without Pillow.
     """
     size = None if image_size is None else _checked_shape("image_size", image_size, (2,))
+    if size and math.prod(size) > images.MAX_PIXELS:
+        raise ConfigError(f"image_size={size}: {math.prod(size)} pixels; expected at most {images.MAX_PIXELS} in all")
     with _as_data_errors(source):
         named = NAMED.get(source) if isinstance(source, str) else None
         path = Path() if named else _existing(source, NAMED)
@@ -84,7 +87,7 @@ def load_features(
         )
     with _as_data_errors(source):
         if isinstance(source, list | tuple):
-            return _picture_features([_existing(path) for path in source], n_features, shape)
+            return _picture_features([_picture(path) for path in source], n_features, shape)
         path = _existing(source)  # type: ignore[arg-type]
         if path.is_dir():
             return _picture_features(images.pictures_in(path), n_features, shape)
@@ -124,16 +127,24 @@ def _picture_features(paths: Sequence[Path], n_features: int, shape: tuple[int, 
         if shape is None:
             raise DataError(
                 f"{paths[0]}: {size[0]} x {size[1]} pixels make {math.prod(size)} features, in colour "
-                f"{3 * math.prod(size)}, which don't match the model: expected {n_features}; give image_shape to resize"
+                f"{3 * math.prod(size)}, which don't match the model: expected {n_features}; resize them"
             )
     return images.read_pictures(paths, shape)
+
+
+def _picture(source: PathLike) -> Path:
+    """One of several paths, which a table cannot be."""
+    path = _existing(source)
+    if path.suffix.lower() in (*TABLES, ".gz"):
+        raise DataError(f"{path}: a table; expected pictures where several files are given: take one table at a time")
+    return path
 
 
 def _kind(path: Path) -> str:
     """The suffix of a table that is there to be read."""
     name = path.name.lower().removesuffix(".gz") if path.name.lower().endswith(".csv.gz") else path.name.lower()
     kind = Path(name).suffix
-    if kind not in (".csv", ".npy", ".npz") or not path.is_file():
+    if kind not in TABLES or not path.is_file():
         raise DataError(f"{path}: not a file of a known kind; expected .csv, .csv.gz, .npy or .npz, or a folder")
     return kind
 

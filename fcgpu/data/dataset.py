@@ -66,7 +66,15 @@ def dataset(
         _check_labels(X_test, y_test, f"{name} (test)")
         if X_test.shape[1] != X.shape[1]:
             raise DataError(f"{name}: X_test has {X_test.shape[1]} features, X has {X.shape[1]}; they must be equal")
-        y_test = encode_labels(y_test, classes, f"{name} (test)") if classes is not None else y_test.astype(np.float64)
+        if classes is not None:
+            y_test = encode_labels(y_test, classes, f"{name} (test)")
+        elif y_test.dtype.kind == "U" or y_test.shape[1:] != y.shape[1:]:
+            raise DataError(
+                f"{name}: y_test has shape {y_test.shape} and dtype {y_test.dtype}, y {y.shape} and {y.dtype}; "
+                "expected targets of one kind"
+            )
+        else:
+            y_test = y_test.astype(np.float64)
     return Dataset(X, encoded, X_test, y_test, classes, image_shape, scale, name)
 
 
@@ -104,6 +112,14 @@ def encode_labels(y: Any, classes: tuple[int | str, ...], name: str) -> Any:
             f"{name}: label {y[wrong[0]]} of sample {wrong[0]} is out of range; the classes are {shown(classes)}"
         )
     return index.astype(np.intp)
+
+
+def not_a_label(y: Any) -> str:
+    """What targets (n,) or (n, n_outputs) have in place of labels, for a message."""
+    if y.ndim == 2:
+        return f"{y.shape[1]} columns of targets"
+    first = int(np.flatnonzero(y != np.rint(y))[0])
+    return f"{y[first]:g} for sample {first}"
 
 
 def shown(classes: tuple[int | str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all: temporary file beside it, fsync, rename, fsync of the folder."""
+"""Write whole or not at all: a file through a temporary one, fsync, rename, fsync of the folder; lines to a log."""
 
 import errno
 import os
@@ -22,9 +22,23 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C included
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
+        raise
+
+
+def append(path: str | os.PathLike[str], content: bytes) -> None:
+    """Add `content` to the end of a file, or nothing where the system refuses: then CheckpointError as above."""
+    before = os.path.getsize(path) if os.path.exists(path) else 0  # noqa: PTH110, PTH202
+    try:
+        with open(path, "ab") as file:
+            file.write(content)
+    except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, before)
         raise cannot_write(path, error) from error
 
 

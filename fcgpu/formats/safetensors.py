@@ -53,18 +53,18 @@ def load(path: str | os.PathLike[str]) -> Model:
     try:
         with safe_open(name, framework="numpy") as file:
             metadata = file.metadata() or {}
+            if "fcgpu" not in metadata:
+                raise CheckpointError(f"{name}: a safetensors file of another program; expected one of fcgpu train")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise CheckpointError(f"{name}: no such model file; fcgpu train writes one into its run directory") from None
     except OSError as error:
         raise CheckpointError(f"{name}: cannot be read ({error.strerror or error})") from None
-    except (SafetensorError, TypeError, ValueError) as error:
+    except (SafetensorError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{name}: not a whole safetensors file ({error}); it is truncated, damaged or of another kind: "
             "copy it again or train anew"
         ) from None
-    if "fcgpu" not in metadata:
-        raise CheckpointError(f"{name}: a safetensors file of another program; expected one that fcgpu train wrote")
     return _checked(name, metadata["fcgpu"], tensors)
 
 
@@ -98,7 +98,7 @@ def _checked(name: str, text: str, tensors: dict[str, Any]) -> Model:
             None if shape is None else tuple(shape),
             about["recipe"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
         raise CheckpointError(damaged) from error
 
 

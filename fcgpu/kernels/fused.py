@@ -44,7 +44,8 @@ FORMULAS = {
         T sum = 0;
         for (int j = 0; j < k; ++j) {{
             T z = Z[i * k + j], target = {_TARGET};
-            sum += (z > T(0) ? z : T(0)) + log1p(exp(-(z > T(0) ? z : -z))) - target * z;
+            sum += (z > T(0) ? z : T(0)) + log1p(exp(-(z > T(0) ? z : -z)));
+            if (target != T(0)) sum -= target * z;
             Z[i * k + j] = (T(0.5) * tanh(T(0.5) * z) + T(0.5) - target) * weight;
         }}
         loss = sum * weight;
@@ -92,9 +93,9 @@ FORMULAS = {
     "momentum": ("T g, raw T rate, T mu", "T w, T v", "v = mu * v - rate[0] * g; w += v"),
     "nesterov": ("T g, raw T rate, T mu", "T w, T v", "v = mu * v - rate[0] * g; w += mu * v - rate[0] * g"),
     "rmsprop": (
-        "T g, raw T rate, T rho, T epsilon",
+        "T g, raw T rate, T rho, T rest, T epsilon",  # rest is 1 - rho, which float32 would know to few digits
         "T w, T v",
-        "v = rho * v + (T(1) - rho) * g * g; w -= rate[0] * g / (sqrt(v) + epsilon)",
+        "v = rho * v + rest * g * g; w -= rate[0] * g / (sqrt(v) + epsilon)",
     ),
     "adam": (f"T g, {_ADAM_INPUTS}", "T w, T m, T v", _ADAM + "w -= step * mean / (sqrt(square) + epsilon)"),
     "adamw": (
@@ -157,7 +158,7 @@ def nesterov(w: Any, g: Any, state: Any, learning_rate: Any, *, momentum: float,
 
 
 def rmsprop(w: Any, g: Any, state: Any, learning_rate: Any, *, rho: float, epsilon: float, xp: Any) -> None:
-    kernel("rmsprop", xp)(g, learning_rate, rho, epsilon, w, state.v)
+    kernel("rmsprop", xp)(g, learning_rate, rho, 1 - rho, epsilon, w, state.v)
 
 
 def adam(

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from fcgpu.errors import ConfigError
+
 
 class Progress(NamedTuple):
     step: int  # updates made before this one
@@ -21,8 +23,11 @@ def constant(at: Progress) -> float:
 
 
 def step(at: Progress, *, step_size: int, gamma: float) -> float:
-    """γ for every `step_size` epochs finished."""
-    return float(gamma ** (at.epoch // step_size))
+    """γ for every `step_size` epochs finished. Raises ConfigError where that is more than a float holds."""
+    try:
+        return float(gamma ** (at.epoch // step_size))
+    except OverflowError:
+        raise ConfigError(f"gamma={gamma:g}: expected less, for {at.epoch // step_size} factors overflow") from None
 
 
 def cosine(at: Progress) -> float:
@@ -32,7 +37,7 @@ def cosine(at: Progress) -> float:
 
 def inverse_scaling(at: Progress, *, power_t: float) -> float:
     """1 / t^power_t, t counting steps from 1, as scikit-learn's "invscaling"."""
-    return float(1 / (at.step + 1) ** power_t)
+    return float((at.step + 1) ** -power_t)
 
 
 SCHEDULES = {

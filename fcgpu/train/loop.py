@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import Backend, Workers, choose
-from fcgpu.data.dataset import Dataset, dataset, shown
+from fcgpu.data.dataset import Dataset, dataset, not_a_label, shown
 from fcgpu.errors import DataError, DivergenceError
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
@@ -68,8 +68,8 @@ def fit_to(recipe: Recipe, data: Dataset) -> tuple[Spec, Any]:
     if OUTPUTS[recipe.output].classifies:
         if data.classes is None:
             raise DataError(
-                f"{data.name}: output={recipe.output!r} needs whole-number or text labels in one column; "
-                "for real-valued targets use output='identity'"
+                f"{data.name}: output={recipe.output!r} needs whole-number or text labels in one column, not "
+                f"{not_a_label(data.y)}; for real-valued targets use output='identity'"
             )
         if len(data.classes) < 2:
             raise DataError(
@@ -138,9 +138,12 @@ class _Run:
         finally:
             self.workers.close()
         model = self.model()
+        try:
+            score = self._score(model, self.data.X, self.data.y)
+        except DivergenceError:  # in the last step: the epoch's loss was measured before it
+            raise self._diverged(math.nan, recipe.epochs) from None
         yield Finished(
-            model, recipe.epochs, self.steps, seconds, recipe.epochs * n,
-            self._score(model, self.data.X, self.data.y),
+            model, recipe.epochs, self.steps, seconds, recipe.epochs * n, score,
             None if self.data.X_test is None else self._score(model, self.data.X_test, self.data.y_test),
         )  # fmt: skip
 
@@ -177,9 +180,13 @@ class _Run:
         if math.isfinite(losses[-1]):
             return
         first = int(np.flatnonzero(~np.isfinite(losses))[0])
-        raise DivergenceError(
-            f"the loss is {losses[first]} in epoch {first + 1} with learning_rate={self.recipe.learning_rate:g}: "
-            f"try learning_rate={self.recipe.learning_rate / 10:g}, gradient_clip=1, or features of a smaller scale"
+        raise self._diverged(losses[first], first + 1)
+
+    def _diverged(self, loss: float, epoch: int) -> DivergenceError:
+        rate = self.recipe.learning_rate
+        return DivergenceError(
+            f"the loss is {loss} in epoch {epoch} with learning_rate={rate:g}: "
+            f"try learning_rate={rate / 10:g}, gradient_clip=1, or features of a smaller scale"
         )
 
     def model(self) -> Model:

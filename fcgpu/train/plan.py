@@ -21,6 +21,7 @@ from fcgpu.params import Spec
 # each other, 256 and 2,048 rows 5 to 15 % slower.
 TILE_ROWS = 1024
 TILE_BYTES = 8 << 20  # of workspace: wide inputs get fewer rows
+SMALL_TILE = 64  # rows below which a product is mostly overhead
 LANES = 16
 LANE_BYTES = 128 << 20  # of gradients: a large network gets fewer lanes
 LANE_FLOP = 2e8  # multiplications and additions under which a lane is not worth a thread's start, some 50 µs
@@ -62,7 +63,7 @@ def plan(
     """The plan for X (n_samples, n_features) and y (n_samples, ...), within `memory_budget` bytes (None: what is free).
 
     The data count as they will lie on the device, X in its stored type. Where the budget is short the tile shrinks
-    first, then the lanes.
+    first, then the lanes, then the tile again.
     Raises ConfigError for a batch larger than the data or a thread count below 1; DeviceError, with the least that
     would do, for a budget that nothing fits.
     """
@@ -84,7 +85,7 @@ def plan(
         widest = replace(widest, threads=min(threads or cpu_count(), widest.lanes))
     cut = fitted = _sized(widest, spec, size, optimizer)
     while fitted.bytes > budget:
-        if cut.tile > 1:
+        if cut.tile > SMALL_TILE or cut.lanes == 1 < cut.tile:
             cut = replace(cut, tile=-(-cut.tile // 2))
         elif cut.lanes > 1:
             cut = replace(cut, lanes=cut.lanes // 2, threads=min(cut.threads, cut.lanes // 2))

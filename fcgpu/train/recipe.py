@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fcgpu.errors import ConfigError, choices
+from fcgpu.errors import ConfigError, choices, nearest
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
@@ -36,7 +36,7 @@ def _key(default: Any, kind: Kind, help: str) -> Any:
 def _one_of(names: Any) -> Kind:
     def parse(value: Any) -> Any:
         if value not in tuple(names):
-            raise ValueError(choices(value, names))
+            raise ValueError(nearest(value, filter(None, names)))
         return value
 
     return Kind("one of " + ", ".join(filter(None, names)), parse)
@@ -62,28 +62,33 @@ def _sizes(words: str, lengths: Callable[[int], bool]) -> Kind:
     return Kind(words, parse)
 
 
-def _typed(words: str, kind: type) -> Kind:
-    def parse(value: Any) -> Any:
-        if not isinstance(value, kind):
-            raise ValueError
-        return value
+def _parse_text(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError
+    value.encode()  # half a surrogate pair, as Python reads a file name that is not UTF-8, raises ValueError
+    return value
 
-    return Kind(words, parse)
+
+def _parse_flag(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
 
 
 def _parse_batch(value: Any) -> Any:
     return value if value == "full" else COUNT.parse(value)
 
 
-TEXT = _typed("text", str)
-FLAG = _typed("true or false", bool)
+TEXT = Kind("text in UTF-8", _parse_text)
+FLAG = Kind("true or false", _parse_flag)
 COUNT = _number("a whole number of 1 or more", lambda v: v >= 1, whole=True)
+EPOCHS = _number("a whole number of 1 or more, up to 10 million", lambda v: 1 <= v <= 10_000_000, whole=True)
 WHOLE = _number("a whole number of 0 or more", lambda v: v >= 0, whole=True)
 POSITIVE = _number("a number above 0", lambda v: v > 0)
 NOT_NEGATIVE = _number("a number of 0 or more", lambda v: v >= 0)
 FRACTION = _number("a number from 0 up to, not including, 1", lambda v: 0 <= v < 1)
 BATCH = Kind('"full" or a whole number of 1 or more', _parse_batch)
-HIDDEN = _sizes("a list of whole numbers of 1 or more, [] for none", lambda n: True)
+HIDDEN = _sizes("a list of whole numbers of 1 or more, as [128, 64]; [] for none", lambda n: True)
 IMAGE = _sizes("[height, width], each 1 or more; [] for the pictures' own size", lambda n: n in (0, 2))
 
 
@@ -121,7 +126,7 @@ class Recipe:
     gradient_clip: float = _key(0.0, NOT_NEGATIVE, "greatest norm of a gradient; 0 for no limit")
     batch: str | int = _key("full", BATCH, "samples per update")
     shuffle: bool = _key(True, FLAG, "draw mini-batches in a new order each epoch; else in the data's order")
-    epochs: int = _key(100, COUNT, "passes over the data")
+    epochs: int = _key(100, EPOCHS, "passes over the data")
     seed: int = _key(0, WHOLE, "of the weights and of the order")
     dtype: str = _key("float32", _one_of(["float32", "float64"]), "type of parameters and arithmetic")
     cost_every: int = _key(0, WHOLE, "print the cost, the loss summed over samples, every so many epochs; 0 for never")
@@ -132,9 +137,10 @@ class Recipe:
             kind, value = f.metadata["kind"], getattr(self, f.name)
             try:
                 object.__setattr__(self, f.name, kind.parse(value))
-            except ValueError as error:
-                near = f" ({error})" if error.args else ""
-                raise ConfigError(f"{f.name}={value!r}: expected {kind.words}{near}") from None
+            except (ValueError, OverflowError) as error:  # of a whole number that is more than any float
+                why = f" ({error})" if str(error) else ""
+                given = list(value) if isinstance(value, tuple) else value
+                raise ConfigError(f"{f.name}={given!r}: expected {kind.words}{why}") from None
         legal = OUTPUTS[self.output].loss
         if self.loss and self.loss != legal:
             partner = next(name for name, row in OUTPUTS.items() if row.loss == self.loss)
@@ -173,7 +179,10 @@ def load_recipe(source: str | Path) -> Recipe:
         with open(text, "rb") as file:
             content = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise ConfigError(f"{text}: the recipe cannot be read ({error.strerror})") from None
+        raise ConfigError(
+            f"{text}: the recipe cannot be read ({error.strerror}); give the path of a TOML file, or one of "
+            + ", ".join(recipe_names())
+        ) from None
     if len(content) > MAX_FILE:
         raise ConfigError(f"{text}: more than {MAX_FILE} bytes; a recipe is a short TOML file")
     return _parse(text, content)
@@ -195,12 +204,12 @@ def _parse(name: str, content: bytes) -> Recipe:
 
     try:
         table = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, a number of 5000 digits
         raise ConfigError(f"{name}: not TOML ({error})") from None
     _refuse_unknown(table, name)
     try:
         return Recipe(**table)
-    except ConfigError as error:
+    except (ConfigError, ValueError) as error:  # ValueError: a number too long to show
         raise ConfigError(f"{name}: {error}") from None
 
 

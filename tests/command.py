@@ -1,0 +1,59 @@
+"""fcgpu as a person runs it: in this process, for speed, or in one of its own; and files to run it on."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fcgpu.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def call(*words):
+    """`fcgpu words...` in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:
+            code = stop.code or 0
+    return Result(code, out.getvalue(), err.getvalue())
+
+
+def start(*words, environment=None, before=(), **options):
+    """`python -m fcgpu words...` as a process of its own, its streams as text; buffered, as Python is by itself."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"} | options
+    command = [*before, sys.executable, "-B", "-m", "fcgpu", *map(str, words)]
+    return subprocess.Popen(command, env=inherited | {"PYTHONPATH": path} | (environment or {}), **options)
+
+
+def finish(process, timeout=60):
+    out, err = process.communicate(timeout=timeout)
+    return Result(process.returncode, out, err)
+
+
+def csv(path, labels, X, header=""):
+    rows = [",".join([str(label), *map(repr, row)]) for label, row in zip(labels, X.tolist(), strict=True)]
+    path.write_text("\n".join([*filter(None, [header]), *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def blobs(n, n_classes=3, n_features=4, seed=5):
+    """Well separated classes: X (n, n_features), y (n,)."""
+    random = np.random.default_rng(seed)
+    y = np.arange(n) % n_classes
+    return 6 * np.eye(n_classes, n_features)[y] + random.standard_normal((n, n_features)), y

@@ -1,0 +1,356 @@
+"""The command line as a person meets it: what is printed where, what is left on disk, and that all of it agrees."""
+
+import json
+import os
+import re
+import signal
+import time
+
+import numpy as np
+import pytest
+from command import blobs, call, csv, finish, start
+
+import fcgpu
+from fcgpu.train.recipe import KEYS
+
+COMMANDS = ("train", "evaluate", "predict", "info", "recipes")
+LEARN = ("--epochs", "20", "--hidden", "8", "--learning-rate", "0.05", "--device", "cpu")
+
+
+def ran(*words):
+    result = call(*words)
+    assert result.code == 0, result.err
+    return result
+
+
+def as_json(result):
+    """The last line of standard output, which is an object."""
+    found = json.loads(result.out.splitlines()[-1])
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    """Three classes, labelled 1, 2 and 4, with test samples."""
+    X, y = blobs(90)
+    labels = np.array([1, 2, 4])[y]
+    np.savez(folder / "data.npz", X=X[:60], y=labels[:60], X_test=X[60:], y_test=labels[60:])
+    return folder / "data.npz"
+
+
+@pytest.fixture(scope="module")
+def run(folder, data):
+    """A run in mini-batches under a schedule, and what its --json says."""
+    words = (*LEARN, "--batch", 16, "--schedule", "cosine", "--seed", 3, "--out", folder / "run", "--json")
+    return folder / "run", as_json(ran("train", data, *words))
+
+
+@pytest.fixture(scope="module")
+def pictures(folder):
+    """5x4 colour pictures of two kinds, dark and bright, one of which has a name that is not ASCII."""
+    image = pytest.importorskip("PIL.Image")
+    random = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("hellgrün", 128)):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for i in range(6):
+            pixels = random.integers(low, low + 128, (5, 4, 3)).astype(np.uint8)
+            image.fromarray(pixels).save(folder / "pictures" / name / f"{i}.png")
+    return folder / "pictures"
+
+
+def test_train_says_in_json_what_it_did(run, data):
+    path, said = run
+    assert said["fcgpu_version"] == fcgpu.__version__
+    assert (said["device"], said["backend"], said["recipe"]) == ("cpu", "numpy", "mnist")
+    assert (said["epochs"], said["steps"], said["batch"]) == (20, 20 * 4, 16)
+    assert said["sizes"] == [4, 8, 3]
+    assert said["data"] == str(data)
+    assert said["samples_per_second"] == pytest.approx(60 * 20 / said["seconds"])
+    assert said["run_directory"] == str(path)
+    assert said["model"] == str(path / "model.safetensors")
+    assert said["train_loss"] < 0.1
+    assert said["train_accuracy"] > 0.95
+    assert said["test_accuracy"] > 0.9
+
+
+def test_the_run_directory_holds_recipe_history_and_model(run, data):
+    path, said = run
+    assert sorted(p.name for p in path.iterdir()) == ["history.jsonl", "model.safetensors", "recipe.toml"]
+    recipe = fcgpu.load_recipe("mnist").but(
+        data=str(data), epochs=20, hidden=(8,), learning_rate=0.05, batch=16, schedule="cosine", seed=3
+    )
+    assert fcgpu.load_recipe(path / "recipe.toml") == recipe
+    _, *epochs, finished = fcgpu.train(fcgpu.load(data), recipe, device="cpu")
+    lines = [json.loads(line) for line in (path / "history.jsonl").read_text().splitlines()]
+    for line, event in zip(lines, epochs, strict=True):
+        assert line.pop("seconds") > 0
+        assert line == {
+            "epoch": event.epoch,
+            "step": event.step,
+            "loss": event.loss,
+            "accuracy": event.accuracy,
+            "learning_rate": event.learning_rate,
+        }
+    model = fcgpu.load_model(path / "model.safetensors")
+    assert model.params.tobytes() == finished.model.params.tobytes()
+    assert model.classes == (1, 2, 4)
+    assert (said["train_loss"], said["test_accuracy"]) == (finished.train.loss, finished.test.accuracy)
+
+
+def test_training_again_from_the_recipe_gives_the_same_model(run, tmp_path):
+    path, said = run
+    again = as_json(ran("train", "--recipe", path / "recipe.toml", "--device", "cpu", "--out", tmp_path, "--json"))
+    assert again["model_sha256"] == said["model_sha256"]
+    assert (tmp_path / "model.safetensors").read_bytes() == (path / "model.safetensors").read_bytes()
+    assert (tmp_path / "recipe.toml").read_bytes() == (path / "recipe.toml").read_bytes()
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_evaluate_agrees_with_train(run, data, split):
+    path, said = run
+    words = ((path, data), (path / "model.safetensors",), (path, "--split", split))
+    for found in [as_json(ran("evaluate", *w, "--split", split, "--device", "cpu", "--json")) for w in words]:
+        confusion = np.array(found["confusion_matrix"])
+        assert (found["split"], found["samples"], found["classes"]) == (
+            split,
+            {"test": 30, "train": 60}[split],
+            [1, 2, 4],
+        )
+        assert confusion.sum() == found["samples"]
+        assert confusion.trace() / found["samples"] == found["accuracy"] == said[f"{split}_accuracy"]
+        assert found["loss"] == pytest.approx(said[f"{split}_loss"], rel=1e-6)
+    shown = ran("evaluate", path, "--split", split, "--device", "cpu").out
+    assert f"{found['samples']} {split} samples: loss {found['loss']:.4f}, accuracy {found['accuracy']:.2%}" in shown
+
+
+def test_predict_reads_csv_npy_and_npz(run, folder):
+    model = fcgpu.load_model(run[0] / "model.safetensors")
+    X, y = blobs(25, seed=8)
+    expected = "".join(f"{label}\n" for label in model.predict(X))
+    np.save(folder / "x.npy", X)
+    np.save(folder / "labelled.npy", np.column_stack([y, X]))
+    np.savez(folder / "x.npz", X=X)
+    csv(folder / "x.csv", X[:, 0].tolist(), X[:, 1:])
+    csv(folder / "labelled.csv", y, X, header="label,a,b,c,d")
+    for name in ("x.npy", "labelled.npy", "x.npz", "x.csv", "labelled.csv"):
+        result = ran("predict", run[0], folder / name, "--device", "cpu")
+        assert (result.out, result.err) == (expected, "")
+    said = as_json(ran("predict", run[0], folder / "x.npy", "--device", "cpu", "--json"))
+    assert said == {"labels": model.predict(X).tolist(), "classes": [1, 2, 4], "probabilities": None}
+
+
+def test_probabilities_sum_to_one_and_speak_for_the_label(run, folder):
+    X, _ = blobs(25, seed=9)
+    np.save(folder / "p.npy", X)
+    rows = [line.split("\t") for line in ran("predict", run[0], folder / "p.npy", "--proba").out.splitlines()]
+    shown = np.array([row[1:] for row in rows], dtype=float)
+    assert shown.shape == (25, 3)
+    np.testing.assert_allclose(shown.sum(axis=1), 1, atol=2e-6)  # each is rounded to 6 digits
+    assert [row[0] for row in rows] == [str((1, 2, 4)[i]) for i in shown.argmax(axis=1)]
+    said = as_json(ran("predict", run[0], folder / "p.npy", "--proba", "--json"))
+    np.testing.assert_allclose(said["probabilities"], shown, atol=1e-6)
+
+
+def test_pictures_are_told_by_the_names_of_their_folders(pictures, tmp_path):
+    said = as_json(ran("train", pictures, *LEARN, "--epochs", 60, "--out", tmp_path / "run", "--json"))
+    assert said["train_accuracy"] == 1
+    one, other = pictures / "dark" / "0.png", pictures / "hellgrün" / "1.png"
+    assert ran("predict", tmp_path / "run", other).out == "hellgrün\n"
+    assert ran("predict", tmp_path / "run", one, other, one).out == "dark\nhellgrün\ndark\n"
+    assert ran("predict", tmp_path / "run", pictures / "dark").out == "dark\n" * 6
+    label, *probabilities = ran("predict", tmp_path / "run", one, "--proba").out.split()
+    assert label == "dark"
+    assert float(probabilities[0]) > 0.5
+    found = as_json(ran("evaluate", tmp_path / "run", "--json"))
+    assert (found["classes"], found["confusion_matrix"]) == (["dark", "hellgrün"], [[6, 0], [0, 6]])
+    assert "hellgrün" in ran("evaluate", tmp_path / "run").out
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_regression_trains_evaluates_and_predicts(tmp_path, columns):
+    X, _ = blobs(60)
+    Y = X[:, :columns] / 3 + 0.5
+    source = csv(tmp_path / "d.csv", Y[:, 0], X) if columns == 1 else tmp_path / "d.npz"
+    if columns == 2:
+        np.savez(source, X=X, y=Y)
+    words = ("--output", "identity", "--hidden", "", "--epochs", 400, "--learning-rate", 0.05, "--device", "cpu")
+    said = as_json(ran("train", source, *words, "--out", tmp_path / "run", "--json"))
+    assert said["train_accuracy"] is None
+    assert said["train_loss"] < 1e-3
+    found = as_json(ran("evaluate", tmp_path / "run", source, "--device", "cpu", "--json"))
+    assert found["loss"] == pytest.approx(said["train_loss"], rel=1e-6)
+    assert "confusion_matrix" not in found
+    np.save(tmp_path / "x.npy", X)
+    predicted = ran("predict", tmp_path / "run", tmp_path / "x.npy").out.splitlines()
+    np.testing.assert_allclose([[float(v) for v in line.split()] for line in predicted], Y, atol=0.2)
+    assert "loss" in ran("evaluate", tmp_path / "run").out
+
+
+def test_two_classes_need_one_sigmoid(tmp_path):
+    X, y = blobs(40, n_classes=2)
+    source = csv(tmp_path / "d.csv", y, X)
+    said = as_json(
+        ran("train", source, *LEARN, "--epochs", 200, "--output", "sigmoid", "--out", tmp_path / "run", "--json")
+    )
+    assert said["sizes"] == [4, 8, 1]
+    assert said["train_accuracy"] == 1
+    rows = [line.split("\t") for line in ran("predict", tmp_path / "run", source, "--proba").out.splitlines()]
+    assert [row[0] for row in rows] == [str(label) for label in y]
+    for label, no, yes in rows:
+        assert float(no) + float(yes) == pytest.approx(1, abs=2e-6)
+        assert label == str(int(float(yes) > 0.5))
+    assert as_json(ran("evaluate", tmp_path / "run", "--json"))["confusion_matrix"] == [[20, 0], [0, 20]]
+
+
+def test_results_go_to_standard_output_and_progress_to_standard_error(data, tmp_path):
+    plain = ran("train", data, *LEARN, "--out", tmp_path / "plain")
+    assert "epoch" in plain.err
+    assert "epoch 20/20  loss 0." in plain.err.splitlines()[-1]
+    assert "epoch 20/20" not in plain.out
+    quiet = ran("train", data, *LEARN, "--out", tmp_path / "quiet", "--quiet")
+    assert (quiet.out, quiet.err) == ("", "")
+    both = ran("train", data, *LEARN, "--out", tmp_path / "both", "--quiet", "--json")
+    assert both.err == ""
+    assert len(both.out.splitlines()) == 1
+    loud = ran("train", data, *LEARN, "--out", tmp_path / "loud", "--json")
+    assert "epoch 20/20" in loud.err
+    assert as_json(loud)["model_sha256"] == as_json(both)["model_sha256"]
+
+
+def test_the_closing_table_tells_all_that_matters(data, tmp_path):
+    out = ran("train", data, *LEARN, "--out", tmp_path / "run").out
+    rows = dict(re.findall(r"│ (\w[\w ]*?) +│ (.*?) *│", out))
+    assert re.match(r"cpu, \d+ CPU cores? \(asked for\)", rows["device"])
+    assert re.match(r"[\d.]+ KiB, [\d.]+ KiB of it data", rows["memory planned"])
+    assert re.match(r"[\d.]+ s, 20 epochs, 20 steps", rows["training"])
+    assert re.match(r"[\d,]+ samples/s", rows["throughput"])
+    for part in ("train", "test"):
+        assert re.fullmatch(r"loss \d\.\d{4}, accuracy \d+\.\d\d%", rows[part])
+    last = out.splitlines()[-3:]
+    assert last[0] == "the first 10 test samples"
+    labels = np.load(data)["y_test"][:10]
+    assert last[1].split() == ["actual", *map(str, labels)]
+    predicted = fcgpu.load_model(tmp_path / "run/model.safetensors").predict(np.load(data)["X_test"][:10])
+    assert last[2].split() == ["predicted", *map(str, predicted)]
+
+
+def test_a_relative_path_is_kept_in_full_and_a_run_directory_is_named(data, tmp_path, monkeypatch):
+    (tmp_path / "r.toml").write_text(f'name = "a b/c"\ndata = "{data.name}"\nepochs = 1\n')
+    words = ("train", "--recipe", tmp_path / "r.toml", "--device", "cpu", "--json")
+    (tmp_path / data.name).symlink_to(data)
+    monkeypatch.chdir(tmp_path)
+    first, second = as_json(ran(*words)), as_json(ran(*words))
+    assert first["data"] == str(tmp_path / data.name)
+    assert first["run_directory"] != second["run_directory"]
+    assert re.fullmatch(r"runs/a-b-c-\d{8}-\d{6}", first["run_directory"])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert as_json(ran("evaluate", tmp_path / first["run_directory"], "--json"))["samples"] == 30
+
+
+def test_recipes_lists_prints_and_explains(tmp_path):
+    for name in fcgpu.recipe_names():
+        assert name in ran("recipes").out
+        (tmp_path / "r.toml").write_text(ran("recipes", name).out)
+        assert fcgpu.load_recipe(tmp_path / "r.toml") == fcgpu.load_recipe(name)
+        assert as_json(ran("recipes", name, "--json"))["name"] == name
+    assert list(as_json(ran("recipes", "--json"))) == fcgpu.recipe_names()
+    keys = ran("recipes", "--keys").out
+    for key in KEYS:
+        assert re.search(rf"^│ {key} ", keys, re.MULTILINE), key
+    assert list(as_json(ran("recipes", "--keys", "--json"))) == list(KEYS)
+
+
+def test_info_names_the_device_and_why():
+    said = as_json(ran("info", "--device", "cpu", "--json"))
+    assert (said["device"], said["backend"], said["why"]) == ("cpu", "numpy", "asked for")
+    assert said["fcgpu_version"] == fcgpu.__version__
+    assert said["memory_to_plan_with"] > 0
+    assert said["packages"]["numpy"] == np.__version__
+    assert as_json(ran("info", "--json"))["why"]
+    assert "asked for" in ran("info", "--device", "cpu").out
+
+
+def test_every_command_explains_itself():
+    assert call("--version") == (0, f"fcgpu {fcgpu.__version__}\n", "")
+    for command in COMMANDS:
+        assert command in ran("--help").out
+        text = ran(command, "--help").out
+        assert f"usage: fcgpu {command}" in text
+        assert "--json" in text
+    options = ran("train", "--help").out
+    for key in set(KEYS) - {"data", "description"}:
+        assert "--" + key.replace("_", "-") in options
+
+
+def test_ctrl_c_ends_the_epoch_and_leaves_a_model(data, tmp_path):
+    process = start("train", data, *LEARN, "--epochs", 5_000_000, "--out", tmp_path / "run")
+    wait_for(tmp_path / "run" / "history.jsonl", process)
+    process.send_signal(signal.SIGINT)
+    result = finish(process)
+    assert result.code == 130
+    assert "Traceback" not in result.err
+    said = re.search(r"stopped after epoch (\d+) of 5000000; the model as it was then is (.*)", result.err)
+    assert said[2] == str(tmp_path / "run/model.safetensors")
+    assert len((tmp_path / "run/history.jsonl").read_text().splitlines()) == int(said[1])
+    assert as_json(ran("evaluate", tmp_path / "run", "--json"))["accuracy"] > 0.9
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    process = start("train", "--batch", 1, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run")
+    wait_for(tmp_path / "run" / "recipe.toml", process)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "\n"
+    assert process.stderr.readline() == "fcgpu: stopping after this epoch; Ctrl-C again to stop at once\n"
+    process.send_signal(signal.SIGINT)
+    result = finish(process)
+    assert (result.code, result.err) == (130, "fcgpu: stopped\n")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["recipe.toml"]
+
+
+def wait_for(path, process, seconds=30):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, f"no {path}"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("words", [("recipes", "--keys"), ("recipes", "mnist"), ("train", "--help"), ("predict",)])
+def test_a_reader_that_leaves_early_gets_no_traceback(run, folder, words):
+    if words == ("predict",):
+        np.save(folder / "many.npy", np.zeros((50_000, 4)))
+        words = ("predict", run[0], folder / "many.npy")
+    reader, writer = os.pipe()
+    process = start(*words, stdout=writer)
+    os.close(writer)
+    os.close(reader)
+    assert finish(process).err == ""
+    assert process.returncode == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")  # noqa: PTH110
+@pytest.mark.parametrize("words", [("recipes",), ("info", "--json"), ("recipes", "mnist")])
+def test_output_that_cannot_be_written_is_an_error_of_one_line(words):
+    with open("/dev/full", "w") as full:
+        result = finish(start(*words, stdout=full))
+    assert result.code == 2
+    assert re.fullmatch(r"fcgpu: error: the system refuses \(.*No space left on device\).*\n", result.err)
+
+
+def test_output_that_takes_no_umlaut_says_what_would(pictures, tmp_path):
+    ran("train", pictures, *LEARN, "--out", tmp_path / "run", "--quiet")
+    words = ("predict", tmp_path / "run", pictures / "hellgrün" / "0.png")
+    result = finish(start(*words, environment={"PYTHONIOENCODING": "ascii"}))
+    assert (result.code, result.out) == (2, "")
+    assert (
+        result.err == "fcgpu: error: '\\xfc' cannot be written as ascii; set PYTHONIOENCODING=utf-8:surrogateescape\n"
+    )
+    assert finish(start(*words, environment={"PYTHONUTF8": "1"})).out == "hellgrün\n"

@@ -1,0 +1,436 @@
+"""Bad input on the command line: one line of value, expectation and remedy, exit code 2, nothing written."""
+
+import errno
+import gzip
+import json
+import os
+import pickle
+import re
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import blobs, call, csv, finish, start
+from safetensors.numpy import save_file
+
+import fcgpu
+import fcgpu.data.idx
+from fcgpu.formats import atomic
+
+X, LABELS = blobs(30)
+TRAIN = ("train", "good.csv", "--epochs", "2", "--device", "cpu", "--out", "out")
+
+
+def no_gpu():
+    try:
+        fcgpu.choose("cuda")
+    except fcgpu.DeviceError:
+        return True
+    return False
+
+
+def everything(folder):
+    return {str(path): path.stat().st_size for path in folder.rglob("*") if not path.is_fifo()}
+
+
+def refused(words, pattern, *, folder="."):
+    """`fcgpu words...` ends as the module's first line says; `pattern` matches what the one line says."""
+    folder = Path(folder).absolute()
+    before = everything(folder)
+    result = call(*words)
+    assert result.code == 2, result
+    assert result.out == ""
+    assert re.fullmatch(r"fcgpu( [a-z]+)?: error: [^\n]+\n", result.err), result.err
+    assert re.search(pattern, result.err), result.err
+    assert everything(folder) == before
+
+
+def idx(magic, *sizes, data=b""):
+    return struct.pack(f">I{len(sizes)}I", magic, *sizes) + data
+
+
+IDX_IMAGES = idx(0x803, 4, 2, 3, data=bytes(24))
+IDX_LABELS = idx(0x801, 4, data=bytes([0, 1, 0, 1]))
+IDX = {
+    "idx-truncated": (IDX_IMAGES[:-1], IDX_LABELS),
+    "idx-header": (IDX_IMAGES[:10], IDX_LABELS),
+    "idx-empty": (b"", IDX_LABELS),
+    "idx-gzip": (gzip.compress(bytes(IDX_IMAGES))[:-9], IDX_LABELS),
+    "idx-magic": (idx(0xD03, 4, 2, 3, data=bytes(96)), IDX_LABELS),
+    "idx-sizes": (idx(0x803, 4, 2, 2, data=bytes(24)), IDX_LABELS),
+    "idx-claims": (idx(0x803, 2**31, 28, 28, data=bytes(24)), IDX_LABELS),
+    "idx-counts": (IDX_IMAGES, idx(0x801, 3, data=bytes([0, 1, 0]))),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder of good and bad files, among them the runs `model`, three classes, and `values`, a regression."""
+    root = tmp_path_factory.mktemp("files")
+    csv(root / "good.csv", LABELS, X)
+    csv(root / "real.csv", X[:, 0], X)
+    csv(root / "wide.csv", LABELS, np.hstack([X, X]))
+    csv(root / "four.csv", np.arange(30) % 4, X)
+    csv(root / "one.csv", np.ones(30, int), X)
+    for name, text in {
+        "empty.csv": "",
+        "header.csv": "label,a,b\n",
+        "ragged.csv": "0,1,2\n1,2\n0,3,4\n",
+        "text.csv": "0,1,2\n1,2,abc\n",
+        "nan.csv": "0,1,2\n1,nan,3\n",
+        "inf.csv": "0,1,2\n1,2,-inf\n",
+        "file": "x",
+        "wrong.toml": "epochs 3",
+        "key.toml": "epoch = 3",
+        "pair.toml": 'output = "softmax"\nloss = "squared_error"',
+        "huge.toml": "seed = 0x" + "f" * 10_000,
+        "digits.toml": "seed = " + "9" * 10_000,
+        "nodata.toml": "epochs = 1",
+    }.items():
+        (root / name).write_text(text)
+    (root / "good.csv.gz").write_bytes(gzip.compress((root / "good.csv").read_bytes())[:-20])
+    (root / "binary.toml").write_bytes(bytes(range(256)))
+    for name in ("folder", "folder.toml", "full"):
+        (root / name).mkdir()
+    (root / "full/thesis.txt").write_text("the only copy")
+    np.save(root / "x.npy", X)
+    np.save(root / "narrow.npy", X[:, :2])
+    np.save(root / "nan.npy", np.where(X > 5, np.nan, X))
+    np.save(root / "big.npy", 1e300 * X)
+    (root / "short.npy").write_bytes((root / "x.npy").read_bytes()[:-8])
+    np.savez(root / "wide.npz", X=np.hstack([X, X]))
+    np.savez(root / "half.npz", X=X, y=np.where(LABELS, 2.5, 1))
+    np.savez(root / "testlabel.npz", X=X, y=LABELS, X_test=X[:3], y_test=np.array([0, 1, 7]))
+    np.savez(root / "testtext.npz", X=X, y=X[:, 0], X_test=X[:2], y_test=np.array(["a", "b"]))
+    np.savez(root / "testwide.npz", X=X, y=X[:, 0], X_test=X[:2], y_test=X[:2])
+    np.savez(root / "two.npz", X=X, y=X[:, :2])
+    for name, pair in IDX.items():
+        (root / name).mkdir()
+        for split, content in zip(fcgpu.data.idx.NAMES["train"], pair, strict=True):
+            (root / name / split).write_bytes(content)
+    train = ("--epochs", 2, "--hidden", 2, "--device", "cpu", "--quiet", "--out")
+    assert call("train", root / "good.csv", *train, root / "model").code == 0
+    assert call("train", root / "real.csv", "--output", "identity", *train, root / "values").code == 0
+    shutil.copytree(root / "model", root / "nodata")
+    (root / "nodata/recipe.toml").write_text("epochs = 1")
+    shutil.copy(root / "model/model.safetensors", root / "alone.safetensors")
+    return root
+
+
+@pytest.fixture
+def here(files, monkeypatch):
+    monkeypatch.chdir(files)
+    return files
+
+
+@pytest.mark.parametrize(
+    ("source", "pattern"),
+    [
+        ("none.csv", r"none\.csv: no such file or folder; check the path"),
+        ("none/none.npz", r"none/none\.npz: no such file"),
+        ("~nobody-here/x.csv", "no such file"),
+        ("mnst", "'mnst' is no data set and no path: did you mean 'mnist'"),
+        ("", "'' is no data set and no path: choose from mnist"),
+        ("empty.csv", r"empty\.csv: empty; expected lines of numbers"),
+        ("header.csv", r"header\.csv: a header and nothing else; expected"),
+        ("ragged.csv", r"ragged\.csv, line 2: 2 values; expected 3"),
+        ("text.csv", r"text\.csv, line 2, column 3: 'abc'; expected a number"),
+        ("nan.csv", r"nan\.csv, line 2, column 2: nan; values must be finite: drop or fill"),
+        ("inf.csv", r"inf\.csv, line 2, column 3: -inf; values must be finite"),
+        ("good.csv.gz", r"good\.csv\.gz: corrupt gzip \(.*\); expected a complete file: copy it again"),
+        ("nan.npy", r"nan\.npy: feature \d of sample \d+ is nan; features must be finite"),
+        ("short.npy", r"short\.npy: truncated or corrupt: .* needs 960 bytes, found 952; save it again"),
+        ("one.csv", r"one\.csv: every label is 1; at least two classes"),
+        (
+            "half.npz",
+            r"half\.npz: output='softmax' needs whole-number or text labels.*, not 2\.5 for sample 1; .*identity",
+        ),
+        ("two.npz", "needs whole-number or text labels in one column, not 2 columns of targets"),
+        ("testlabel.npz", r"testlabel\.npz \(test\): label 7 of sample 2 is out of range; the classes are 0, 1, 2"),
+        ("testtext.npz", r"testtext\.npz: y_test has shape \(2,\) and dtype <U1, y \(30,\) and float64; expected"),
+        ("testwide.npz", r"testwide\.npz: y_test has shape \(2, 4\) .*; expected targets of one kind"),
+        ("folder", "folder: 0 class folders; expected two or more"),
+        ("file", r"file: not a file of a known kind; expected \.csv"),
+        ("/dev/null", "/dev/null: not a file of a known kind; expected"),
+        ("idx-truncated", r"train-images-idx3-ubyte: truncated or corrupt: .*4 x 2 x 3 = 24 bytes.*hold at most 23"),
+        ("idx-header", "truncated: 10 bytes, expected a header of 16"),
+        ("idx-empty", "train-images-idx3-ubyte: empty; expected an IDX file"),
+        ("idx-gzip", "train-images-idx3-ubyte: (truncated|corrupt gzip).*copy"),
+        ("idx-magic", "begins with 00 00 0d 03; expected 00 00 08 03"),
+        ("idx-sizes", "4 x 2 x 2 = 16 bytes, but more follow; expected none"),
+        ("idx-claims", "2147483648 x 28 x 28 = 1683627180032 bytes, but 40 bytes of file hold at most 24"),
+        ("idx-counts", "3 labels for the 4 images of train-images-idx3-ubyte; counts must be equal"),
+    ],
+)
+def test_data(here, source, pattern):
+    refused(("train", source, *TRAIN[2:]), pattern)
+
+
+COUNT = "expected a whole number of 1 or more"
+OPTIONS = {
+    "--batch": {
+        "0": 'batch=0: expected "full" or a whole number of 1 or more',
+        "-3": "batch=-3: expected",
+        "31": 'batch=31 is more than the 30 samples; use batch="full"',
+        "many": "batch='many': expected \"full\" or",
+        "1.5": "batch='1.5': expected",
+    },
+    "--learning-rate": {
+        "0": r"learning_rate=0\.0: expected a number above 0",
+        "-1e-3": r"learning_rate=-0\.001: expected a number above 0",
+        "nan": "learning_rate=nan: expected",
+        "inf": "learning_rate=inf: expected",
+        "-inf": "learning_rate=-inf: expected",
+        "1e400": "learning_rate=inf: expected",
+        "fast": "learning_rate='fast': expected a number above 0",
+        "": "learning_rate='': expected",
+    },
+    "--epochs": {"0": f"epochs=0: {COUNT}", "-1": "epochs=-1: e", "x": "epochs='x': e", "9" * 25: "up to 10 million"},
+    "--threads": {"0": f"threads='0': {COUNT}", "-1": "threads='-1': expected", "two": "threads='two': expected"},
+    "--seed": {"-1": "seed=-1: expected a whole number of 0 or more", "9" * 400: "seed=9+: expected"},
+    "--hidden": {
+        "0": r"hidden=\[0\]: expected a list of whole numbers of 1 or more, as \[128, 64\]",
+        "-5,3": r"hidden=\[-5, 3\]: expected",
+        "128 64": "hidden='128 64': expected",
+        "1e3": "hidden='1e3': expected",
+        "1" + "0" * 12: r"memory budget of .* is too small; this network and data need at least [\d,.]+ GiB",
+    },
+    "--memory": {
+        "1KB": r"memory budget of 1000 bytes is too small; .*need at least [\d.]+ KiB on cpu: raise the budget",
+        "lots": "memory='lots': expected a size such as 300MB or 2GiB",
+        "-5MB": "memory='-5MB': expected a size",
+        "9" * 400 + "GB": "memory='9+GB': expected a size",
+    },
+    "--device": {
+        "cuda:99": r"device='cuda:99': .*, or use device='cpu'",
+        "cuda:": "device='cuda:' is not a device; choose from auto, cpu, cuda, cuda:N",
+        "tpu": "device='tpu' is not a device; choose from auto",
+    },
+    "--activation": {
+        "rleu": "activation='rleu': expected one of .*did you mean 'relu'",
+        "x": "one of .*, leaky_relu\n",
+    },
+    "--output": {"softmx": "output='softmx': expected one of .*did you mean 'softmax'"},
+    "--loss": {
+        "squared_error": "output='softmax' with loss='squared_error' is not a legal pair; use loss='cross_entropy', or "
+        "output='identity'",
+        "mse": "loss='mse': expected one of binary_cross_entropy, cross_entropy, squared_error\n",
+    },
+    "--optimizer": {"adm": "optimizer='adm': expected one of .*did you mean 'adam'"},
+    "--init": {"hee": "init='hee': expected one of .*did you mean 'he'"},
+    "--schedule": {"cosin": "schedule='cosin': expected one of .*did you mean 'cosine'"},
+    "--dtype": {"float16": "dtype='float16': expected one of float32, float64"},
+    "--image-size": {
+        "64": r"image_size=\[64\]: expected \[height, width\]",
+        "64,64": r"image_size=\(64, 64\) is not for .*good\.csv: only a folder of images is resized; leave it out",
+        "9" * 20 + ",1": "image_size=.*expected at most 67108864 in all",
+    },
+    "--recipe": {
+        "mnits": "recipe='mnits' is not known; did you mean 'mnist'",
+        "none.toml": r"none\.toml: the recipe cannot be read \(No such file.*\); give the path .* deep, logistic",
+        "./folder": r"\./folder: the recipe cannot be read \(Is a directory\)",
+        "folder.toml": "Is a directory",
+        "wrong.toml": r"wrong\.toml: not TOML \(.*line 1",
+        "binary.toml": r"binary\.toml: not TOML",
+        "key.toml": r"key\.toml: 'epoch' is not a key of a recipe; did you mean 'epochs'",
+        "pair.toml": r"pair\.toml: output='softmax' with loss='squared_error' is not a legal pair; use",
+        "huge.toml": r"huge\.toml: ",
+        "digits.toml": r"digits\.toml: ",
+    },
+    "--out": {
+        "full": "full: the run directory is not empty; give another --out or remove it",
+        "file": r"file: cannot be written \(File exists\); choose a folder",
+        "file/below": r"file/below: cannot be written \(Not a directory\); choose a folder",
+        "/proc/run": "/proc/run: cannot be written",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "pattern"),
+    [(option, value, pattern) for option, values in OPTIONS.items() for value, pattern in values.items()],
+    ids=lambda text: text[:20],
+)
+def test_options(here, option, value, pattern):
+    refused((*TRAIN, option, value), pattern)
+
+
+@pytest.mark.skipif(not no_gpu(), reason="there is a GPU")
+def test_cuda_where_there_is_none(here):
+    pattern = r"device='cuda': .*(driver|CuPy|GPU).*(install|reinstall|update|check).*, or use device='cpu'"
+    for words in (TRAIN, ("predict", "model", "x.npy"), ("evaluate", "model"), ("info",)):
+        refused((*words, "--device", "cuda"), pattern)
+
+
+@pytest.mark.parametrize(
+    ("words", "pattern"),
+    [
+        ((), r"no command given; choose from train, .*\(see fcgpu --help\)"),
+        (("trian",), "'trian' is not a command; did you mean 'train'"),
+        (("zzz",), "'zzz' is not a command; choose from train, evaluate, predict, info, recipes"),
+        ((*TRAIN, "--epoch", "5"), "fcgpu train: error: --epoch is not an option; did you mean '--epochs'"),
+        ((*TRAIN, "--momentun=0.5"), "--momentun is not an option; did you mean '--momentum'"),
+        ((*TRAIN, "--zzz"), "--zzz is not an option .see fcgpu train --help"),
+        ((*TRAIN, "more"), "'more' is more than fcgpu train takes"),
+        (("train", "--epochs"), "--epochs: expected one argument"),
+        (
+            ("train", "--recipe", "logistic"),
+            "recipe logistic has no data of its own: fcgpu train DATA --recipe logistic",
+        ),
+        (("train", "--recipe", "deep", "--out", "full"), "full: the run directory is not empty"),
+        (("train", "real.csv", "--output", "sigmoid"), "output='sigmoid' needs .*use output='identity'"),
+        (("recipes", "mnits"), "recipe='mnits' is not known; did you mean 'mnist'"),
+        (("predict",), "required: MODEL, FILE"),
+        (("evaluate", "model", "--split", "tset"), "invalid choice: 'tset'"),
+    ],
+)
+def test_words(here, words, pattern):
+    refused(words, pattern)
+
+
+@pytest.mark.parametrize(
+    ("words", "pattern"),
+    [
+        (("evaluate", "model", "none.csv"), "no such file"),
+        (("evaluate", "model", "wide.csv"), r"wide\.csv: 8 features don't match the model: expected 4"),
+        (("evaluate", "model", "mnist"), "mnist: 784 features don't match the model: expected 4"),
+        (("evaluate", "model", "four.csv"), r"four\.csv: label 3 of sample 3 is out of range; the classes are 0, 1, 2"),
+        (
+            ("evaluate", "model", "real.csv"),
+            r"expected labels among the model's classes 0, 1, 2, found .* for sample 0",
+        ),
+        (("evaluate", "model", "two.npz"), r"classes 0, 1, 2, found 2 columns of targets"),
+        (("evaluate", "values", "two.npz"), r"two\.npz: 2 targets a sample don't match the model: expected 1"),
+        (("evaluate", "model", "--split", "test"), "there are no test samples; use --split train"),
+        (("evaluate", "model", ""), "'' is no data set"),
+        (("evaluate", "model", "--threads", "0"), "threads='0': expected"),
+        (("evaluate", "alone.safetensors"), r"no recipe\.toml beside it says which data; fcgpu evaluate MODEL DATA"),
+        (("evaluate", "nodata"), r"nodata/recipe\.toml: names no data; fcgpu evaluate MODEL DATA"),
+        (("predict", "model", "none.csv"), r"none\.csv: no such file"),
+        (("predict", "model", "wide.csv"), r"wide\.csv: 9 columns don't match the model: expected 4 features, or 5"),
+        (("predict", "model", "narrow.npy"), r"narrow\.npy: 2 features don't match the model: expected 4"),
+        (("predict", "model", "wide.npz"), r"wide\.npz: 8 features don't match the model: expected 4"),
+        (("predict", "model", "nan.npy"), r"nan\.npy: feature \d of sample \d+ is nan"),
+        (("predict", "model", "big.npy"), "outputs for sample 0 are not finite: expected features of the scale"),
+        (("predict", "model", "x.npy", "x.npy"), r"x\.npy: a table; expected pictures where several files are given"),
+        (("predict", "values", "x.npy", "--proba"), "--proba: this model predicts values, not classes; leave it out"),
+        (("predict", "model", "x.npy", "--batch", "3"), "fcgpu predict: error: --batch is not an option"),
+    ],
+)
+def test_a_model_on_data(here, words, pattern):
+    refused((*words, "--device", "cpu"), pattern)
+
+
+def test_pictures_that_do_not_match(here, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for name in ("a/0", "b/0", "b/1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        image.new("RGB", (3, 4 if name == "b/1" else 2)).save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
+    refused(("predict", "model", tmp_path / "a/0.png"), "2 x 3 pixels make 6 features, in colour 18, .*expected 4")
+    refused(("predict", "model", tmp_path / "broken.png"), r"broken\.png: not a readable picture")
+    refused(("train", tmp_path, *TRAIN[2:]), r"b/1\.png: 4 x 3 pixels .*; expected 2 x 3, .*give image_size")
+    (tmp_path / "c").mkdir()
+    refused(("train", tmp_path, *TRAIN[2:]), "c: no pictures in this folder; expected files ending in .png")
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("none", "none: no such model file; fcgpu train writes one"),
+        ("folder", r"folder/model\.safetensors: no such model file"),
+        ("file", "file: not a whole safetensors file .*copy it again or train anew"),
+        ("empty.csv", "not a whole safetensors file"),
+        ("x.npy", "not a whole safetensors file"),
+        ("pickle", "not a whole safetensors file"),
+        ("random", "not a whole safetensors file"),
+        ("other", "a safetensors file of another program; expected one of fcgpu train"),
+        ("float8", "not a whole safetensors file"),
+        ("bfloat16", "a safetensors file of another program"),
+        ("deep", "do not match their SHA-256"),
+    ],
+)
+def test_models_of_another_kind(here, tmp_path, name, pattern):
+    def raw(header, data=b""):
+        return struct.pack("<Q", len(header)) + header + data
+
+    path, tensor = tmp_path / name, b'"a":{"dtype":"%s","shape":[1],"data_offsets":[0,%d]}}'
+    if name == "other":
+        save_file({"weight": np.zeros((2, 2))}, path)
+    elif content := {
+        "pickle": pickle.dumps({"W1": [1.0]}),
+        "random": np.random.default_rng(0).bytes(500),
+        "bfloat16": raw(b"{" + tensor % (b"BF16", 2), bytes(2)),
+        "float8": raw(b'{"__metadata__":{"fcgpu":"{}"},' + tensor % (b"F8_E4M3", 1), bytes(1)),
+        "deep": raw(b'{"__metadata__":{"fcgpu":' + json.dumps("[" * 100_000).encode() + b"}}"),
+    }.get(name):
+        path.write_bytes(content)
+    refused(("predict", path if path.exists() else name, "x.npy"), pattern)
+    refused(("evaluate", path if path.exists() else name, "good.csv"), pattern)
+
+
+def test_every_damaged_byte_and_every_truncation_is_refused(here, tmp_path):
+    """`test_model_files` flips every bit; here a bit of each byte, to see that all come out in one line."""
+    whole, path = (here / "model/model.safetensors").read_bytes(), tmp_path / "m.safetensors"
+    for i in range(0, len(whole), 2):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 1 << i // 2 % 8]) + whole[i + 1 :])
+        refused(
+            ("predict", path, "x.npy"), r"m\.safetensors: (not a whole|the contents|a safetensors)", folder=tmp_path
+        )
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        refused(("predict", path, "x.npy"), r"m\.safetensors: not a whole safetensors file", folder=tmp_path)
+
+
+def test_divergence_names_epoch_and_remedy(here, tmp_path):
+    """Also where it is the very last step that diverges, so that the loss of every epoch is finite."""
+    for epochs in (1, 3):
+        words = ("--learning-rate", "1e38", "--epochs", epochs, "--quiet", "--out", tmp_path / str(epochs))
+        result = call(*TRAIN, *words)
+        assert (result.code, result.out) == (2, "")
+        assert re.fullmatch(r"fcgpu: error: the loss is nan in epoch [12] with .*: try .*\n", result.err)
+        assert not (tmp_path / str(epochs) / "model.safetensors").exists()
+
+
+def no_space(*args):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_at_the_start_leaves_nothing(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic.os, "fsync", no_space)
+    words = (*TRAIN, "--out", tmp_path / "a/b")
+    refused(words, r"a/b/recipe\.toml: cannot be written \(No space left on device\); free some", folder=tmp_path)
+
+
+def test_a_full_disk_at_the_end_leaves_no_part_of_a_model(here, tmp_path, monkeypatch):
+    real = os.replace
+    monkeypatch.setattr(atomic.os, "replace", lambda a, b: no_space() if "model" in str(b) else real(a, b))
+    result = call(*TRAIN, "--quiet", "--out", tmp_path)
+    assert result.code == 2
+    assert re.fullmatch(r"fcgpu: error: .*model\.safetensors: cannot be written \(No space.*\); free .*\n", result.err)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["history.jsonl", "recipe.toml"]
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
+
+
+def test_ctrl_c_while_writing_leaves_no_part_of_a_file(here, tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(atomic.os, "fsync", interrupt)
+    assert call(*TRAIN, "--quiet", "--out", tmp_path) == (130, "", "fcgpu: stopped\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits need a POSIX shell")
+def test_lines_that_do_not_fit_are_not_begun(tmp_path):
+    """The limit on a file's size makes the kernel write a part and refuse the rest, as a full disk does."""
+    csv(tmp_path / "good.csv", LABELS, X)
+    words = ("--epochs", 2000, "--hidden", "2", "--device", "cpu", "--quiet", "--out", tmp_path / "run")
+    process = start("train", tmp_path / "good.csv", *words, before=("sh", "-c", 'ulimit -f 40; exec "$@"', "sh"))
+    result = finish(process)
+    assert (result.code, result.out) == (2, "")
+    assert re.fullmatch(r"fcgpu: error: .*history\.jsonl: cannot be written \(File too large\); .*\n", result.err)
+    lines = (tmp_path / "run/history.jsonl").read_text()
+    assert not lines or lines.endswith("\n")

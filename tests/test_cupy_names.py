@@ -1,0 +1,145 @@
+"""Every name that fcgpu asks of CuPy exists in the CuPy that is installed, with the keywords it is called with.
+
+CuPy imports without a GPU, so a misspelt name or a keyword that only NumPy takes is found here, not by the first user
+who has one. The device double is held to the same list, and its rules for the types of a kernel to CuPy's own.
+"""
+
+import ast
+import inspect
+from functools import reduce
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from device_double import DeviceDouble, decide, usual
+
+import fcgpu
+from fcgpu.kernels import REFERENCE
+from fcgpu.kernels.fused import FORMULAS, FUSED
+
+ROOT = Path(fcgpu.__file__).parent
+ROOTS = {"xp": (), "cupy": (), "runtime": ("cuda", "runtime")}  # backend.py abbreviates cupy.cuda.runtime
+UFUNC_KEYWORDS = {"out", "dtype", "casting"}  # of cupy._core._kernel.ufunc.__call__: no where
+GUFUNC_KEYWORDS = {"out", "dtype", "casting", "axes", "axis", "keepdims", "order"}
+
+
+class Use(NamedTuple):
+    """A dotted name below the namespace, the call of it or None, and the function of fcgpu around it."""
+
+    where: str
+    name: str
+    call: ast.Call | None
+    function: str
+
+
+class Uses(ast.NodeVisitor):
+    """Collects what follows `xp.`, `something.xp.` and `cupy.`."""
+
+    def __init__(self, path):
+        self.path, self.found, self.around, self.calls = path, [], [""], {}
+
+    def visit_FunctionDef(self, node):
+        self.around.append(node.name)
+        self.generic_visit(node)
+        self.around.pop()
+
+    def visit_Call(self, node):
+        self.calls[node.func] = node
+        self.generic_visit(node)
+
+    def visit_Attribute(self, node):
+        names, at = [], node
+        while isinstance(at, ast.Attribute) and at.attr != "xp":
+            names.append(at.attr)
+            at = at.value
+        root = at.attr if isinstance(at, ast.Attribute) else getattr(at, "id", "")
+        if names and root in ROOTS:
+            name = ".".join((*ROOTS[root], *reversed(names)))
+            where = f"{self.path.relative_to(ROOT)}:{node.lineno}"
+            self.found.append(Use(where, name, self.calls.get(node), self.around[-1]))
+        else:
+            self.generic_visit(node)
+
+
+def uses_in(path):
+    visitor = Uses(path)
+    visitor.visit(ast.parse(path.read_text(encoding="utf-8")))
+    return visitor.found
+
+
+USES = [use for path in sorted(ROOT.rglob("*.py")) for use in uses_in(path)]
+# What kernels_for replaces on a GPU runs on NumPy alone; its names must exist, its keywords may be NumPy's own.
+NUMPY_ONLY = {REFERENCE[name].__name__ for name in FUSED}
+CALLS = [u for u in USES if u.call and not (u.where.startswith("kernels") and u.function in NUMPY_ONLY)]
+
+
+def resolved(namespace, name):
+    return reduce(getattr, name.split("."), namespace)
+
+
+@pytest.fixture(scope="module")
+def cupy():
+    return pytest.importorskip("cupy")
+
+
+def test_the_walk_finds_names():
+    names = {use.name for use in USES}
+    assert {"ElementwiseKernel", "matmul", "cuda.runtime.memGetInfo", "get_default_memory_pool"} <= names
+    assert len(CALLS) > 20
+
+
+@pytest.mark.parametrize("name", sorted({use.name for use in USES}))
+def test_the_name_exists(name, cupy):
+    assert resolved(cupy, name) is not None, [use.where for use in USES if use.name == name]
+
+
+@pytest.mark.parametrize("use", CALLS, ids=lambda use: f"{use.where} {use.name}")
+def test_the_call_fits(use, cupy):
+    target, keywords = resolved(cupy, use.name), {k.arg for k in use.call.keywords}
+    if isinstance(target, cupy.ufunc):
+        assert len(use.call.args) <= target.nargs
+        assert keywords <= UFUNC_KEYWORDS
+    elif type(target).__name__ == "_GUFunc":
+        assert keywords <= GUFUNC_KEYWORDS
+    else:
+        try:
+            signature = inspect.signature(target)
+        except ValueError:  # compiled, and its signature not kept
+            assert not keywords
+        else:
+            signature.bind(*use.call.args, **dict.fromkeys(keywords))
+
+
+def test_the_device_double_holds_the_same_names():
+    double, names = DeviceDouble(), {use.name for use in USES if not use.where.startswith("backend.py")}
+    names |= {"asarray", "asnumpy", "cuda.get_current_stream", "cuda.runtime.memGetInfo", "get_default_memory_pool"}
+    for name in names:
+        assert resolved(double, name) is not None
+    assert not hasattr(double, "einsum")
+    functions = {name for name in dir(DeviceDouble) if not name.startswith("_")}
+    assert functions <= {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_types_are_decided_as_cupy_decides(name, cupy):
+    """For the types that training meets, and with each of them wrong in turn."""
+    theirs = cupy.ElementwiseKernel(*FORMULAS[name], name)
+    if not hasattr(theirs, "_decide_params_type"):
+        pytest.skip("this CuPy does not show how it decides")
+    for ours, kinds in usual({name: FORMULAS[name]}):
+        every, n = (*ours.ins, *ours.outs), len(ours.ins)
+        right = [p.dtype or kinds[p.c] for p in every]
+        scalars = [None if p.const and not p.raw else dtype for p, dtype in zip(every, right, strict=True)]
+        wrong = [[*right[:at], np.dtype("int16"), *right[at + 1 :]] for at in range(len(right))]
+        for types in (right, scalars, *wrong):
+            ins, outs = tuple(types[:n]), tuple(types[n:])
+            try:
+                expected_ins, _, expected = theirs._decide_params_type(ins, outs)
+            except (TypeError, KeyError) as error:  # KeyError: only a scalar could tell a type
+                with pytest.raises(type(error)):
+                    decide(ours.ins, ours.outs, ins, outs)
+            else:
+                found_ins, found = decide(ours.ins, ours.outs, ins, outs)
+                assert tuple(expected_ins) == found_ins
+                assert dict(expected._pairs) == found

@@ -1,0 +1,319 @@
+"""The GPU path without a GPU: training on the device double, where a transfer is counted and a mixed array refused.
+
+Tolerance of a run against NumPy's: both round the same sums, in another order. An entry of a gradient is summed from
+the samples of a batch, each a chain of products over the units of every layer, so it may differ by (samples + units)
+eps of its terms, which are of the size of 1 here; the differences of the steps add up.
+"""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from device_double import DeviceArray, ElementwiseKernel, double_backend
+
+import fcgpu
+from fcgpu.kernels import REFERENCE
+from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
+from fcgpu.kernels.fused import FUSED
+from fcgpu.kernels.updates import UPDATES
+from fcgpu.train import loop
+
+HIDDEN, EPOCHS, SAMPLES, FEATURES = (7, 4), 3, 60, 5
+UNITS = FEATURES + sum(HIDDEN) + 3
+REGULARISED = {"l2": 0.1, "gradient_clip": 0.5}
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    """A fresh double, and no look at the loss but the one at the end of a run."""
+    monkeypatch.setattr(loop, "LOOK_SECONDS", math.inf)
+    return double_backend()
+
+
+@pytest.fixture
+def xp(backend):
+    return backend.xp
+
+
+def blobs(kind="three classes", stored="float64"):
+    random = np.random.default_rng(3)
+    y = np.arange(SAMPLES) % 3
+    X = random.normal(0, 1, (SAMPLES, FEATURES)) + 2 * random.normal(0, 1, (3, FEATURES))[y]
+    if stored == "uint8":
+        X = np.clip(40 * X + 128, 0, 255).astype(np.uint8)
+    targets = {"three classes": y, "two classes": y % 2, "one number": X[:, 0] / 3, "two numbers": X[:, :2] / 3}
+    return fcgpu.dataset(X, targets[kind], scale=1 / 255 if stored == "uint8" else 1.0)
+
+
+def events(data, backend, **changes):
+    changes = {"hidden": HIDDEN, "epochs": EPOCHS, "learning_rate": 0.01, **changes}
+    return fcgpu.train(data, device=backend, **changes)
+
+
+def assert_equals_numpy(data, backend, **changes):
+    """The run on the double and the run on NumPy: model, losses and accuracies."""
+    dtype = changes.get("dtype", "float32")
+    _, *epochs, found = events(data, backend, **changes)
+    _, *expected_epochs, expected = events(data, "cpu", threads=1, **changes)
+    batch = SAMPLES if changes.get("batch", "full") == "full" else changes["batch"]
+    tolerance = float(found.steps * (batch + UNITS) * np.finfo(dtype).eps)
+    assert found.model.params.dtype == expected.model.params.dtype == dtype
+    np.testing.assert_allclose(found.model.params, expected.model.params, rtol=0, atol=tolerance)
+    for ours, theirs in zip(epochs, expected_epochs, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=tolerance)
+        assert ours.accuracy == theirs.accuracy
+    assert found.train.loss == pytest.approx(expected.train.loss, rel=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("changes", [{}, REGULARISED], ids=["plain", "regularised"])
+@pytest.mark.parametrize("batch", ["full", 7])
+@pytest.mark.parametrize("optimizer", UPDATES)
+def test_every_optimizer_trains_as_on_numpy(optimizer, batch, changes, dtype, backend):
+    assert_equals_numpy(blobs(), backend, optimizer=optimizer, batch=batch, dtype=dtype, **changes)
+
+
+@pytest.mark.parametrize("stored", ["float64", "uint8"])
+@pytest.mark.parametrize("batch", ["full", 7])
+@pytest.mark.parametrize(
+    ("output", "kind"),
+    [
+        ("softmax", "three classes"),
+        ("softmax", "two classes"),
+        ("sigmoid", "three classes"),
+        ("sigmoid", "two classes"),
+        ("identity", "three classes"),
+        ("identity", "one number"),
+        ("identity", "two numbers"),
+    ],
+)
+def test_every_output_trains_as_on_numpy(output, kind, batch, stored, backend):
+    assert_equals_numpy(blobs(kind, stored), backend, output=output, batch=batch, dtype="float64")
+
+
+@pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
+def test_every_activation_trains_as_on_numpy(activation, backend):
+    assert_equals_numpy(blobs(), backend, activation=activation, init="glorot", batch=16, dtype="float64")
+
+
+@pytest.mark.parametrize("hidden", [(), (1,)])
+def test_the_smallest_networks_train_as_on_numpy(hidden, backend):
+    assert_equals_numpy(blobs("two classes"), backend, hidden=hidden, output="sigmoid", batch=1, dtype="float64")
+
+
+def test_tiles_of_a_small_memory_train_as_on_numpy(backend):
+    budget = 8 * SAMPLES * FEATURES + 8 * SAMPLES + 9000
+    first = next(events(blobs(), backend, memory_budget=budget, dtype="float64"))
+    assert first.plan.tile < SAMPLES
+    _, *epochs, found = events(blobs(), backend, memory_budget=budget, dtype="float64")
+    _, *whole, expected = events(blobs(), "cpu", threads=1, dtype="float64")
+    tolerance = EPOCHS * (SAMPLES + UNITS) * np.finfo(float).eps
+    np.testing.assert_allclose(found.model.params, expected.model.params, rtol=0, atol=tolerance)
+    assert [e.accuracy for e in epochs] == [e.accuracy for e in whole]
+
+
+@pytest.mark.parametrize("changes", [{}, REGULARISED], ids=["plain", "regularised"])
+@pytest.mark.parametrize("batch", ["full", 7])
+@pytest.mark.parametrize("optimizer", UPDATES)
+def test_a_step_neither_waits_for_the_device_nor_copies_in_silence(optimizer, batch, changes, backend):
+    """Between two epochs the host fetches nothing, and sends nothing but the order of the samples."""
+    xp = backend.xp
+    run = events(blobs(), backend, optimizer=optimizer, batch=batch, **changes)
+    seen = [(xp.synchronisations, xp.uploads, xp.upload_bytes) for _ in run][:-1]  # all but Finished
+    assert xp.copies == 0
+    assert [waits for waits, _, _ in seen] == [0] * EPOCHS + [1]  # the last look, for divergence
+    sent = 0 if batch == "full" else 1
+    for before, after in itertools.pairwise(seen):
+        assert after[1] - before[1] == sent
+        assert after[2] - before[2] == sent * 8 * SAMPLES
+
+
+def test_samples_in_their_own_order_send_nothing(backend):
+    seen = [backend.xp.uploads for _ in events(blobs(), backend, batch=7, shuffle=False)]
+    assert len(set(seen[:-1])) == 1
+
+
+def test_the_data_and_the_parameters_are_sent_once(backend):
+    next(events(blobs(stored="uint8"), backend))
+    n_params = (FEATURES + 1) * 7 + 8 * 4 + 5 * 3
+    assert backend.xp.upload_bytes == SAMPLES * FEATURES + 8 * SAMPLES + 4 * n_params
+
+
+def test_the_loss_waits_only_where_it_is_asked_for(backend):
+    run = events(blobs(), backend)
+    next(run)
+    event = next(run)
+    assert backend.xp.synchronisations == 0
+    assert isinstance(event.loss, float)
+    assert backend.xp.synchronisations == 1
+
+
+@pytest.mark.parametrize("look", [0, math.inf])
+def test_a_diverging_run_is_told_with_its_first_bad_epoch(look, backend, monkeypatch):
+    monkeypatch.setattr(loop, "LOOK_SECONDS", look)
+    with pytest.raises(fcgpu.DivergenceError, match="in epoch 2 "):
+        list(events(blobs("one number"), backend, output="identity", optimizer="gradient_descent", learning_rate=1e20))
+
+
+@pytest.mark.parametrize(
+    ("output", "kind"), [("softmax", "three classes"), ("sigmoid", "two classes"), ("identity", "one number")]
+)
+def test_a_model_predicts_as_on_numpy(output, kind, backend):
+    data = blobs(kind)
+    *_, finished = events(data, "cpu", output=output, dtype="float64")
+    found, tolerance = finished.model.predict_proba(data.X, device=backend), UNITS * np.finfo(float).eps
+    np.testing.assert_allclose(found, finished.model.predict_proba(data.X), rtol=tolerance, atol=tolerance)
+    assert backend.xp.synchronisations == 1
+
+
+@pytest.mark.parametrize("layout", [np.asfortranarray, lambda X: X[::-1, ::-1], lambda X: X.astype(">f8")])
+def test_any_layout_of_the_samples_is_the_same_to_the_device(layout, backend):
+    plain = blobs()
+    other = fcgpu.dataset(layout(plain.X), plain.y)
+    assert_equals_numpy(other, backend, batch=7, dtype="float64")
+
+
+def test_the_double_holds_every_kernel_that_has_no_fused_variant(xp):
+    """These run on CuPy as they stand."""
+    assert set(REFERENCE) - set(FUSED) == {
+        "identity_backward", "softmax", "dense_forward", "dense_backward", "add_l2", "clip_by_norm",
+    }  # fmt: skip
+    Z = xp.asarray([[1.0, 2.0, 3.0]])
+    REFERENCE["softmax"](Z, 0, xp=xp)
+    assert sum(Z.tolist()[0]) == pytest.approx(1)
+
+
+HOST = np.ones(3)
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        lambda d, xp: d + HOST,
+        lambda d, xp: HOST + d,
+        lambda d, xp: HOST * d,
+        lambda d, xp: d > HOST,
+        lambda d, xp: d.__iadd__(HOST),
+        lambda d, xp: HOST.__iadd__(d),
+        lambda d, xp: xp.tanh(HOST),
+        lambda d, xp: xp.tanh(d, out=HOST),
+        lambda d, xp: xp.sum(HOST),
+        lambda d, xp: xp.sum(d, out=np.zeros(())),
+        lambda d, xp: xp.matmul(d, HOST),
+        lambda d, xp: np.asarray(d),
+        lambda d, xp: np.array([d, d]),
+        lambda d, xp: np.tanh(d),
+        lambda d, xp: np.sum(d),
+        lambda d, xp: memoryview(d),
+        lambda d, xp: range(d[0]),
+        lambda d, xp: [1, 2, 3][d[0]],
+        lambda d, xp: list(d[0]),
+    ],
+)
+def test_a_mixture_is_refused(mixed, xp):
+    with pytest.raises((TypeError, ValueError)):
+        mixed(xp.asarray(HOST), xp)
+    assert xp.synchronisations == 0
+
+
+def test_the_words_of_cupy(xp):
+    device = xp.asarray(HOST)
+    with pytest.raises(TypeError, match="Implicit conversion to a NumPy array is not allowed"):
+        np.asarray(device)
+    with pytest.raises(TypeError, match=r"Unsupported type <class 'numpy.ndarray'>"):
+        device += HOST
+    with pytest.raises(ValueError, match=r"non-scalar numpy.ndarray cannot be used for fill"):
+        device[:] = HOST
+    with pytest.raises(TypeError, match="Wrong arguments"):
+        xp.multiply(device, 2, out=device, where=device > 0)
+    with pytest.raises(AttributeError, match="'einsum'"):
+        xp.einsum("i->", device)
+
+
+@pytest.mark.parametrize(
+    "fetch",
+    [float, int, bool, repr, lambda d: d.item(), lambda d: d.tolist(), lambda d: d.get(), lambda d: d._xp.asnumpy(d)],
+)
+def test_a_fetch_waits(fetch, xp):
+    device = xp.asarray([2.0])[0]
+    fetch(device)
+    assert xp.synchronisations == 1
+
+
+def test_views_and_scalars_do_not_wait(xp):
+    device = xp.zeros((3, 2))
+    for row in device:
+        row += np.float64(1)
+    device[0] *= 2.0
+    device[1, 0].fill(5)
+    device[2, 1:] += device[0, 1:] * xp.arange(1)
+    device[:, 1] -= xp.sum(device, axis=1)
+    taken = device[xp.asarray(np.array([2, 0]))]
+    assert xp.synchronisations == 0
+    assert device.tolist() == [[2, -2], [5, -5], [1, -1]]
+    assert taken.tolist() == [[1, -1], [2, -2]]
+
+
+def test_device_memory_is_not_host_memory(xp):
+    host = np.zeros(2)
+    device = xp.asarray(host)
+    device += 1
+    assert host.tolist() == [0, 0]
+    fetched = device.get()
+    fetched += 1
+    assert device.tolist() == [1, 1]
+
+
+def test_a_product_that_copies_in_silence_is_counted(xp):
+    A, B, Z = xp.zeros((4, 4)), xp.zeros((4, 4)), xp.zeros((4, 4))
+    xp.matmul(xp.swapaxes(A, 0, 1), B, out=Z)
+    assert xp.copies == 0
+    xp.matmul(A[:, ::2], B[:2], out=Z)
+    xp.matmul(A[None], xp.swapaxes(B[None], -1, -2), out=Z[None])
+    xp.matmul(A, B, out=xp.zeros((4, 4), dtype=np.float32))
+    xp.matmul(A, B, out=A)
+    assert xp.copies == 4
+
+
+SCALE = "T x, float64 factor", "T y", "y = x * factor"
+
+
+@pytest.mark.parametrize(
+    ("formula", "arguments", "error", "words"),
+    [
+        (SCALE, lambda d: (d,), TypeError, "Wrong number of arguments"),
+        (SCALE, lambda d: (HOST, 2.0, d), TypeError, "Unsupported type"),
+        (SCALE, lambda d: (d, 2.0, HOST), TypeError, "Unsupported type"),
+        (SCALE, lambda d: (d, 2.0, 3.0), TypeError, "Output arguments type must be cupy.ndarray"),
+        (SCALE, lambda d: (d.astype("float32"), 2.0, d), TypeError, "Type is mismatched. x float32 float64"),
+        (SCALE, lambda d: (d, d.astype("float32"), d), TypeError, "Type is mismatched. factor float32 float64"),
+        (SCALE, lambda d: (d, 2.0, d[:1]), ValueError, "Out shape is mismatched"),
+        (SCALE, lambda d: (d, d[:2], d), ValueError, "broadcast"),
+        (("raw T x", "raw T y", "y[i] = x[i]"), lambda d: (d, d), ValueError, "Loop size is undecided."),
+        (("raw T x", "T y", "y = x[i]"), lambda d: (2.0, d), TypeError, "scalar"),
+        (("raw T x", "T y", "y = x[i + 1]"), lambda d: (d, d), IndexError, "outside of a raw array"),
+        (("T x, int32 n", "T y", "y = x + n"), lambda d: (d, 2**31, d), OverflowError, "out of bounds"),
+        (("T x", "T y", "x = y"), lambda d: (d, d), RuntimeError, "does not compile"),
+        (("raw T x", "T y", "x[i] = y"), lambda d: (d, d), RuntimeError, "does not compile"),
+        (("T i", "T y", "y = i"), lambda d: (d, d), ValueError, "'i' as a parameter name"),
+    ],
+)
+def test_what_an_elementwise_kernel_refuses(formula, arguments, error, words, xp):
+    device = xp.asarray(HOST)
+    with pytest.raises(error, match=words):
+        ElementwiseKernel(*formula, "probe")(*arguments(device))
+
+
+def test_what_an_elementwise_kernel_computes(xp):
+    device = xp.asarray(np.arange(6.0).reshape(2, 3))
+    made = ElementwiseKernel(*SCALE, "probe")(device, 2)
+    assert isinstance(made, DeviceArray)
+    assert made.tolist() == [[0, 2, 4], [6, 8, 10]]
+    by_row = ElementwiseKernel("T x, T b", "T y", "y = x + b", "probe")
+    by_row(device, xp.asarray([10.0, 20.0, 30.0]), device)  # in place, the row broadcast
+    assert device.tolist() == [[10, 21, 32], [13, 24, 35]]
+    flat = ElementwiseKernel("raw T x", "T y, int64 at", "y = x[i]; at = i", "probe")
+    values, at = flat(xp.swapaxes(device, 0, 1), xp.empty((3, 2)), xp.empty((3, 2), dtype=np.int64))
+    assert values.tolist() == [[10, 13], [21, 24], [32, 35]]
+    assert at.tolist() == [[0, 1], [2, 3], [4, 5]]

@@ -1,0 +1,131 @@
+"""NVIDIA's compiler takes every fused formula, as CuPy hands it over, for each architecture: no GPU is needed for that.
+
+One translation unit holds all formulas in the types that training meets, each in a namespace for its typedefs, in the
+text that CuPy itself generates and below CuPy's own headers.
+"""
+
+import ctypes
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from device_double import ElementwiseKernel, usual
+
+ARCHITECTURES = (70, 80, 90, 100)  # Volta, Ampere, Hopper, Blackwell
+NDARRAY, INDEXER, SCALAR = 1, 2, 3  # _ArgKind in cupy/_core/_kernel.pxd
+NUMBERS = {
+    "b",
+    "scale",
+    "weight",
+    "mu",
+    "rho",
+    "rest",
+    "decay",
+    "epsilon",
+    "beta_1",
+    "beta_2",
+    "log_beta_1",
+    "log_beta_2",
+}
+# Class indices or targets of the weights' type, pixels or features of that type.
+TRAINING = [
+    (kernel, kinds)
+    for kernel, kinds in usual()
+    if kinds.get("I", np.dtype("int64")) in ("int64", kinds["T"])
+    and kinds.get("U", kinds["T"]) in ("uint8", kinds["T"])
+]
+
+
+@pytest.fixture(scope="module")
+def cupy():
+    return pytest.importorskip("cupy")
+
+
+@pytest.fixture(scope="module")
+def nvrtc(cupy):
+    """The library: of a wheel beside CuPy, or of the machine's CUDA."""
+    pathfinder = pytest.importorskip("cuda.pathfinder")
+    try:
+        return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path)
+    except (pathfinder.DynamicLibNotFoundError, OSError) as error:
+        pytest.skip(f"no NVRTC, install nvidia-cuda-nvrtc-cu12: {str(error).splitlines()[0]}")
+
+
+def compiled(nvrtc, source, options):
+    """(error or "", log) of the program."""
+    program, words = ctypes.c_void_p(), [o.encode() for o in options]
+    nvrtc.nvrtcGetErrorString.restype = ctypes.c_char_p
+    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"formulas.cu", 0, None, None) == 0
+    result = nvrtc.nvrtcCompileProgram(program, len(words), (ctypes.c_char_p * len(words))(*words))
+    size = ctypes.c_size_t()
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return nvrtc.nvrtcGetErrorString(result).decode() if result else "", log.value.decode()
+
+
+def supported(nvrtc):
+    """The architectures that this NVRTC compiles for, as 90."""
+    n = ctypes.c_int()
+    nvrtc.nvrtcGetNumSupportedArchs(ctypes.byref(n))
+    found = (ctypes.c_int * n.value)()
+    nvrtc.nvrtcGetSupportedArchs(found)
+    return list(found)
+
+
+def generated(cupy, kernel, kinds):
+    """The CUDA C++ that CuPy writes for a kernel: arrays in one piece or not, numbers as scalars or as arrays."""
+    core, scalar = cupy._core._kernel, cupy._core._scalar.CScalar
+    made = cupy.ElementwiseKernel(*kernel.formula, kernel.name)
+    every = (*kernel.ins, *kernel.outs)
+    types = [np.dtype(p.dtype or kinds[p.c]) for p in every]
+    _, _, typedefs = made._decide_params_type(tuple(types[: made.nin]), tuple(types[made.nin :]))
+    for contiguous, only_arrays in ((True, False), (False, True)):
+        ndim = 1 if contiguous else 2
+        arguments = [core._ArgInfo(INDEXER, cupy._core._carray.Indexer, None, ndim, True, True)]
+        for p, dtype in zip(reversed(every), reversed(types), strict=True):
+            if not p.raw and (p.dtype is not None or (p.name in NUMBERS and not only_arrays)) and p.const:
+                arguments.insert(0, core._ArgInfo(SCALAR, scalar, dtype, 0, True, True))
+            else:
+                arguments.insert(0, core._ArgInfo(NDARRAY, cupy.ndarray, dtype, ndim, contiguous, contiguous))
+        yield core._get_elementwise_kernel_code(
+            tuple(arguments), typedefs, made.params, made.operation, made.name, made.preamble
+        )
+
+
+def unit(cupy, requests):
+    """One source of many kernels."""
+    source = "".join(f"#include <{name}>\n" for name in cupy._core.core._cupy_header_list)
+    texts = itertools.chain.from_iterable(generated(cupy, *request) for request in requests)
+    for at, text in enumerate(texts):
+        source += f"namespace formula_{at} {{\n" + text.replace('extern "C"', "") + "}\n"
+    return source
+
+
+def options(cupy, architecture):
+    include = Path(cupy.__file__).parent / "_core" / "include"
+    paths = [include, *(include / "cupy" / "_cccl" / part for part in ("cub", "thrust", "libcudacxx"))]
+    return [f"-arch=sm_{architecture}", "--std=c++17", *(f"-I{p}" for p in paths)]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_formula_compiles(architecture, nvrtc, cupy):
+    """Without optimisation, which takes three times as long and judges nothing."""
+    if not hasattr(cupy._core._kernel, "_get_elementwise_kernel_code"):
+        pytest.skip("this CuPy does not show the text that it generates")
+    if architecture not in supported(nvrtc):
+        pytest.skip(f"this NVRTC does not know sm_{architecture}")
+    error, log = compiled(nvrtc, unit(cupy, TRAINING), [*options(cupy, architecture), "-G"])
+    assert not error, log
+
+
+def test_a_wrong_formula_does_not_compile(nvrtc, cupy):
+    for operation in ("a = z + c", "z = a + b", "a = z + b)"):
+        kernel = ElementwiseKernel("T z, T b", "T a", operation, "wrong")
+        error, log = compiled(
+            nvrtc, unit(cupy, [(kernel, {"T": np.dtype("float32")})]), options(cupy, supported(nvrtc)[-1])
+        )
+        assert error == "NVRTC_ERROR_COMPILATION"
+        assert "error" in log
