@@ -38,8 +38,12 @@ class Backend:
             return self.xp.asarray(array, dtype=dtype)
 
     def to_host(self, array: Any) -> Any:
-        """A device array as a NumPy array; this waits for the device."""
-        return self.xp.asnumpy(array) if self.on_gpu else array
+        """A device array as a NumPy array, for which it waits; a host array is returned as it is."""
+        return self.xp.asnumpy(array) if self.holds(array) else array
+
+    def holds(self, array: Any) -> bool:
+        """Is it an array of this backend's GPU memory?"""
+        return self.on_gpu and isinstance(array, self.xp.ndarray)
 
     def synchronize(self) -> None:
         """Wait until the device has finished what it was given."""

@@ -1,6 +1,7 @@
 """A trained network with what is needed to use it: predict, and judge the predictions."""
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,10 +13,12 @@ from fcgpu.errors import DataError, DivergenceError
 from fcgpu.kernels import REFERENCE
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.network import Network, Workspace
-from fcgpu.params import Spec
+from fcgpu.params import Layer, Spec
 
 TILE_BYTES = 4 << 20  # of buffers, for a tile of predictions on the CPU: about what a core's caches hold
 GPU_TILE_BYTES = 256 << 20
+
+Compute = Callable[[Network, Sequence[Layer], Sequence[Any]], Any]
 
 
 class Score(NamedTuple):
@@ -39,9 +42,10 @@ class Model:
     recipe: str = "custom"
 
     def predict_proba(self, X: Any, *, device: str | Backend = "cpu", threads: int | None = None) -> Any:
-        """Probabilities (n, n_outputs) on the host, in the type of `params`; for the identity output the values.
+        """Probabilities (n, n_outputs) in the type of `params`; for a regression the values.
 
-        X is (n, n_features), as unscaled as the training data. Memory stays bounded: X is taken in tiles.
+        X is (n, n_features), as unscaled as the training data. Memory stays bounded: X is taken in tiles. The answer is
+        on the host, or where X is: an array of the device's namespace gives another.
         Raises DataError where X does not fit the model, DeviceError where the device cannot work, DivergenceError
         where the outputs are not finite.
         """
@@ -52,15 +56,21 @@ class Model:
         return self._outputs(X, device, threads, lambda net, layers, A: net.forward(layers, A))
 
     def predict(self, X: Any, *, device: str | Backend = "cpu", threads: int | None = None) -> Any:
-        """The class of each sample (n,), as `classes` has it; for a regression the values (n,) or (n, n_outputs)."""
-        Z = self.decision_function(X, device=device, threads=threads)
+        """The class of each sample (n,), as `classes` has it; for a regression the values (n,) or (n, n_outputs).
+
+        On the host, wherever X is.
+        """
+        backend = choose(device) if isinstance(device, str) else device
         if self.classes is None:
-            return Z[:, 0] if Z.shape[1] == 1 else Z
-        return np.asarray(self.classes)[class_index(Z)]
+            values = backend.to_host(self.predict_proba(X, device=backend, threads=threads))
+            return values[:, 0] if values.shape[1] == 1 else values
+        Z = self.decision_function(X, device=backend, threads=threads)
+        return np.asarray(self.classes)[class_index(backend.to_host(Z))]
 
     def score(self, X: Any, y: Any, *, device: str | Backend = "cpu", threads: int | None = None) -> Score:
         """Loss and accuracy on X (n, n_features) and y: class indices (n,), or targets (n,) or (n, n_outputs)."""
-        return self.score_logits(self.decision_function(X, device=device, threads=threads), y)
+        backend = choose(device) if isinstance(device, str) else device
+        return self.score_logits(backend.to_host(self.decision_function(X, device=backend, threads=threads)), y)
 
     def score_logits(self, Z: Any, y: Any) -> Score:
         """Loss and accuracy of logits Z (n, n_outputs) against y, as `score`; Z is left as it is."""
@@ -76,44 +86,58 @@ class Model:
         loss(Z.astype(np.float64), y, 1 / len(Z), losses, xp=np)
         return Score(float(losses.sum()), accuracy, len(Z))
 
-    def _outputs(self, X: Any, device: str | Backend, threads: int | None, compute: Any) -> Any:
-        X = check_features(X, "X")
+    def _outputs(self, X: Any, device: str | Backend, threads: int | None, compute: Compute) -> Any:
+        backend = choose(device) if isinstance(device, str) else device
+        if not backend.holds(X):
+            X = check_features(X, "X")
         if X.shape[1] != self.spec.sizes[0]:
             raise DataError(
                 f"X has {X.shape[1]} features, the model was trained with {self.spec.sizes[0]}; "
                 "give the same columns as in training"
             )
-        backend = choose(device) if isinstance(device, str) else device
-        net, xp, dtype = Network(self.spec, backend), backend.xp, self.params.dtype
-        layers = self.spec.layers(backend.to_device(self.params))
-        workers = Workers(1 if backend.on_gpu else threads or cpu_count())
-        room = GPU_TILE_BYTES if backend.on_gpu else TILE_BYTES
-        tile = min(len(X), max(16, room // (dtype.itemsize * Workspace.values(self.spec))))
-        n_tiles = -(-len(X) // tile)
-        free = deque(
-            Workspace(self.spec, tile, dtype, xp, backward=False) for _ in range(min(workers.threads, n_tiles))
-        )
-        out = np.empty((len(X), self.spec.sizes[-1]), dtype)
-
-        def one(i: int) -> None:
-            start = i * tile
-            part = backend.to_device(X[start : start + tile])
-            whole = free.pop()
-            work = whole.head(len(part))
-            net.kernels.load_tile(part, slice(None), self.scale, work.A[0])
-            out[start : start + tile] = backend.to_host(compute(net, layers, work.A))
-            free.append(whole)
-
-        with workers.quiet():
-            workers.run(one, n_tiles)
-        workers.close()
-        finite = np.isfinite(out).all(axis=1)
+        out = in_tiles(compute, self.spec, backend.to_device(self.params), X, backend, threads, self.scale)
+        xp = backend.xp if backend.holds(out) else np
+        finite = backend.to_host(xp.all(xp.isfinite(out), axis=1))
         if not finite.all():
             raise DivergenceError(
                 f"the model's outputs for sample {int(np.argmin(finite))} are not finite: expected features of the "
-                f"scale it was trained on, in the range of {dtype}"
+                f"scale it was trained on, in the range of {self.params.dtype}"
             )
         return out
+
+
+def in_tiles(
+    compute: Compute, spec: Spec, params: Any, X: Any, backend: Backend, threads: int | None, scale: float = 1.0
+) -> Any:
+    """compute(net, layers, A) (n, n_outputs) for X (n, n_features), tile by tile, so that memory stays bounded.
+
+    params (n_params,) is on the device. The answer is on the device where X is, else on the host. Nothing is checked.
+    """
+    net, xp, dtype = Network(spec, backend), backend.xp, params.dtype
+    layers = spec.layers(params)
+    workers = Workers(1 if backend.on_gpu else threads or cpu_count())
+    room = GPU_TILE_BYTES if backend.on_gpu else TILE_BYTES
+    n = X.shape[0]
+    tile = min(n, max(16, room // (dtype.itemsize * Workspace.values(spec))))
+    n_tiles = -(-n // tile)
+    free = deque(Workspace(spec, tile, dtype, xp, backward=False) for _ in range(min(workers.threads, n_tiles)))
+    resident = backend.holds(X)
+    out = (xp if resident else np).empty((n, spec.sizes[-1]), dtype)
+
+    def one(i: int) -> None:
+        rows = slice(i * tile, min(n, (i + 1) * tile))
+        part = X[rows] if resident else backend.to_device(X[rows])
+        whole = free.pop()
+        work = whole.head(rows.stop - rows.start)
+        net.kernels.load_tile(part, slice(None), scale, work.A[0])
+        answer = compute(net, layers, work.A)
+        out[rows] = answer if resident else backend.to_host(answer)
+        free.append(whole)
+
+    with workers.quiet():
+        workers.run(one, n_tiles)
+    workers.close()
+    return out
 
 
 def class_index(Z: Any) -> Any:

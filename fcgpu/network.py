@@ -4,6 +4,8 @@
     loss      from the logits Z of the last layer, which it overwrites with dZ
     backward  dW = Aᵀ dZ,  db = Σ dZ,  dA = dZ Wᵀ,  dZ = dA g'(Z)
 
+With dropout, in training only, a hidden A is masked after g, and its dA before g'.
+
 What stays out on purpose: where the tile came from, threads, optimizers. `train/step.py` deals tiles and sums up.
 """
 
@@ -19,13 +21,17 @@ from fcgpu.params import Layer, Spec
 class Workspace:
     """Every buffer that a pass over up to `rows` samples writes, allocated once.
 
-    A[0] is the tile (rows, n_features), A[l] the output of layer l, A[-1] the logits; dA[l] is the gradient of A[l].
+    A[0] is the tile (rows, n_features), A[l] the output of layer l, A[-1] the logits; dA[l] is the gradient of A[l] and
+    keep[l] the mask of its dropout, where there is one.
     """
 
-    def __init__(self, spec: Spec, rows: int, dtype: Any, xp: Any, *, backward: bool = True) -> None:
+    def __init__(
+        self, spec: Spec, rows: int, dtype: Any, xp: Any, *, backward: bool = True, dropout: Sequence[float] = ()
+    ) -> None:
         self.rows = rows
         self.A = [xp.empty((rows, n), dtype=dtype) for n in spec.sizes]
         self.dA = [None, *(xp.empty((rows, n), dtype=dtype) for n in spec.sizes[1:-1])] if backward else []
+        self.keep = [None, *(xp.empty((rows, n), dtype=bool) for n, _ in zip(spec.sizes[1:-1], dropout, strict=False))]
         self.losses = xp.empty((rows, 1), dtype=dtype)
         self.correct = xp.empty((rows,), dtype=bool)
         self._heads: dict[int, Workspace] = {}
@@ -38,7 +44,7 @@ class Workspace:
             head = object.__new__(Workspace)
             head.rows = rows
             head.A = [a[:rows] for a in self.A]
-            head.dA = [a if a is None else a[:rows] for a in self.dA]
+            head.dA, head.keep = ([a if a is None else a[:rows] for a in buffers] for buffers in (self.dA, self.keep))
             head.losses, head.correct = self.losses[:rows], self.correct[:rows]
             self._heads[rows] = head
         return self._heads[rows]
@@ -50,10 +56,13 @@ class Workspace:
 
 
 class Network:
-    """A spec bound to the kernels of a backend. Parameters are arguments: `layers` are views into a flat vector."""
+    """A spec bound to the kernels of a backend. Parameters are arguments: `layers` are views into a flat vector.
 
-    def __init__(self, spec: Spec, backend: Backend) -> None:
-        self.spec = spec
+    dropout is empty, or the share of units dropped in each hidden layer while training.
+    """
+
+    def __init__(self, spec: Spec, backend: Backend, dropout: Sequence[float] = ()) -> None:
+        self.spec, self.dropout = spec, dropout
         self.kernels = K = kernels_for(backend)
         n_hidden = len(spec.sizes) - 2
         self._activations = [getattr(K, spec.activation)] * n_hidden + [K.identity]
@@ -61,11 +70,16 @@ class Network:
         self._loss = getattr(K, OUTPUTS[spec.output].loss)
         self._prediction = getattr(K, spec.output)
 
-    def forward(self, layers: Sequence[Layer], A: Sequence[Any]) -> Any:
-        """Overwrite A[1:] from the tile A[0]; return the logits A[-1] (n, n_outputs)."""
-        for below, above, (W, b), activation in zip(A, A[1:], layers, self._activations, strict=False):
-            self.kernels.dense_forward(below, W, above)
-            activation(above, b)
+    def forward(self, layers: Sequence[Layer], A: Sequence[Any], after: Any = None) -> Any:
+        """Overwrite A[1:] from the tile A[0]; return the logits A[-1] (n, n_outputs).
+
+        `after(i)`, where given, is called when A[i] of a hidden layer is done.
+        """
+        for i, ((W, b), activation) in enumerate(zip(layers, self._activations, strict=True), start=1):
+            self.kernels.dense_forward(A[i - 1], W, A[i])
+            activation(A[i], b)
+            if after and i < len(layers):
+                after(i)
         return A[-1]
 
     def predict(self, layers: Sequence[Layer], A: Sequence[Any]) -> Any:
@@ -78,23 +92,39 @@ class Network:
         """Overwrite losses (n, 1) with weight * loss, and the logits Z with dZ."""
         self._loss(Z, y, weight, losses)
 
-    def gradient(
-        self, layers: Sequence[Layer], gradients: Sequence[Layer], A: Sequence[Any], dA: Sequence[Any]
-    ) -> None:
+    def gradient(self, layers: Sequence[Layer], gradients: Sequence[Layer], work: Workspace) -> None:
         """Overwrite `gradients` with dW and db of every layer, from A after `forward` with dZ in A[-1] after `loss`."""
-        dZ = A[-1]
+        A, dA, dZ = work.A, work.dA, work.A[-1]
         for below in reversed(range(len(layers))):
             self.kernels.dense_backward(dZ, A[below], layers[below].W, *gradients[below], dA[below])
             if below:
+                if self.dropout:
+                    self.kernels.dropout_backward(A[below], dA[below], work.keep[below], self.dropout[below - 1])
                 self._derivative(A[below], dA[below])
                 dZ = dA[below]
 
     def loss_and_gradient(
-        self, layers: Sequence[Layer], gradients: Sequence[Layer], work: Workspace, y: Any, weight: Any, *, count: bool
+        self,
+        layers: Sequence[Layer],
+        gradients: Sequence[Layer],
+        work: Workspace,
+        y: Any,
+        weight: Any,
+        *,
+        count: bool = False,
+        keys: Any = None,
+        first: int = 0,
     ) -> None:
-        """All passes over the tile in work.A[0]: fills `gradients`, work.losses and, to count, work.correct."""
-        Z = self.forward(layers, work.A)
+        """All passes over the tile in work.A[0]: fills `gradients`, work.losses and, to count, work.correct.
+
+        With dropout, keys (n_hidden, 2) uint32 decide the masks, and `first` is the tile's first row in the batch.
+        """
+
+        def drop(i: int) -> None:
+            self.kernels.dropout(work.A[i], work.keep[i], keys[i - 1], first, self.dropout[i - 1])
+
+        Z = self.forward(layers, work.A, drop if self.dropout else None)
         if count:
             self.kernels.count_correct(Z, y, work.correct)
         self.loss(Z, y, weight, work.losses)
-        self.gradient(layers, gradients, work.A, work.dA)
+        self.gradient(layers, gradients, work)

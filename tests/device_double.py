@@ -162,7 +162,10 @@ for _name, _ufunc in {"eq": "equal", "ne": "not_equal"}.items():
 DeviceArray.__hash__ = None
 
 
-UFUNCS = ("abs", "divide", "equal", "exp", "expm1", "log", "log1p", "maximum", "multiply", "sqrt", "subtract", "tanh")
+UFUNCS = (
+    "abs", "divide", "equal", "exp", "expm1", "greater_equal", "isfinite", "log", "log1p", "maximum", "multiply", "sqrt", "subtract",
+    "tanh",
+)  # fmt: skip
 
 
 class DeviceDouble:
@@ -175,6 +178,8 @@ class DeviceDouble:
             get_current_stream=lambda: SimpleNamespace(synchronize=self._synchronize),
             runtime=SimpleNamespace(memGetInfo=lambda: (FREE_BYTES, FREE_BYTES)),
         )
+
+    ndarray = DeviceArray
 
     def __getattr__(self, name):
         if name in UFUNCS:
@@ -260,6 +265,12 @@ class DeviceDouble:
 
     def zeros_like(self, a):
         return self._new(np.zeros_like(operand(a)))
+
+    def empty_like(self, a):
+        return self._new(np.empty_like(operand(a)))
+
+    def all(self, a, axis=None, out=None, keepdims=False):
+        return self._reduce("all", a, axis, out, keepdims=keepdims)
 
     def empty(self, shape, dtype=float):
         dtype = np.dtype(dtype)

@@ -56,8 +56,15 @@ def identity_output(z, t):
     return list(z), sum(0.5 * (zj - tj) ** 2 for zj, tj in zip(z, t, strict=True))
 
 
+def exp_output(z, t):
+    """Half the Poisson deviance of counts t from their means exp(z)."""
+    means = [math.exp(zj) for zj in z]
+    loss = sum(p - tj + (tj * math.log(tj / p) if tj > 0 else 0.0) for p, tj in zip(means, t, strict=True))
+    return means, loss
+
+
 # name: from the last layer's z and the targets t, the prediction p and the loss; in each pair dloss/dz = p - t
-OUTPUTS = {"sigmoid": sigmoid_output, "softmax": softmax_output, "identity": identity_output}
+OUTPUTS = {"sigmoid": sigmoid_output, "softmax": softmax_output, "identity": identity_output, "exp": exp_output}
 
 
 class Loops:
@@ -196,11 +203,22 @@ RULES = {
 }
 
 # Schedules: the factor of the learning rate at step 0, 1, ... of `steps`, in epoch 0, 1, ...
+
+
+def one_cycle(step, steps):
+    """Up from 1/25 to 1 at three tenths of the run, down to 1/250,000 at its last step, each along half a cosine."""
+    peak, last = 0.3 * steps, steps - 1
+    if step < peak:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * step / peak)) / 2
+    return 4e-6 + (1 - 4e-6) * (1 + math.cos(math.pi * (step - peak) / max(1.0, last - peak))) / 2
+
+
 SCHEDULES = {
     "constant": lambda s, step, steps, epoch: 1.0,
     "step": lambda s, step, steps, epoch: s["gamma"] ** (epoch // s["step_size"]),
     "cosine": lambda s, step, steps, epoch: 0.5 * (1 + math.cos(math.pi * step / steps)),
-    "inverse_scaling": lambda s, step, steps, epoch: 1 / (step + 1) ** s["power_t"],
+    "one_cycle": lambda s, step, steps, epoch: one_cycle(step, steps),
+    "inverse_scaling": lambda s, step, steps, epoch: 1 / (s["samples"] * epoch + 1) ** s["power_t"],
 }
 
 INITS = {
@@ -255,10 +273,10 @@ def loss_and_gradient(layers, X, T, s, ways=Loops, *, wrong_output=1.0, wrong_hi
             if layer:
                 da = ways.weighted_sums_back(layers[layer][0], dz)
                 dz = [d * wrong_hidden * slope(a) for d, a in zip(da, A[layer], strict=True)]
-    if s["l2"]:
-        cells, steep = ways.cells(layers), ways.cells(gradient)
-        loss += 0.5 * s["l2"] * sum(ways.square(w) for w, is_weight in cells if is_weight)
-        full = [g + s["l2"] * w if is_weight else g for (w, is_weight), (g, _) in zip(cells, steep, strict=True)]
+    if s["alpha"]:
+        cells, steep, pull = ways.cells(layers), ways.cells(gradient), s["alpha"] / len(X)
+        loss += 0.5 * pull * sum(ways.square(w) for w, is_weight in cells if is_weight)
+        full = [g + pull * w if is_weight else g for (w, is_weight), (g, _) in zip(cells, steep, strict=True)]
         gradient = ways.layers(full, sizes)
     return loss, gradient
 
@@ -280,6 +298,7 @@ def train(X, T, s, ways=Loops, *, scale=1.0, start=None, **wrong) -> Iterator[St
     X = [[float(v) * scale for v in row] for row in X]
     T = [[float(v) for v in row] for row in T]
     n = len(X)
+    s = {**s, "samples": n}
     size = n if s["batch"] == "full" else min(s["batch"], n)
     per_epoch = -(-n // size)
     steps = s["epochs"] * per_epoch

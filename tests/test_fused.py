@@ -14,7 +14,9 @@ import pytest
 from device_double import COMPILED, double_backend, usual
 
 from fcgpu.kernels import REFERENCE
+from fcgpu.kernels.dropout import keys
 from fcgpu.kernels.fused import FORMULAS, FUSED
+from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
 
 DTYPES = ("float32", "float64")
@@ -84,7 +86,7 @@ def loss_cases(name, dtype, random):
                 yield loss_case(name, f"k={k} n={n} lead={lead} y {y.dtype}{y.shape}", Z, y, weight)
     for k in (1, 3):
         special = np.array(SPECIAL, dtype)
-        if k == 1:
+        if k == 1 or name == "poisson":
             special = special[~np.isinf(special)]  # 0 times infinity: no number in the reference, no loss in a formula
         Z = random.normal(0, 1, (len(special), k)).astype(dtype)
         Z[:, k // 2] = special
@@ -96,10 +98,15 @@ def loss_case(name, what, Z, y, weight):
     k, z = Z.shape[-1], Z.astype(float)
     if name == "cross_entropy" and k == 1:
         y = y * 0  # a softmax of one output has one class
+    if name == "poisson" and k > 1 and y.ndim == 1:
+        y = np.eye(k, dtype=Z.dtype)[y]  # counts, not class indices
     t = y if y.ndim == 2 else np.eye(k)[y] if k > 1 else y[:, None]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         if name == "squared_error":
             terms, dZ = z * z + t * t, np.abs(z) + t
+        elif name == "poisson":
+            mean = np.exp(z)
+            terms, dZ = (1 + np.abs(z)) * mean + np.abs(z) * t + 1, (1 + np.abs(z)) * mean + t
         elif name == "binary_cross_entropy":
             terms, dZ = 1 + np.abs(z) * (1 + t), 1 + t
         else:
@@ -107,6 +114,19 @@ def loss_case(name, what, Z, y, weight):
     losses = np.empty((*Z.shape[:-1], 1), Z.dtype)
     scales = {0: weight * dZ, 3: weight * terms.sum(axis=-1, keepdims=True)}
     return Case(what, (Z, y, weight, losses), scales, terms=k)
+
+
+def dropout_cases(name, dtype, random):
+    for shape, first in itertools.product([(1, 1), (7, 5), (40, 3)], (0, 13, 2**31)):
+        A, dA = random.normal(0, 3, shape).astype(dtype), random.normal(0, 1, shape).astype(dtype)
+        for rate in (0.1, 0.5, 0.999):
+            keep, what = np.empty(shape, bool), f"shape {shape} first {first} rate {rate}"
+            if name == "dropout":
+                key = keys(int(random.integers(2**63)), first, 1)[0]
+                yield Case(what, (A, keep, key, first, rate), {0: np.abs(A) / (1 - rate), 1: 0})
+            else:
+                keep[...] = random.random(shape) < 0.5
+                yield Case(what, (A, dA, keep, rate), {0: np.abs(A), 1: np.abs(dA) / (1 - rate)})
 
 
 def count_cases(name, dtype, random):
@@ -152,7 +172,8 @@ def update_scales(name, w, g, state, setting, rate=0.01):
 def cases(name, dtype):
     """Every call that is compared, for an entry of FUSED."""
     makers = {"load_tile": load_cases, "count_correct": count_cases, **dict.fromkeys(UPDATES, update_cases)}
-    makers |= dict.fromkeys(("binary_cross_entropy", "cross_entropy", "squared_error"), loss_cases)
+    makers |= dict.fromkeys((row.loss for row in OUTPUTS.values()), loss_cases)
+    makers |= dict.fromkeys(("dropout", "dropout_backward"), dropout_cases)
     maker = makers.get(name, derivative_cases if name.endswith("_backward") else activation_cases)
     return maker(name, dtype, np.random.default_rng(0))
 

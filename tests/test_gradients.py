@@ -14,27 +14,20 @@ from fcgpu.backend import Workers
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.train.plan import Plan
-from fcgpu.train.step import Evaluate, Step
+from fcgpu.train.step import Evaluate
 
 H = 1e-5  # truncation h² and rounding eps/h are both near 1e-10
 TOLERANCE = 1e-6
 CPU = fcgpu.choose("cpu")
 
 
-class Recorder:
-    """An optimizer that moves nothing and keeps the gradient."""
-
-    def step(self, w, g):
-        self.gradient = g.copy()
-
-
 def draw(random):
-    """A random network, data and cut, as (spec, X, y, plan, l2)."""
+    """A random network, data, cut and recipe, as (spec, X, y, weights, plan, recipe)."""
     output = str(random.choice(list(OUTPUTS)))
     n, k = int(random.integers(1, 40)), int(random.integers(2 if output == "softmax" else 1, 6))
     sizes = (int(random.integers(1, 9)), *map(int, random.integers(1, 8, random.integers(0, 4))), k)
     spec = fcgpu.Spec(sizes, str(random.choice(HIDDEN_ACTIVATIONS)), output)
-    if output == "identity" or (output == "sigmoid" and random.random() < 0.3):
+    if not OUTPUTS[output].classifies or (output == "sigmoid" and random.random() < 0.3):
         y = random.random((n, k))
     elif output == "softmax" and random.random() < 0.2:
         y = random.dirichlet(np.ones(k), n)
@@ -42,26 +35,37 @@ def draw(random):
         y = random.integers(0, max(2, k) if output == "sigmoid" else k, n)
     tile, lanes = int(random.integers(1, n + 1)), int(random.integers(1, 6))
     X = random.standard_normal((n, sizes[0]))
-    return spec, X, y, Plan(n, n, tile, lanes, 1, 0, 0, 0), float(random.choice([0, 0.1, 1.0]))
+    weights = random.random((n, 1)) if random.random() < 0.3 else None
+    recipe = fcgpu.Recipe(
+        dtype="float64",
+        hidden=sizes[1:-1],
+        alpha=float(random.choice([0, 0.1, 1.0])),
+        dropout=tuple(random.random(len(sizes) - 2)) if random.random() < 0.3 else (),
+    )
+    return spec, X, y, weights, Plan(n, n, tile, lanes, 1, 0, 0, 0), recipe
 
 
 def relative_error(random):
     """Of one random configuration; None where a unit sits on its kink."""
-    spec, X, y, plan, l2 = draw(random)
-    workers, recorder = Workers(1), Recorder()
-    evaluate = Evaluate(spec, (X, y), plan, CPU, workers, "float64", scale=0.5, count=False)
-    step = Step(evaluate, recorder, CPU, l2=l2, gradient_clip=0.0)
+    spec, X, y, weights, plan, recipe = draw(random)
+    evaluate = Evaluate(spec, (X, y, weights), plan, CPU, Workers(1), recipe, scale=0.5)
     start = random.standard_normal(spec.n_params) / np.sqrt(max(spec.sizes))
 
     def at(params):
         evaluate.params[...] = params
-        step(slice(0, len(X)), len(X))
+        evaluate.begin(3)  # the same masks each time
+        loss = evaluate(slice(0, len(X)), len(X))
         A = [X * 0.5, *(np.empty((len(X), size)) for size in spec.sizes[1:])]
-        evaluate.net.forward(evaluate.layers, A)
-        return float(evaluate.loss), [a > 0 for a in A[1:-1]]
+        keep = [np.empty(a.shape, bool) for a in A[1:-1]]
+
+        def drop(i):
+            evaluate.net.kernels.dropout(A[i], keep[i - 1], evaluate.keys[i - 1], 0, evaluate.net.dropout[i - 1])
+
+        evaluate.net.forward(evaluate.layers, A, drop if evaluate.net.dropout else None)
+        return float(loss), [a > 0 for a in A[1:-1]]
 
     at(start)
-    gradient = recorder.gradient
+    gradient = evaluate.gradient.copy()
     direction = random.standard_normal(spec.n_params)
     direction = direction / np.linalg.norm(direction) + gradient / max(np.linalg.norm(gradient), 1e-300)
     (above, signs), (below, signs_below) = at(start + H * direction), at(start - H * direction)
@@ -86,6 +90,7 @@ def test_gradients_of_1200_random_configurations(seed):
 
 
 WRONG = [f"{name}_backward" for name in HIDDEN_ACTIVATIONS] + [row.loss for row in OUTPUTS.values()] + ["add_l2"]
+WRONG += ["dropout_backward"]
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -94,9 +99,9 @@ def test_the_checker_fails_on_a_derivative_wrong_by_a_thousandth(name, monkeypat
 
     def wrong(*args, xp):
         if name == "add_l2":
-            w, g, l2, loss = args
-            right(w, g, l2, loss, xp=xp)
-            g += 0.001 * l2 * w
+            w, g, alpha, share, penalty = args
+            right(w, g, alpha, share, penalty, xp=xp)
+            g += 0.001 * alpha * share * w
         else:
             right(*args, xp=xp)
             changed = args[1] if name.endswith("_backward") else args[0]
@@ -112,9 +117,8 @@ def test_the_gradient_does_not_depend_on_tiles_and_lanes_beyond_rounding():
     X, y = random.standard_normal((n, 7)), random.integers(0, 4, n)
     start, found = random.standard_normal(spec.n_params), []
     for tile, lanes in [(50, 1), (1, 1), (7, 3), (13, 5), (49, 2), (10, 16)]:
-        evaluate = Evaluate(
-            spec, (X, y), Plan(n, n, tile, lanes, 1, 0, 0, 0), CPU, Workers(1), "float64", scale=1.0, count=True
-        )
+        cut, recipe = Plan(n, n, tile, lanes, 1, 0, 0, 0), fcgpu.Recipe(dtype="float64")
+        evaluate = Evaluate(spec, (X, y, None), cut, CPU, Workers(1), recipe, count=True)
         evaluate.params[...] = start
         evaluate(slice(0, n), n)
         found.append((evaluate.gradient.copy(), float(evaluate.loss), int(evaluate.correct)))

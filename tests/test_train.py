@@ -134,13 +134,14 @@ def test_the_loss_of_an_epoch_is_measured_before_its_update(blobs):
     assert events[2].accuracy == pytest.approx(done.train.accuracy)
 
 
-def test_l2_is_in_the_loss_and_shrinks_the_weights_not_the_biases(blobs):
+def test_alpha_is_in_the_loss_and_shrinks_the_weights_not_the_biases(blobs):
     common = {"hidden": (4,), "optimizer": "gradient_descent", "epochs": 1, "dtype": "float64", "learning_rate": 0.1}
     (_, plain), first = run(blobs, **common)
-    (_, pulled), second = run(blobs, l2=0.2, **common)
+    (_, pulled), second = run(blobs, alpha=0.2 * blobs.n_samples, **common)
     spec = first.model.spec
     start = spec.layers(fcgpu.params.initial(spec, 0))
     squares = sum((layer.W**2).sum() for layer in start)
+    assert pulled.penalty == pytest.approx(0.1 * squares, rel=1e-12)
     assert pulled.loss == pytest.approx(plain.loss + 0.1 * squares, rel=1e-12)
     for begin, a, b in zip(start, spec.layers(first.model.params), spec.layers(second.model.params), strict=True):
         np.testing.assert_allclose(b.W, a.W - 0.1 * 0.2 * begin.W, rtol=0, atol=1e-14)
@@ -189,7 +190,7 @@ def test_a_small_budget_makes_small_tiles_with_the_same_result_to_rounding(mnist
 
 def test_a_budget_that_nothing_fits_names_the_least_and_the_least_does(mnist):
     spec = fcgpu.Spec((784, 128, 64, 10))
-    arguments = (spec, (mnist.X, mnist.y), "full", "float32", "adam", CPU)
+    arguments = (spec, (mnist.X, mnist.y), fcgpu.Recipe(), CPU)
     with pytest.raises(fcgpu.DeviceError, match=r"memory budget of 1\.0 MiB is too small.*need at least 4\d\.\d MiB"):
         plan(*arguments, memory_budget=2**20)
     low, high = 2**20, 2**30
@@ -207,7 +208,7 @@ def test_a_budget_that_nothing_fits_names_the_least_and_the_least_does(mnist):
 def test_the_plan_does_not_depend_on_threads_and_uses_every_lane(mnist):
     spec = fcgpu.Spec((784, 128, 64, 10))
     plans = [
-        plan(spec, (mnist.X, mnist.y), batch, "float32", "adam", CPU, threads=threads)
+        plan(spec, (mnist.X, mnist.y), fcgpu.Recipe(batch=batch), CPU, threads=threads)
         for batch in ("full", 10, 128, 1024)
         for threads in (1, 2, 8)
     ]
@@ -249,7 +250,8 @@ def test_two_classes_and_a_sigmoid_make_one_output():
 def test_prediction_in_tiles_equals_prediction_at_once(output, monkeypatch):
     random = np.random.default_rng(4)
     spec = fcgpu.Spec((5, 7, 3), "tanh", output)
-    model = fcgpu.Model(spec, random.standard_normal(spec.n_params), None if output == "identity" else (0, 1, 2))
+    classes = (0, 1, 2) if OUTPUTS[output].classifies else None
+    model = fcgpu.Model(spec, random.standard_normal(spec.n_params), classes)
     X = random.standard_normal((101, 5))
     whole = model.predict_proba(X, threads=1)
     monkeypatch.setattr("fcgpu.model.TILE_BYTES", 1)
@@ -264,9 +266,9 @@ def test_predicting_on_other_features_is_refused():
 
 
 def test_schedules_by_hand():
-    def factor(name, step, epoch=0, **options):
+    def factor(name, step, epoch=0, samples=0, drops=0, **options):
         row = SCHEDULES[name]
-        return row.factor(Progress(step, 100, epoch), **{**row.defaults, **options})
+        return row.factor(Progress(step, 100, epoch, samples, drops), **{**row.defaults, **options})
 
     assert factor("constant", 50) == 1
     assert [factor("step", 0, epoch, step_size=2, gamma=0.1) for epoch in range(5)] == pytest.approx(
@@ -275,9 +277,12 @@ def test_schedules_by_hand():
     assert factor("cosine", 0) == 1
     assert factor("cosine", 50) == pytest.approx(0.5)
     assert factor("cosine", 99) == pytest.approx(0.5 * (1 + math.cos(0.99 * math.pi)))
-    assert [factor("inverse_scaling", t, power_t=0.5) for t in (0, 3, 99)] == pytest.approx([1, 0.5, 0.1])
-    assert [warm_up(Progress(t, 100, 0), 4) for t in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert warm_up(Progress(0, 100, 0), 0) == 1
+    assert [factor("inverse_scaling", 7, samples=t, power_t=0.5) for t in (0, 3, 99)] == pytest.approx([1, 0.5, 0.1])
+    assert [factor("one_cycle", t) for t in (0, 15, 30, 99)] == pytest.approx([0.04, 0.52, 1, 4e-6])
+    assert factor("one_cycle", 30 + 69 / 2) == pytest.approx(0.5 * (1 + 4e-6))
+    assert [factor("adaptive", 7, drops=d) for d in (0, 1, 2)] == pytest.approx([1, 0.2, 0.04])
+    assert [warm_up(Progress(t, 100, 0, 0, 0), 4) for t in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert warm_up(Progress(0, 100, 0, 0, 0), 0) == 1
 
 
 def test_the_schedule_reaches_the_update(blobs):

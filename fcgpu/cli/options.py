@@ -143,12 +143,19 @@ def _typed(key: str, value: Any) -> Any:
     default = KEYS[key].default
     try:
         if isinstance(default, tuple):
-            return tuple(int(word) for word in value.strip("[]").split(",") if word.strip())
+            return tuple(_number(word) for word in value.strip("[]").split(",") if word.strip())
         if isinstance(default, int | float) and not isinstance(default, bool):
             return int(value) if isinstance(default, int) else float(value)
         return value if key != "batch" or value == "full" else int(value)
     except ValueError:
         raise ConfigError(f"{key}={value!r}: expected {KEYS[key].metadata['kind'].words}") from None
+
+
+def _number(word: str) -> int | float:
+    try:
+        return int(word)
+    except ValueError:
+        return float(word)
 
 
 def count(name: str, text: str | None) -> int | None:

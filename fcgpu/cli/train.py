@@ -17,11 +17,10 @@ from fcgpu.cli.options import count, recipe_changes, size
 from fcgpu.cli.progress import Progress, summary
 from fcgpu.cli.run_directory import RunDirectory
 from fcgpu.data import NAMED, load
-from fcgpu.data.dataset import Dataset
+from fcgpu.data.dataset import Dataset, targets
 from fcgpu.errors import ConfigError
 from fcgpu.train import train as events_of
 from fcgpu.train.events import EpochEnded, Finished, Started
-from fcgpu.train.loop import targets
 from fcgpu.train.recipe import Recipe, load_recipe
 from fcgpu.version import __version__
 

@@ -114,6 +114,33 @@ def encode_labels(y: Any, classes: tuple[int | str, ...], name: str) -> Any:
     return index.astype(np.intp)
 
 
+def targets(data: Dataset, y: Any) -> Any:
+    """Regression targets (n, n_outputs): y itself, or the numbers that whole-number labels stand for.
+
+    Raises DataError for labels that are text.
+    """
+    if data.classes is not None:
+        if isinstance(data.classes[0], str):
+            raise DataError(f"{data.name}: labels are text ({shown(data.classes)}); output='identity' needs numbers")
+        y = np.asarray(data.classes, dtype=np.float64)[y]
+    return y.reshape(len(y), -1)
+
+
+def check_weights(weights: Any, n: int, name: str) -> Any:
+    """Sample weights (n,) as they are; DataError unless they are finite, 0 or more, and not all 0."""
+    weights = np.asarray(weights)
+    if weights.shape != (n,) or weights.dtype.kind not in "buif":
+        raise DataError(
+            f"{name}: sample_weight has shape {weights.shape} and dtype {weights.dtype}; expected ({n},) numbers"
+        )
+    if not np.isfinite(weights).all() or weights.min() < 0 or weights.max() == 0:
+        raise DataError(
+            f"{name}: sample weights run from {weights.min():g} to {weights.max():g}; expected finite numbers of 0 or "
+            "more, not all 0"
+        )
+    return weights
+
+
 def not_a_label(y: Any) -> str:
     """What targets (n,) or (n, n_outputs) have in place of labels, for a message."""
     if y.ndim == 2:

@@ -15,7 +15,7 @@ def identity(Z: Any, b: Any, *, xp: Any) -> None:
 
 
 def identity_backward(A: Any, dA: Any, *, xp: Any) -> None:
-    """G' = 1: dA is dZ already."""
+    """g' = 1: dA is dZ already."""
 
 
 def sigmoid(Z: Any, b: Any, *, xp: Any) -> None:
@@ -28,7 +28,7 @@ def sigmoid(Z: Any, b: Any, *, xp: Any) -> None:
 
 
 def sigmoid_backward(A: Any, dA: Any, *, xp: Any) -> None:
-    """G' = A (1 - A)."""
+    """g' = A (1 - A)."""
     dA *= A
     xp.subtract(1, A, out=A)
     dA *= A
@@ -40,7 +40,7 @@ def tanh(Z: Any, b: Any, *, xp: Any) -> None:
 
 
 def tanh_backward(A: Any, dA: Any, *, xp: Any) -> None:
-    """G' = 1 - A²."""
+    """g' = 1 - A²."""
     A *= A
     xp.subtract(1, A, out=A)
     dA *= A
@@ -52,7 +52,7 @@ def relu(Z: Any, b: Any, *, xp: Any) -> None:
 
 
 def relu_backward(A: Any, dA: Any, *, xp: Any) -> None:
-    """G' = 1 where A > 0, else 0."""
+    """g' = 1 where A > 0, else 0."""
     dA *= A > 0
 
 
@@ -62,7 +62,7 @@ def leaky_relu(Z: Any, b: Any, *, xp: Any) -> None:
 
 
 def leaky_relu_backward(A: Any, dA: Any, *, xp: Any) -> None:
-    """G' = 1 where A > 0, else LEAK."""
+    """g' = 1 where A > 0, else LEAK."""
     dA *= LEAK + (1 - LEAK) * (A > 0)
 
 
@@ -72,6 +72,12 @@ def softmax(Z: Any, b: Any, *, xp: Any) -> None:
     Z -= xp.max(Z, axis=-1, keepdims=True)
     xp.exp(Z, out=Z)
     Z /= xp.sum(Z, axis=-1, keepdims=True)
+
+
+def exp(Z: Any, b: Any, *, xp: Any) -> None:
+    """e^z, the mean of a Poisson distribution from its logarithm. For outputs only."""
+    Z += b
+    xp.exp(Z, out=Z)
 
 
 class Activation(NamedTuple):
@@ -86,6 +92,7 @@ ACTIVATIONS = {
     "relu": Activation(relu, relu_backward),
     "leaky_relu": Activation(leaky_relu, leaky_relu_backward),
     "softmax": Activation(softmax, None),
+    "exp": Activation(exp, None),
 }
 
 HIDDEN_ACTIVATIONS = tuple(name for name, row in ACTIVATIONS.items() if row.backward)

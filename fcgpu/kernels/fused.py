@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from fcgpu.kernels.activations import LEAK
+from fcgpu.kernels.dropout import MULTIPLIERS, SHIFTS, threshold
 from fcgpu.kernels.updates import log_or_minus_infinity
 
 # The target of output j in row i of k outputs; rows repeat after n, where a stack of models shares its targets.
@@ -24,6 +25,12 @@ _ADAM = """
     m = mean;
     v = square;
 """
+
+# The reference's hash, as C.
+MIX = (
+    "".join(f"x ^= x >> {s}; x *= {m}u; " for s, m in zip(SHIFTS, MULTIPLIERS, strict=False))
+    + f"x ^= x >> {SHIFTS[-1]};"
+)
 
 FORMULAS = {
     "identity": ("T z, T b", "T a", "a = z + b"),
@@ -80,6 +87,30 @@ FORMULAS = {
         loss = T(0.5) * sum * weight;
         """,
     ),
+    "poisson": (
+        _LOSS_INPUTS,
+        _LOSS_OUTPUTS,
+        f"""
+        T sum = 0;
+        for (int j = 0; j < k; ++j) {{
+            T z = Z[i * k + j], target = {_TARGET}, mean = exp(z);
+            sum += mean - target * z + (target > T(0) ? target * log(target) : T(0)) - target;
+            Z[i * k + j] = (mean - target) * weight;
+        }}
+        loss = sum * weight;
+        """,
+    ),
+    "dropout": (
+        "raw uint32 key, uint32 first, uint32 threshold, T factor",
+        "T a, bool keep",
+        f"""
+        unsigned int x = ((unsigned int)i + first) * key[0] + key[1];
+        {MIX}
+        keep = x >= threshold;
+        a = keep ? a * factor : T(0);
+        """,
+    ),
+    "dropout_backward": ("bool keep, T left, T factor", "T a, T da", "a *= left; da = keep ? da * factor : T(0)"),
     "count_correct": (
         "raw T Z, raw I y, int32 n, int32 k",
         "bool right",
@@ -141,6 +172,15 @@ def load_tile(X: Any, rows: Any, scale: Any, A: Any, *, xp: Any) -> None:
         kernel("load_rows", xp)(X, rows, X.shape[-1], scale, A)
 
 
+def dropout(A: Any, keep: Any, key: Any, first: int, rate: float, *, xp: Any) -> None:
+    start = first * A.shape[-1] % 2**32
+    kernel("dropout", xp)(key, start, threshold(rate), 1 / (1 - rate), A, keep)
+
+
+def dropout_backward(A: Any, dA: Any, keep: Any, rate: float, *, xp: Any) -> None:
+    kernel("dropout_backward", xp)(keep, 1 - rate, 1 / (1 - rate), A, dA)
+
+
 def count_correct(Z: Any, y: Any, correct: Any, *, xp: Any) -> None:
     kernel("count_correct", xp)(Z, y, len(y), Z.shape[-1], correct)
 
@@ -194,6 +234,7 @@ def _adam(
 FUSED = {
     **{name: _forward(name) for name in ("identity", "sigmoid", "tanh", "relu", "leaky_relu")},
     **{name: _backward(name) for name in ("sigmoid_backward", "tanh_backward", "relu_backward", "leaky_relu_backward")},
-    **{name: _loss(name) for name in ("binary_cross_entropy", "cross_entropy", "squared_error")},
-    **{f.__name__: f for f in (load_tile, count_correct, gradient_descent, momentum, nesterov, rmsprop, adam, adamw)},
+    **{name: _loss(name) for name in ("binary_cross_entropy", "cross_entropy", "squared_error", "poisson")},
+    **{f.__name__: f for f in (load_tile, dropout, dropout_backward, count_correct)},
+    **{f.__name__: f for f in (gradient_descent, momentum, nesterov, rmsprop, adam, adamw)},
 }

@@ -1,4 +1,4 @@
-"""The three legal pairs of output and loss, computed from the logits Z, and the count of right answers.
+"""The four legal pairs of output and loss, computed from the logits Z, and the count of right answers.
 
 `loss(Z, y, weight, losses)` overwrites the logits Z (..., n, k) with dZ = (prediction - target) * weight, and
 losses (..., n, 1) with weight * loss. weight is a number or (n, 1): 1 / batch size makes the sum of losses the mean.
@@ -60,6 +60,18 @@ def squared_error(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
     Z *= weight
 
 
+def poisson(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
+    """Σ over outputs of e^z - t z + t log t - t, half the Poisson deviance, t >= 0; dZ = (e^z - t) weight."""
+    t = y if y.ndim == 2 else y[:, None]
+    constant = t * xp.log(xp.where(t > 0, t, 1)) - t
+    product = Z * t
+    xp.exp(Z, out=Z)
+    xp.sum(Z - product + constant, axis=-1, keepdims=True, out=losses)
+    Z -= t
+    losses *= weight
+    Z *= weight
+
+
 def _subtract_target(P: Any, y: Any, xp: Any) -> None:
     if y.ndim == 2:
         P -= y
@@ -88,4 +100,5 @@ OUTPUTS = {
     "sigmoid": Output("binary_cross_entropy", binary_cross_entropy, True),
     "softmax": Output("cross_entropy", cross_entropy, True),
     "identity": Output("squared_error", squared_error, False),
+    "exp": Output("poisson", poisson, False),
 }

@@ -114,12 +114,17 @@ def _one_minus_power(beta: float, t: Any, xp: Any) -> Any:
     return -xp.expm1(t * log_or_minus_infinity(beta))
 
 
-def add_l2(w: Any, g: Any, l2: Any, loss: Any, *, xp: Any) -> None:
-    """g ← g + λ w and loss ← loss + ½ Σ λ w². l2 is λ as a vector (n_params,), 0 for biases; loss is (...,)."""
-    pull = l2 * w
+def add_l2(w: Any, g: Any, alpha: Any, share: Any, penalty: Any, *, xp: Any) -> None:
+    """g ← g + α w / m, and penalty (...,) is overwritten with ½ Σ α w² / m.
+
+    alpha is α as a vector (n_params,), 0 for biases; share is 1 / m, m being the samples of the batch or the sum of
+    their weights: a number or an array of one.
+    """
+    pull = alpha * w
+    pull *= share
     g += pull
     pull *= w
-    loss += 0.5 * xp.sum(pull, axis=-1)
+    xp.multiply(xp.sum(pull, axis=-1), 0.5, out=penalty)
 
 
 def clip_by_norm(g: Any, limit: float, *, xp: Any) -> None:

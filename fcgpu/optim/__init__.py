@@ -1,1 +1,7 @@
-"""How parameters move: first-order rules on the flat vector, and schedules of the learning rate."""
+"""How parameters move: first-order rules and L-BFGS on the flat vector, and schedules of the learning rate."""
+
+from fcgpu.kernels.updates import UPDATES
+
+OPTIMIZERS = (*UPDATES, "lbfgs")
+# Rules that compare one step's loss with the last one's: they take the full batch, and leave these keys as they are.
+FULL_BATCH = {"rprop": ("dropout", "schedule", "warmup"), "lbfgs": ("dropout", "schedule", "warmup", "gradient_clip")}

@@ -1,5 +1,6 @@
 """A first-order rule with its state, hyperparameters and learning rate, ready to step."""
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,9 +11,10 @@ from fcgpu.kernels.updates import UPDATES
 
 
 class FirstOrder:
-    """`step(w, g)` moves the flat parameters w (..., n_params) by the gradient g, which it uses up.
+    """`step(w, g, evaluate)` moves the flat parameters w (..., n_params) by the gradient that `evaluate()` leaves in g.
 
-    `learning_rate` is a (1,) array on the device and `state` a NamedTuple of arrays like w: all there is to save.
+    It uses g up, and returns what `evaluate` returned: the loss before the step. `learning_rate` is a (1,) array on the
+    device and `state` a NamedTuple of arrays like w: all there is to save.
     Raises ConfigError for a name that is not in the table.
     """
 
@@ -23,8 +25,19 @@ class FirstOrder:
         self.learning_rate = xp.zeros((1,), dtype=w.dtype)
         self._update = partial(getattr(kernels, name), **{**row.defaults, **hyperparameters})
 
-    def step(self, w: Any, g: Any) -> None:
+    def step(self, w: Any, g: Any, evaluate: Callable[[], Any]) -> Any:
+        loss = evaluate()
         self._update(w, g, self.state, self.learning_rate)
+        return loss
+
+    def state_on_host(self, host: Callable[[Any], Any]) -> dict[str, Any]:
+        """The state's arrays, each through `host`."""
+        return {name: host(array) for name, array in self.state._asdict().items()}
+
+    def restore(self, state: Mapping[str, Any], to_device: Callable[[Any], Any]) -> None:
+        """Go on from what `state_on_host` returned."""
+        for name, array in self.state._asdict().items():
+            array[...] = to_device(state[name])
 
 
 def known(name: str) -> Any:

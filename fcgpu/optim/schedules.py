@@ -11,6 +11,8 @@ class Progress(NamedTuple):
     step: int  # updates made before this one
     steps: int  # of the whole run
     epoch: int  # epochs finished before this one
+    samples: int  # seen in those epochs
+    drops: int  # times that patience has run out
 
 
 class Schedule(NamedTuple):
@@ -35,16 +37,32 @@ def cosine(at: Progress) -> float:
     return 0.5 * (1 + math.cos(math.pi * at.step / at.steps))
 
 
+def one_cycle(at: Progress) -> float:
+    """From 1/25 along half a cosine to 1 at 30 % of the run, and along another to 1/250,000 (Smith and Topin 2018)."""
+    top = 0.3 * at.steps
+    start, end, share = (1 / 25, 1.0, at.step / top) if at.step < top else (
+        1.0, 4e-6, (at.step - top) / max(1.0, at.steps - 1 - top)
+    )  # fmt: skip
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
 def inverse_scaling(at: Progress, *, power_t: float) -> float:
-    """1 / t^power_t, t counting steps from 1, as scikit-learn's "invscaling"."""
-    return float((at.step + 1) ** -power_t)
+    """1 / (t + 1)^power_t, t counting the samples of the epochs before, as scikit-learn's "invscaling"."""
+    return float((at.samples + 1) ** -power_t)
+
+
+def adaptive(at: Progress) -> float:
+    """1/5 each time that `n_iter_no_change` epochs bring no improvement, as scikit-learn's "adaptive"."""
+    return float(5.0**-at.drops)
 
 
 SCHEDULES = {
     "constant": Schedule(constant, {}),
     "step": Schedule(step, {"step_size": 10, "gamma": 0.5}),
     "cosine": Schedule(cosine, {}),
+    "one_cycle": Schedule(one_cycle, {}),
     "inverse_scaling": Schedule(inverse_scaling, {"power_t": 0.5}),
+    "adaptive": Schedule(adaptive, {}),
 }
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from fcgpu.backend import Backend
 from fcgpu.data.dataset import Dataset
 from fcgpu.model import Model, Score
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
+from fcgpu.train.state import State
 
 
 @dataclass(frozen=True)
@@ -22,15 +24,17 @@ class Started:
 
 @dataclass(frozen=True)
 class EpochEnded:
-    """One pass over the data. `seconds` counts training only, from the first step on."""
+    """One pass over the data; for lbfgs one iteration. `seconds` counts training only, from the first step on."""
 
     epoch: int  # from 1
     epochs: int
     step: int  # updates so far
     seconds: float
-    samples: int  # seen so far
+    samples: int  # seen in those seconds
     learning_rate: float  # of the last step
-    _fetch: Callable[[], tuple[float, int]] = field(repr=False)
+    monitored: float | None  # what early stopping watches, where it does; less is better
+    _fetch: Callable[[], tuple[float, float, int]] = field(repr=False)
+    _state: Callable[[], State] = field(repr=False)
     _model: Callable[[], Model] = field(repr=False)
     _n: int = field(repr=False)
     _counts: bool = field(repr=False)
@@ -41,6 +45,11 @@ class EpochEnded:
         return self._fetch()[0]
 
     @property
+    def penalty(self) -> float:
+        """The regulariser's part of the loss."""
+        return self._fetch()[1]
+
+    @property
     def cost(self) -> float:
         """The loss summed over the samples, as the article prints it."""
         return self._n * self.loss
@@ -48,24 +57,41 @@ class EpochEnded:
     @property
     def accuracy(self) -> float | None:
         """Share of the epoch's samples answered rightly before the update they led to; None for a regression."""
-        return self._fetch()[1] / self._n if self._counts else None
+        return self._fetch()[2] / self._n if self._counts else None
 
     def model(self) -> Model:
         """The network as it is now, copied to the host."""
         return self._model()
 
+    def state(self) -> State:
+        """All that the run has come to, copied to the host: `train(..., start=state)` goes on from it."""
+        return self._state()
+
 
 @dataclass(frozen=True)
 class Finished:
-    """The run's result. `seconds` counts training only; the scores are of the finished model."""
+    """The run's result: the last parameters, or the best where early stopping kept them.
+
+    `seconds` counts training only. The scores are of the finished model, computed when first asked for.
+    """
 
     model: Model
     epochs: int
     steps: int
     seconds: float
     samples: int
-    train: Score
-    test: Score | None
+    stopped: str  # why before the last epoch; empty where it was the last
+    _train: Callable[[], Score] = field(repr=False)
+    _test: Callable[[], Score | None] = field(repr=False)
+
+    @cached_property
+    def train(self) -> Score:
+        return self._train()
+
+    @cached_property
+    def test(self) -> Score | None:
+        """None where there are no test samples."""
+        return self._test()
 
 
 Event = Started | EpochEnded | Finished

@@ -16,6 +16,7 @@ from fcgpu.errors import ConfigError, DeviceError
 from fcgpu.network import Workspace
 from fcgpu.optim.first_order import state_arrays
 from fcgpu.params import Spec
+from fcgpu.train.recipe import Recipe
 
 # Chosen on a 2-core Xeon with 2 MB of L2 a core, 784-128-64-10, float32: tiles of 512 to 1,024 rows were within 3 % of
 # each other, 256 and 2,048 rows 5 to 15 % slower.
@@ -52,9 +53,7 @@ class Plan:
 def plan(
     spec: Spec,
     data: tuple[Any, Any],
-    batch: str | int,
-    dtype: str,
-    optimizer: str,
+    recipe: Recipe,
     backend: Backend,
     *,
     threads: int | None = None,
@@ -68,8 +67,8 @@ def plan(
     would do, for a budget that nothing fits.
     """
     X, y = data
-    n = len(X)
-    rows = n if batch == "full" else int(batch)
+    n = X.shape[0]
+    rows = n if recipe.batch == "full" else int(recipe.batch)
     if rows > n:
         raise ConfigError(f'batch={rows} is more than the {n} samples; use batch="full"')
     if threads is not None and threads < 1:
@@ -78,12 +77,12 @@ def plan(
     budget = memory_budget
     if budget is None:  # on the CPU the data are in memory already, so what is free is free for the rest
         budget = backend.memory() + (0 if backend.on_gpu else resident)
-    size = np.dtype(dtype).itemsize
+    size = np.dtype(recipe.dtype).itemsize
     widest = Plan(n, rows, rows, 1, 1, resident, 0, budget)
     if not backend.on_gpu:
         widest = _cut_for_cpu(widest, spec, size)
         widest = replace(widest, threads=min(threads or cpu_count(), widest.lanes))
-    cut = fitted = _sized(widest, spec, size, optimizer)
+    cut = fitted = _sized(widest, spec, size, recipe.optimizer)
     while fitted.bytes > budget:
         if cut.tile > SMALL_TILE or cut.lanes == 1 < cut.tile:
             cut = replace(cut, tile=-(-cut.tile // 2))
@@ -94,7 +93,7 @@ def plan(
                 f"memory budget of {readable(budget)} is too small; this network and data need at least "
                 f"{readable(fitted.bytes)} on {backend.device}: raise the budget, or use a smaller network or dtype"
             )
-        fitted = _sized(cut, spec, size, optimizer)
+        fitted = _sized(cut, spec, size, recipe.optimizer)
     return fitted
 
 

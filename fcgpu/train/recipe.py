@@ -14,9 +14,9 @@ from typing import Any
 from fcgpu.errors import ConfigError, choices, nearest
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
-from fcgpu.kernels.updates import UPDATES
+from fcgpu.optim import FULL_BATCH, OPTIMIZERS
 from fcgpu.optim.schedules import SCHEDULES
-from fcgpu.params import INITS
+from fcgpu.params import INITS, Spec
 
 MAX_FILE = 1 << 20  # bytes of a recipe that are read
 
@@ -75,6 +75,11 @@ def _parse_flag(value: Any) -> Any:
     return value
 
 
+def _parse_rates(value: Any) -> Any:
+    given = value if isinstance(value, list | tuple) else (value,)
+    return tuple(FRACTION.parse(v) for v in given)
+
+
 def _parse_batch(value: Any) -> Any:
     return value if value == "full" else COUNT.parse(value)
 
@@ -87,8 +92,10 @@ WHOLE = _number("a whole number of 0 or more", lambda v: v >= 0, whole=True)
 POSITIVE = _number("a number above 0", lambda v: v > 0)
 NOT_NEGATIVE = _number("a number of 0 or more", lambda v: v >= 0)
 FRACTION = _number("a number from 0 up to, not including, 1", lambda v: 0 <= v < 1)
+SHARE = _number("a number between 0 and 1", lambda v: 0 < v < 1)
 BATCH = Kind('"full" or a whole number of 1 or more', _parse_batch)
 HIDDEN = _sizes("a list of whole numbers of 1 or more, as [128, 64]; [] for none", lambda n: True)
+RATES = Kind("a number from 0 up to, not including, 1, or a list of them, one a hidden layer", _parse_rates)
 IMAGE = _sizes("[height, width], each 1 or more; [] for the pictures' own size", lambda n: n in (0, 2))
 
 
@@ -109,7 +116,7 @@ class Recipe:
     output: str = _key("softmax", _one_of(OUTPUTS), "activation of the last layer; it decides the loss")
     loss: str = _key("", _one_of(["", *(row.loss for row in OUTPUTS.values())]), "empty, or the output's own loss")
     init: str = _key("he", _one_of(INITS), "how weights are drawn; biases start at 0")
-    optimizer: str = _key("adam", _one_of(UPDATES), "the update rule")
+    optimizer: str = _key("adam", _one_of(OPTIMIZERS), "the update rule")
     learning_rate: float = _key(0.001, POSITIVE, "step size before the schedule")
     momentum: float = _key(0.9, FRACTION, "for momentum and nesterov")
     beta_1: float = _key(0.9, FRACTION, "decay of the mean gradient, for adam and adamw")
@@ -117,13 +124,21 @@ class Recipe:
     rho: float = _key(0.9, FRACTION, "decay of the mean squared gradient, for rmsprop")
     epsilon: float = _key(1e-8, POSITIVE, "added to the root of the mean squared gradient, for adam, adamw, rmsprop")
     weight_decay: float = _key(0.01, NOT_NEGATIVE, "decoupled decay of the weights, for adamw")
+    max_fun: int = _key(0, WHOLE, "most evaluations of the loss, for lbfgs; 0 for no limit")
     schedule: str = _key("constant", _one_of(SCHEDULES), "how the learning rate changes")
     warmup: int = _key(0, WHOLE, "epochs over which the learning rate rises from 0, before and beside the schedule")
     step_size: int = _key(10, COUNT, "epochs between two drops, for the step schedule")
     gamma: float = _key(0.5, POSITIVE, "factor of a drop, for the step schedule")
     power_t: float = _key(0.5, NOT_NEGATIVE, "exponent of the inverse_scaling schedule")
-    l2: float = _key(0.0, NOT_NEGATIVE, "adds l2/2 times the sum of squared weights to the loss")
+    alpha: float = _key(
+        0.0, NOT_NEGATIVE, "adds alpha/2 times the squared weights, over the batch's samples, to the loss"
+    )
+    dropout: tuple[float, ...] = _key((), RATES, "share of hidden units that are dropped in training")
     gradient_clip: float = _key(0.0, NOT_NEGATIVE, "greatest norm of a gradient; 0 for no limit")
+    early_stopping: bool = _key(False, FLAG, "hold samples out, watch their loss, and keep the best parameters")
+    validation_fraction: float = _key(0.1, SHARE, "share of the samples that early_stopping holds out")
+    n_iter_no_change: int = _key(0, WHOLE, "stop after more than so many epochs without improvement; 0 for never")
+    tol: float = _key(1e-4, NOT_NEGATIVE, "what counts as improvement of the loss; for lbfgs, the gradient to stop at")
     batch: str | int = _key("full", BATCH, "samples per update")
     shuffle: bool = _key(True, FLAG, "draw mini-batches in a new order each epoch; else in the data's order")
     epochs: int = _key(100, EPOCHS, "passes over the data")
@@ -148,8 +163,27 @@ class Recipe:
                 f"output={self.output!r} with loss={self.loss!r} is not a legal pair; "
                 f"use loss={legal!r}, or output={partner!r}"
             )
+        if len(self.dropout) > 1 and len(self.dropout) != len(self.hidden):
+            raise ConfigError(
+                f"dropout={list(self.dropout)} for hidden={list(self.hidden)}: "
+                "expected one number, or one a hidden layer"
+            )
+        if self.optimizer in FULL_BATCH:
+            for key in ("batch", *FULL_BATCH[self.optimizer]):
+                if getattr(self, key) != KEYS[key].default:
+                    raise ConfigError(
+                        f"optimizer={self.optimizer!r} with {key}={getattr(self, key)!r}: expected "
+                        f"{key}={KEYS[key].default!r}, or a rule of the first order such as 'adam'"
+                    )
+        if self.schedule == "adaptive" and not self.n_iter_no_change:
+            raise ConfigError("schedule='adaptive' needs n_iter_no_change, the epochs to wait for an improvement")
         if self.init == "article" and self.seed >= 2**32:
             raise ConfigError(f"seed={self.seed}: init='article' takes seeds below 2**32")
+
+    def dropout_of(self, spec: Spec) -> tuple[float, ...]:
+        """The share of units to drop in each hidden layer; empty where nothing is dropped."""
+        rates = self.dropout * (len(spec.sizes) - 2) if len(self.dropout) == 1 else self.dropout
+        return rates if any(rates) else ()
 
     def but(self, **changes: Any) -> "Recipe":
         """The same recipe with some keys changed. Raises ConfigError as the constructor, unknown keys included."""

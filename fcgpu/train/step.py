@@ -1,110 +1,136 @@
-"""One update: the gradient of a batch, tile by tile and lane by lane, then clip, regularise and move.
+"""One update: the loss and gradient of a batch, tile by tile and lane by lane, and the rule that moves by them.
 
 Nothing here reads a value back from the device: no float(), no `if` on an array. What changes from step to step lives
 in device arrays.
 """
 
 from collections import deque
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fcgpu.backend import Backend, Workers
+from fcgpu.kernels import dropout
 from fcgpu.network import Network, Workspace
-from fcgpu.optim.first_order import FirstOrder
 from fcgpu.params import Spec, weights_only
 from fcgpu.train.plan import Plan
+from fcgpu.train.recipe import Recipe
 
 
 class Evaluate:
     """The loss and gradient of a batch at `params`, into buffers that are allocated here, once.
 
-    `params`, `gradient` : (n_params,) flat vectors; `loss` : () float64; `correct` : () int64, right answers of the
-    batch before the update, counted where `count` is true. All stay on the device.
+    data : X (n, n_features), y as the loss takes it, and weights of samples (n, 1) or None, on the device.
+
+    `params`, `gradient` : (n_params,) flat vectors; `loss` : () float64, the weighted mean over the batch; `penalty` :
+    () float64, the regulariser's part, not in `loss`; `correct` : () int64, right answers of the batch before the
+    update, counted where `count` is true. All stay on the device.
     """
 
     def __init__(
         self,
         spec: Spec,
-        data: tuple[Any, Any],
+        data: tuple[Any, Any, Any],
         plan: Plan,
         backend: Backend,
         workers: Workers,
-        dtype: str,
+        recipe: Recipe,
         *,
-        scale: float,
-        count: bool,
+        scale: float = 1.0,
+        count: bool = False,
     ) -> None:
-        xp = backend.xp
-        self.net, self.plan, self.workers, self.xp = Network(spec, backend), plan, workers, xp
-        self.X, self.y, self.scale, self.count = *data, scale, count
+        xp, dtype, rates = backend.xp, recipe.dtype, recipe.dropout_of(spec)
+        self.net, self.plan, self.workers, self.xp = Network(spec, backend, rates), plan, workers, xp
+        self.X, self.y, self.weights = data
+        self.scale, self.count, self.clip = scale, count, recipe.gradient_clip
         self.params = xp.zeros((spec.n_params,), dtype=dtype)
         self.layers = spec.layers(self.params)
+        self._alpha = backend.to_device(weights_only(spec, recipe.alpha), dtype=dtype) if recipe.alpha else None
         self._lanes = xp.zeros((plan.lanes, spec.n_params), dtype=dtype)
         self._lane_layers = [spec.layers(lane) for lane in self._lanes]
         self.gradient = self._lanes[0]  # the lanes are added into the first
-        self._losses = xp.zeros((plan.lanes,), dtype=np.float64)
-        self._counts = xp.zeros((plan.lanes,), dtype=np.int64)
-        self.loss, self.correct = xp.zeros((), dtype=np.float64), xp.zeros((), dtype=np.int64)
+        losses, counts = xp.zeros((plan.lanes,), dtype=np.float64), xp.zeros((plan.lanes,), dtype=np.int64)
+        self._losses, self._lane_losses = losses, [losses[i : i + 1] for i in range(plan.lanes)]
+        self._counts, self._lane_counts = counts, [counts[i : i + 1] for i in range(plan.lanes)]
+        self.loss, self.penalty = xp.zeros((), dtype=np.float64), xp.zeros((), dtype=dtype)
+        self.correct = xp.zeros((), dtype=np.int64)
+        self._seed, self._backend = recipe.seed, backend
+        self.keys = xp.zeros((len(rates), 2), dtype=np.uint32)
         self._free: deque[Any] = deque()
         for _ in range(plan.threads):
             scratch = xp.empty((spec.n_params,), dtype=dtype)
-            self._free.append((Workspace(spec, plan.tile, dtype, xp), scratch, spec.layers(scratch)))
+            work = Workspace(spec, plan.tile, dtype, xp, dropout=rates)
+            self._free.append((work, scratch, spec.layers(scratch)))
 
-    def __call__(self, rows: Any, n_rows: int) -> None:
-        """Fill loss, gradient and correct from the samples `rows`: a slice with ends, or (n_rows,) indices."""
+    def begin(self, step: int) -> None:
+        """Draw the masks of this step, for every evaluation until the next."""
+        if self.net.dropout:
+            self.keys[...] = self._backend.to_device(dropout.keys(self._seed, step, len(self.net.dropout)))
+
+    def __call__(self, rows: Any, n_rows: int) -> Any:
+        """Fill loss, gradient, penalty and correct from the samples `rows`: a slice with ends, or (n_rows,) indices.
+
+        Returns loss + penalty, on the device.
+        """
         tiles = -(-n_rows // self.plan.tile)
         lanes = min(self.plan.lanes, tiles)
         self._losses.fill(0)
         self._counts.fill(0)
-        self.workers.run(lambda lane: self._lane(lane, tiles, rows, n_rows), lanes)
+        share = 1 / n_rows if self.weights is None else 1 / self._sum_of_weights(rows)
+        self.workers.run(lambda lane: self._lane(lane, tiles, rows, n_rows, share), lanes)
         for lane in self._lanes[1:lanes]:
             self.gradient += lane
         self.xp.sum(self._losses, out=self.loss)
         if self.count:
             self.xp.sum(self._counts, out=self.correct)
+        if self._alpha is not None:
+            self.net.kernels.add_l2(self.params, self.gradient, self._alpha, share, self.penalty)
+        if self.clip:
+            self.net.kernels.clip_by_norm(self.gradient, self.clip)
+        return self.loss if self._alpha is None else self.loss + self.penalty
 
-    def _lane(self, lane: int, tiles: int, rows: Any, n_rows: int) -> None:
+    def _sum_of_weights(self, rows: Any) -> Any:
+        """Of a batch; where all are 0 a number that makes the loss and its gradient 0."""
+        tiny = np.finfo(self.weights.dtype).tiny
+        return self.xp.maximum(self.xp.sum(self.weights[rows]), tiny)
+
+    def _lane(self, lane: int, tiles: int, rows: Any, n_rows: int, share: Any) -> None:
         """Add tiles lane, lane + lanes, ... into the lane's accumulators, in that order."""
         xp, net, size = self.xp, self.net, self.plan.tile
         borrowed = self._free.pop()
         whole, scratch, scratch_layers = borrowed
         for tile in range(lane, tiles, self.plan.lanes):
             first = tile == lane
-            part = _part(rows, tile * size, min(n_rows, (tile + 1) * size))
-            work = whole.head(min(size, n_rows - tile * size))
+            start, stop = tile * size, min(n_rows, (tile + 1) * size)
+            part = _part(rows, start, stop)
+            work = whole.head(stop - start)
             y = self.y[part]
+            weight = share if self.weights is None else self.weights[part] * share
             net.kernels.load_tile(self.X, part, self.scale, work.A[0])
             into = self._lane_layers[lane] if first else scratch_layers
-            net.loss_and_gradient(self.layers, into, work, y, 1 / n_rows, count=self.count)
+            net.loss_and_gradient(self.layers, into, work, y, weight, count=self.count, keys=self.keys, first=start)
             if not first:
                 self._lanes[lane] += scratch
-            self._losses[lane : lane + 1] += xp.sum(work.losses, dtype=np.float64)
+            losses, counts = self._lane_losses[lane], self._lane_counts[lane]
+            losses += xp.sum(work.losses, dtype=np.float64)
             if self.count:
-                self._counts[lane : lane + 1] += xp.sum(work.correct)
+                counts += xp.sum(work.correct)
         self._free.append(borrowed)
 
 
 class Step:
-    """An update of `evaluate.params` from one batch, by `rule`, which holds the learning rate and its own state."""
+    """One update of `evaluate.params` from a batch, by a rule, which holds its own state."""
 
-    def __init__(
-        self, evaluate: Evaluate, rule: FirstOrder, backend: Backend, *, l2: float, gradient_clip: float
-    ) -> None:
-        self.evaluate, self.rule, self.clip = evaluate, rule, gradient_clip
-        self._l2 = None
-        if l2:
-            flat = weights_only(evaluate.net.spec, l2)
-            self._l2 = backend.to_device(flat, dtype=evaluate.params.dtype)
+    def __init__(self, evaluate: Evaluate, rule: Any) -> None:
+        self.evaluate, self.rule, self.steps = evaluate, rule, 0
 
-    def __call__(self, rows: Any, n_rows: int) -> None:
-        at, K = self.evaluate, self.evaluate.net.kernels
-        at(rows, n_rows)
-        if self._l2 is not None:
-            K.add_l2(at.params, at.gradient, self._l2, at.loss)
-        if self.clip:
-            K.clip_by_norm(at.gradient, self.clip)
-        self.rule.step(at.params, at.gradient)
+    def __call__(self, rows: Any, n_rows: int) -> Any:
+        """Returns the loss of the batch with the regulariser's part, as the rule measured it, on the device."""
+        at = self.evaluate
+        at.begin(self.steps)
+        self.steps += 1
+        return self.rule.step(at.params, at.gradient, partial(at, rows, n_rows))
 
 
 def _part(rows: Any, start: int, stop: int) -> Any:

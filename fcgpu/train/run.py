@@ -1,0 +1,208 @@
+"""One training run as a generator of events. It prints nothing; callers do what they like with events."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fcgpu.backend import Backend, Workers
+from fcgpu.data.dataset import Dataset, targets
+from fcgpu.errors import DivergenceError
+from fcgpu.kernels.updates import UPDATES
+from fcgpu.model import Model, Score
+from fcgpu.optim.first_order import FirstOrder
+from fcgpu.optim.schedules import SCHEDULES, Progress, warm_up
+from fcgpu.params import Spec, initial, weights_only
+from fcgpu.train.events import EpochEnded, Event, Finished, Started
+from fcgpu.train.plan import Plan
+from fcgpu.train.recipe import Recipe
+from fcgpu.train.state import State
+from fcgpu.train.step import Evaluate, Step
+from fcgpu.train.stopping import Patience
+
+LOOK_SECONDS = 0.25  # on a GPU the loss is looked at this often, not every epoch: a look waits for the device
+
+Monitor = Callable[[EpochEnded], float]
+
+
+class Run:
+    """The state of one training run, all of it here or in the step's device arrays."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Dataset,
+        spec: Spec,
+        y: Any,
+        backend: Backend,
+        plan: Plan,
+        *,
+        weights: Any,
+        start: State | None,
+        order: Any,
+        monitor: Monitor | None,
+    ) -> None:
+        self.recipe, self.data, self.spec, self.backend, self.plan = recipe, data, spec, backend, plan
+        self.scale, self.counts = recipe.scale or data.scale, data.classes is not None and y.ndim == 1
+        self.monitor = monitor
+        self.workers = Workers(plan.threads)
+        self.X = backend.to_device(data.X)
+        if weights is not None:
+            weights = backend.to_device(weights, dtype=recipe.dtype).reshape(-1, 1)
+        on_device = self.X, backend.to_device(y), weights
+        self.evaluate = Evaluate(
+            spec, on_device, plan, backend, self.workers, recipe, scale=self.scale, count=self.counts
+        )
+        self.rule = self._rule()
+        self.step = Step(self.evaluate, self.rule)
+        self.history = backend.xp.zeros((recipe.epochs, 3), dtype=np.float64)  # loss, penalty in it, right answers
+        self.order = order or np.random.Generator(np.random.PCG64(np.random.SeedSequence(recipe.seed).spawn(1)[0]))
+        self.fresh = start is None or not start.rule
+        self._restore(start or State(initial(spec, recipe.seed)))
+
+    def _rule(self) -> Any:
+        recipe, at = self.recipe, self.evaluate
+        options = {key: getattr(recipe, key) for key in UPDATES[recipe.optimizer].defaults}
+        if "weight_decay" in options:
+            flat = weights_only(self.spec, options["weight_decay"])
+            options["weight_decay"] = self.backend.to_device(flat, dtype=recipe.dtype)
+        return FirstOrder(recipe.optimizer, at.params, at.net.kernels, self.backend.xp, **options)
+
+    def _restore(self, state: State) -> None:
+        self.evaluate.params[...] = self.backend.to_device(state.params, dtype=self.recipe.dtype)
+        if state.rule:
+            self.rule.restore(state.rule, self.backend.to_device)
+        if state.order:
+            self.order.bit_generator.state = state.order
+        self.epochs, self.step.steps, self.samples, self.drops = state.epochs, state.steps, state.samples, state.drops
+        begun = state.patience or Patience(self.recipe.tol, self.recipe.n_iter_no_change or math.inf)
+        self.patience = replace(begun)
+        self.best = None
+        if self.recipe.early_stopping:
+            self.best = self.backend.xp.empty_like(self.evaluate.params)
+            self.best[...] = self.evaluate.params if state.best is None else self.backend.to_device(state.best)
+
+    def state(self) -> State:
+        """Everything above that changes, copied to the host."""
+        host = self._on_host
+        order = getattr(self.order, "bit_generator", None)
+        return State(
+            host(self.evaluate.params), self.rule.state_on_host(host), self.epochs, self.step.steps, self.samples,
+            self.drops, replace(self.patience), None if self.best is None else host(self.best),
+            order and order.state,
+        )  # fmt: skip
+
+    def events(self) -> Iterator[Event]:
+        recipe, n = self.recipe, self.plan.samples
+        yield Started(recipe, self.data, self.backend, self.plan)
+        started = looked = time.perf_counter()
+        first, stopped, seconds = self.epochs, "", 0.0
+        try:
+            while self.epochs < recipe.epochs and not stopped:
+                with self.workers.quiet():
+                    rate = self._epoch(self.epochs)
+                self.epochs += 1
+                self.samples += n
+                last = self.epochs == recipe.epochs
+                if not self.backend.on_gpu or last or time.perf_counter() - looked > LOOK_SECONDS:
+                    self._check(self.epochs)
+                    looked = time.perf_counter()
+                event = EpochEnded(
+                    self.epochs, recipe.epochs, self.step.steps, time.perf_counter() - started,
+                    (self.epochs - first) * n, rate, None, partial(self._fetch, self.epochs - 1), self.state,
+                    self.model, n, self.counts,
+                )  # fmt: skip
+                event, stopped = self._judged(event)
+                seconds = time.perf_counter() - started
+                yield event
+        finally:
+            self.workers.close()
+        if self.best is not None:
+            self.evaluate.params[...] = self.best
+        model = self.model()
+        if not np.isfinite(model.params).all():  # by the last step: the epoch's loss was measured before it
+            raise self._diverged(math.nan, self.epochs)
+        data = self.data
+        yield Finished(
+            model, self.epochs, self.step.steps, seconds, (self.epochs - first) * n, stopped,
+            partial(self._score, model, self.X, data.y),
+            partial(self._score, model, data.X_test, data.y_test) if data.X_test is not None else lambda: None,
+        )  # fmt: skip
+
+    def _epoch(self, epoch: int) -> float:
+        """Every batch once; returns the last learning rate. Adds the epoch's loss and right answers to the history."""
+        n, size, evaluate = self.plan.samples, self.plan.batch, self.evaluate
+        total = self.recipe.epochs * self.plan.steps_per_epoch
+        order = None
+        if self.recipe.shuffle and size < n:
+            order = self.backend.to_device(self.order.permutation(n))
+        loss, penalty, correct = (self.history[epoch, i : i + 1] for i in range(3))
+        seen = 0 if self.fresh and epoch == 0 else self.samples
+        rate = 0.0
+        for start in range(0, n, size):
+            stop = min(start + size, n)
+            rate = self._learning_rate(Progress(self.step.steps, total, epoch, seen, self.drops))
+            self.rule.learning_rate.fill(rate)
+            share = (stop - start) / n
+            loss += self.step(slice(start, stop) if order is None else order[start:stop], stop - start) * share
+            penalty += evaluate.penalty * share
+            correct += evaluate.correct
+        return rate
+
+    def _learning_rate(self, at: Progress) -> float:
+        recipe, row = self.recipe, SCHEDULES[self.recipe.schedule]
+        factor = row.factor(at, **{key: getattr(recipe, key) for key in row.defaults})
+        return recipe.learning_rate * factor * warm_up(at, recipe.warmup * self.plan.steps_per_epoch)
+
+    def _judged(self, event: EpochEnded) -> tuple[EpochEnded, str]:
+        """The event with what is monitored, and why to stop, if so."""
+        recipe = self.recipe
+        if self.monitor is None and not recipe.n_iter_no_change:
+            return event, ""
+        value = event.loss if self.monitor is None else self.monitor(event)
+        if self.patience.improved(value) and self.best is not None:
+            self.best[...] = self.evaluate.params
+        event = replace(event, monitored=value)
+        if not self.patience.exhausted:
+            return event, ""
+        if recipe.schedule == "adaptive" and event.learning_rate > 1e-6:
+            self.drops, self.patience.waited = self.drops + 1, 0
+            return event, ""
+        what = "the loss" if self.monitor is None else "the validation loss"
+        return event, f"{what} did not improve by more than {recipe.tol:g} in {self.patience.patience} epochs"
+
+    def _fetch(self, epoch: int) -> tuple[float, float, int]:
+        loss, penalty, correct = self.backend.to_host(self.history[epoch])
+        return float(loss), float(penalty), int(correct)
+
+    def _check(self, epochs: int) -> None:
+        losses = self.backend.to_host(self.history[:epochs, 0])
+        if math.isfinite(losses[-1]):
+            return
+        first = int(np.flatnonzero(~np.isfinite(losses))[0])
+        raise self._diverged(losses[first], first + 1)
+
+    def _diverged(self, loss: float, epoch: int) -> DivergenceError:
+        rate = self.recipe.learning_rate
+        return DivergenceError(
+            f"the loss is {loss} in epoch {epoch} with learning_rate={rate:g}: "
+            f"try learning_rate={rate / 10:g}, gradient_clip=1, or features of a smaller scale"
+        )
+
+    def _on_host(self, array: Any) -> Any:
+        return np.array(self.backend.to_host(array))
+
+    def model(self) -> Model:
+        classes = self.data.classes if self.counts else None
+        return Model(
+            self.spec, self._on_host(self.evaluate.params), classes, self.scale, self.data.image_shape, self.recipe.name
+        )
+
+    def _score(self, model: Model, X: Any, y: Any) -> Score:
+        if not self.counts:
+            y = targets(self.data, y)
+        return model.score(X, y, device=self.backend, threads=self.plan.threads)
