@@ -162,7 +162,10 @@ for _name, _ufunc in {"eq": "equal", "ne": "not_equal"}.items():
 DeviceArray.__hash__ = None
 
 
-UFUNCS = ("abs", "divide", "equal", "exp", "expm1", "log", "log1p", "maximum", "multiply", "sqrt", "subtract", "tanh")
+UFUNCS = (
+    "abs", "divide", "equal", "exp", "expm1", "log", "log1p", "maximum", "minimum", "multiply", "sign", "sqrt",
+    "subtract", "tanh",
+)  # fmt: skip
 
 
 class DeviceDouble:
@@ -211,6 +214,10 @@ class DeviceDouble:
             raise ValueError("Out shape is mismatched")
         out._host[...] = result
         return out
+
+    def where(self, condition, x, y):
+        self.launches["where"] += 1
+        return self._new(np.where(operand(condition), operand(x), operand(y)))
 
     def sum(self, a, axis=None, dtype=None, out=None, keepdims=False):
         return self._reduce("sum", a, axis, out, dtype=dtype, keepdims=keepdims)
