@@ -13,6 +13,14 @@ from fcgpu.optim.lbfgs import LBFGS, two_loops
 from fcgpu.optim.line_search import C1, C2, Point, strong_wolfe
 from fcgpu.params import Spec, initial, weights_only
 
+
+@pytest.fixture(autouse=True)
+def _quiet(workers):
+    """BLAS on one thread, as in training."""
+    with workers.quiet():
+        yield
+
+
 LINES = {
     "rational": lambda a: (-a / (a * a + 2), (a * a - 2) / (a * a + 2) ** 2),  # 1 of Moré and Thuente 1994, section 5
     "waves": lambda a: (math.sin(9 * a) / 100 + a * a - a, 9 * math.cos(9 * a) / 100 + 2 * a - 1),
