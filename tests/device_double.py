@@ -163,8 +163,8 @@ DeviceArray.__hash__ = None
 
 
 UFUNCS = (
-    "abs", "divide", "equal", "exp", "expm1", "greater_equal", "isfinite", "log", "log1p", "maximum", "multiply", "sqrt", "subtract",
-    "tanh",
+    "abs", "divide", "equal", "exp", "expm1", "greater_equal", "isfinite", "log", "log1p", "maximum", "minimum",
+    "multiply", "sign", "sqrt", "subtract", "tanh",
 )  # fmt: skip
 
 
@@ -216,6 +216,10 @@ class DeviceDouble:
             raise ValueError("Out shape is mismatched")
         out._host[...] = result
         return out
+
+    def where(self, condition, x, y):
+        self.launches["where"] += 1
+        return self._new(np.where(operand(condition), operand(x), operand(y)))
 
     def sum(self, a, axis=None, dtype=None, out=None, keepdims=False):
         return self._reduce("sum", a, axis, out, dtype=dtype, keepdims=keepdims)

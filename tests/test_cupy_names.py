@@ -113,7 +113,14 @@ def test_the_call_fits(use, cupy):
 
 def test_the_device_double_holds_the_same_names():
     double, names = DeviceDouble(), {use.name for use in USES if not use.where.startswith("backend.py")}
-    names |= {"asarray", "asnumpy", "cuda.get_current_stream", "cuda.runtime.memGetInfo", "get_default_memory_pool"}
+    names |= {
+        "ndarray",
+        "asarray",
+        "asnumpy",
+        "cuda.get_current_stream",
+        "cuda.runtime.memGetInfo",
+        "get_default_memory_pool",
+    }
     for name in names:
         assert resolved(double, name) is not None
     assert not hasattr(double, "einsum")

@@ -151,6 +151,25 @@ def update_cases(name, dtype, random):
         yield Case(f"{setting} {shape} t={t}", (w, g, state, np.array([0.01], dtype)), scales, setting)
 
 
+def rprop_cases(name, dtype, random):
+    """Every pair of signs, at the first step, between the limits and at them; the loss falls, stays, rises."""
+    options = {**UPDATES[name].defaults, "step_min": 0.01, "step_max": 0.1}
+    for shape, size, losses in itertools.product(
+        [(60,), (3, 60)], (0.0, 0.02, 0.015, 0.09), itertools.product((1.0, 2.0), (1.0, 2.0))
+    ):
+        w, g = (random.normal(0, 1, shape).astype(dtype) for _ in range(2))
+        g *= random.choice([0.0, 1.0, 1e-30, 1e30], shape).astype(dtype)
+        g[..., 0] = np.nan
+        sign = random.integers(-1, 2, shape).astype(dtype) * (size > 0)
+        per_model = (*shape[:-1], 1)
+        state = UPDATES[name].state(sign, np.full(shape, size, dtype), np.full(per_model, losses[0]))
+        loss = np.full(per_model if len(shape) > 1 else (), losses[1])
+        scales = {0: np.abs(w) + 0.1, 2: (0, np.full(shape, 0.1), 0)}
+        yield Case(
+            f"{shape} {size} {losses}", (w, g, state, np.array([0.05], dtype)), scales, {**options, "loss": loss}
+        )
+
+
 def update_scales(name, w, g, state, setting, rate=0.01):
     """Of w and of the state. A mean is summed from the old one and g; where they cancel, a root of it loses digits."""
     w, g = np.abs(w).astype(float), np.abs(g).astype(float)
@@ -172,6 +191,7 @@ def update_scales(name, w, g, state, setting, rate=0.01):
 def cases(name, dtype):
     """Every call that is compared, for an entry of FUSED."""
     makers = {"load_tile": load_cases, "count_correct": count_cases, **dict.fromkeys(UPDATES, update_cases)}
+    makers["rprop"] = rprop_cases
     makers |= dict.fromkeys((row.loss for row in OUTPUTS.values()), loss_cases)
     makers |= dict.fromkeys(("dropout", "dropout_backward"), dropout_cases)
     maker = makers.get(name, derivative_cases if name.endswith("_backward") else activation_cases)

@@ -27,7 +27,12 @@ NUMBERS = {
     "beta_2",
     "log_beta_1",
     "log_beta_2",
+    "eta_plus",
+    "eta_minus",
+    "step_min",
+    "step_max",
 }
+ARRAYS = {"loss", "last_loss"}  # of a type that the formula names, and yet on the device
 # Class indices or targets of the weights' type, pixels or features of that type.
 TRAINING = [
     (kernel, kinds)
@@ -86,7 +91,8 @@ def generated(cupy, kernel, kinds):
         ndim = 1 if contiguous else 2
         arguments = [core._ArgInfo(INDEXER, cupy._core._carray.Indexer, None, ndim, True, True)]
         for p, dtype in zip(reversed(every), reversed(types), strict=True):
-            if not p.raw and (p.dtype is not None or (p.name in NUMBERS and not only_arrays)) and p.const:
+            typed = p.dtype is not None and p.name not in ARRAYS
+            if not p.raw and (typed or (p.name in NUMBERS and not only_arrays)) and p.const:
                 arguments.insert(0, core._ArgInfo(SCALAR, scalar, dtype, 0, True, True))
             else:
                 arguments.insert(0, core._ArgInfo(NDARRAY, cupy.ndarray, dtype, ndim, contiguous, contiguous))

@@ -128,6 +128,25 @@ FORMULAS = {
         "T w, T v",
         "v = rho * v + rest * g * g; w -= rate[0] * g / (sqrt(v) + epsilon)",
     ),
+    "rprop": (
+        "T g, raw T rate, float64 loss, float64 last_loss, T eta_plus, T eta_minus, T step_min, T step_max",
+        "T w, T sign, T step",
+        """
+        T now = g != g ? g : T((g > T(0)) - (g < T(0)));
+        T last = step > T(0) ? step : rate[0];
+        if (sign * now < T(0)) {
+            T smaller = last * eta_minus;
+            step = smaller > step_min ? smaller : step_min;
+            if (loss > last_loss) w += sign * last;
+            sign = T(0);
+        } else {
+            T larger = last * eta_plus;
+            step = sign * now > T(0) ? (larger < step_max ? larger : step_max) : last;
+            w -= now * step;
+            sign = now;
+        }
+        """,
+    ),
     "adam": (f"T g, {_ADAM_INPUTS}", "T w, T m, T v", _ADAM + "w -= step * mean / (sqrt(square) + epsilon)"),
     "adamw": (
         f"T g, T decay, {_ADAM_INPUTS}",
@@ -201,6 +220,25 @@ def rmsprop(w: Any, g: Any, state: Any, learning_rate: Any, *, rho: float, epsil
     kernel("rmsprop", xp)(g, learning_rate, rho, 1 - rho, epsilon, w, state.v)
 
 
+def rprop(
+    w: Any,
+    g: Any,
+    state: Any,
+    learning_rate: Any,
+    *,
+    eta_plus: float,
+    eta_minus: float,
+    step_min: float,
+    step_max: float,
+    loss: Any,
+    xp: Any,
+) -> None:
+    sign, step, last_loss = state
+    limits = eta_plus, eta_minus, step_min, step_max
+    kernel("rprop", xp)(g, learning_rate, loss, last_loss, *limits, w, sign, step)
+    last_loss[...] = loss
+
+
 def adam(
     w: Any, g: Any, state: Any, learning_rate: Any, *, beta_1: float, beta_2: float, epsilon: float, xp: Any
 ) -> None:
@@ -236,5 +274,5 @@ FUSED = {
     **{name: _backward(name) for name in ("sigmoid_backward", "tanh_backward", "relu_backward", "leaky_relu_backward")},
     **{name: _loss(name) for name in ("binary_cross_entropy", "cross_entropy", "squared_error", "poisson")},
     **{f.__name__: f for f in (load_tile, dropout, dropout_backward, count_correct)},
-    **{f.__name__: f for f in (gradient_descent, momentum, nesterov, rmsprop, adam, adamw)},
+    **{f.__name__: f for f in (gradient_descent, momentum, nesterov, rmsprop, rprop, adam, adamw)},
 }

@@ -2,7 +2,10 @@
 
 `update(w, g, state, learning_rate, **hyperparameters)` changes w (..., n_params) and the arrays of `state`; the
 gradient g is used up as scratch, which spares most rules a temporary vector. learning_rate is (1,), of w's type, on
-the device: a captured graph then reads today's value, not the one it was captured with.
+the device: a captured graph then reads today's value, not the one it was captured with. A rule whose row says
+`needs_loss` takes the loss of the same batch beside it, float64, on the device: () or, for a stack, (..., 1).
+
+Every array of a state starts at zero, in the shape and type of w; those named in SCALARS are (1,) float64.
 """
 
 import math
@@ -26,6 +29,15 @@ class Moments(NamedTuple):
     m: Any  # (..., n_params), running mean of g
     v: Any  # (..., n_params), running mean of g²
     t: Any  # (1,) float64, steps taken
+
+
+class Signs(NamedTuple):
+    sign: Any  # (..., n_params), of the last gradient; 0 where it had turned, or there was none
+    step: Any  # (..., n_params), how far each parameter goes; 0 before the first step
+    loss: Any  # (1,) float64, of the last batch; for a stack (..., 1)
+
+
+SCALARS = ("t", "loss")
 
 
 def gradient_descent(w: Any, g: Any, state: NoState, learning_rate: Any, *, xp: Any) -> None:
@@ -105,6 +117,36 @@ def adamw(
     adam(w, g, state, learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, xp=xp)
 
 
+def rprop(
+    w: Any,
+    g: Any,
+    state: Signs,
+    learning_rate: Any,
+    *,
+    eta_plus: float,
+    eta_minus: float,
+    step_min: float,
+    step_max: float,
+    loss: Any,
+    xp: Any,
+) -> None:
+    """iRprop+ (Igel and Hüsken 2000): w ← w - sign(g) Δ, each parameter at its own pace Δ, for full batches.
+
+    Δ grows by η₊ up to step_max where the sign of g is the last one's, and shrinks by η₋ down to step_min where it has
+    turned. There w stays for once, or takes its last change back if the loss rose. Δ starts at the learning rate,
+    which means nothing afterwards; step_min is above 0.
+    """
+    sign, step, last_loss = state
+    xp.sign(g, out=g)
+    same, turned = sign * g > 0, sign * g < 0
+    last = xp.where(step > 0, step, learning_rate)  # the last change of w was -sign * last
+    step[...] = xp.where(same, xp.minimum(last * eta_plus, step_max), last)
+    step[...] = xp.where(turned, xp.maximum(last * eta_minus, step_min), step)
+    w += xp.where(turned, xp.where(loss > last_loss, sign * last, 0), -g * step)
+    sign[...] = xp.where(turned, 0, g)
+    last_loss[...] = loss
+
+
 def log_or_minus_infinity(beta: float) -> float:
     return math.log(beta) if beta else -math.inf
 
@@ -137,14 +179,17 @@ class Update(NamedTuple):
     update: Callable[..., None]
     state: Callable[..., Any]
     defaults: Mapping[str, float]  # hyperparameters beside the learning rate
+    needs_loss: bool = False
 
 
+_RPROP = {"eta_plus": 1.2, "eta_minus": 0.5, "step_min": 1e-6, "step_max": 50.0}  # theirs, but step_min 0
 _ADAM = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8}
 UPDATES = {
     "gradient_descent": Update(gradient_descent, NoState, {}),
     "momentum": Update(momentum, Velocity, {"momentum": 0.9}),
     "nesterov": Update(nesterov, Velocity, {"momentum": 0.9}),
     "rmsprop": Update(rmsprop, MeanSquare, {"rho": 0.9, "epsilon": 1e-8}),
+    "rprop": Update(rprop, Signs, _RPROP, needs_loss=True),
     "adam": Update(adam, Moments, _ADAM),
     "adamw": Update(adamw, Moments, {**_ADAM, "weight_decay": 0.01}),
 }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.errors import ConfigError, choices
-from fcgpu.kernels.updates import UPDATES
+from fcgpu.kernels.updates import SCALARS, UPDATES
 
 
 class FirstOrder:
@@ -18,16 +18,19 @@ class FirstOrder:
     Raises ConfigError for a name that is not in the table.
     """
 
+    finished = ""  # a first-order rule never is
+
     def __init__(self, name: str, w: Any, kernels: Any, xp: Any, **hyperparameters: Any) -> None:
         row = known(name)
         fields = row.state._fields
-        self.state = row.state(*(xp.zeros((1,), np.float64) if f == "t" else xp.zeros_like(w) for f in fields))
+        self.state = row.state(*(xp.zeros((1,), np.float64) if f in SCALARS else xp.zeros_like(w) for f in fields))
         self.learning_rate = xp.zeros((1,), dtype=w.dtype)
         self._update = partial(getattr(kernels, name), **{**row.defaults, **hyperparameters})
+        self._needs_loss = row.needs_loss
 
     def step(self, w: Any, g: Any, evaluate: Callable[[], Any]) -> Any:
         loss = evaluate()
-        self._update(w, g, self.state, self.learning_rate)
+        self._update(w, g, self.state, self.learning_rate, **({"loss": loss} if self._needs_loss else {}))
         return loss
 
     def state_on_host(self, host: Callable[[Any], Any]) -> dict[str, Any]:
@@ -48,4 +51,4 @@ def known(name: str) -> Any:
 
 def state_arrays(name: str) -> int:
     """How many vectors of the parameters' size the rule keeps."""
-    return sum(field != "t" for field in known(name).state._fields)
+    return sum(field not in SCALARS for field in known(name).state._fields)

@@ -14,6 +14,7 @@ import numpy as np
 from fcgpu.backend import Backend, cpu_count
 from fcgpu.errors import ConfigError, DeviceError
 from fcgpu.network import Workspace
+from fcgpu.optim import LBFGS_MEMORY
 from fcgpu.optim.first_order import state_arrays
 from fcgpu.params import Spec
 from fcgpu.train.recipe import Recipe
@@ -115,6 +116,7 @@ def _cut_for_cpu(whole: Plan, spec: Spec, size: int) -> Plan:
 
 def _sized(cut: Plan, spec: Spec, size: int, optimizer: str) -> Plan:
     """The plan with its bytes: vectors of the parameters' length, and a workspace and scratch gradient a thread."""
-    vectors = 1 + state_arrays(optimizer) + cut.lanes + cut.threads + 2  # 2: temporaries of the update
+    state = 2 * LBFGS_MEMORY + 4 if optimizer == "lbfgs" else state_arrays(optimizer)
+    vectors = 1 + state + cut.lanes + cut.threads + 2  # 2: temporaries of the update
     work = cut.threads * cut.tile * Workspace.values(spec)
     return replace(cut, work_bytes=size * (vectors * spec.n_params + work))

@@ -14,12 +14,14 @@ from fcgpu.data.dataset import Dataset, targets
 from fcgpu.errors import DivergenceError
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.model import Model, Score
+from fcgpu.optim import LBFGS_MEMORY
 from fcgpu.optim.first_order import FirstOrder
+from fcgpu.optim.lbfgs import LBFGS
 from fcgpu.optim.schedules import SCHEDULES, Progress, warm_up
 from fcgpu.params import Spec, initial, weights_only
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.plan import Plan
-from fcgpu.train.recipe import Recipe
+from fcgpu.train.recipe import KEYS, Recipe
 from fcgpu.train.state import State
 from fcgpu.train.step import Evaluate, Step
 from fcgpu.train.stopping import Patience
@@ -66,7 +68,11 @@ class Run:
 
     def _rule(self) -> Any:
         recipe, at = self.recipe, self.evaluate
-        options = {key: getattr(recipe, key) for key in UPDATES[recipe.optimizer].defaults}
+        if recipe.optimizer == "lbfgs":
+            return LBFGS(
+                at.params, self.backend.xp, memory=LBFGS_MEMORY, gtol=recipe.tol, max_evaluations=recipe.max_fun or None
+            )
+        options = {key: getattr(recipe, key) for key in UPDATES[recipe.optimizer].defaults if key in KEYS}
         if "weight_decay" in options:
             flat = weights_only(self.spec, options["weight_decay"])
             options["weight_decay"] = self.backend.to_device(flat, dtype=recipe.dtype)
@@ -100,7 +106,7 @@ class Run:
         recipe, n = self.recipe, self.plan.samples
         yield Started(recipe, self.data, self.backend, self.plan)
         started = looked = time.perf_counter()
-        first, stopped, seconds = self.epochs, "", 0.0
+        stopped, seconds = "", 0.0
         try:
             while self.epochs < recipe.epochs and not stopped:
                 with self.workers.quiet():
@@ -113,10 +119,11 @@ class Run:
                     looked = time.perf_counter()
                 event = EpochEnded(
                     self.epochs, recipe.epochs, self.step.steps, time.perf_counter() - started,
-                    (self.epochs - first) * n, rate, None, partial(self._fetch, self.epochs - 1), self.state,
+                    self.evaluate.samples, rate, None, partial(self._fetch, self.epochs - 1), self.state,
                     self.model, n, self.counts,
                 )  # fmt: skip
                 event, stopped = self._judged(event)
+                stopped = stopped or self.rule.finished
                 seconds = time.perf_counter() - started
                 yield event
         finally:
@@ -128,7 +135,7 @@ class Run:
             raise self._diverged(math.nan, self.epochs)
         data = self.data
         yield Finished(
-            model, self.epochs, self.step.steps, seconds, (self.epochs - first) * n, stopped,
+            model, self.epochs, self.step.steps, seconds, self.evaluate.samples, stopped,
             partial(self._score, model, self.X, data.y),
             partial(self._score, model, data.X_test, data.y_test) if data.X_test is not None else lambda: None,
         )  # fmt: skip
@@ -146,7 +153,8 @@ class Run:
         for start in range(0, n, size):
             stop = min(start + size, n)
             rate = self._learning_rate(Progress(self.step.steps, total, epoch, seen, self.drops))
-            self.rule.learning_rate.fill(rate)
+            if self.rule.learning_rate is not None:
+                self.rule.learning_rate.fill(rate)
             share = (stop - start) / n
             loss += self.step(slice(start, stop) if order is None else order[start:stop], stop - start) * share
             penalty += evaluate.penalty * share

@@ -55,6 +55,7 @@ class Evaluate:
         self._counts, self._lane_counts = counts, [counts[i : i + 1] for i in range(plan.lanes)]
         self.loss, self.penalty = xp.zeros((), dtype=np.float64), xp.zeros((), dtype=dtype)
         self.correct = xp.zeros((), dtype=np.int64)
+        self.samples = 0  # evaluated so far
         self._seed, self._backend = recipe.seed, backend
         self.keys = xp.zeros((len(rates), 2), dtype=np.uint32)
         self._free: deque[Any] = deque()
@@ -75,6 +76,7 @@ class Evaluate:
         """
         tiles = -(-n_rows // self.plan.tile)
         lanes = min(self.plan.lanes, tiles)
+        self.samples += n_rows
         self._losses.fill(0)
         self._counts.fill(0)
         share = 1 / n_rows if self.weights is None else 1 / self._sum_of_weights(rows)

@@ -1,0 +1,238 @@
+"""L-BFGS: quasi-Newton steps from the last few changes of parameters and gradient (Nocedal and Wright 2006, 7.4, 7.5).
+
+The two-loop recursion reads vectors only through their inner products. So the products of the remembered s and y are
+kept on the host as small matrices, the recursion runs on coefficients, and the vectors stay where they are: an
+iteration is four products of the history (memory, n) with a vector, two with coefficients, and a line search.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fcgpu.errors import CheckpointError, ConfigError
+from fcgpu.optim.line_search import Point, strong_wolfe
+
+GTOL = 1e-5
+FTOL = {"float32": 1e-6, "float64": 2.2e-9}  # relative; float64's is the factr * eps of L-BFGS-B's defaults
+
+
+class LBFGS:
+    """`step(w, g, evaluate)` moves the flat parameters w (n,), float32 or float64, by one iteration.
+
+    memory : pairs s = w' - w, y = g' - g to remember; 2 memory + 4 vectors like w are allocated, here and once.
+    max_line_search : trials of one line search.
+    gtol : stop where no entry of the gradient is above it in magnitude.
+    ftol : stop where an iteration lowers the loss by no more than this part of it; None for 1e-6 in float32, 2.2e-9
+        in float64.
+    max_evaluations : stop when so many evaluations are made; None for no limit.
+
+    After a step `loss` is the loss at w, `gradient` a copy of the gradient there, `evaluations` the evaluations made so
+    far, and `finished` the reason why there is nothing left to do, in words, or "". No step ever raises the loss.
+
+    Slopes are summed in float64, products with the history in w's type. Numbers come to the host three times an
+    iteration with one trial, besides the loss: the slope of the direction, slope and greatest entry of the gradient at
+    the trial, and the products of a new pair. Raises ConfigError for a memory or a limit below 1.
+    """
+
+    learning_rate = None  # the line search finds the length of a step
+
+    def __init__(
+        self,
+        w: Any,
+        xp: Any,
+        *,
+        memory: int = 10,
+        max_line_search: int = 20,
+        gtol: float = GTOL,
+        ftol: float | None = None,
+        max_evaluations: int | None = None,
+    ) -> None:
+        limits = {"memory": memory, "max_line_search": max_line_search, "max_evaluations": max_evaluations}
+        for name, value in limits.items():
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value}: expected a whole number of 1 or more")
+        self.xp, self.memory, self.max_line_search, self.max_evaluations = xp, memory, max_line_search, max_evaluations
+        self.gtol, self.ftol = gtol, FTOL[w.dtype.name] if ftol is None else ftol
+        self.loss, self.evaluations = math.nan, 0
+        self.gradient = xp.zeros_like(w)
+        self._eps = float(np.finfo(w.dtype).eps)
+        self._start, self._direction, self._lowest_gradient = (xp.zeros_like(w) for _ in range(3))
+        self._history = xp.zeros((2 * memory, w.size), dtype=w.dtype)  # s in the first half, y in the second
+        self._slots: list[int] = []  # of the remembered pairs, oldest first
+        self._sy, self._yy = np.zeros((memory, memory)), np.zeros((memory, memory))  # [i, j] is s_i·y_j, y_i·y_j
+        self._along = np.zeros(2 * memory)  # history · gradient
+        self._products = xp.zeros((2, 2 * memory), dtype=w.dtype)  # where they are before they come to the host
+        self._numbers = xp.zeros((2,), dtype=np.float64)  # slope and greatest entry, likewise
+        self._greatest, self._reason = math.nan, ""
+
+    @property
+    def finished(self) -> str:
+        """Why there is nothing left to do, in words; "" while there is."""
+        if not self._reason and self.max_evaluations is not None and self.evaluations >= self.max_evaluations:
+            return f"max_evaluations={self.max_evaluations} are made"
+        return self._reason
+
+    def step(self, w: Any, g: Any, evaluate: Callable[[], Any]) -> float:
+        """One iteration; returns the loss at its end. w moves in place.
+
+        `evaluate` overwrites g (n,) with the gradient at w and returns the loss, on the device or not. The first call
+        evaluates at the start before anything else. Between calls w must stay as it is; g may serve anything. Once
+        `finished`, a call does nothing. Where no point of a line meets the Wolfe conditions, as at a kink of relu, the
+        one of least loss is taken; where none is lower than the start, the memory is cleared and steepest descent
+        tried before the end.
+        """
+        if not self.evaluations:
+            self._begin(g, evaluate)
+        if self.finished:
+            return self.loss
+        before, remembered = self.loss, bool(self._slots)
+        self._start[...] = w
+        moved = self._search(w, g, evaluate)
+        if not moved and remembered:
+            moved = self._search(w, g, evaluate)
+        if self._greatest <= self.gtol:
+            self._reason = f"no entry of the gradient is above gtol={self.gtol:g}"
+        elif not moved:
+            self._reason = "" if self.finished else "the line search found no step"
+        elif before - self.loss <= self.ftol * max(abs(before), abs(self.loss)):
+            self._reason = f"the loss fell by no more than ftol={self.ftol:g} of it"
+        return self.loss
+
+    def state_on_host(self, host: Callable[[Any], Any]) -> dict[str, Any]:
+        """All that the next step depends on, besides w; the device's arrays through `host`."""
+        return {
+            "history": host(self._history),
+            "gradient": host(self.gradient),
+            "sy": self._sy.copy(),
+            "yy": self._yy.copy(),
+            "along": self._along.copy(),
+            "slots": np.array(self._slots, dtype=np.int64),
+            "loss": self.loss,
+            "evaluations": self.evaluations,
+            "reason": self._reason,
+        }
+
+    def restore(self, state: Mapping[str, Any], to_device: Callable[[Any], Any]) -> None:
+        """Go on from what `state_on_host` returned, bit for bit; its arrays are copied.
+
+        Raises CheckpointError where it belongs to other parameters or another memory.
+        """
+        expected, found = self._history.shape, tuple(state["history"].shape)
+        if expected != found:
+            raise CheckpointError(
+                f"the history of L-BFGS has shape {found}, expected {expected}: resume with the network and memory "
+                "that it was saved with"
+            )
+        self._history[...] = to_device(state["history"])
+        self.gradient[...] = to_device(state["gradient"])
+        self._sy, self._yy, self._along = (np.array(state[name]) for name in ("sy", "yy", "along"))
+        self._slots = [int(slot) for slot in state["slots"]]
+        self.loss, self.evaluations = float(state["loss"]), int(state["evaluations"])
+        self._reason = str(state["reason"])
+
+    def _begin(self, g: Any, evaluate: Callable[[], Any]) -> None:
+        self.loss = float(evaluate())
+        self.evaluations = 1
+        self.gradient[...] = g
+        _, self._greatest = self._measure(g)
+        if not (math.isfinite(self.loss) and math.isfinite(self._greatest)):
+            self._reason = f"the loss at the start is {self.loss}, its gradient's greatest entry {self._greatest}"
+        elif self._greatest <= self.gtol:
+            self._reason = f"no entry of the gradient is above gtol={self.gtol:g}"
+
+    def _search(self, w: Any, g: Any, evaluate: Callable[[], Any]) -> bool:
+        """Move along the direction: to a point that meets the Wolfe conditions, else to the lowest loss on the way.
+
+        False, and the memory is clear, where no loss was lower than at the start.
+        """
+        start = lowest = Point(0.0, self.loss, self._aim())
+        # Steepest descent knows no scale: as far as L-BFGS-B goes, a step of length 1.
+        step = 1.0 if self._slots else 1 / math.sqrt(-start.slope or 1.0)
+
+        def trial(step: float) -> tuple[float, float]:
+            nonlocal lowest
+            self._move(w, step)
+            loss = float(evaluate())
+            self.evaluations += 1
+            slope, self._greatest = self._measure(g)
+            if math.isfinite(slope) and loss < lowest.loss:
+                lowest = Point(step, loss, slope)
+                self._lowest_gradient[...] = g
+            return loss, slope
+
+        trials = self.max_line_search
+        if self.max_evaluations is not None:
+            trials = min(trials, self.max_evaluations - self.evaluations)
+        noise = self._eps * abs(self.loss)
+        found = strong_wolfe(trial, start, step, max_trials=trials, noise=noise) if start.slope < 0 else None
+        if found is None:
+            self._move(w, lowest.step)
+            g[...] = self._lowest_gradient if lowest.step else self.gradient
+            _, self._greatest = self._measure(g)
+        reached = found or lowest
+        if reached.step:
+            self.loss = reached.loss
+            self._remember(w, g)
+        else:
+            self._slots.clear()
+        return reached.step > 0
+
+    def _move(self, w: Any, step: float) -> None:
+        self.xp.multiply(self._direction, step, out=w)
+        w += self._start
+
+    def _measure(self, g: Any) -> tuple[float, float]:
+        """The slope along the direction where the gradient is g, and the greatest magnitude in g."""
+        self._numbers[0:1] = self.xp.sum(self._direction * g, dtype=np.float64)
+        self._numbers[1:2] = self.xp.max(self.xp.abs(g))
+        slope, greatest = self._numbers.tolist()
+        return slope, greatest
+
+    def _remember(self, w: Any, g: Any) -> None:
+        """Put s and y in the place of the oldest pair, and fetch the products of the history with y and with g."""
+        xp, m = self.xp, self.memory
+        slot = self._slots.pop(0) if len(self._slots) == m else min(set(range(m)) - set(self._slots))
+        y = self._history[m + slot]
+        xp.subtract(w, self._start, out=self._history[slot])
+        xp.subtract(g, self.gradient, out=y)
+        self.gradient[...] = g
+        xp.matmul(self._history, y, out=self._products[0])
+        xp.matmul(self._history, self.gradient, out=self._products[1])
+        along_y, self._along = np.array(self._products.tolist())
+        self._sy[:, slot] = along_y[:m]
+        self._yy[:, slot] = self._yy[slot] = along_y[m:]
+        if self._sy[slot, slot] > self._eps * self._yy[slot, slot]:  # else rounding, not curvature
+            self._slots.append(slot)
+
+    def _aim(self) -> float:
+        """Overwrite the direction with minus H times the gradient, and return the slope along it."""
+        xp = self.xp
+        if self._slots:
+            on_s, on_y, scale = two_loops(self._slots, self._sy, self._yy, *np.split(self._along, 2))
+            coefficients = np.concatenate([-on_s, scale * on_y])
+            xp.matmul(xp.asarray(coefficients, dtype=self.gradient.dtype), self._history, out=self._direction)
+            self._direction -= scale * self.gradient
+        else:
+            xp.multiply(self.gradient, -1, out=self._direction)
+        slope = float(xp.sum(self._direction * self.gradient, dtype=np.float64))
+        if slope < 0 or not self._slots:
+            return slope
+        self._slots.clear()  # rounding has made the memory useless
+        return self._aim()
+
+
+def two_loops(slots: list[int], sy: Any, yy: Any, sg: Any, yg: Any) -> tuple[Any, Any, float]:
+    """H g = γ (g - Σ a_i y_i) + Σ b_i s_i as (b, a, γ): algorithm 7.4 on coefficients.
+
+    slots : rows of the remembered pairs, oldest first. sy, yy : s_i·y_j for s_i older than y_j or its own, and y_i·y_j.
+    sg, yg : s_i·g, y_i·g. γ = s·y / y·y of the newest pair scales the first guess of H (their equation 7.20).
+    """
+    on_s, on_y = np.zeros(len(sg)), np.zeros(len(sg))
+    for i in reversed(slots):
+        on_y[i] = (sg[i] - sy[i] @ on_y) / sy[i, i]
+    scale = float(sy[slots[-1], slots[-1]] / yy[slots[-1], slots[-1]])
+    for i in slots:
+        on_s[i] = on_y[i] - (scale * (yg[i] - yy[i] @ on_y) + on_s @ sy[:, i]) / sy[i, i]
+    return on_s, on_y, scale

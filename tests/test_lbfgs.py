@@ -1,0 +1,384 @@
+"""L-BFGS and its line search: the Wolfe conditions, the dense BFGS matrix, known minima, SciPy, states, transfers."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from device_double import DeviceArray, double_backend
+
+import fcgpu
+from fcgpu.network import Network, Workspace
+from fcgpu.optim.lbfgs import LBFGS, two_loops
+from fcgpu.optim.line_search import C1, C2, Point, strong_wolfe
+from fcgpu.params import Spec, initial, weights_only
+
+
+@pytest.fixture(autouse=True)
+def _quiet(workers):
+    """BLAS on one thread, as in training."""
+    with workers.quiet():
+        yield
+
+
+LINES = {
+    "rational": lambda a: (-a / (a * a + 2), (a * a - 2) / (a * a + 2) ** 2),  # 1 of Moré and Thuente 1994, section 5
+    "waves": lambda a: (math.sin(9 * a) / 100 + a * a - a, 9 * math.cos(9 * a) / 100 + 2 * a - 1),
+    "quartic": lambda a: (a**4 - a, 4 * a**3 - 1),
+    "wall": lambda a: (-math.log(1 - a) - 3 * a if a < 1 else math.nan, 1 / (1 - a) - 3 if a < 1 else math.nan),
+    "overflow": lambda a: (a * a - a if a < 100 else math.inf, 2 * a - 1),
+}
+
+
+@pytest.mark.parametrize("step", [1e-5, 1e-2, 0.3, 1.0, 7.0, 1e3])
+@pytest.mark.parametrize("name", LINES)
+def test_a_search_meets_the_strong_wolfe_conditions(name, step):
+    trials = []
+
+    def evaluate(at):
+        trials.append(at)
+        return LINES[name](at)
+
+    loss, slope = LINES[name](0.0)
+    found = strong_wolfe(evaluate, Point(0.0, loss, slope), step, max_trials=30, noise=0.0)
+    assert trials[-1] == found.step
+    assert (found.loss, found.slope) == LINES[name](found.step)
+    assert found.loss <= loss + C1 * found.step * slope
+    assert abs(found.slope) <= C2 * abs(slope)
+
+
+def test_a_good_first_step_costs_one_trial():
+    assert strong_wolfe(lambda a: ((a - 1) ** 2, 2 * a - 2), Point(0, 1, -2), 0.9, max_trials=1, noise=0) is not None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        lambda a: (abs(a - 0.3), math.copysign(1.0, a - 0.3)),  # a kink, where the slope jumps
+        lambda a: (-a, -1.0),  # no minimum
+        lambda a: (a, 1.0),  # it rises, whatever the slope at 0 said
+        lambda a: (math.nan, math.nan),
+    ],
+)
+def test_a_line_without_such_a_point_is_given_up(line):
+    loss = line(0.0)[0] if math.isfinite(line(0.0)[0]) else 1.0
+    assert strong_wolfe(line, Point(0.0, loss, -1.0), 1.0, max_trials=20, noise=0.0) is None
+
+
+def test_a_fall_below_the_noise_is_not_asked_for_but_a_rise_is_never_taken():
+    start = Point(0.0, 1.0, -1e-6)
+    flat = strong_wolfe(lambda a: (1.0, -1e-7), start, 1.0, max_trials=1, noise=1e-7)
+    rise = strong_wolfe(lambda a: (1.0 + 1e-8, -1e-7), start, 1.0, max_trials=1, noise=1e-7)
+    assert flat is not None
+    assert rise is None
+
+
+def rosenbrock(w):
+    """Σ 100 (w[i+1] - w[i]²)² + (1 - w[i])², minimum 0 at ones."""
+    a, b = w[:-1], w[1:]
+    g = np.zeros_like(w)
+    g[:-1] = -400 * a * (b - a * a) - 2 * (1 - a)
+    g[1:] += 200 * (b - a * a)
+    return float(np.sum(100 * (b - a * a) ** 2 + (1 - a) ** 2)), g
+
+
+def quadratic(condition, n=40, seed=1):
+    """½ (w - c)ᵀ A (w - c): (function, c), the eigenvalues of A from 1 to `condition`."""
+    random = np.random.default_rng(seed)
+    Q, _ = np.linalg.qr(random.normal(size=(n, n)))
+    A, c = Q * np.geomspace(1, condition, n) @ Q.T, random.normal(size=n)
+    return lambda w: (float((w - c) @ A @ (w - c) / 2), A @ (w - c)), c
+
+
+class Problem:
+    """w, g and `evaluate` over a function of w on the host, with every loss that was computed."""
+
+    def __init__(self, function, start, dtype="float64", xp=np):
+        self.function, self.losses = function, []
+        self.w = xp.asarray(np.array(start), dtype=dtype)
+        self.g = xp.zeros_like(self.w)
+
+    def evaluate(self):
+        loss, self.g[...] = self.function(self.w)
+        self.losses.append(loss)
+        return loss
+
+    def minimise(self, optimizer, steps=10_000):
+        for _ in range(steps):
+            if optimizer.finished:
+                break
+            optimizer.step(self.w, self.g, self.evaluate)
+        return optimizer
+
+
+def exact(problem, memory=10, **options):
+    return LBFGS(problem.w, np, memory=memory, **{"gtol": 0, "ftol": 0, **options})
+
+
+def test_the_coefficients_are_those_of_the_dense_bfgs_matrix():
+    """H is updated as equation 6.17 of Nocedal and Wright, from γ I, oldest pair first; row 3 is not in use."""
+    random = np.random.default_rng(0)
+    n, slots = 12, [4, 5, 0, 1, 2]
+    S = random.normal(size=(6, n))
+    Y = S @ np.diag(random.uniform(0.5, 3, n)) + 0.01 * random.normal(size=(6, n))
+    g = random.normal(size=n)
+    on_s, on_y, scale = two_loops(slots, S @ Y.T, Y @ Y.T, S @ g, Y @ g)
+    H = np.eye(n) * (S[2] @ Y[2]) / (Y[2] @ Y[2])
+    for s, y in ((S[i], Y[i]) for i in slots):
+        rho = 1 / (s @ y)
+        V = np.eye(n) - rho * np.outer(y, s)
+        H = V.T @ H @ V + rho * np.outer(s, s)
+    np.testing.assert_allclose(scale * (g - on_y @ Y) + on_s @ S, H @ g, rtol=1e-11, atol=1e-11)
+    assert on_s[3] == on_y[3] == 0
+
+
+def test_with_memory_to_spare_a_direction_of_the_class_is_that_of_the_pairs_it_saw():
+    """The same matrix from the points that the steps visited, across the ring's turn."""
+    problem = Problem(rosenbrock, np.linspace(-1, 1.5, 6))
+    optimizer = exact(problem, memory=3)
+    points = []
+    for _ in range(9):
+        problem.minimise(optimizer, 1)
+        points.append((problem.w.copy(), optimizer.gradient.copy()))
+    H = None
+    for (w, g), (w_next, g_next) in itertools.pairwise(points[-4:]):
+        s, y = w_next - w, g_next - g
+        if H is None:
+            last_s, last_y = points[-1][0] - points[-2][0], points[-1][1] - points[-2][1]
+            H = np.eye(6) * (last_s @ last_y) / (last_y @ last_y)
+        V = np.eye(6) - np.outer(y, s) / (s @ y)
+        H = V.T @ H @ V + np.outer(s, s) / (s @ y)
+    before = problem.w.copy()
+    problem.minimise(optimizer, 1)
+    moved, expected = problem.w - before, -H @ points[-1][1]
+    np.testing.assert_allclose(moved / np.linalg.norm(moved), expected / np.linalg.norm(expected), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("n", [2, 100])
+def test_finds_the_end_of_rosenbrocks_valley(n):
+    problem = Problem(rosenbrock, np.tile([-1.2, 1.0], n // 2))
+    optimizer = problem.minimise(exact(problem, gtol=1e-9))
+    assert "gtol" in optimizer.finished
+    np.testing.assert_allclose(problem.w, 1, atol=1e-7)
+    assert optimizer.evaluations == len(problem.losses) < 100 * n**0.5
+
+
+@pytest.mark.parametrize(("memory", "condition"), [(1, 1e3), (10, 1e6), (60, 1e6)])
+def test_finds_the_minimum_of_an_ill_conditioned_quadratic(memory, condition):
+    function, c = quadratic(condition)
+    problem = Problem(function, np.zeros(40))
+    optimizer = problem.minimise(exact(problem, memory, gtol=1e-4, max_evaluations=5000))
+    assert "gtol" in optimizer.finished
+    np.testing.assert_allclose(problem.w, c, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["rosenbrock", "quadratic"])
+def test_every_step_on_a_smooth_function_meets_the_strong_wolfe_conditions(name):
+    function = rosenbrock if name == "rosenbrock" else quadratic(1e4)[0]
+    problem = Problem(function, np.tile([-1.2, 1.0], 20))
+    optimizer = exact(problem)
+    problem.minimise(optimizer, 1)
+    for _ in range(60):
+        before, (loss, g) = problem.w.copy(), function(problem.w)
+        problem.minimise(optimizer, 1)
+        s, (new_loss, new_g) = problem.w - before, function(problem.w)
+        assert optimizer.loss == new_loss
+        assert new_loss <= loss + C1 * (g @ s) + 1e-15 * loss
+        assert abs(new_g @ s) <= C2 * abs(g @ s) * (1 + 1e-12)
+
+
+def network(X, y, hidden, activation, init, output, l2=1e-3, xp=np, backend=None, dtype="float64"):
+    """(evaluate into g at w, w, g): the mean loss of a network over all samples, and the L2 term."""
+    n_outputs = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
+    spec = Spec((X.shape[1], *hidden, n_outputs), activation, output, init)
+    net = Network(spec, backend or fcgpu.choose("cpu"))
+    work = Workspace(spec, len(X), dtype, xp)
+    w, pull = xp.asarray(initial(spec, 0), dtype=dtype), xp.asarray(weights_only(spec, l2), dtype=dtype)
+    g, loss, penalty = xp.zeros_like(w), xp.zeros((), dtype=np.float64), xp.zeros((), dtype=dtype)
+    layers, gradients = spec.layers(w), spec.layers(g)
+    X, y = xp.asarray(X, dtype=dtype), xp.asarray(y, dtype=dtype if y.ndim == 2 else np.int64)
+
+    def evaluate():
+        work.A[0][...] = X
+        net.loss_and_gradient(layers, gradients, work, y, 1 / len(X), count=False)
+        xp.sum(work.losses, dtype=np.float64, out=loss)
+        net.kernels.add_l2(w, g, pull, 1.0, penalty)
+        return float(loss + penalty)
+
+    return evaluate, w, g
+
+
+NETWORKS = {
+    "iris": ((10,), "tanh", "glorot", "softmax"),
+    "wine": ((12, 6), "tanh", "glorot", "softmax"),
+    "breast_cancer": ((), "tanh", "zeros", "softmax"),  # logistic regression
+    "digits": ((16,), "relu", "he", "softmax"),
+    "diabetes": ((8,), "sigmoid", "glorot", "identity"),
+}
+
+
+def standardised(a):
+    return (a - a.mean(axis=0)) / (a.std(axis=0) + 1e-12)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_after_as_many_evaluations_the_loss_is_no_higher_than_scipys(name):
+    """Both run the same mathematics. Where rounding has parted them, after some 100 evaluations, within 1 %."""
+    optimize, datasets = pytest.importorskip("scipy.optimize"), pytest.importorskip("sklearn.datasets")
+    data = getattr(datasets, f"load_{name}")()
+    y = standardised(data.target)[:, None] if NETWORKS[name][-1] == "identity" else data.target
+    evaluate, w, g = network(standardised(data.data), y, *NETWORKS[name])
+    start, budget, ours, theirs = w.copy(), 150, [], []
+
+    def recorded(losses):
+        losses.append(evaluate())
+        return losses[-1]
+
+    optimizer = LBFGS(w, np, gtol=0, ftol=0, max_evaluations=budget)
+    while not optimizer.finished:
+        optimizer.step(w, g, lambda: recorded(ours))
+
+    def function(at):
+        w[...] = at
+        return recorded(theirs), g.copy()
+
+    options = {"maxcor": 10, "maxfun": budget, "gtol": 0, "ftol": 0}
+    optimize.minimize(function, start, jac=True, method="L-BFGS-B", options=options)
+    for evaluations, slack in ((10, 1e-6), (30, 1e-4), (60, 1e-2), (150, 1e-2)):
+        assert min(ours[:evaluations]) <= min(theirs[:evaluations]) * (1 + slack), evaluations
+
+
+def test_fits_a_network_in_float32_as_well_as_in_float64():
+    random = np.random.default_rng(0)
+    X, losses = random.normal(size=(500, 8)), {}
+    y = (X[:, 0] * X[:, 1] > 0).astype(int) + (X[:, 2] > 0.5)
+    for dtype in ("float32", "float64"):
+        evaluate, w, g = network(X, y, (20,), "tanh", "glorot", "softmax", l2=1e-4, dtype=dtype)
+        optimizer = LBFGS(w, np, max_evaluations=300)
+        while not optimizer.finished:
+            optimizer.step(w, g, evaluate)
+        assert w.dtype == optimizer.gradient.dtype == dtype
+        losses[dtype] = optimizer.loss
+    assert losses["float32"] < 1.1 * losses["float64"] < 0.1
+
+
+@pytest.mark.parametrize("steps", [1, 3, 17])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_going_on_from_a_state_equals_never_having_stopped(steps, dtype):
+    first = Problem(rosenbrock, np.linspace(-1, 1.5, 20), dtype)
+    optimizer = exact(first, memory=5)
+    first.minimise(optimizer, steps)
+    state, second = optimizer.state_on_host(np.copy), Problem(rosenbrock, first.w.copy(), dtype)
+    first.minimise(optimizer, 25)
+    resumed = exact(second, memory=5)
+    resumed.restore(state, np.asarray)
+    second.minimise(resumed, 25)
+    np.testing.assert_array_equal(first.w, second.w)
+    assert (resumed.loss, resumed.evaluations) == (optimizer.loss, optimizer.evaluations)
+    assert first.losses[-len(second.losses) :] == second.losses
+
+
+def test_a_state_of_another_memory_is_refused():
+    problem = Problem(rosenbrock, np.zeros(4))
+    with pytest.raises(fcgpu.CheckpointError, match=r"shape \(10, 4\), expected \(6, 4\)"):
+        exact(problem, memory=3).restore(exact(problem, memory=5).state_on_host(np.copy), np.asarray)
+
+
+@pytest.mark.parametrize("options", [{"memory": 0}, {"max_line_search": 0}, {"max_evaluations": -1}])
+def test_a_limit_below_one_is_refused(options):
+    with pytest.raises(fcgpu.ConfigError, match=f"{next(iter(options))}="):
+        LBFGS(np.zeros(3), np, **options)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 8, 9, 10, 50])
+def test_no_more_evaluations_than_allowed_and_the_best_of_them_is_kept(limit):
+    problem = Problem(rosenbrock, [-1.2, 1.0])
+    optimizer = problem.minimise(exact(problem, max_evaluations=limit))
+    assert optimizer.evaluations == len(problem.losses) <= limit
+    assert optimizer.finished
+    assert optimizer.loss == rosenbrock(problem.w)[0] <= problem.losses[0]
+    np.testing.assert_array_equal(optimizer.gradient, rosenbrock(problem.w)[1])
+
+
+def test_a_raised_limit_lets_it_go_on():
+    problem = Problem(rosenbrock, [-1.2, 1.0])
+    optimizer = problem.minimise(exact(problem, max_evaluations=8))
+    optimizer.max_evaluations = 200
+    assert not optimizer.finished
+    problem.minimise(optimizer)
+    np.testing.assert_allclose(problem.w, 1, atol=1e-8)
+
+
+def test_it_stops_at_the_relative_fall_that_was_asked_for():
+    problem = Problem(lambda w: (1 + float(w @ w) ** 2, 4 * (w @ w) * w), np.ones(5))
+    optimizer = problem.minimise(LBFGS(problem.w, np, gtol=0, ftol=1e-4))
+    assert "ftol=0.0001" in optimizer.finished
+    assert 1 < optimizer.loss < 1.01
+
+
+def test_nothing_is_done_at_a_minimum_nor_after_the_end():
+    problem = Problem(rosenbrock, np.ones(4))
+    optimizer = problem.minimise(LBFGS(problem.w, np))
+    assert "gtol" in optimizer.finished
+    optimizer.step(problem.w, problem.g, problem.evaluate)
+    assert optimizer.evaluations == len(problem.losses) == 1
+    np.testing.assert_array_equal(problem.w, 1)
+
+
+def test_a_wrong_gradient_ends_it_where_the_loss_was_lowest():
+    """The gradient points uphill after five good steps: first the memory goes, then the search is given up."""
+    problem = Problem(rosenbrock, np.zeros(6))
+    optimizer = problem.minimise(exact(problem), 5)
+    w = problem.w.copy()
+    optimizer.gradient *= -1
+    problem.minimise(optimizer)
+    assert optimizer.finished == "the line search found no step"
+    np.testing.assert_array_equal(problem.w, w)
+    assert optimizer.loss == rosenbrock(w)[0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_steps_into_what_is_not_finite_are_shortened(bad):
+    """Minimum at 0.9, on the safe side of a wall at 1 that the first step of length 1 is beyond."""
+
+    def function(w):
+        inside = float(w[0]) < 1
+        return (float((w[0] - 0.9) ** 2) if inside else bad), 2 * (w - 0.9) if inside else np.full(1, bad)
+
+    problem = Problem(function, [0.2])
+    optimizer = problem.minimise(exact(problem, gtol=1e-9))
+    assert not all(map(math.isfinite, problem.losses))
+    assert problem.w[0] == pytest.approx(0.9, abs=1e-9)
+    assert "gtol" in optimizer.finished
+
+
+def test_a_loss_that_is_not_finite_at_the_start_is_told():
+    problem = Problem(lambda w: (math.nan, w), np.ones(2))
+    assert "the loss at the start is nan" in problem.minimise(exact(problem)).finished
+
+
+def test_on_a_device_only_numbers_come_to_the_host(monkeypatch):
+    """With one trial a step: the slope of the direction, the two numbers of a trial, the products with the history."""
+    backend = double_backend()
+    random, memory, steps, fetched = np.random.default_rng(0), 4, 12, []
+    X, y = random.normal(size=(40, 6)), np.arange(40) % 3
+    shape = (7,), "tanh", "glorot", "softmax"
+    get = DeviceArray.get
+    monkeypatch.setattr(DeviceArray, "get", lambda a: fetched.append(a.size) or get(a))
+    evaluate, w, g = network(X, y, *shape, xp=backend.xp, backend=backend)
+    optimizer = LBFGS(w, backend.xp, memory=memory)
+    for _ in range(steps):
+        optimizer.step(w, g, evaluate)
+    evaluations = optimizer.evaluations
+    products = 2 * 2 * memory
+    assert sorted(fetched) == sorted([1] * (evaluations + steps) + [2] * evaluations + [products] * steps)
+    assert max(fetched) < w.size
+    assert backend.xp.copies == 0
+
+    monkeypatch.undo()
+    evaluate, expected, g = network(X, y, *shape)
+    reference = LBFGS(expected, np, memory=memory)
+    for _ in range(steps):
+        reference.step(expected, g, evaluate)
+    assert reference.evaluations == evaluations
+    np.testing.assert_allclose(w.get(), expected, rtol=0, atol=1e-9)
