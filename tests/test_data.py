@@ -244,8 +244,19 @@ def test_arrays_keep_their_type_and_are_not_scaled(tmp_path, dtype):
     assert data.X.flags.c_contiguous
 
 
+@pytest.mark.parametrize("what", ["X", "y", "X_test", "y_test"])
+def test_long_doubles_are_refused_and_say_what_to_do(what):
+    arrays = {"X": ROWS, "y": LABELS, "X_test": ROWS, "y_test": LABELS}
+    arrays[what] = arrays[what].astype(np.longdouble)
+    dtype, kind = arrays[what].dtype, what[0]
+    remedy = rf"{kind} has dtype {dtype}; expected floats of at most 64 bits: {kind}\.astype\('float64'\)"
+    with pytest.raises(DataError, match=remedy):
+        fcgpu.dataset(**arrays)
+    fcgpu.dataset(**arrays | {what: arrays[what].astype(np.float64)})
+
+
 def test_csv_of_fractions_is_float64_also_when_they_come_late(tmp_path, monkeypatch):
-    monkeypatch.setattr("fcgpu.data.tables.CSV_BLOCK", 64)
+    monkeypatch.setattr("fcgpu.data.csv.CSV_BLOCK", 64)
     table = TABLE * 1.0
     for value in (0.1, -1, 256, 1e300):
         table[4, 7] = value
@@ -384,7 +395,7 @@ def test_bad_csv(tmp_path, content, message):
 
 
 def test_line_numbers_reach_past_the_first_block(tmp_path, monkeypatch):
-    monkeypatch.setattr("fcgpu.data.tables.CSV_BLOCK", 16)
+    monkeypatch.setattr("fcgpu.data.csv.CSV_BLOCK", 16)
     with pytest.raises(DataError, match="line 101, column 2: 'x'"):
         load(written(tmp_path / "t.csv", b"1,2\n" * 100 + b"3,x\n"))
 

@@ -97,20 +97,20 @@ def load_features(
 
 
 def _load_table(path: Path) -> Dataset:
-    from fcgpu.data import tables
+    from fcgpu.data import csv, npy
 
-    readers = {".csv": tables.load_csv, ".npy": tables.load_npy, ".npz": tables.load_npz}
+    readers = {".csv": csv.load_csv, ".npy": npy.load_npy, ".npz": npy.load_npz}
     return readers[_kind(path)](path)
 
 
 def _table_features(path: Path, n_features: int) -> Any:
-    from fcgpu.data import tables
+    from fcgpu.data import csv, npy
 
     kind = _kind(path)
     if kind == ".csv":
-        return tables.read_csv(path, n_features)[0]
-    stored = tables.read_npy(path) if kind == ".npy" else tables.read_npz(path, features_only=True)[0]
-    X = tables.rolled_out(stored)[0]
+        return csv.read_csv(path, n_features)[0]
+    stored = npy.read_npy(path) if kind == ".npy" else npy.read_npz(path, features_only=True)[0]
+    X = npy.rolled_out(stored)[0]
     labelled = kind == ".npy" and X.ndim == 2 and X.shape[1] == n_features + 1
     X = check_features(np.ascontiguousarray(X[:, 1:]) if labelled else X, str(path))
     if X.shape[1] != n_features:
