@@ -146,7 +146,7 @@ def test_the_articles_sets():
         ("", "'' is no data set and no path: choose from"),
         (None, r"source is None \(NoneType\); expected a name or a path"),
         (b"mnist", r"source is b'mnist' \(bytes\)"),
-        ("x" * 5000, "cannot be read: File name too long"),
+        ("x" * 5000, r"cannot be read \(File name too long\); check"),
     ],
 )
 def test_sources_that_are_not_there(source, message):
@@ -168,7 +168,7 @@ def test_os_errors_name_the_path(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "open", denied)
-    with pytest.raises(DataError, match=r"t\.csv: cannot be read: Permission denied"):
+    with pytest.raises(DataError, match=r"t\.csv: cannot be read \(Permission denied\); check"):
         load(path)
 
 
@@ -309,7 +309,7 @@ def test_idx_files_that_are_missing(tmp_path):
         load(folder)
     folder = tmp_path / "train-labels-idx1-ubyte"
     (folder / "train-labels-idx1-ubyte").mkdir()
-    with pytest.raises(DataError, match="train-labels-idx1-ubyte: cannot be read: Is a directory"):
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte: cannot be read \(Is a directory\); check"):
         load(folder)
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +15,13 @@ from fcgpu.backend import choose
 from fcgpu.cli.options import count, recipe_changes, size
 from fcgpu.cli.progress import Progress, summary
 from fcgpu.cli.run_directory import RunDirectory
+from fcgpu.cli.streams import say
 from fcgpu.data import NAMED, load
 from fcgpu.data.dataset import Dataset
 from fcgpu.errors import ConfigError
 from fcgpu.train import train as events_of
 from fcgpu.train.events import EpochEnded, Finished, Started
-from fcgpu.train.loop import targets
+from fcgpu.train.loop import fit_to, targets
 from fcgpu.train.recipe import Recipe, load_recipe
 from fcgpu.version import __version__
 
@@ -40,8 +40,9 @@ def train(args: Namespace) -> int:
     speak = not (args.quiet or args.json)
     started = next(events)
     assert isinstance(started, Started)
-    shown = not args.quiet
-    with RunDirectory(args.out, recipe) as run, _stop_after_epoch() as stop, Progress(recipe, shown=shown) as progress:
+    room = fit_to(recipe, data)[0].n_params * np.dtype(recipe.dtype).itemsize
+    progress = Progress(recipe, shown=not args.quiet)
+    with RunDirectory(args.out, recipe, room) as run, _stop_after_epoch() as stop, progress:
         if speak and data.n_samples <= SMALL and data.n_features <= SMALL:
             progress.print(_small(data))
         for event in events:
@@ -54,6 +55,8 @@ def train(args: Namespace) -> int:
                     return _stopped(run, event)
         assert isinstance(event, Finished)
         digest = run.save(event.model)
+    if progress.unprinted:
+        raise progress.unprinted
     result = _result(started, event, run, digest)
     if speak:
         summary(started, event, result)
@@ -104,10 +107,7 @@ def _result(started: Started, done: Finished, run: RunDirectory, digest: str) ->
 
 def _stopped(run: RunDirectory, event: EpochEnded) -> int:
     run.save(event.model())
-    print(
-        f"fcgpu: stopped after epoch {event.epoch} of {event.epochs}; the model as it was then is {run.model}",
-        file=sys.stderr,
-    )
+    say(f"fcgpu: stopped after epoch {event.epoch} of {event.epochs}; the model as it was then is {run.model}")
     return 130
 
 
@@ -120,7 +120,7 @@ def _stop_after_epoch() -> Iterator[list[int]]:
         if stopping:
             raise KeyboardInterrupt
         stopping.append(number)
-        print("\nfcgpu: stopping after this epoch; Ctrl-C again to stop at once", file=sys.stderr)
+        say("\nfcgpu: stopping after this epoch; Ctrl-C again to stop at once")
 
     before = signal.signal(signal.SIGINT, handler)
     try:

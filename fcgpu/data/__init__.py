@@ -49,16 +49,16 @@ def load(source: PathLike, *, image_size: Sequence[int] | None = None) -> Datase
     with _as_data_errors(source):
         named = NAMED.get(source) if isinstance(source, str) else None
         path = Path() if named else _existing(source, NAMED)
-        folder = not named and path.is_dir()
-        if not named and is_image_folder(path):
-            return images.load_folder(path, size)
-        if size is not None:
+        pictures = not named and is_image_folder(path)
+        if size is not None and not pictures:
             raise ConfigError(
                 f"image_size={size} is not for {source}: only a folder of images is resized; leave it out"
             )
         if named:
             return named()
-        return idx.load_idx(path, str(path)) if folder else _load_table(path)
+        if pictures:
+            return images.load_folder(path, size)
+        return idx.load_idx(path, str(path)) if path.is_dir() else _load_table(path)
 
 
 def is_image_folder(path: PathLike) -> bool:
@@ -142,8 +142,7 @@ def _picture(source: PathLike) -> Path:
 
 def _kind(path: Path) -> str:
     """The suffix of a table that is there to be read."""
-    name = path.name.lower().removesuffix(".gz") if path.name.lower().endswith(".csv.gz") else path.name.lower()
-    kind = Path(name).suffix
+    kind = ".csv" if path.name.lower().endswith(".csv.gz") else path.suffix.lower()
     if kind not in TABLES or not path.is_file():
         raise DataError(f"{path}: not a file of a known kind; expected .csv, .csv.gz, .npy or .npz, or a folder")
     return kind
@@ -181,6 +180,9 @@ def _as_data_errors(source: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"{error.filename or source}: cannot be read: {error.strerror or error}") from error
+        raise DataError(
+            f"{error.filename or source}: cannot be read ({error.strerror or error}); "
+            "check the path and your right to read it"
+        ) from error
     except MemoryError as error:
         raise DataError(f"{source}: does not fit in memory ({error}); free some or split the data") from error
