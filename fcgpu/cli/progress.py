@@ -9,7 +9,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from fcgpu.cli.streams import drop, say, show, unheard
+from fcgpu.cli.streams import say, show, unheard
 from fcgpu.train.events import EpochEnded, Finished, Started
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import Recipe
@@ -68,11 +68,8 @@ class Progress:
             self._bar.stop()
         try:
             print(text, flush=True)
-        except UnicodeEncodeError as error:
+        except (OSError, UnicodeEncodeError) as error:
             self.unprinted = error
-        except OSError as error:
-            self.unprinted = error
-            drop(sys.stdout)
         with unheard(sys.stderr):
             self._bar.start()
 
