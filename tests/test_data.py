@@ -146,7 +146,7 @@ def test_the_articles_sets():
         ("", "'' is no data set and no path: choose from"),
         (None, r"source is None \(NoneType\); expected a name or a path"),
         (b"mnist", r"source is b'mnist' \(bytes\)"),
-        ("x" * 5000, "cannot be read: File name too long"),
+        ("x" * 5000, r"cannot be read \(File name too long\); check"),
     ],
 )
 def test_sources_that_are_not_there(source, message):
@@ -168,7 +168,7 @@ def test_os_errors_name_the_path(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "open", denied)
-    with pytest.raises(DataError, match=r"t\.csv: cannot be read: Permission denied"):
+    with pytest.raises(DataError, match=r"t\.csv: cannot be read \(Permission denied\); check"):
         load(path)
 
 
@@ -244,8 +244,19 @@ def test_arrays_keep_their_type_and_are_not_scaled(tmp_path, dtype):
     assert data.X.flags.c_contiguous
 
 
+@pytest.mark.parametrize("what", ["X", "y", "X_test", "y_test"])
+def test_long_doubles_are_refused_and_say_what_to_do(what):
+    arrays = {"X": ROWS, "y": LABELS, "X_test": ROWS, "y_test": LABELS}
+    arrays[what] = arrays[what].astype(np.longdouble)
+    dtype, kind = arrays[what].dtype, what[0]
+    remedy = rf"{kind} has dtype {dtype}; expected floats of at most 64 bits: {kind}\.astype\('float64'\)"
+    with pytest.raises(DataError, match=remedy):
+        fcgpu.dataset(**arrays)
+    fcgpu.dataset(**arrays | {what: arrays[what].astype(np.float64)})
+
+
 def test_csv_of_fractions_is_float64_also_when_they_come_late(tmp_path, monkeypatch):
-    monkeypatch.setattr("fcgpu.data.tables.CSV_BLOCK", 64)
+    monkeypatch.setattr("fcgpu.data.csv.CSV_BLOCK", 64)
     table = TABLE * 1.0
     for value in (0.1, -1, 256, 1e300):
         table[4, 7] = value
@@ -298,7 +309,7 @@ def test_idx_files_that_are_missing(tmp_path):
         load(folder)
     folder = tmp_path / "train-labels-idx1-ubyte"
     (folder / "train-labels-idx1-ubyte").mkdir()
-    with pytest.raises(DataError, match="train-labels-idx1-ubyte: cannot be read: Is a directory"):
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte: cannot be read \(Is a directory\); check"):
         load(folder)
 
 
@@ -384,7 +395,7 @@ def test_bad_csv(tmp_path, content, message):
 
 
 def test_line_numbers_reach_past_the_first_block(tmp_path, monkeypatch):
-    monkeypatch.setattr("fcgpu.data.tables.CSV_BLOCK", 16)
+    monkeypatch.setattr("fcgpu.data.csv.CSV_BLOCK", 16)
     with pytest.raises(DataError, match="line 101, column 2: 'x'"):
         load(written(tmp_path / "t.csv", b"1,2\n" * 100 + b"3,x\n"))
 

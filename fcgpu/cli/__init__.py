@@ -1,12 +1,11 @@
 """The command line: results on standard output, progress on standard error, any error in one line and exit code 2."""
 
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from contextlib import suppress
 
 from fcgpu.cli.options import parser
+from fcgpu.cli.streams import drop, say
 from fcgpu.errors import FcgpuError
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -25,16 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _refuse("out of memory: use a smaller network or batch, or --dtype float32")
     except BrokenPipeError:  # whoever read our output, `head` say, has had enough
-        _drop_output()
+        drop(sys.stdout)
         return 1
     except UnicodeEncodeError as error:
         wrong = ascii(error.object[error.start : error.end])
         return _refuse(f"{wrong} cannot be written as {error.encoding}; set PYTHONIOENCODING=utf-8:surrogateescape")
     except OSError as error:  # what reads or writes a file of its own has an FcgpuError for it
-        _drop_output()
+        drop(sys.stdout)
         return _refuse(f"the system refuses ({error}); check the working folder, and the room where the output goes")
     except KeyboardInterrupt:
-        print("fcgpu: stopped", file=sys.stderr)
+        say("fcgpu: stopped")
         return INTERRUPTED
 
 
@@ -53,12 +52,6 @@ def _run(args: Namespace) -> int:
     return command(args)
 
 
-def _drop_output() -> None:
-    """What is left of the output goes nowhere, or Python would try again at exit and print a traceback."""
-    with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _refuse(message: str) -> int:
-    print(f"fcgpu: error: {message}", file=sys.stderr)
+    say(f"fcgpu: error: {message}")
     return 2

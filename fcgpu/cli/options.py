@@ -6,6 +6,7 @@ import sys
 from dataclasses import Field
 from typing import Any, NoReturn
 
+from fcgpu.cli.streams import say
 from fcgpu.errors import ConfigError, choices, nearest
 from fcgpu.train.recipe import KEYS
 from fcgpu.version import __version__
@@ -34,7 +35,7 @@ class Parser(argparse.ArgumentParser):
             message = f"{wrong[2]!r} is not a command; {choices(wrong[2], self.commands())}"
         elif message.endswith("required: COMMAND"):
             message = f"no command given; choose from {', '.join(self.commands())}"
-        print(f"{self.prog}: error: {' '.join(message.split())} (see {self.prog} --help)", file=sys.stderr)
+        say(f"{self.prog}: error: {' '.join(message.split())} (see {self.prog} --help)")
         sys.exit(2)
 
     def commands(self) -> dict[str, "Parser"]:
@@ -69,7 +70,7 @@ def parser() -> Parser:
     predict = _command(commands, "predict", "one label a line for CSV, NPY, NPZ or image files")
     _model(predict)
     predict.add_argument("inputs", nargs="+", metavar="FILE", help="samples without labels; several images are allowed")
-    predict.add_argument("--proba", action="store_true", help="add the probability of each class, separated by tabs")
+    predict.add_argument("--proba", action="store_true", help=PROBA)
     _where(predict)
     _output(predict)
 
@@ -78,13 +79,18 @@ def parser() -> Parser:
     _output(info)
 
     recipes = _command(commands, "recipes", "the recipes in the package, one of them as TOML, or the keys of all")
-    recipes.add_argument("name", nargs="?", metavar="NAME", help="print this recipe as TOML")
-    recipes.add_argument("--keys", action="store_true", help="every key, what it takes, its default and meaning")
+    which = recipes.add_mutually_exclusive_group()
+    which.add_argument("name", nargs="?", metavar="NAME", help="print this recipe as TOML")
+    which.add_argument("--keys", action="store_true", help="every key, what it takes, its default and meaning")
     _output(recipes)
     return main
 
 
 METAVARS = {str: "NAME", float: "X", tuple: "N,N"}
+PROBA = (
+    "add the probability of each class, separated by tabs; of three or more classes with output sigmoid each stands "
+    "alone, and they need not sum to 1"
+)
 DATA = "mnist, another data set's name, a folder of IDX files or of images, a .csv, .npy or .npz file"
 
 
@@ -143,7 +149,8 @@ def _typed(key: str, value: Any) -> Any:
     default = KEYS[key].default
     try:
         if isinstance(default, tuple):
-            return tuple(_number(word) for word in value.strip("[]").split(",") if word.strip())
+            words = value.strip("[] ")
+            return tuple(_number(word) for word in words.split(",")) if words else ()
         if isinstance(default, int | float) and not isinstance(default, bool):
             return int(value) if isinstance(default, int) else float(value)
         return value if key != "batch" or value == "full" else int(value)
@@ -162,9 +169,13 @@ def count(name: str, text: str | None) -> int | None:
     """A whole number of 1 or more, or None. Raises ConfigError."""
     if text is None:
         return None
-    if not text.isdecimal() or int(text) < 1:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
         raise ConfigError(f"{name}={text!r}: expected a whole number of 1 or more")
-    return int(text)
+    return number
 
 
 def size(name: str, text: str | None) -> int | None:

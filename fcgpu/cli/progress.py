@@ -1,5 +1,6 @@
 """What a person sees of a run: one live line on standard error, and the table at the end on standard output."""
 
+import sys
 import time
 from typing import Any
 
@@ -8,6 +9,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from fcgpu.cli.streams import say, show, unheard
 from fcgpu.train.events import EpochEnded, Finished, Started
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import Recipe
@@ -17,7 +19,12 @@ LINES = 10  # about so many lines where standard error is no terminal
 
 
 class Progress:
-    """A context: `add` each epoch; `print` writes a result above the line."""
+    """A context: `add` each epoch; `print` writes a result above the line.
+
+    A stream that fails does not end the run: progress is dropped, and why a result was not printed is `unprinted`.
+    """
+
+    unprinted: OSError | UnicodeEncodeError | None = None
 
     def __init__(self, recipe: Recipe, *, shown: bool) -> None:
         self._console = Console(stderr=True)
@@ -36,34 +43,35 @@ class Progress:
         self._task = self._bar.add_task("train", total=recipe.epochs, numbers="")
 
     def __enter__(self) -> "Progress":
-        self._bar.start()
+        with unheard(sys.stderr):
+            self._bar.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        with unheard(sys.stderr):
+            self._bar.stop()
 
     def add(self, event: EpochEnded) -> None:
         last, now = event.epoch == event.epochs, time.monotonic()
         if self._live:
             if last or now - self._looked > LOOK_SECONDS:
                 self._looked = now
-                self._bar.update(self._task, completed=event.epoch, numbers=_numbers(event))
+                with unheard(sys.stderr):
+                    self._bar.update(self._task, completed=event.epoch, numbers=_numbers(event))
         elif self._shown and (last or event.epoch % self._every == 0):
             left = event.seconds / event.epoch * (event.epochs - event.epoch)
-            self._console.print(
-                f"epoch {event.epoch}/{event.epochs}  {_numbers(event)}  {left:.0f} s left",
-                highlight=False,
-                soft_wrap=True,
-            )
+            say(f"epoch {event.epoch}/{event.epochs}  {_numbers(event)}  {left:.0f} s left")
 
     def print(self, text: str) -> None:
         """A line of results, on standard output."""
-        if self._live:
+        with unheard(sys.stderr):
             self._bar.stop()
+        try:
             print(text, flush=True)
+        except (OSError, UnicodeEncodeError) as error:
+            self.unprinted = error
+        with unheard(sys.stderr):
             self._bar.start()
-        else:
-            print(text, flush=True)
 
 
 def _numbers(event: EpochEnded) -> str:
@@ -85,6 +93,7 @@ def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
         "plan": f"{cut}, {_some(plan.threads, 'thread')}",
         "memory planned": f"{readable(plan.bytes)}, {readable(plan.data_bytes)} of it data",
         "training": f"{done.seconds:.2f} s, {_some(done.epochs, 'epoch')}, {_some(done.steps, 'step')}",
+        **({"stopped": done.stopped} if done.stopped else {}),
         "throughput": f"{result['samples_per_second']:,.0f} samples/s",
         "train": _score(done.train),
         "test": _score(done.test) if done.test else "no test samples",
@@ -92,7 +101,7 @@ def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
     }
     for name, text in rows.items():
         table.add_row(name, text)
-    Console(highlight=False, markup=False).print(table)
+    show(table)
 
 
 def _functions(spec: Any) -> str:

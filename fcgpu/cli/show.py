@@ -6,10 +6,10 @@ from argparse import Namespace
 from importlib import metadata
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from fcgpu.backend import choose, cpu_count
+from fcgpu.cli.streams import show
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS, load_recipe, recipe_names, to_toml
 from fcgpu.version import __version__
@@ -56,12 +56,12 @@ def info(args: Namespace) -> int:
         version = result["extras"][extra]
         has = f"{package} {version}" if version else f"not installed: pip install 'fcgpu[{extra}]'"
         table.add_row(extra, f"{has} ({use})")
-    Console(highlight=False, markup=False).print(table)
+    show(table)
     return 0
 
 
 def recipes(args: Namespace) -> int:
-    if args.name:
+    if args.name is not None:
         recipe = load_recipe(args.name)
         print(json.dumps({key: getattr(recipe, key) for key in KEYS}) if args.json else to_toml(recipe).rstrip())
     elif args.keys:
@@ -73,7 +73,7 @@ def recipes(args: Namespace) -> int:
         for name in recipe_names():
             recipe = load_recipe(name)
             table.add_row(name, recipe.description, recipe.data or "given as DATA")
-        Console(highlight=False, markup=False).print(table)
+        show(table)
         print("fcgpu train --recipe NAME runs one, fcgpu recipes NAME prints it, fcgpu recipes --keys explains")
     return 0
 
@@ -86,7 +86,7 @@ def _keys(*, as_json: bool) -> None:
     table = Table("key", "takes", "default", "meaning")
     for key, takes, default, meaning in rows:
         table.add_row(key, takes, json.dumps(default), meaning)
-    Console(highlight=False, markup=False).print(table)
+    show(table)
 
 
 def _version(package: str) -> str | None:

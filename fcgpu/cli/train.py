@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from fcgpu.backend import choose
 from fcgpu.cli.options import count, recipe_changes, size
 from fcgpu.cli.progress import Progress, summary
 from fcgpu.cli.run_directory import RunDirectory
+from fcgpu.cli.streams import say
 from fcgpu.data import NAMED, load
 from fcgpu.data.dataset import Dataset, targets
 from fcgpu.errors import ConfigError
@@ -39,8 +39,9 @@ def train(args: Namespace) -> int:
     speak = not (args.quiet or args.json)
     started = next(events)
     assert isinstance(started, Started)
-    shown = not args.quiet
-    with RunDirectory(args.out, recipe) as run, _stop_after_epoch() as stop, Progress(recipe, shown=shown) as progress:
+    room = started.spec.n_params * np.dtype(recipe.dtype).itemsize
+    progress = Progress(recipe, shown=not args.quiet)
+    with RunDirectory(args.out, recipe, room) as run, _stop_after_epoch() as stop, progress:
         if speak and data.n_samples <= SMALL and data.n_features <= SMALL:
             progress.print(_small(data))
         for event in events:
@@ -52,7 +53,10 @@ def train(args: Namespace) -> int:
                 if stop and event.epoch < event.epochs:
                     return _stopped(run, event)
         assert isinstance(event, Finished)
+        _ = event.train  # which finds a model that diverged in its very last step
         digest = run.save(event.model)
+    if progress.unprinted:
+        raise progress.unprinted
     result = _result(started, event, run, digest)
     if speak:
         summary(started, event, result)
@@ -88,6 +92,7 @@ def _result(started: Started, done: Finished, run: RunDirectory, digest: str) ->
         "threads": plan.threads,
         "memory_planned": plan.bytes,
         "epochs": done.epochs,
+        "stopped": done.stopped,
         "steps": done.steps,
         "seconds": done.seconds,
         "samples_per_second": done.samples / done.seconds,
@@ -103,10 +108,7 @@ def _result(started: Started, done: Finished, run: RunDirectory, digest: str) ->
 
 def _stopped(run: RunDirectory, event: EpochEnded) -> int:
     run.save(event.model())
-    print(
-        f"fcgpu: stopped after epoch {event.epoch} of {event.epochs}; the model as it was then is {run.model}",
-        file=sys.stderr,
-    )
+    say(f"fcgpu: stopped after epoch {event.epoch} of {event.epochs}; the model as it was then is {run.model}")
     return 130
 
 
@@ -119,7 +121,7 @@ def _stop_after_epoch() -> Iterator[list[int]]:
         if stopping:
             raise KeyboardInterrupt
         stopping.append(number)
-        print("\nfcgpu: stopping after this epoch; Ctrl-C again to stop at once", file=sys.stderr)
+        say("\nfcgpu: stopping after this epoch; Ctrl-C again to stop at once")
 
     before = signal.signal(signal.SIGINT, handler)
     try:

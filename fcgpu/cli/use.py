@@ -10,6 +10,7 @@ import numpy as np
 from fcgpu.backend import choose
 from fcgpu.cli.options import count
 from fcgpu.cli.run_directory import model_file
+from fcgpu.cli.streams import show
 from fcgpu.data import NAMED, is_image_folder, load, load_features
 from fcgpu.data.dataset import Dataset, encode_labels, not_a_label, shown, targets
 from fcgpu.errors import ConfigError, DataError
@@ -89,22 +90,22 @@ def _part(data: Dataset, split: str | None) -> tuple[Any, Any, str]:
 def _labels_for(model: Model, data: Dataset, y: Any) -> Any:
     """y in the terms of the model: indices into its classes, or targets."""
     if model.classes is None:
-        return _as_the_outputs(model, targets(data, y), data.name)
+        values = targets(data, y)
+        if values.shape[1] != model.spec.sizes[-1]:
+            raise DataError(
+                f"{data.name}: {values.shape[1]} targets a sample don't match the model: "
+                f"expected {model.spec.sizes[-1]}"
+            )
+        return values
     if data.classes is None:
         raise DataError(
-            f"{data.name}: expected labels among the model's classes {shown(model.classes)}, found {not_a_label(y)}"
+            f"{data.name}: expected labels among the model's classes {shown(model.classes)}, "
+            f"found {not_a_label(data.y)}"
         )
     return encode_labels(np.asarray(data.classes)[y], model.classes, data.name)
 
 
-def _as_the_outputs(model: Model, y: Any, name: str) -> Any:
-    if y.shape[1] != model.spec.sizes[-1]:
-        raise DataError(f"{name}: {y.shape[1]} targets a sample don't match the model: expected {model.spec.sizes[-1]}")
-    return y
-
-
 def _show(result: dict[str, Any], name: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     accuracy = "" if result["accuracy"] is None else f", accuracy {result['accuracy']:.2%}"
@@ -113,4 +114,4 @@ def _show(result: dict[str, Any], name: str) -> None:
         table = Table("actual", *(str(c) for c in result["classes"]), title="predicted as", title_justify="left")
         for label, row in zip(result["classes"], result["confusion_matrix"], strict=True):
             table.add_row(str(label), *(str(n) if n else "." for n in row))
-        Console(highlight=False, markup=False).print(table)
+        show(table)

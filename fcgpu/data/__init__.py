@@ -49,16 +49,16 @@ def load(source: PathLike, *, image_size: Sequence[int] | None = None) -> Datase
     with _as_data_errors(source):
         named = NAMED.get(source) if isinstance(source, str) else None
         path = Path() if named else _existing(source, NAMED)
-        folder = not named and path.is_dir()
-        if not named and is_image_folder(path):
-            return images.load_folder(path, size)
-        if size is not None:
+        pictures = not named and is_image_folder(path)
+        if size is not None and not pictures:
             raise ConfigError(
                 f"image_size={size} is not for {source}: only a folder of images is resized; leave it out"
             )
         if named:
             return named()
-        return idx.load_idx(path, str(path)) if folder else _load_table(path)
+        if pictures:
+            return images.load_folder(path, size)
+        return idx.load_idx(path, str(path)) if path.is_dir() else _load_table(path)
 
 
 def is_image_folder(path: PathLike) -> bool:
@@ -97,20 +97,20 @@ def load_features(
 
 
 def _load_table(path: Path) -> Dataset:
-    from fcgpu.data import tables
+    from fcgpu.data import csv, npy
 
-    readers = {".csv": tables.load_csv, ".npy": tables.load_npy, ".npz": tables.load_npz}
+    readers = {".csv": csv.load_csv, ".npy": npy.load_npy, ".npz": npy.load_npz}
     return readers[_kind(path)](path)
 
 
 def _table_features(path: Path, n_features: int) -> Any:
-    from fcgpu.data import tables
+    from fcgpu.data import csv, npy
 
     kind = _kind(path)
     if kind == ".csv":
-        return tables.read_csv(path, n_features)[0]
-    stored = tables.read_npy(path) if kind == ".npy" else tables.read_npz(path, features_only=True)[0]
-    X = tables.rolled_out(stored)[0]
+        return csv.read_csv(path, n_features)[0]
+    stored = npy.read_npy(path) if kind == ".npy" else npy.read_npz(path, features_only=True)[0]
+    X = npy.rolled_out(stored)[0]
     labelled = kind == ".npy" and X.ndim == 2 and X.shape[1] == n_features + 1
     X = check_features(np.ascontiguousarray(X[:, 1:]) if labelled else X, str(path))
     if X.shape[1] != n_features:
@@ -142,8 +142,7 @@ def _picture(source: PathLike) -> Path:
 
 def _kind(path: Path) -> str:
     """The suffix of a table that is there to be read."""
-    name = path.name.lower().removesuffix(".gz") if path.name.lower().endswith(".csv.gz") else path.name.lower()
-    kind = Path(name).suffix
+    kind = ".csv" if path.name.lower().endswith(".csv.gz") else path.suffix.lower()
     if kind not in TABLES or not path.is_file():
         raise DataError(f"{path}: not a file of a known kind; expected .csv, .csv.gz, .npy or .npz, or a folder")
     return kind
@@ -181,6 +180,9 @@ def _as_data_errors(source: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"{error.filename or source}: cannot be read: {error.strerror or error}") from error
+        raise DataError(
+            f"{error.filename or source}: cannot be read ({error.strerror or error}); "
+            "check the path and your right to read it"
+        ) from error
     except MemoryError as error:
         raise DataError(f"{source}: does not fit in memory ({error}); free some or split the data") from error

@@ -7,6 +7,7 @@ import numpy as np
 
 from fcgpu.errors import DataError
 
+LONG_DOUBLE = "g"  # 64 to 128 bits by the machine, and no GPU has it
 ROWS_CHECKED_AT_ONCE = 4096  # bounds the temporary memory of a pass over X
 
 
@@ -55,7 +56,7 @@ def dataset(
 
     Whole numbers and text become classes; other floats, and y of two dimensions, stay targets.
 
-    Raises DataError: shapes that disagree, no samples, a type that is not numeric, NaN or infinity,
+    Raises DataError: shapes that disagree, no samples, a type that is not numeric or a long double, NaN or infinity,
     a test label that no training sample has.
     """
     X, y = check_features(X, name), _column(y)
@@ -79,7 +80,10 @@ def dataset(
 
 
 def check_features(X: Any, name: str) -> Any:
-    """X as an array of two dimensions, numeric and finite, not copied; DataError otherwise."""
+    """X as an array of two dimensions, of whole numbers, bool or floats up to 64 bits, finite, not copied.
+
+    Raises DataError for anything else.
+    """
     X = np.asarray(X)
     if X.ndim != 2:
         raise DataError(f"{name}: X has shape {X.shape}; expected (n_samples, n_features)")
@@ -87,6 +91,7 @@ def check_features(X: Any, name: str) -> Any:
         raise DataError(f"{name}: X has shape {X.shape}; at least one sample and one feature are needed")
     if X.dtype.kind not in "buif":
         raise DataError(f"{name}: X has dtype {X.dtype}; features must be real numbers")
+    _refuse_long_doubles("X", X, name)
     if X.dtype.kind == "f":
         for start in range(0, len(X), ROWS_CHECKED_AT_ONCE):
             finite = np.isfinite(X[start : start + ROWS_CHECKED_AT_ONCE])
@@ -155,6 +160,11 @@ def shown(classes: tuple[int | str, ...]) -> str:
     return ", ".join(words if len(words) <= 12 else [*words[:5], "...", *words[-2:]])
 
 
+def scale_of(X: Any) -> float:
+    """1 / max for uint8, so that features lie in 0..1; 1 for any other type."""
+    return 1 / max(int(X.max(initial=0)), 1) if X.dtype == np.uint8 else 1.0
+
+
 def _column(y: Any) -> Any:
     """A column (n, 1), as some libraries keep labels, is the vector (n,)."""
     y = np.asarray(y)
@@ -166,9 +176,17 @@ def _check_labels(X: Any, y: Any, name: str) -> None:
         raise DataError(f"{name}: y has shape {y.shape} for {len(X)} samples; expected ({len(X)},)")
     if y.dtype.kind not in "buifU":
         raise DataError(f"{name}: y has dtype {y.dtype}; labels must be whole numbers or text, targets real numbers")
+    _refuse_long_doubles("y", y, name)
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         bad = int(np.argwhere(~np.isfinite(y))[0][0])
         raise DataError(f"{name}: the label of sample {bad} is {y[bad]}; labels must be finite")
+
+
+def _refuse_long_doubles(what: str, array: Any, name: str) -> None:
+    if array.dtype.char == LONG_DOUBLE:
+        raise DataError(
+            f"{name}: {what} has dtype {array.dtype}; expected floats of at most 64 bits: {what}.astype('float64')"
+        )
 
 
 def _encode(y: Any) -> tuple[tuple[int | str, ...] | None, Any]:

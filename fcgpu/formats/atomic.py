@@ -32,13 +32,14 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
 def append(path: str | os.PathLike[str], content: bytes) -> None:
     """Add `content` to the end of a file, or nothing where the system refuses: then CheckpointError as above."""
-    before = os.path.getsize(path) if os.path.exists(path) else 0  # noqa: PTH110, PTH202
+    path = Path(path)
+    before = path.stat().st_size if path.exists() else 0
     try:
         with open(path, "ab") as file:
             file.write(content)
     except OSError as error:
         with suppress(OSError):
-            os.truncate(path, before)
+            os.truncate(path, before) if before else path.unlink()
         raise cannot_write(path, error) from error
 
 

@@ -59,7 +59,9 @@ def load(path: str | os.PathLike[str]) -> Model:
     except FileNotFoundError:
         raise CheckpointError(f"{name}: no such model file; fcgpu train writes one into its run directory") from None
     except OSError as error:
-        raise CheckpointError(f"{name}: cannot be read ({error.strerror or error})") from None
+        raise CheckpointError(
+            f"{name}: cannot be read ({error.strerror or error}); check the path and your right to read it"
+        ) from None
     except (SafetensorError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{name}: not a whole safetensors file ({error}); it is truncated, damaged or of another kind: "

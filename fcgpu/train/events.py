@@ -7,6 +7,7 @@ from functools import cached_property
 from fcgpu.backend import Backend
 from fcgpu.data.dataset import Dataset
 from fcgpu.model import Model, Score
+from fcgpu.params import Spec
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.state import State
@@ -18,6 +19,7 @@ class Started:
 
     recipe: Recipe
     data: Dataset
+    spec: Spec
     backend: Backend
     plan: Plan
 

@@ -5,7 +5,6 @@ they decide the bits of the result; they depend on the network, the batch and th
 threads. Threads only decide which lanes run side by side.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,9 +100,9 @@ def plan(
 def readable(n: float) -> str:
     """Bytes as people write them."""
     if n < 1024:
-        return f"{n:.0f} bytes"
-    power = min(3, int(math.log(n, 1024)))
-    return f"{n / 1024**power:,.1f} {('', 'KiB', 'MiB', 'GiB')[power]}"
+        return f"{n:.0f} byte{'s' if n != 1 else ''}"
+    power = next((p for p in (1, 2) if n < 1023.95 * 1024**p), 3)  # 1023.95 would be shown as 1,024.0
+    return f"{n / 1024**power:,.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
 
 
 def _cut_for_cpu(whole: Plan, spec: Spec, size: int) -> Plan:

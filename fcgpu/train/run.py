@@ -104,7 +104,7 @@ class Run:
 
     def events(self) -> Iterator[Event]:
         recipe, n = self.recipe, self.plan.samples
-        yield Started(recipe, self.data, self.backend, self.plan)
+        yield Started(recipe, self.data, self.spec, self.backend, self.plan)
         started = looked = time.perf_counter()
         stopped, seconds = "", 0.0
         try:

@@ -1,0 +1,127 @@
+"""NPY and NPZ, numpy's own files: never unpickled, and every size checked before anything is allocated."""
+
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcgpu.data.dataset import Dataset, dataset, scale_of
+from fcgpu.data.idx import DEFLATE_LIMIT, fill
+from fcgpu.errors import DataError
+
+NPZ_KEYS = (("X", "y", "X_test", "y_test"), ("x_train", "y_train", "x_test", "y_test"))
+
+
+def load_npy(path: Path) -> Dataset:
+    """A Dataset from an array (n, 1 + n_features), the label first; for a moment it is in memory twice."""
+    table = read_npy(path)
+    if table.ndim != 2 or table.shape[1] < 2:
+        raise DataError(f"{path}: shape {table.shape}; expected (n_samples, 1 + n_features), the label first")
+    X = np.ascontiguousarray(table[:, 1:])
+    return dataset(X, table[:, 0], scale=scale_of(X), name=str(path))
+
+
+def load_npz(path: Path) -> Dataset:
+    """A Dataset from arrays named as a row of NPZ_KEYS, the test pair optional; pictures are rolled out."""
+    X, y, X_test, y_test = [*read_npz(path), None, None][:4]
+    X, image_shape = rolled_out(X)
+    if X_test is not None:
+        X_test, test_shape = rolled_out(X_test)
+        if test_shape != image_shape:
+            raise DataError(f"{path}: test pictures are {test_shape}, the others {image_shape}; they must be equal")
+    return dataset(X, y, X_test, y_test, image_shape=image_shape, scale=scale_of(X), name=str(path))
+
+
+def rolled_out(X: Any) -> tuple[Any, tuple[int, ...] | None]:
+    """Pictures (n, height, width[, 1 or 3]) as rows and the shape of one; anything else as it is, and None."""
+    if X.ndim == 4 and X.shape[3] == 1:
+        X = X[..., 0]
+    if X.ndim == 3 or (X.ndim == 4 and X.shape[3] == 3):
+        return X.reshape(len(X), math.prod(X.shape[1:])), X.shape[1:]
+    return X, None
+
+
+def read_npy(path: Path) -> Any:
+    """The array of an NPY file, in C order and native bytes. Raises DataError: see `_array`."""
+    with path.open("rb") as stream:
+        return _array(stream, os.fstat(stream.fileno()).st_size, str(path))
+
+
+def read_npz(path: Path, *, features_only: bool = False) -> list[Any]:
+    """The arrays of an NPZ file that NPZ_KEYS names, in its order; of `features_only` just X, or a single array.
+
+    Raises DataError: not a zip, truncated, another compression than deflate, a size that the file cannot hold,
+    a missing array, and what `_array` refuses.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            keys = _npz_keys(path, list(members), features_only)
+            return [_member(path, archive, members[key], key) for key in keys]
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{path}: not a complete NPZ file ({error}); write it with numpy.savez") from error
+
+
+def _npz_keys(path: Path, found: Sequence[str], features_only: bool) -> Sequence[str]:
+    keys: Sequence[str] = next((keys for keys in NPZ_KEYS if keys[0] in found), NPZ_KEYS[0])
+    if features_only:
+        keys = found if len(found) == 1 else keys[:1]
+    elif not set(keys[2:]) & set(found):
+        keys = keys[:2]
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise DataError(
+            f"{path}: no array {' or '.join(missing)}, found {', '.join(found) or 'none'}; "
+            f"expected {' or '.join(map(', '.join, NPZ_KEYS))}, the test pair optional"
+        )
+    return keys
+
+
+def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str) -> Any:
+    expansion = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: DEFLATE_LIMIT}.get(info.compress_type)
+    if expansion is None:
+        raise DataError(f"{path}: array {key} has compression {info.compress_type}; expected none or deflate")
+    room = min(info.compress_size, path.stat().st_size) * expansion
+    if info.file_size > room:
+        raise DataError(f"{path}: array {key} claims {info.file_size} bytes, its part of the file holds at most {room}")
+    with archive.open(info) as stream:
+        return _array(stream, info.file_size, f"{path}: array {key}")
+
+
+def _array(stream: Any, size: int, name: str) -> Any:
+    """The array of an NPY stream of `size` bytes.
+
+    Raises DataError: not NPY 1.0, Python objects, not numbers or text, empty, a header that disagrees with the size,
+    truncated.
+    """
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):  # later ones allow headers of 4 GB, which only tables with named columns need
+            raise ValueError(f"version {version}, expected (1, 0)")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    except (zipfile.BadZipFile, zlib.error):
+        raise
+    except Exception as error:  # numpy raises errors of many kinds here, some of many lines
+        raise DataError(f"{name}: not an NPY array ({str(error)[:80]!r}); write it with numpy.save") from error
+    if dtype.hasobject:
+        raise DataError(f"{name}: holds Python objects, which are never unpickled; save an array of numbers")
+    if dtype.kind not in "buifU" or not dtype.itemsize:
+        raise DataError(f"{name}: dtype {dtype}; expected real numbers, or text for labels")
+    if not 1 <= len(shape) <= 4 or min(shape) < 1:
+        raise DataError(f"{name}: shape {shape}; expected 1 to 4 dimensions, none of them empty")
+    claimed, there = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if claimed != there:
+        raise DataError(
+            f"{name}: truncated or corrupt: {shape} of {dtype} needs {claimed} bytes, found {there}; save it again"
+        )
+    data = np.empty(claimed, np.uint8)
+    found = fill(data, stream)
+    if found != claimed:
+        raise DataError(f"{name}: truncated: expected {claimed} bytes of data, found {found}; save it again")
+    array = data.view(dtype).reshape(shape[::-1]).T if fortran else data.view(dtype).reshape(shape)
+    return np.ascontiguousarray(array, dtype.newbyteorder("="))
