@@ -34,6 +34,8 @@ class Backend:
 
     def to_device(self, array: Any, dtype: Any = None) -> Any:
         """A host array on the device; on the CPU the array itself where the type is right already."""
+        if dtype is None and not self.on_gpu:
+            return array  # also rows of a sparse matrix, which are an array only a tile at a time
         with np.errstate(over="ignore"):  # an infinity is for the divergence check to find
             return self.xp.asarray(array, dtype=dtype)
 

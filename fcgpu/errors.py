@@ -10,11 +10,11 @@ class FcgpuError(Exception):
     """Base of every error that fcgpu raises on purpose."""
 
 
-class DataError(FcgpuError):
+class DataError(FcgpuError, ValueError):
     """Features, labels or a data file are not what they must be."""
 
 
-class ConfigError(FcgpuError):
+class ConfigError(FcgpuError, ValueError):
     """A recipe, a spec or an argument is not legal."""
 
 
@@ -22,7 +22,7 @@ class DeviceError(FcgpuError):
     """The device asked for cannot work, or does not have the memory."""
 
 
-class DivergenceError(FcgpuError):
+class DivergenceError(FcgpuError, ValueError):
     """The loss or the parameters stopped being finite."""
 
 

@@ -136,7 +136,7 @@ class Run:
         data = self.data
         yield Finished(
             model, self.epochs, self.step.steps, seconds, self.evaluate.samples, stopped,
-            partial(self._score, model, self.X, data.y),
+            partial(self._score_of_training, model),
             partial(self._score, model, data.X_test, data.y_test) if data.X_test is not None else lambda: None,
         )  # fmt: skip
 
@@ -209,6 +209,12 @@ class Run:
         return Model(
             self.spec, self._on_host(self.evaluate.params), classes, self.scale, self.data.image_shape, self.recipe.name
         )
+
+    def _score_of_training(self, model: Model) -> Score:
+        try:
+            return self._score(model, self.X, self.data.y)
+        except DivergenceError:  # by the last step, whose loss nobody has seen
+            raise self._diverged(math.nan, self.epochs) from None
 
     def _score(self, model: Model, X: Any, y: Any) -> Score:
         if not self.counts:

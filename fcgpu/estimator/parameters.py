@@ -1,0 +1,133 @@
+"""The estimators' parameters: what each may be, and the recipe that they make."""
+
+import math
+from typing import Any
+
+from fcgpu.errors import ConfigError, choices
+from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
+from fcgpu.optim import FULL_BATCH, OPTIMIZERS
+from fcgpu.params import INITS
+from fcgpu.train.recipe import KEYS, Kind, Recipe
+
+ACTIVATIONS = {"logistic": "sigmoid", **{name: name for name in HIDDEN_ACTIVATIONS if name != "sigmoid"}}
+SCHEDULES = {
+    "constant": "constant", "invscaling": "inverse_scaling", "adaptive": "adaptive", "cosine": "cosine",
+    "one_cycle": "one_cycle",
+}  # fmt: skip
+NEED_AN_END = ("cosine", "one_cycle")  # schedules that partial_fit cannot follow
+FOR_SGD_ONLY = ("invscaling", "adaptive")  # scikit-learn's words: its other solvers take them for "constant"
+SOLVERS = ("lbfgs", "sgd", "adam", *(name for name in OPTIMIZERS if name not in ("lbfgs", "adam")))
+DTYPES = ("auto", "float32", "float64")
+
+# Our parameter: the recipe's key, whose test it has to pass.
+KEY_OF = {
+    "alpha": "alpha",
+    "beta_1": "beta_1",
+    "beta_2": "beta_2",
+    "dropout": "dropout",
+    "early_stopping": "early_stopping",
+    "epsilon": "epsilon",
+    "gradient_clip": "gradient_clip",
+    "hidden_layer_sizes": "hidden",
+    "learning_rate_init": "learning_rate",
+    "max_fun": "max_fun",
+    "max_iter": "epochs",
+    "momentum": "momentum",
+    "power_t": "power_t",
+    "rho": "rho",
+    "shuffle": "shuffle",
+    "tol": "tol",
+    "warmup": "warmup",
+    "weight_decay": "weight_decay",
+}
+FLAGS = ("nesterovs_momentum", "warm_start", "progress")
+CHOICES = {"activation": ACTIVATIONS, "solver": SOLVERS, "learning_rate": SCHEDULES, "dtype": DTYPES}
+CHOICES |= {"init": ("auto", *(name for name in INITS if name != "article"))}
+CHOICES |= {"output": ("auto", "softmax", "sigmoid"), "loss": ("squared_error", "poisson")}
+FLAG = KEYS["shuffle"].metadata["kind"]
+
+
+def checked(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of an estimator in plain Python types. Raises ConfigError, a ValueError, for a wrong one."""
+    found = {name: plain(value) for name, value in parameters.items()}
+    sizes = found["hidden_layer_sizes"]
+    found["hidden_layer_sizes"] = (sizes,) if isinstance(sizes, int) else sizes
+    for name, key in KEY_OF.items():
+        found[name] = _tested(name, found[name], KEYS[key].metadata["kind"])
+    for name in FLAGS:
+        found[name] = _tested(name, found[name], FLAG)
+    for name, known in CHOICES.items():
+        if name in found and found[name] not in tuple(known):
+            raise ConfigError(f"{name}={found[name]!r}: {choices(found[name], known)}")
+    size, patience, share = found["batch_size"], found["n_iter_no_change"], found["validation_fraction"]
+    if size not in ("auto", "full"):
+        words = '"auto", "full" or a whole number of 1 or more'
+        found["batch_size"] = _tested("batch_size", size, Kind(words, KEYS["epochs"].metadata["kind"].parse))
+    if patience != math.inf:
+        _tested("n_iter_no_change", patience, KEYS["step_size"].metadata["kind"])
+    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share < 1:
+        raise ConfigError(f"validation_fraction={share!r}: expected a number from 0 up to, not including, 1")
+    rates, hidden = found["dropout"], found["hidden_layer_sizes"]
+    if len(rates) > 1 and len(rates) != len(hidden):
+        raise ConfigError(
+            f"dropout={list(rates)} with hidden_layer_sizes={hidden}: expected one number, or one a hidden layer"
+        )
+    _go_together(found)
+    return found
+
+
+def _go_together(found: dict[str, Any]) -> None:
+    solver = found["solver"]
+    if solver in FULL_BATCH:
+        for name in FULL_BATCH[solver]:
+            if name in found and found[name] != KEYS[name].default:
+                raise ConfigError(f"solver={solver!r} with {name}={found[name]!r}: leave {name} out, or use 'adam'")
+        if found["learning_rate"] not in ("constant", *FOR_SGD_ONLY):
+            raise ConfigError(f"solver={solver!r} follows no schedule: use learning_rate='constant'")
+    if solver == "rprop" and found["batch_size"] not in ("auto", "full"):
+        raise ConfigError(f"solver='rprop' with batch_size={found['batch_size']}: it needs the full batch")
+    if found["monitor"] is not None and not found["early_stopping"]:
+        raise ConfigError(f"monitor={found['monitor']!r} needs early_stopping=True, which decides by it")
+
+
+def recipe_of(found: dict[str, Any], *, output: str, batch: int | str, epochs: int, dtype: str, seed: int) -> Recipe:
+    """The recipe of checked parameters."""
+    solver, schedule = found["solver"], found["learning_rate"]
+    stochastic = solver not in FULL_BATCH
+    if schedule in FOR_SGD_ONLY and solver in ("adam", *FULL_BATCH):
+        schedule = "constant"
+    patience = found["n_iter_no_change"] if stochastic or found["early_stopping"] else math.inf
+    if solver == "sgd":
+        solver = "nesterov" if found["nesterovs_momentum"] else "momentum"
+    keys = {key: found[name] for name, key in KEY_OF.items()}
+    return Recipe(
+        **{
+            **keys,
+            "name": "scikit-learn",
+            "activation": ACTIVATIONS[found["activation"]],
+            "output": output,
+            "optimizer": solver,
+            "schedule": SCHEDULES[schedule],
+            "batch": batch if stochastic else "full",
+            "epochs": epochs,
+            "n_iter_no_change": 0 if patience == math.inf else patience,
+            "max_fun": keys["max_fun"] if solver == "lbfgs" else 0,
+            "dtype": dtype,
+            "seed": seed,
+            **({} if found["init"] == "auto" else {"init": found["init"]}),
+        }
+    )
+
+
+def plain(value: Any) -> Any:
+    """NumPy's numbers and arrays, as a grid search draws them, in Python's own types."""
+    if hasattr(value, "tolist") and getattr(value, "ndim", 2) < 2:
+        return plain(value.tolist())
+    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _tested(name: str, value: Any, kind: Kind) -> Any:
+    try:
+        return kind.parse(value)
+    except (ValueError, OverflowError):
+        raise ConfigError(f"{name}={value!r}: expected {kind.words}") from None
