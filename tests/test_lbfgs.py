@@ -352,6 +352,45 @@ def test_steps_into_what_is_not_finite_are_shortened(bad):
     assert "gtol" in optimizer.finished
 
 
+def test_a_memory_that_leads_nowhere_is_cleared_for_steepest_descent():
+    """On a bowl, with products so wrong that the only trial of a search lies far beyond the other side."""
+    problem = Problem(lambda w: (float(w @ w) / 2, w.copy()), [6.0, -4.0, 3.0])
+    optimizer = problem.minimise(exact(problem, max_line_search=1), 1)
+    state, loss = copied(optimizer.state()), optimizer.loss
+    state["along"][:10] *= 1e6  # s·g
+    optimizer.restore(state)
+    problem.minimise(optimizer, 1)
+    assert not optimizer.finished
+    assert optimizer.evaluations == 4  # the start, a step, a trial in vain, a step
+    assert problem.losses[2] > loss > optimizer.loss
+
+
+def test_the_lowest_of_trials_that_all_fail_is_kept_with_its_gradient():
+    """Downhill at one slope to a step in the ground at 5.5: the trials are at 1, 5 and 21."""
+    problem = Problem(lambda w: (-float(w[0]), -np.ones(1)) if w[0] < 5.5 else (1e3, np.ones(1)), [0.0])
+    optimizer = problem.minimise(exact(problem, max_evaluations=4))
+    assert problem.losses[-1] == 1e3
+    assert (problem.w[0], optimizer.loss, optimizer.gradient[0]) == (5, -5, -1)
+
+
+def test_a_point_whose_gradient_is_no_number_is_never_kept():
+    problem = Problem(lambda w: (-float(w[0]), np.full(1, -1.0 if w[0] < 3 else np.nan)), [0.0])
+    optimizer = problem.minimise(exact(problem, max_evaluations=30))
+    assert min(problem.losses) <= -3
+    assert -3 < optimizer.loss <= -1
+    assert optimizer.gradient[0] == -1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "slope", "moves"), [("float64", 1e-5, False), ("float32", 1e-5, True), ("float32", 1e-2, False)]
+)
+def test_what_a_type_cannot_tell_from_no_fall_is_enough(dtype, slope, moves):
+    """A trial at 1 of equal loss 1 is asked to be lower by C1 slope: 1e-8, below the rounding of float32, or 1e-5."""
+    problem = Problem(lambda w: (1.0, np.full(1, 0.0 if w[0] > 0.5 else -slope)), [0.0], dtype)
+    problem.minimise(LBFGS(problem.w, np, gtol=0, ftol=0, max_line_search=1))
+    assert (problem.w[0] > 0.5) == moves
+
+
 def test_a_loss_that_is_not_finite_at_the_start_is_told():
     problem = Problem(lambda w: (math.nan, w), np.ones(2))
     assert "the loss at the start is nan" in problem.minimise(exact(problem)).finished

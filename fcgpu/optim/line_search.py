@@ -28,7 +28,9 @@ class Point(NamedTuple):
 def strong_wolfe(
     evaluate: Callable[[float], tuple[float, float]], start: Point, step: float, *, max_trials: int, noise: float
 ) -> Point | None:
-    """The first trial that meets both conditions, beginning with `step`; None where `max_trials` find none.
+    """The first trial that meets both conditions, beginning with `step`.
+
+    None where `max_trials` are not enough, or the interval with such a point has become narrower than NARROWEST.
 
     evaluate : (loss, slope) at a step. A trial where one of them is not finite is a wall: shorter steps follow.
     start : the point of step 0; its slope is negative.
