@@ -1,4 +1,4 @@
-"""Small problems of each kind, and pairs of one estimator of ours and one of scikit-learn's with the same parameters."""
+"""Small problems of each kind, and pairs of estimators, ours and scikit-learn's, with the same parameters."""
 
 import numpy as np
 from sklearn import neural_network
@@ -17,7 +17,7 @@ SOLVERS = {
 
 
 def problem(kind, n=53, n_features=6, seed=0):
-    """X (n, n_features) float64 and y of that kind; text labels where there are two classes, gaps where there are more."""
+    """X (n, n_features) float64 and y of that kind; two classes are text, three are numbers with gaps."""
     random = np.random.default_rng(seed)
     X = random.standard_normal((n, n_features))
     Z = X @ random.standard_normal((n_features, 3)) + 0.3 * random.standard_normal((n, 3))

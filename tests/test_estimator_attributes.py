@@ -1,4 +1,4 @@
-"""What a fitted estimator keeps, and how it goes on: attributes, warm_start and partial_fit as scikit-learn has them."""
+"""What a fitted estimator keeps and how it goes on: attributes, warm_start, partial_fit as scikit-learn has them."""
 
 import inspect
 
@@ -204,7 +204,7 @@ def test_fit_after_partial_fit_starts_anew():
 def test_divergence_is_a_value_error_that_says_what_to_do():
     X, y = problem("regression")
     a = ours("regression", solver="sgd", activation="identity", learning_rate_init=1e3, max_iter=50)
-    with np.errstate(all="ignore"), pytest.raises(ValueError, match="scale|preprocess"):
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match=r"scale|preprocess"):
         a.fit(1e3 * X, y)
 
 

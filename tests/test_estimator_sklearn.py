@@ -1,4 +1,4 @@
-"""The estimators against scikit-learn's: same random_state, data and parameters give the same loss curve and network."""
+"""The estimators against scikit-learn's: the same random_state, data and parameters give the same training."""
 
 import numpy as np
 import pytest

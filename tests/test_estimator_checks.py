@@ -1,0 +1,49 @@
+"""Every check that scikit-learn has for estimators, on both of ours in several configurations."""
+
+import pytest
+
+pytest.importorskip("sklearn")
+
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import fcgpu
+
+SMALL = {"hidden_layer_sizes": (16,), "max_iter": 60, "learning_rate_init": 0.02}
+CONFIGURATIONS = [
+    {**SMALL, "solver": "adam"},
+    {**SMALL, "solver": "sgd"},
+    {**SMALL, "solver": "nesterov"},
+    {**SMALL, "solver": "momentum"},
+    {**SMALL, "solver": "gradient_descent", "learning_rate_init": 0.1},
+    {**SMALL, "solver": "rmsprop"},
+    {**SMALL, "solver": "adamw"},
+    {**SMALL, "solver": "rprop"},
+    {**SMALL, "solver": "lbfgs"},
+    {"hidden_layer_sizes": (), "solver": "lbfgs"},
+    {**SMALL, "batch_size": "full", "learning_rate": "cosine"},
+    # A batch holds all of the 15 weighted samples, or of their up to 60 repetitions, that two checks compare; the
+    # checks of accuracy have more samples, and several batches.
+    {**SMALL, "batch_size": 64, "max_iter": 30},
+]
+DROPOUT = {**SMALL, "dropout": 0.2}
+EACH_ROW_ITS_MASK = "a mask is drawn for each row, so a row of weight 2 is not two rows; only the expectation is equal"
+
+
+def both(configurations):
+    return [cls(**given) for given in configurations for cls in (fcgpu.MLPClassifier, fcgpu.MLPRegressor)]
+
+
+def inherent(estimator):
+    """What cannot hold, whatever the implementation: nothing without dropout."""
+    if not estimator.dropout:
+        return {}
+    return {f"check_sample_weight_equivalence_on_{data}_data": EACH_ROW_ITS_MASK for data in ("dense", "sparse")}
+
+
+@pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.ConvergenceWarning",
+    "ignore:.*batch_size:UserWarning",  # larger than the smallest data of the checks
+)
+@parametrize_with_checks(both([*CONFIGURATIONS, DROPOUT]), expected_failed_checks=inherent, xfail_strict=True)
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
