@@ -23,8 +23,10 @@ pytestmark = [
 
 
 def estimator(kind, solver, **given):
+    if solver in STOCHASTIC:
+        given["batch_size"] = 30
     rate = RATES.get(solver, 0.02)
-    return ours(kind, solver=solver, learning_rate_init=rate, validation_fraction=0.25, max_iter=25, **given)
+    return ours(kind, solver=solver, learning_rate_init=rate, validation_fraction=0.25, max_iter=30, **given)
 
 
 def untrained_score(kind, X, y):
@@ -86,12 +88,12 @@ def test_partial_fit(kind, solver, early_stopping, warm_start):
         with pytest.raises(ValueError, match="early_stopping"):
             model.partial_fit(X, y, **first)
         return
-    for passes in range(1, 31):
+    for passes in range(1, 21):
         model.partial_fit(X, y, **first)
         first = {}
         assert model.t_ == 120 * passes
         assert model.n_iter_ == 1
-    assert len(model.loss_curve_) == 30
+    assert len(model.loss_curve_) == 20
     assert model.loss_curve_[-1] < model.loss_curve_[0]
     assert model.score(X, y) > untrained_score(kind, X, y) + 0.05
 
