@@ -10,22 +10,18 @@ import fcgpu
 
 SMALL = {"hidden_layer_sizes": (16,), "max_iter": 60, "learning_rate_init": 0.02}
 CONFIGURATIONS = [
-    {**SMALL, "solver": "adam"},
-    {**SMALL, "solver": "sgd"},
-    {**SMALL, "solver": "nesterov"},
-    {**SMALL, "solver": "momentum"},
-    {**SMALL, "solver": "gradient_descent", "learning_rate_init": 0.1},
-    {**SMALL, "solver": "rmsprop"},
-    {**SMALL, "solver": "adamw"},
-    {**SMALL, "solver": "rprop"},
-    {**SMALL, "solver": "lbfgs"},
+    SMALL,
     {"hidden_layer_sizes": (), "solver": "lbfgs"},
-    {**SMALL, "batch_size": "full", "learning_rate": "cosine"},
-    # A batch holds all of the 15 weighted samples, or of their up to 60 repetitions, that two checks compare; the
-    # checks of accuracy have more samples, and several batches.
+    # A batch holds all of the 15 weighted samples, or of their repetitions, that two checks compare; the checks of
+    # accuracy have more samples, and several batches.
     {**SMALL, "batch_size": 64, "max_iter": 30},
+    {**SMALL, "dropout": 0.2},
 ]
-DROPOUT = {**SMALL, "dropout": 0.2}
+OTHERS = [
+    {**SMALL, "batch_size": "full", "learning_rate": "cosine"},
+    {**SMALL, "solver": "gradient_descent", "learning_rate_init": 0.1},
+    *({**SMALL, "solver": solver} for solver in ("lbfgs", "sgd", "nesterov", "momentum", "rmsprop", "adamw", "rprop")),
+]
 EACH_ROW_ITS_MASK = "a mask is drawn for each row, so a row of weight 2 is not two rows; only the expectation is equal"
 
 
@@ -40,10 +36,20 @@ def inherent(estimator):
     return {f"check_sample_weight_equivalence_on_{data}_data": EACH_ROW_ITS_MASK for data in ("dense", "sparse")}
 
 
-@pytest.mark.filterwarnings(
+quietly = pytest.mark.filterwarnings(
     "ignore::sklearn.exceptions.ConvergenceWarning",
     "ignore:.*batch_size:UserWarning",  # larger than the smallest data of the checks
 )
-@parametrize_with_checks(both([*CONFIGURATIONS, DROPOUT]), expected_failed_checks=inherent, xfail_strict=True)
+
+
+@quietly
+@parametrize_with_checks(both(CONFIGURATIONS), expected_failed_checks=inherent, xfail_strict=True)
 def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@quietly
+@pytest.mark.slow
+@parametrize_with_checks(both(OTHERS))
+def test_scikit_learns_checks_of_every_solver(estimator, check):
     check(estimator)
