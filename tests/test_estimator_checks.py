@@ -19,7 +19,7 @@ CONFIGURATIONS = [
 ]
 OTHERS = [
     {**SMALL, "batch_size": "full", "learning_rate": "cosine"},
-    {**SMALL, "solver": "gradient_descent", "learning_rate_init": 0.1},
+    {**SMALL, "solver": "gradient_descent", "max_iter": 100},
     *({**SMALL, "solver": solver} for solver in ("lbfgs", "sgd", "nesterov", "momentum", "rmsprop", "adamw", "rprop")),
 ]
 EACH_ROW_ITS_MASK = "a mask is drawn for each row, so a row of weight 2 is not two rows; only the expectation is equal"
