@@ -9,7 +9,7 @@ pytest.importorskip("sklearn")
 
 from peers import CLASSIFY, KINDS, SOLVERS, assert_same_fit, assert_same_network, ours, pair, problem, weights
 from sklearn import neural_network
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 
 import fcgpu
 
@@ -120,8 +120,6 @@ def test_parameters_and_values_have_the_type_of_the_features(kind, dtype):
 
 @pytest.mark.parametrize("kind", ["multiclass", "regression"])
 def test_a_column_of_targets_is_taken_with_scikit_learns_warning(kind):
-    from sklearn.exceptions import DataConversionWarning
-
     X, y = problem(kind)
     column, flat = ours(kind, max_iter=3), ours(kind, max_iter=3).fit(X, y)
     with pytest.warns(DataConversionWarning):
@@ -137,7 +135,8 @@ def test_warm_start_goes_on_alike(kind, early_stopping):
     given = {"warm_start": True, "max_iter": 4, "batch_size": 16, "n_iter_no_change": 3, "tol": 0.01}
     a, b = pair(kind, early_stopping=early_stopping, validation_fraction=0.3, **given)
     for _ in range(4):
-        a.fit(X, y), b.fit(X, y)
+        for estimator in (a, b):
+            estimator.fit(X, y)
         assert_same_attributes(a, b)
         assert_same_fit(a, b)
     assert len(a.loss_curve_) > 4
@@ -162,7 +161,8 @@ def test_partial_fit_goes_on_alike(kind, solver, weighted):
     for start in (0, 30, 60, 0):
         part = slice(start, start + 30 + start // 10)
         w = {"sample_weight": weights(len(X[part]))} if weighted else {}
-        a.partial_fit(X[part], y[part], **w, **first), b.partial_fit(X[part], y[part], **w, **first)
+        for estimator in (a, b):
+            estimator.partial_fit(X[part], y[part], **w, **first)
         first = {}
         assert_same_attributes(a, b)
         assert_same_fit(a, b)

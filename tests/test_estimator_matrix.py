@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 STOCHASTIC = ["sgd", "adam", "nesterov", "momentum", "gradient_descent", "rmsprop", "adamw"]
 WHOLE = ["lbfgs", "rprop"]
 KINDS = [*CLASSIFY, "regression"]
-RATES = {"sgd": 0.05, "nesterov": 0.05, "momentum": 0.05, "gradient_descent": 0.2}
+RATES = {"sgd": 0.05, "nesterov": 0.05, "momentum": 0.05, "gradient_descent": 0.3}
 
 pytestmark = [
     pytest.mark.parametrize("kind", KINDS),
