@@ -82,7 +82,7 @@ def test_predictions_are_scikit_learns(kind):
 
 
 @pytest.mark.parametrize("kind", CLASSIFY)
-def test_log_probabilities_stay_finite_where_probabilities_are_zero_or_one(kind):
+def test_probabilities_stay_finite_where_every_unit_is_saturated(kind):
     X, y = problem(kind)
     a = ours(kind, max_iter=3).fit(X, y)
     a.coefs_ = [500 * W for W in a.coefs_]
