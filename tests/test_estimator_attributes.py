@@ -1,0 +1,232 @@
+"""What a fitted estimator keeps and how it goes on: attributes, warm_start, partial_fit as scikit-learn has them."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from peers import CLASSIFY, KINDS, SOLVERS, assert_same_fit, assert_same_network, ours, pair, problem, weights
+from sklearn import neural_network
+from sklearn.exceptions import DataConversionWarning, NotFittedError
+
+import fcgpu
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+ESTIMATORS = ["MLPClassifier", "MLPRegressor"]
+VALUES = ("n_features_in_", "n_iter_", "n_layers_", "n_outputs_", "out_activation_", "t_")
+
+
+def assert_same_attributes(a, b):
+    for name in VALUES:
+        assert getattr(a, name) == getattr(b, name), name
+        assert type(getattr(a, name)) is type(getattr(b, name)), name
+    for name in ("loss_", "best_loss_", "best_validation_score_"):
+        if getattr(b, name) is None:
+            assert getattr(a, name) is None
+        else:
+            assert getattr(a, name) == pytest.approx(getattr(b, name), abs=1e-6)
+    assert hasattr(a, "classes_") == hasattr(b, "classes_")
+    if hasattr(b, "classes_"):
+        np.testing.assert_array_equal(a.classes_, b.classes_)
+        assert a.classes_.dtype == b.classes_.dtype
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_parameters_have_scikit_learns_names_order_and_defaults(name):
+    mine = inspect.signature(getattr(fcgpu, name)).parameters
+    theirs = inspect.signature(getattr(neural_network, name)).parameters
+    assert list(mine)[: len(theirs)] == list(theirs)
+    for key, parameter in theirs.items():
+        assert (mine[key].default, mine[key].kind) == (parameter.default, parameter.kind), key
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("method", ["partial_fit", "predict", "predict_proba", "predict_log_proba", "score"])
+def test_methods_take_scikit_learns_arguments_in_its_order(name, method):
+    theirs = getattr(getattr(neural_network, name), method, None)
+    assert hasattr(getattr(fcgpu, name), method) == (theirs is not None)
+    if theirs:
+        mine = inspect.signature(getattr(getattr(fcgpu, name), method)).parameters
+        expected = list(inspect.signature(theirs).parameters)
+        assert list(mine)[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_attributes_are_scikit_learns(kind, early_stopping):
+    X, y = problem(kind)
+    a, b = pair(kind, max_iter=5, batch_size=16, early_stopping=early_stopping, validation_fraction=0.25)
+    assert_same_attributes(a.fit(X, y), b.fit(X, y))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_are_scikit_learns(kind):
+    X, y = problem(kind)
+    a, b = (estimator.fit(X, y) for estimator in pair(kind, max_iter=20, batch_size=16))
+    new, truth = problem(kind, n=31, seed=0)
+    for method in ("predict", "predict_proba", "predict_log_proba"):
+        assert hasattr(a, method) == hasattr(b, method)
+        if not hasattr(b, method):
+            continue
+        mine, other = getattr(a, method)(new), getattr(b, method)(new)
+        assert (mine.shape, mine.dtype) == (other.shape, other.dtype)
+        if method == "predict" and kind in CLASSIFY:
+            np.testing.assert_array_equal(mine, other)
+        else:
+            np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
+    w = weights(31)
+    assert a.score(new, truth, w) == pytest.approx(b.score(new, truth, w), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", CLASSIFY)
+def test_probabilities_stay_finite_where_every_unit_is_saturated(kind):
+    X, y = problem(kind)
+    a = ours(kind, max_iter=3).fit(X, y)
+    a.coefs_ = [500 * W for W in a.coefs_]
+    proba = a.predict_proba(X)
+    assert np.isfinite(proba).all()
+    if kind != "multilabel":
+        np.testing.assert_allclose(proba.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_follow_coefs_and_intercepts(kind):
+    X, y = problem(kind)
+    a, b = (estimator.fit(X, y) for estimator in pair(kind, max_iter=3))
+    random = np.random.default_rng(9)
+    W = [random.standard_normal(coef.shape) for coef in a.coefs_]
+    bias = [random.standard_normal(intercept.shape) for intercept in a.intercepts_]
+    a.coefs_, a.intercepts_ = [w.copy() for w in W], [v.copy() for v in bias]
+    b.coefs_, b.intercepts_ = W, bias
+    method = "predict_proba" if kind in CLASSIFY else "predict"
+    np.testing.assert_allclose(getattr(a, method)(X), getattr(b, method)(X), atol=1e-9)
+    a.coefs_[0][...] = 0
+    b.coefs_[0][...] = 0
+    np.testing.assert_allclose(getattr(a, method)(X), getattr(b, method)(X), atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "regression"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_parameters_and_values_have_the_type_of_the_features(kind, dtype):
+    X, y = problem(kind)
+    a = ours(kind, max_iter=3).fit(X.astype(dtype), y)
+    assert {array.dtype for array in a.coefs_ + a.intercepts_} == {np.dtype(dtype)}
+    assert (a.predict if kind == "regression" else a.predict_proba)(X.astype(dtype)).dtype == dtype
+    assert type(a.loss_) is float or isinstance(a.loss_, np.floating)
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "regression"])
+def test_a_column_of_targets_is_taken_with_scikit_learns_warning(kind):
+    X, y = problem(kind)
+    column, flat = ours(kind, max_iter=3), ours(kind, max_iter=3).fit(X, y)
+    with pytest.warns(DataConversionWarning):
+        column.fit(X, y[:, None])
+    assert_same_fit(column, flat, atol=0)
+    assert column.predict(X).shape == (len(X),)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_warm_start_goes_on_alike(kind, early_stopping):
+    X, y = problem(kind)
+    given = {"warm_start": True, "max_iter": 4, "batch_size": 16, "n_iter_no_change": 3, "tol": 0.01}
+    a, b = pair(kind, early_stopping=early_stopping, validation_fraction=0.3, **given)
+    for _ in range(4):
+        for estimator in (a, b):
+            estimator.fit(X, y)
+        assert_same_attributes(a, b)
+        assert_same_fit(a, b)
+    assert len(a.loss_curve_) > 4
+
+
+def test_warm_start_wants_the_same_classes():
+    X, y = problem("multiclass")
+    a = ours("multiclass", warm_start=True, max_iter=2).fit(X, y)
+    with pytest.raises(ValueError, match="warm_start"):
+        a.fit(X, np.where(y == 7, 8, y))
+    with pytest.raises(ValueError, match="warm_start"):
+        a.fit(X[y != 7], y[y != 7])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_partial_fit_goes_on_alike(kind, solver, weighted):
+    X, y = problem(kind, n=90)
+    a, b = pair(kind, batch_size=16, **SOLVERS[solver])
+    first = {"classes": np.arange(3) if kind == "multilabel" else np.unique(y)} if kind in CLASSIFY else {}
+    for start in (0, 30, 60, 0):
+        part = slice(start, start + 30 + start // 10)
+        w = {"sample_weight": weights(len(X[part]))} if weighted else {}
+        for estimator in (a, b):
+            estimator.partial_fit(X[part], y[part], **w, **first)
+        first = {}
+        assert_same_attributes(a, b)
+        assert_same_fit(a, b)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("kind", ["multiclass", "regression"])
+def test_partial_fit_after_fit_keeps_the_optimizers_state(kind, solver):
+    X, y = problem(kind)
+    a, b = pair(kind, batch_size=16, max_iter=4, **SOLVERS[solver])
+    for estimator in (a, b):
+        estimator.fit(X, y).partial_fit(X, y).partial_fit(X, y)
+    assert_same_attributes(a, b)
+    assert_same_fit(a, b)
+
+
+def test_partial_fit_checks_classes():
+    X, y = problem("multiclass")
+    with pytest.raises(ValueError, match="classes"):
+        ours("multiclass").partial_fit(X, y)
+    with pytest.raises(ValueError, match="classes"):
+        ours("multiclass").partial_fit(X, y, classes=[-1, 4])
+    a = ours("multiclass").partial_fit(X[y == 4], y[y == 4], classes=[-1, 4, 7])
+    np.testing.assert_array_equal(a.classes_, [-1, 4, 7])
+    with pytest.raises(ValueError, match="classes"):
+        a.partial_fit(X, y, classes=[-1, 4, 8])
+    with pytest.raises(ValueError, match="classes"):
+        a.partial_fit(X, np.where(y == 7, 8, y))
+
+
+def test_fit_after_partial_fit_starts_anew():
+    X, y = problem("multiclass")
+    a, fresh = ours("multiclass", max_iter=3), ours("multiclass", max_iter=3).fit(X, y)
+    a.partial_fit(X[:, :4], y, classes=np.unique(y))
+    assert_same_fit(a.fit(X, y), fresh, atol=0)
+    assert a.t_ == fresh.t_
+
+
+def test_divergence_is_a_value_error_that_says_what_to_do():
+    X, y = problem("regression")
+    a = ours("regression", solver="sgd", activation="identity", learning_rate_init=1e3, max_iter=50)
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match=r"scale|preprocess"):
+        a.fit(1e3 * X, y)
+
+
+@pytest.mark.filterwarnings("ignore:overflow|invalid value:RuntimeWarning")
+def test_divergence_with_early_stopping_keeps_the_best_weights():
+    X, y = problem("regression")
+    given = {"solver": "sgd", "activation": "identity", "learning_rate_init": 1.0, "early_stopping": True}
+    a, b = (estimator.fit(30 * X, y) for estimator in pair("regression", max_iter=40, batch_size=5, **given))
+    assert np.isnan(a.validation_scores_[-1])
+    assert np.isnan(b.validation_scores_[-1])
+    assert_same_network(a, b)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_unfitted_estimator_says_so(name):
+    with pytest.raises(NotFittedError):
+        getattr(fcgpu, name)().predict(np.zeros((2, 3)))
+
+
+def test_verbose_reports_each_epoch_and_silence_is_the_default(capsys):
+    X, y = problem("multiclass")
+    ours("multiclass", max_iter=3).fit(X, y)
+    assert capsys.readouterr() == ("", "")
+    ours("multiclass", max_iter=3, verbose=True).fit(X, y)
+    assert "".join(capsys.readouterr()).lower().count("loss") == 3

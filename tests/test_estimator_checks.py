@@ -1,0 +1,55 @@
+"""Every check that scikit-learn has for estimators, on both of ours in several configurations."""
+
+import pytest
+
+pytest.importorskip("sklearn")
+
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import fcgpu
+
+SMALL = {"hidden_layer_sizes": (16,), "max_iter": 60, "learning_rate_init": 0.02}
+CONFIGURATIONS = [
+    SMALL,
+    {"hidden_layer_sizes": (), "solver": "lbfgs"},
+    # A batch holds all of the 15 weighted samples, or of their repetitions, that two checks compare; the checks of
+    # accuracy have more samples, and several batches.
+    {**SMALL, "batch_size": 64, "max_iter": 30},
+    {**SMALL, "dropout": 0.2},
+]
+OTHERS = [
+    {**SMALL, "batch_size": "full", "learning_rate": "cosine"},
+    {**SMALL, "solver": "gradient_descent", "max_iter": 100},
+    *({**SMALL, "solver": solver} for solver in ("lbfgs", "sgd", "nesterov", "momentum", "rmsprop", "adamw", "rprop")),
+]
+EACH_ROW_ITS_MASK = "a mask is drawn for each row, so a row of weight 2 is not two rows; only the expectation is equal"
+
+
+def both(configurations):
+    return [cls(**given) for given in configurations for cls in (fcgpu.MLPClassifier, fcgpu.MLPRegressor)]
+
+
+def inherent(estimator):
+    """What cannot hold, whatever the implementation: nothing without dropout."""
+    if not estimator.dropout:
+        return {}
+    return {f"check_sample_weight_equivalence_on_{data}_data": EACH_ROW_ITS_MASK for data in ("dense", "sparse")}
+
+
+quietly = pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.ConvergenceWarning",
+    "ignore:.*batch_size:UserWarning",  # larger than the smallest data of the checks
+)
+
+
+@quietly
+@parametrize_with_checks(both(CONFIGURATIONS), expected_failed_checks=inherent, xfail_strict=True)
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@quietly
+@pytest.mark.slow
+@parametrize_with_checks(both(OTHERS))
+def test_scikit_learns_checks_of_every_solver(estimator, check):
+    check(estimator)

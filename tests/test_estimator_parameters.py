@@ -1,0 +1,171 @@
+"""Every parameter's wrong values are refused by name and value, in fit and not before; the extra's absence is told."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from peers import ours, problem
+from sklearn.exceptions import ConvergenceWarning
+
+import fcgpu
+
+BAD = {
+    "hidden_layer_sizes": [(0,), (4, -1), -3, "wide", (2.5,)],
+    "activation": ["swish", None],
+    "solver": ["newton", None],
+    "alpha": [-1.0, "much"],
+    "batch_size": [0, -5, 2.5, "half"],
+    "learning_rate": ["linear", 0.1],
+    "learning_rate_init": [0, -0.1, "fast"],
+    "power_t": [-0.5],
+    "max_iter": [0, -1, 2.5],
+    "shuffle": ["yes"],
+    "random_state": ["seed"],
+    "tol": [-1e-4],
+    "warm_start": ["yes"],
+    "momentum": [-0.1, 1.1],
+    "nesterovs_momentum": ["yes"],
+    "early_stopping": ["yes"],
+    "validation_fraction": [-0.1, 1.0],
+    "beta_1": [1.0, -0.1],
+    "beta_2": [1.0, -0.1],
+    "epsilon": [0.0],
+    "n_iter_no_change": [0, 2.5],
+    "max_fun": [0],
+    "dropout": [1.0, -0.1, "some", (0.1, 1.0)],
+    "init": ["orthogonal", None],
+    "rho": [1.0, -0.1],
+    "weight_decay": [-0.1],
+    "gradient_clip": [-1.0],
+    "warmup": [-1],
+    "callbacks": [3, ["not callable"]],
+    "progress": ["yes"],
+    "device": ["tpu", 0],
+    "dtype": ["float16", "int"],
+    "threads": [0, -2, 1.5],
+}
+CLASSIFIER = {"output": ["identity", None], "class_weight": ["even"]}
+REGRESSOR = {"loss": ["absolute_error", None]}
+
+
+def cases(kind, table):
+    return [pytest.param(kind, key, value, id=f"{kind}-{key}={value}") for key, bad in table.items() for value in bad]
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [*cases("multiclass", BAD | CLASSIFIER), *cases("regression", BAD | REGRESSOR)],
+)
+def test_a_wrong_value_is_refused_by_name_and_value(kind, key, value):
+    X, y = problem(kind)
+    model = ours(kind, **{key: value})
+    known = fcgpu.DeviceError if key == "device" else ValueError
+    with pytest.raises((ValueError, known)) as refusal:
+        model.fit(X, y)
+    message = str(refusal.value)
+    assert key in message
+    assert str(value[-1] if isinstance(value, list | tuple) else value) in message
+    assert "\n" not in message
+
+
+def test_the_values_at_the_borders_are_legal():
+    X, y = problem("multiclass")
+    borders = {
+        "alpha": 0, "batch_size": 1, "power_t": 0, "max_iter": 1, "tol": 0, "momentum": 1.0, "beta_1": 0, "beta_2": 0,
+        "n_iter_no_change": 1, "max_fun": 1, "dropout": 0, "rho": 0, "weight_decay": 0, "gradient_clip": 0, "warmup": 0,
+        "threads": 1,
+    }  # fmt: skip
+    for key, value in borders.items():
+        model = ours("multiclass", **{"max_iter": 1, key: value})
+        with pytest.warns(ConvergenceWarning):
+            model.fit(X, y)
+        assert np.isfinite(model.loss_)
+    X, y = problem("regression")
+    with pytest.warns(ConvergenceWarning):
+        ours("regression", max_iter=np.int64(2), alpha=np.float32(0.1), batch_size=np.int32(9)).fit(X, y)
+
+
+def test_poisson_wants_counts_of_zero_or_more():
+    X, y = problem("counts")
+    with pytest.raises(ValueError, match=r"poisson|y >= 0"):
+        ours("counts").fit(X, y - 1)
+
+
+def test_one_class_is_learned_as_scikit_learn_learns_it():
+    X, _ = problem("binary")
+    with pytest.warns(ConvergenceWarning):
+        model = ours("binary", max_iter=3).fit(X, np.full(len(X), "only"))
+    assert set(model.predict(X)) == {"only"}
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "words"),
+    [
+        (np.full((4, 2), np.nan), [0, 1, 0, 1], "NaN"),
+        (np.zeros((4, 2)), [0, 1, 0], "inconsistent"),
+        (np.zeros(4), [0, 1, 0, 1], "2D array"),
+        (np.zeros((0, 2)), [], "0 sample"),
+        (np.zeros((4, 2)), [0.5, 1.5, 2.5, 3.25], "Unknown label type"),
+    ],
+)
+def test_data_that_cannot_be_learned_from_are_refused_in_scikit_learns_words(X, y, words):
+    with pytest.raises(ValueError, match=words):
+        ours("multiclass").fit(X, y)
+
+
+WITHOUT_SKLEARN = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("sklearn", "scipy", "pandas", "joblib"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import fcgpu
+
+*_, finished = fcgpu.train(([[0.0], [1.0]], [0, 1]), hidden=(), epochs=1, device="cpu")
+for name in ("MLPClassifier", "MLPRegressor"):
+    try:
+        getattr(fcgpu, name)
+    except fcgpu.MissingExtraError as error:
+        assert isinstance(error, ImportError)
+        print(error)
+    try:
+        exec(f"from fcgpu import {name}")
+    except ImportError as error:
+        assert "fcgpu[sklearn]" in str(error)
+        print("from", name)
+try:
+    fcgpu.MLPClasifier
+except AttributeError as error:
+    print(error)
+"""
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_without_scikit_learn_the_error_says_how_to_install_it():
+    lines = run(WITHOUT_SKLEARN).splitlines()
+    assert len(lines) == 5
+    for name, line in (("MLPClassifier", lines[0]), ("MLPRegressor", lines[2])):
+        assert name in line
+        assert "pip install 'fcgpu[sklearn]'" in line
+    assert lines[1] == "from MLPClassifier"
+    assert "MLPClasifier" in lines[4]
+
+
+def test_importing_fcgpu_imports_neither_scikit_learn_nor_cupy():
+    out = run(
+        "import sys, fcgpu; print(sorted({'sklearn', 'scipy', 'cupy', 'pandas'} & set(sys.modules)));"
+        "fcgpu.MLPClassifier(device='cuda'); print('cupy' in sys.modules); print('MLPClassifier' in dir(fcgpu))"
+    )
+    assert out.split("\n")[:3] == ["[]", "False", "True"]

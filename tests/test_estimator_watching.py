@@ -1,0 +1,180 @@
+"""Looking on while an estimator learns: callbacks, validation data, monitors, progress."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from peers import CLASSIFY, assert_same_bits, ours, problem
+from sklearn import metrics
+from sklearn.linear_model import LogisticRegression
+
+import fcgpu
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+KINDS = [*CLASSIFY, "regression", "regressions", "counts"]
+SOLVERS = ["adam", "sgd", "rprop", "lbfgs"]
+
+
+def halves(kind):
+    """Training and validation data."""
+    X, y = problem(kind, n=120)
+    return (X[:70], y[:70]), (X[70:], y[70:])
+
+
+def loss(kind, model, X, y):
+    """Without the penalty, and without weights."""
+    if kind == "multilabel":
+        P = model.predict_proba(X)
+        return -np.mean(np.sum(np.log(np.where(y == 1, P, 1 - P)), axis=1))
+    if kind in CLASSIFY:
+        return metrics.log_loss(y, model.predict_proba(X), labels=model.classes_)
+    if kind == "counts":
+        return 0.5 * metrics.mean_poisson_deviance(y, model.predict(X))
+    return 0.5 * metrics.mean_squared_error(y, model.predict(X))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("kind", ["binary", "multilabel", "regression"])
+def test_a_callback_gets_every_event(kind, solver):
+    X, y = problem(kind)
+    events = []
+    model = ours(kind, solver=solver, callbacks=[events.append], max_iter=6, batch_size=16, tol=0.0).fit(X, y)
+    started, *epochs, finished = events
+    assert isinstance(started, fcgpu.Started)
+    assert isinstance(finished, fcgpu.Finished)
+    assert all(isinstance(event, fcgpu.EpochEnded) for event in epochs)
+    assert [event.epoch for event in epochs] == list(range(1, model.n_iter_ + 1))
+    np.testing.assert_allclose([event.loss for event in epochs], model.loss_curve_, rtol=1e-12)
+    if kind == "binary":
+        assert all(0 <= event.accuracy <= 1 for event in epochs)
+    if kind == "regression":
+        assert epochs[0].accuracy is None
+        np.testing.assert_allclose(epochs[-1].model().predict(X), model.predict(X), rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_callback_stops_training_by_returning_true(solver):
+    X, y = problem("multiclass")
+    seen = []
+
+    def third(event):
+        seen.append(event)
+        return isinstance(event, fcgpu.EpochEnded) and event.epoch == 3
+
+    model = ours("multiclass", solver=solver, callbacks=[seen.append, third], max_iter=50).fit(X, y)
+    assert model.n_iter_ == len(model.loss_curve_) == 3
+    assert model.predict(X).shape == y.shape
+
+
+def test_an_exception_of_a_callback_comes_through():
+    optuna = pytest.importorskip("optuna")
+    X, y = problem("multiclass")
+
+    def pruned(event):
+        if isinstance(event, fcgpu.EpochEnded) and event.epoch == 2:
+            raise optuna.TrialPruned
+
+    with pytest.raises(optuna.TrialPruned):
+        ours("multiclass", callbacks=[pruned]).fit(X, y)
+
+
+def test_callbacks_change_no_bit():
+    X, y = problem("multiclass")
+    watched = ours("multiclass", callbacks=[lambda event: None], max_iter=5, dropout=0.2)
+    assert_same_bits(watched.fit(X, y), ours("multiclass", max_iter=5, dropout=0.2).fit(X, y))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_validation_data_are_scored_after_every_epoch_and_change_no_bit(kind, solver):
+    (X, y), validation = halves(kind)
+    given = {"solver": solver, "max_iter": 6, "batch_size": 16}
+    model = ours(kind, **given).fit(X, y, validation_data=validation)
+    assert len(model.validation_scores_) == len(model.validation_losses_) == model.n_iter_
+    assert model.validation_scores_[-1] == pytest.approx(model.score(*validation), abs=1e-9)
+    assert model.validation_losses_[-1] == pytest.approx(loss(kind, model, *validation), rel=1e-6)
+    assert_same_bits(model, ours(kind, **given).fit(X, y))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_early_stopping_on_validation_data_trains_on_every_sample(kind):
+    (X, y), validation = halves(kind)
+    given = {"early_stopping": True, "n_iter_no_change": 4, "max_iter": 60, "learning_rate_init": 0.1}
+    model = ours(kind, batch_size=16, **given).fit(X, y, validation_data=validation)
+    assert model.t_ == 70 * model.n_iter_
+    assert model.best_validation_score_ == max(model.validation_scores_)
+    assert model.score(*validation) == pytest.approx(max(model.validation_scores_), abs=1e-9)
+    assert model.n_iter_ < 60
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_monitoring_the_loss_restores_the_weights_of_least_loss(kind):
+    (X, y), validation = halves(kind)
+    given = {"early_stopping": True, "n_iter_no_change": 8, "max_iter": 40, "learning_rate_init": 0.1}
+    model = ours(kind, monitor="loss", batch_size=16, **given).fit(X, y, validation_data=validation)
+    assert np.argmin(model.validation_losses_) < model.n_iter_ - 1
+    assert loss(kind, model, *validation) == pytest.approx(min(model.validation_losses_), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("binary", "roc_auc"),
+        ("multiclass", "balanced_accuracy"),
+        ("multiclass", "neg_log_loss"),
+        ("multilabel", "f1_macro"),
+        ("regression", "neg_mean_absolute_error"),
+        ("regressions", "r2"),
+        ("counts", "neg_mean_poisson_deviance"),
+    ],
+)
+@pytest.mark.parametrize("as_callable", [False, True], ids=["name", "callable"])
+def test_any_scorer_is_a_monitor(kind, name, as_callable):
+    (X, y), validation = halves(kind)
+    scorer = metrics.get_scorer(name)
+    given = {"early_stopping": True, "n_iter_no_change": 5, "max_iter": 30, "learning_rate_init": 0.1}
+    monitor = (lambda estimator, X, y: scorer(estimator, X, y)) if as_callable else name
+    model = ours(kind, monitor=monitor, batch_size=16, **given).fit(X, y, validation_data=validation)
+    assert len(model.validation_scores_) == model.n_iter_
+    assert model.best_validation_score_ == max(model.validation_scores_)
+    assert scorer(model, *validation) == pytest.approx(max(model.validation_scores_), abs=1e-9)
+
+
+@pytest.mark.parametrize("monitor", ["loss", "f1_macro"])
+def test_a_monitor_needs_early_stopping(monitor):
+    with pytest.raises(ValueError, match=r"monitor.*early_stopping|early_stopping.*monitor"):
+        ours("multiclass", monitor=monitor).fit(*problem("multiclass"))
+
+
+def test_monitors_and_validation_data_that_cannot_be_used_are_refused():
+    (X, y), (X_val, y_val) = halves("multiclass")
+    with pytest.raises(ValueError, match="monitor"):
+        ours("multiclass", early_stopping=True, monitor="acuracy").fit(X, y)
+    with pytest.raises(ValueError, match="features"):
+        ours("multiclass").fit(X, y, validation_data=(X_val[:, :4], y_val))
+    with pytest.raises(ValueError, match="class"):
+        ours("multiclass").fit(X, y, validation_data=(X_val, np.where(y_val == 7, 8, y_val)))
+    with pytest.raises(ValueError, match="validation_data"):
+        ours("multiclass").fit(X, y, validation_data=X_val)
+
+
+def test_a_network_that_overfits_is_stopped_in_time():
+    random = np.random.default_rng(0)
+    X = random.standard_normal((160, 20))
+    y = (X[:, 0] + 2 * random.standard_normal(160) > 0).astype(int)
+    given = {"hidden_layer_sizes": (50,), "learning_rate_init": 0.01, "max_iter": 200, "early_stopping": True}
+    model = ours("binary", monitor="loss", **given).fit(X[:80], y[:80], validation_data=(X[80:], y[80:]))
+    assert model.n_iter_ < 100
+    assert min(model.validation_losses_) < metrics.log_loss(
+        y[80:], LogisticRegression(C=1e6).fit(X[:80], y[:80]).predict_proba(X[80:])
+    )
+
+
+def test_progress_is_on_standard_error(capsys):
+    ours("multiclass", progress=True, max_iter=5).fit(*problem("multiclass"))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "5" in err
