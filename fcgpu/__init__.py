@@ -1,5 +1,7 @@
 """fcgpu trains fully-connected networks at the speed of the hardware, with CuPy on a GPU and NumPy without one."""
 
+from typing import Any
+
 from fcgpu.backend import Backend, choose
 from fcgpu.data import load
 from fcgpu.data.dataset import Dataset, dataset
@@ -32,6 +34,8 @@ __all__ = [
     "EpochEnded",
     "FcgpuError",
     "Finished",
+    "MLPClassifier",
+    "MLPRegressor",
     "MissingExtraError",
     "Model",
     "Recipe",
@@ -48,3 +52,20 @@ __all__ = [
     "save_model",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The estimators are imported when they are asked for: they need scikit-learn, the rest does not."""
+    if name not in ("MLPClassifier", "MLPRegressor"):
+        raise AttributeError(f"module 'fcgpu' has no attribute {name!r}")
+    try:
+        from fcgpu import estimator
+    except ModuleNotFoundError as error:
+        if error.name not in ("sklearn", "scipy", "joblib"):
+            raise
+        raise MissingExtraError(f"fcgpu.{name}", "scikit-learn", "sklearn") from None
+    return getattr(estimator, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -113,15 +113,15 @@ class Network:
         *,
         count: bool = False,
         keys: Any = None,
-        first: int = 0,
+        ids: Any = None,
     ) -> None:
         """All passes over the tile in work.A[0]: fills `gradients`, work.losses and, to count, work.correct.
 
-        With dropout, keys (n_hidden, 2) uint32 decide the masks, and `first` is the tile's first row in the batch.
+        With dropout, keys (n_hidden, 2) and the samples' ids (n,), both uint32, decide the masks.
         """
 
         def drop(i: int) -> None:
-            self.kernels.dropout(work.A[i], work.keep[i], keys[i - 1], first, self.dropout[i - 1])
+            self.kernels.dropout(work.A[i], work.keep[i], keys[i - 1], ids, self.dropout[i - 1])
 
         Z = self.forward(layers, work.A, drop if self.dropout else None)
         if count:

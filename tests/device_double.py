@@ -280,8 +280,8 @@ class DeviceDouble:
         dtype = np.dtype(dtype)
         return self._new(np.full(shape, np.nan if dtype.kind == "f" else 1, dtype))
 
-    def arange(self, stop):
-        return self._new(np.arange(stop))
+    def arange(self, stop, dtype=None):
+        return self._new(np.arange(stop, dtype=dtype))
 
     def get_default_memory_pool(self):
         return SimpleNamespace(free_bytes=lambda: 0)

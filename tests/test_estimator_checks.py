@@ -22,18 +22,10 @@ OTHERS = [
     {**SMALL, "solver": "gradient_descent", "max_iter": 100},
     *({**SMALL, "solver": solver} for solver in ("lbfgs", "sgd", "nesterov", "momentum", "rmsprop", "adamw", "rprop")),
 ]
-EACH_ROW_ITS_MASK = "a mask is drawn for each row, so a row of weight 2 is not two rows; only the expectation is equal"
 
 
 def both(configurations):
     return [cls(**given) for given in configurations for cls in (fcgpu.MLPClassifier, fcgpu.MLPRegressor)]
-
-
-def inherent(estimator):
-    """What cannot hold, whatever the implementation: nothing without dropout."""
-    if not estimator.dropout:
-        return {}
-    return {f"check_sample_weight_equivalence_on_{data}_data": EACH_ROW_ITS_MASK for data in ("dense", "sparse")}
 
 
 quietly = pytest.mark.filterwarnings(
@@ -43,7 +35,7 @@ quietly = pytest.mark.filterwarnings(
 
 
 @quietly
-@parametrize_with_checks(both(CONFIGURATIONS), expected_failed_checks=inherent, xfail_strict=True)
+@parametrize_with_checks(both(CONFIGURATIONS))
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 

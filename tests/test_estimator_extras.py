@@ -139,7 +139,7 @@ def test_outputs():
     assert_same_bits(ours("binary", output="sigmoid").fit(X, y), ours("binary").fit(X, y))
 
     X, y = problem("multiclass")
-    sigmoid = ours("multiclass", output="sigmoid", max_iter=150).fit(X, y)
+    sigmoid = ours("multiclass", output="sigmoid", max_iter=150, random_state=0).fit(X, y)
     assert (sigmoid.out_activation_, sigmoid.n_outputs_) == ("logistic", 3)
     proba = sigmoid.predict_proba(X)
     assert proba.shape == (len(X), 3)

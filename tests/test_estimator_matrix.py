@@ -69,7 +69,8 @@ def test_fit_twice(kind, solver, early_stopping, warm_start):
     fitted(model, X, y)
     assert model.score(X, y) > untrained_score(kind, X, y) + 0.05
     if warm_start:
-        assert any((before != after).any() for before, after in zip(first, model.coefs_, strict=True))
+        # Early stopping may find nothing better than what it kept in the first fit.
+        assert early_stopping or any((before != after).any() for before, after in zip(first, model.coefs_, strict=True))
         if solver in STOCHASTIC:
             assert model.loss_curve_[: len(curve)] == curve
             assert model.t_ > seen

@@ -117,13 +117,14 @@ def loss_case(name, what, Z, y, weight):
 
 
 def dropout_cases(name, dtype, random):
-    for shape, first in itertools.product([(1, 1), (7, 5), (40, 3)], (0, 13, 2**31)):
+    for shape, first in itertools.product([(1, 1), (7, 5), (40, 3)], (0, 13, 2**32 - 50)):
         A, dA = random.normal(0, 3, shape).astype(dtype), random.normal(0, 1, shape).astype(dtype)
         for rate in (0.1, 0.5, 0.999):
             keep, what = np.empty(shape, bool), f"shape {shape} first {first} rate {rate}"
             if name == "dropout":
                 key = keys(int(random.integers(2**63)), first, 1)[0]
-                yield Case(what, (A, keep, key, first, rate), {0: np.abs(A) / (1 - rate), 1: 0})
+                ids = np.arange(first, first + len(A)).astype(np.uint32)
+                yield Case(what, (A, keep, key, ids, rate), {0: np.abs(A) / (1 - rate), 1: 0})
             else:
                 keep[...] = random.random(shape) < 0.5
                 yield Case(what, (A, dA, keep, rate), {0: np.abs(A), 1: np.abs(dA) / (1 - rate)})

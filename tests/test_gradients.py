@@ -50,6 +50,7 @@ def relative_error(random):
     spec, X, y, weights, plan, recipe = draw(random)
     evaluate = Evaluate(spec, (X, y, weights), plan, CPU, Workers(1), recipe, scale=0.5)
     start = random.standard_normal(spec.n_params) / np.sqrt(max(spec.sizes))
+    ids = np.arange(len(X), dtype=np.uint32)
 
     def at(params):
         evaluate.params[...] = params
@@ -59,7 +60,7 @@ def relative_error(random):
         keep = [np.empty(a.shape, bool) for a in A[1:-1]]
 
         def drop(i):
-            evaluate.net.kernels.dropout(A[i], keep[i - 1], evaluate.keys[i - 1], 0, evaluate.net.dropout[i - 1])
+            evaluate.net.kernels.dropout(A[i], keep[i - 1], evaluate.keys[i - 1], ids, evaluate.net.dropout[i - 1])
 
         evaluate.net.forward(evaluate.layers, A, drop if evaluate.net.dropout else None)
         return float(loss), [a > 0 for a in A[1:-1]]

@@ -356,9 +356,9 @@ def test_a_memory_that_leads_nowhere_is_cleared_for_steepest_descent():
     """On a bowl, with products so wrong that the only trial of a search lies far beyond the other side."""
     problem = Problem(lambda w: (float(w @ w) / 2, w.copy()), [6.0, -4.0, 3.0])
     optimizer = problem.minimise(exact(problem, max_line_search=1), 1)
-    state, loss = copied(optimizer.state()), optimizer.loss
+    state, loss = optimizer.state_on_host(np.copy), optimizer.loss
     state["along"][:10] *= 1e6  # s·g
-    optimizer.restore(state)
+    optimizer.restore(state, np.asarray)
     problem.minimise(optimizer, 1)
     assert not optimizer.finished
     assert optimizer.evaluations == 4  # the start, a step, a trial in vain, a step

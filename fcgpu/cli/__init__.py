@@ -5,8 +5,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from fcgpu.cli.options import parser
-from fcgpu.cli.streams import drop, say
 from fcgpu.errors import FcgpuError
+from fcgpu.streams import drop, say
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 

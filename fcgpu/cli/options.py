@@ -6,8 +6,8 @@ import sys
 from dataclasses import Field
 from typing import Any, NoReturn
 
-from fcgpu.cli.streams import say
 from fcgpu.errors import ConfigError, choices, nearest
+from fcgpu.streams import say
 from fcgpu.train.recipe import KEYS
 from fcgpu.version import __version__
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from fcgpu.backend import choose, cpu_count
-from fcgpu.cli.streams import show
+from fcgpu.streams import show
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS, load_recipe, recipe_names, to_toml
 from fcgpu.version import __version__

@@ -13,12 +13,13 @@ import numpy as np
 
 from fcgpu.backend import choose
 from fcgpu.cli.options import count, recipe_changes, size
-from fcgpu.cli.progress import Progress, summary
 from fcgpu.cli.run_directory import RunDirectory
-from fcgpu.cli.streams import say
+from fcgpu.cli.summary import summary
 from fcgpu.data import NAMED, load
 from fcgpu.data.dataset import Dataset, targets
 from fcgpu.errors import ConfigError
+from fcgpu.progress import Progress
+from fcgpu.streams import say
 from fcgpu.train import train as events_of
 from fcgpu.train.events import EpochEnded, Finished, Started
 from fcgpu.train.recipe import Recipe, load_recipe
@@ -40,7 +41,7 @@ def train(args: Namespace) -> int:
     started = next(events)
     assert isinstance(started, Started)
     room = started.spec.n_params * np.dtype(recipe.dtype).itemsize
-    progress = Progress(recipe, shown=not args.quiet)
+    progress = Progress(recipe.epochs, shown=not args.quiet)
     with RunDirectory(args.out, recipe, room) as run, _stop_after_epoch() as stop, progress:
         if speak and data.n_samples <= SMALL and data.n_features <= SMALL:
             progress.print(_small(data))

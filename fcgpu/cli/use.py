@@ -10,12 +10,12 @@ import numpy as np
 from fcgpu.backend import choose
 from fcgpu.cli.options import count
 from fcgpu.cli.run_directory import model_file
-from fcgpu.cli.streams import show
 from fcgpu.data import NAMED, is_image_folder, load, load_features
 from fcgpu.data.dataset import Dataset, encode_labels, not_a_label, shown, targets
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.formats.safetensors import load as load_model
 from fcgpu.model import Model, class_index
+from fcgpu.streams import show
 from fcgpu.train.recipe import load_recipe
 
 

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn import get_config
+from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from fcgpu.errors import ConfigError, DataError
 
 CPU = 1  # of DLPack's device types
+HASHED_AT_ONCE = 1024  # rows, which bounds the memory of it
 SMALL = ("float32", "float16", "bool", "int8", "uint8", "int16", "uint16")  # types that float32 holds exactly
 
 
@@ -37,6 +40,7 @@ class Given(NamedTuple):
 
     array: Any
     back: Callable[[Any], Any]
+    namespace: str  # what scikit-learn compares between fit and predict, where it dispatches
 
 
 def given(X: Any) -> Given:
@@ -44,13 +48,26 @@ def given(X: Any) -> Given:
     if on_gpu(X):
         import cupy
 
-        return Given(cupy.asarray(X), _to_cupy)
+        return Given(cupy.asarray(X), _to_cupy, "cupy")
     if isinstance(X, np.ndarray) or not hasattr(X, "__dlpack__"):
-        return Given(X, _same)
+        return Given(X, _same, "numpy")
     kind, _ = X.__dlpack_device__()
     if kind != CPU:
         raise DataError(f"X lies on DLPack device type {kind}: expected the CPU's memory or a CUDA GPU's")
-    return Given(np.from_dlpack(X), _to_namespace_of(X))
+    array, dispatch = np.from_dlpack(X), get_config()["array_api_dispatch"]
+    if not dispatch or not hasattr(X, "__array_namespace__"):
+        return Given(array, _same, "numpy")
+    xp, device = X.__array_namespace__(), X.device
+    return Given(array, lambda answer: _to_namespace(answer, xp, device), f"{xp.__name__} on {device}")
+
+
+def same_namespace(estimator: Any, X: Given, method: str) -> None:
+    """Raises DataError where scikit-learn dispatches and X is of another namespace than in fit."""
+    if get_config()["array_api_dispatch"] and X.namespace != estimator._namespace:
+        raise DataError(
+            f"Inputs passed to {type(estimator).__name__}.{method}() must use the same namespace and the same device "
+            f"as those passed to fit(): {X.namespace} is not {estimator._namespace}"
+        )
 
 
 def on_gpu(X: Any) -> bool:
@@ -70,7 +87,6 @@ def on_host(array: Any) -> Any:
 def check_on_gpu(estimator: Any, X: Any, *, reset: bool) -> Any:
     """What scikit-learn's `validate_data` checks, without bringing X to the host."""
     import cupy
-    from sklearn.utils.validation import _check_feature_names, _check_n_features
 
     if X.ndim != 2 or 0 in X.shape:
         raise DataError(f"X has shape {X.shape}; expected (n_samples, n_features), each 1 or more")
@@ -84,7 +100,7 @@ def check_on_gpu(estimator: Any, X: Any, *, reset: bool) -> Any:
 
 
 def compute_dtype(asked: str, stored: Any) -> str:
-    """ "float32" or "float64": the one asked for, else the least that holds the stored features exactly."""
+    """The type of parameters and arithmetic: the one asked for, else the least that holds the features exactly."""
     if asked != "auto":
         return asked
     return "float32" if stored.name in SMALL else "float64"
@@ -99,6 +115,32 @@ def for_backend(X: Any, backend: Any) -> Any:
     if hasattr(X, "tocsr"):
         return X.toarray() if backend.on_gpu else SparseRows(X)
     return X
+
+
+def namespace(array: Any) -> Any:
+    """NumPy or CuPy, whichever the array is of."""
+    if isinstance(array, np.ndarray):
+        return np
+    import cupy
+
+    return cupy
+
+
+def row_hashes(X: Any) -> Any:
+    """A 32-bit number for each row of X (n, n_features) on the host or a GPU, equal for equal rows: (n,) uint32.
+
+    Dropout draws its masks by them, so that a sample of weight 2 and two equal samples are the same to it.
+    """
+    xp = np if isinstance(X, SparseRows) else namespace(X)
+    random = np.random.Generator(np.random.PCG64(0))
+    factors = xp.asarray(random.integers(2**64, size=X.shape[1], dtype=np.uint64, endpoint=False) | np.uint64(1))
+    found = xp.empty(X.shape[0], dtype=np.uint32)
+    for start in range(0, X.shape[0], HASHED_AT_ONCE):
+        part = xp.asarray(X[start : start + HASHED_AT_ONCE], dtype=np.float64) + 0.0  # -0 is 0
+        words = xp.ascontiguousarray(part).view(np.uint64)
+        words ^= words >> np.uint64(32)
+        found[start : start + HASHED_AT_ONCE] = (words * factors).sum(axis=1) >> np.uint64(32)
+    return found
 
 
 def device_of(asked: str, X: Any) -> str:
@@ -117,11 +159,6 @@ def _to_cupy(answer: Any) -> Any:
     return cupy.asarray(answer) if answer.dtype.kind in "biuf" else answer
 
 
-def _to_namespace_of(X: Any) -> Callable[[Any], Any]:
-    """Back to the namespace of X where scikit-learn is told to dispatch, else NumPy, as its estimators answer."""
-    from sklearn import get_config
-
-    if not get_config()["array_api_dispatch"]:
-        return _same
-    xp = X.__array_namespace__()
-    return lambda answer: xp.asarray(answer) if answer.dtype.kind in "biuf" else answer
+def _to_namespace(answer: Any, xp: Any, device: Any) -> Any:
+    """Numbers in another namespace; text, which the standard does not know, as NumPy."""
+    return xp.asarray(answer, device=device) if answer.dtype.kind in "biuf" else answer

@@ -1,11 +1,13 @@
 """What both estimators share: from scikit-learn's parameters to a run of the training loop, and back to attributes."""
 
+import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -16,20 +18,33 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fcgpu.backend import Backend, choose
 from fcgpu.data.dataset import Dataset
-from fcgpu.errors import ConfigError, DataError
+from fcgpu.errors import ConfigError, DataError, DivergenceError
 from fcgpu.estimator import arrays
-from fcgpu.estimator.parameters import NEED_AN_END, checked, recipe_of
+from fcgpu.estimator.parameters import ACTIVATIONS, NEED_AN_END, checked, recipe_of
 from fcgpu.estimator.watch import Watch
 from fcgpu.model import Model, in_tiles
 from fcgpu.optim import FULL_BATCH
-from fcgpu.params import Spec
+from fcgpu.params import Spec, initial
 from fcgpu.train import train
-from fcgpu.train.events import EpochEnded
+from fcgpu.train.events import EpochEnded, Finished
+from fcgpu.train.recipe import Recipe
 from fcgpu.train.state import State
 
 
+class Samples(NamedTuple):
+    """Features as the backend takes them, targets as the loss takes them, weights (n,) or None."""
+
+    X: Any
+    y: Any
+    weights: Any
+    labels: Any  # y as the caller has it
+
+
 class BaseMLP(BaseEstimator):  # type: ignore[misc]
-    """A multi-layer perceptron with scikit-learn's face. `coefs_` and `intercepts_` are its one truth once it is fitted."""
+    """A multi-layer perceptron with scikit-learn's face.
+
+    Fitted, it has no truth but `coefs_` and `intercepts_`: who assigns to them changes its predictions.
+    """
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -37,55 +52,290 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         tags.array_api_support = True
         return tags
 
+    # What the two differ in
+
+    def _encoded(self, y: Any, *, first: bool, incremental: bool) -> Any:
+        """The targets (n,) or (n, n_outputs) as the loss takes them; sets what the labels decide."""
+        raise NotImplementedError
+
+    def _weighted(self, y: Any, sample_weight: Any) -> Any:
+        return sample_weight
+
+    def _score_of(self, y: Any, outputs: Any, sample_weight: Any) -> float:
+        raise NotImplementedError
+
+    # Fitting
+
     def _fit(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: Any = None,
-        *,
-        incremental: bool = False,
-        validation_data: tuple[Any, Any] | None = None,
+        self, X: Any, y: Any, sample_weight: Any = None, *, incremental: bool = False, validation_data: Any = None
     ) -> Any:
         found = checked(self.get_params(deep=False))
-        if incremental and found["early_stopping"]:
-            raise ConfigError("partial_fit does not support early_stopping=True: there is no run to stop early")
-        if incremental and found["learning_rate"] in NEED_AN_END:
-            raise ConfigError(
-                f"partial_fit does not support learning_rate={found['learning_rate']!r}: nobody knows how many calls follow"
-            )
+        if incremental:
+            _refuse_without_an_end(found)
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
-        X, y = self._checked_arrays(X, y, reset=first)
-        weights = None if sample_weight is None else _check_sample_weight(arrays.on_host(sample_weight), np.empty(len(y)))
-        y = self._encoded(y, first=first, incremental=incremental)
-        weights = self._weighted(y, weights)
-        backend = _backend(arrays.device_of(self.device, X))
+        X, y, weights = self._arrays(X, y, sample_weight, reset=first)
+        labels, y = y, self._encoded(y, first=first, incremental=incremental)
+        weights = self._weighted(labels, weights)
+        backend = backend_for(arrays.device_of(self.device, X))
         dtype = arrays.compute_dtype(self.dtype, X.dtype)
-        random = check_random_state(self.random_state)
-        spec = Spec((X.shape[1], *found["hidden_layer_sizes"], self._n_outputs(y)), output=self._output())
-        start = self._start(found, spec, random, first=first, incremental=incremental)
-        parts = self._parts(found, X, y, weights, random, validation_data)
-        X, y, weights, held_out = parts
-        batch = _batch_size(found["batch_size"], X.shape[0])
-        seed = int(random.randint(2**31)) if any(found["dropout"]) or found["init"] != "auto" else 0
+        random = _generator(self.random_state)
+        sizes = (int(X.shape[1]), *found["hidden_layer_sizes"], self.n_outputs_)
+        seed = int(random.randint(2**31)) if found["init"] != "auto" or any(found["dropout"]) else 0
         recipe = recipe_of(
-            found, output=self._output(), batch=batch, epochs=1 if incremental else found["max_iter"], dtype=dtype, seed=seed
+            found, output=self._output, epochs=1 if incremental else found["max_iter"], dtype=dtype, seed=seed
         )
-        if start.params is None:
-            start = replace(start, params=_drawn(Spec(spec.sizes, recipe.activation, spec.output, recipe.init), seed))
-        self.device_ = backend.device
-        watch = Watch(self, spec, dtype, backend, held_out, found)
-        data = Dataset(arrays.for_backend(X, backend), y, classes=self._loop_classes(), name=type(self).__name__)
+        spec = Spec(sizes, recipe.activation, recipe.output, recipe.init)
+        if first:
+            flat = sklearns_draw(spec, random) if found["init"] == "auto" else initial(spec, seed)
+            self._begin(spec, found, State(flat))
+        elif sizes != self._sizes:
+            raise DataError(f"the network is {'-'.join(map(str, self._sizes))}, these parameters and data ask for "
+                            f"{'-'.join(map(str, sizes))}: fit with warm_start=False")  # fmt: skip
+        samples, held_out = Samples(X, y, weights, labels), None
+        if validation_data is not None:
+            held_out = self._validation(validation_data)
+        elif found["early_stopping"]:
+            samples, held_out = self._split(samples, found, random)
+        n = samples.X.shape[0]
+        recipe = recipe.but(batch=_batch_size(found, n))
+        watch = Watch(self, found, backend, held_out)
+        X = arrays.for_backend(samples.X, backend)
+        data = Dataset(X, samples.y, classes=self._loop_classes, name=type(self).__name__)
         events = train(
-            data, recipe, device=backend, threads=found["threads"], sample_weight=weights, start=start,
-            order=_Order(X.shape[0], random), monitor=watch,
+            data, recipe, device=backend, threads=found["threads"], sample_weight=samples.weights,
+            start=self._start(found, incremental=incremental), order=_Order(n, random), monitor=watch,
+            sample_ids=arrays.row_hashes(X) if any(found["dropout"]) else None,
         )  # fmt: skip
-        last = self._listen(events, found)
-        self._take(last, spec, recipe, first=first, watch=watch)
-        if not incremental and last.epoch == recipe.epochs and not self._converged:
-            warnings.warn(
-                f"{found['solver']} reached max_iter={recipe.epochs} without meeting tol={found['tol']:g}: "
-                "raise max_iter, or scale the features",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+        self._take(self._listen(events, found), recipe, backend, incremental=incremental)
         return self
+
+    def _arrays(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Any:
+        """X, y and weights checked as scikit-learn checks them; X stays where it is, y and weights come to the host."""
+        taken, y = arrays.given(X), arrays.on_host(y)
+        checks = {"multi_output": True, "y_numeric": not self._classifies}
+        if arrays.on_gpu(taken.array):
+            X = arrays.check_on_gpu(self, taken.array, reset=reset)
+            _, y = validate_data(self, np.empty((X.shape[0], 1)), y, skip_check_array=True), y
+            y = np.asarray(y)
+        else:
+            X, y = validate_data(
+                self, taken.array, y, accept_sparse=["csr", "csc"], dtype="numeric", reset=reset, **checks
+            )
+        if X.dtype.kind not in "buif" or X.dtype.itemsize > 8:
+            raise DataError(f"X has dtype {X.dtype}: expected real numbers of at most 64 bits")
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(arrays.on_host(sample_weight), np.empty(X.shape[0]))
+        self._namespace = taken.namespace
+        return X, y, sample_weight
+
+    def _begin(self, spec: Spec, found: dict[str, Any], state: State) -> None:
+        """Set the attributes of a network that has seen nothing."""
+        self._sizes, self.n_layers_ = spec.sizes, len(spec.sizes)
+        self.out_activation_ = {"sigmoid": "logistic"}.get(spec.output, spec.output)
+        self.n_iter_ = self.t_ = 0
+        self.loss_curve_: list[float] = []
+        self.validation_scores_: list[float] | None = None
+        self.validation_losses_: list[float] | None = None
+        self.best_loss_: float | None = None if found["early_stopping"] else math.inf
+        self.best_validation_score_: float | None = -math.inf if found["early_stopping"] else None
+        self._state: State = state
+        self._watched: tuple[Any, ...] = ()
+        self._set(spec, state.params)
+
+    def _set(self, spec: Spec, flat: Any) -> None:
+        layers = spec.layers(flat)
+        self.coefs_, self.intercepts_ = [W for W, _ in layers], [b[0] for _, b in layers]
+
+    def _start(self, found: dict[str, Any], *, incremental: bool) -> State:
+        """Where the run begins: partial_fit goes on with the optimizer as it was, a warm start with a new one."""
+        state: State = replace(self._state, params=self._flat(), epochs=0, order=None, best=None)
+        if incremental or not self._watched:
+            return state
+        patience = state.patience if self._watched == (found["early_stopping"], found["monitor"]) else None
+        return State(state.params, samples=state.samples, patience=patience)
+
+    def _listen(self, events: Any, found: dict[str, Any]) -> EpochEnded:
+        """Run to the end, or to where a callback returns true; the last epoch."""
+        last = None
+        with _shown(found) as show:
+            try:
+                for event in events:
+                    stop = [True for callback in found["callbacks"] or () if callback(event) is True]
+                    show(event)
+                    if isinstance(event, EpochEnded):
+                        last, self._why = event, "a callback stopped it" if stop else ""
+                    elif isinstance(event, Finished):
+                        self._why = event.stopped
+                    if stop:
+                        break
+            except DivergenceError:
+                if last is None or not found["early_stopping"]:
+                    raise
+                self._why = "it diverged"  # the best parameters are there
+            except KeyboardInterrupt:
+                if last is None:
+                    raise
+                self._why = "interrupted"
+                warnings.warn("Training interrupted by user.", stacklevel=4)
+            finally:
+                events.close()
+        assert last is not None
+        return last
+
+    def _take(self, last: EpochEnded, recipe: Recipe, backend: Backend, *, incremental: bool) -> None:
+        """Set the attributes of what was learned."""
+        state = last.state()
+        early = recipe.early_stopping
+        self._state = replace(state, params=None, best=None)
+        self._watched = (early, self.monitor)
+        self._set(self._spec, np.array(state.best if early else state.params))
+        self.device_, self.n_iter_ = backend.device, last.epoch
+        self.loss_ = self.loss_curve_[-1]
+        stochastic = recipe.optimizer not in FULL_BATCH
+        if stochastic:
+            self.t_ = state.samples
+        if early:
+            self.best_validation_score_ = max(self.validation_scores_ or [-math.inf])
+        else:
+            self.best_loss_ = min(self.best_loss_ if self.best_loss_ is not None else math.inf, min(self.loss_curve_))
+        ended = last.epoch == recipe.epochs and not self._why and f"Maximum iterations ({recipe.epochs})"
+        if recipe.max_fun and state.rule["evaluations"] >= recipe.max_fun:
+            ended = f"Maximum evaluations ({recipe.max_fun})"
+        if ended and not incremental:
+            warnings.warn(
+                f"{ended} reached and the optimization hasn't converged yet: raise the limit, or scale the features.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    def _validation(self, validation_data: Any) -> Samples:
+        """Held-out samples as the caller gave them: (X, y) or (X, y, sample_weight)."""
+        if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
+            raise DataError("validation_data: expected (X, y) or (X, y, sample_weight)")
+        X, y, *rest = validation_data
+        X, y, weights = self._arrays(X, y, rest[0] if rest else None, reset=False)
+        return Samples(X, self._encoded(y, first=False, incremental=True), weights, y)
+
+    def _split(self, samples: Samples, found: dict[str, Any], random: Any) -> tuple[Samples, Samples]:
+        """The share that early stopping watches, drawn as scikit-learn draws it."""
+        n = samples.X.shape[0]
+        parts = train_test_split(
+            np.arange(n), random_state=random, test_size=found["validation_fraction"], stratify=self._strata(samples.y)
+        )
+        if len(parts[1]) < 2:
+            raise DataError(
+                f"The validation set is too small: validation_fraction={found['validation_fraction']:g} of {n} samples "
+                f"is {len(parts[1])}, expected 2 or more. Increase validation_fraction or the size of your dataset."
+            )
+        train_part, held_out = (Samples(*(None if part is None else part[rows] for part in samples)) for rows in parts)
+        return train_part, held_out
+
+    def _strata(self, y: Any) -> Any:
+        return None
+
+    # Using
+
+    def _flat(self) -> Any:
+        """The parameters as they are in `coefs_` and `intercepts_`, (n_params,)."""
+        pairs = zip(self.coefs_, self.intercepts_, strict=True)
+        return np.concatenate([part for W, b in pairs for part in (np.ravel(W), np.ravel(b))])
+
+    @property
+    def _spec(self) -> Spec:
+        return Spec(self._sizes, ACTIVATIONS[self.activation], self._output)
+
+    @property
+    def model_(self) -> Model:
+        """The network as a Model, which fcgpu.save_model takes."""
+        check_is_fitted(self)
+        return Model(self._spec, self._flat(), self._model_classes)
+
+    def _outputs(self, X: Any, method: str) -> tuple[Any, Any]:
+        """(outputs (n, n_outputs), the way back to the kind of array that X is)."""
+        check_is_fitted(self)
+        taken = arrays.given(X)
+        arrays.same_namespace(self, taken, method)
+        if arrays.on_gpu(taken.array):
+            X = arrays.check_on_gpu(self, taken.array, reset=False)
+        else:
+            X = validate_data(self, taken.array, accept_sparse=["csr", "csc"], dtype="numeric", reset=False)
+        return self._answer(X, backend_for(arrays.device_of(self.device, X))), taken.back
+
+    def _answer(self, X: Any, backend: Backend, flat: Any = None) -> Any:
+        """Outputs (n, n_outputs) for features that are checked."""
+        flat = backend.to_device(self._flat() if flat is None else flat)
+        X = arrays.for_backend(X, backend)
+        return in_tiles(lambda net, layers, A: net.predict(layers, A), self._spec, flat, X, backend, self.threads)
+
+
+@contextmanager
+def _shown(found: dict[str, Any]) -> Iterator[Callable[[Any], None]]:
+    """A function that shows an event, where progress is asked for."""
+    if not found["progress"]:
+        yield lambda event: None
+        return
+    from fcgpu.progress import Progress
+
+    with Progress(found["max_iter"], shown=True) as line:
+        yield lambda event: line.add(event) if isinstance(event, EpochEnded) else None
+
+
+def _generator(random_state: Any) -> Any:
+    try:
+        return check_random_state(random_state)
+    except ValueError as error:
+        raise ConfigError(f"random_state={random_state!r}: {error}") from None
+
+
+def _refuse_without_an_end(found: dict[str, Any]) -> None:
+    if found["early_stopping"]:
+        raise ConfigError("partial_fit does not support early_stopping=True: one call is one epoch")
+    if found["learning_rate"] in NEED_AN_END:
+        raise ConfigError(
+            f"partial_fit does not support learning_rate={found['learning_rate']!r}: nobody knows how many calls follow"
+        )
+
+
+def _batch_size(found: dict[str, Any], n: int) -> str | int:
+    size = found["batch_size"]
+    if size == "full" or found["solver"] in FULL_BATCH:
+        return "full"
+    if size == "auto":
+        return min(200, n)
+    if size > n:
+        warnings.warn(f"batch_size={size} is more than the {n} samples: it is clipped to them", stacklevel=4)
+    return int(min(size, n))
+
+
+def sklearns_draw(spec: Spec, random: Any) -> Any:
+    """(n_params,) float64: weights and biases uniform in ±√(6 / (n_in + n_out)), for a sigmoid ±√(2 / ...).
+
+    In scikit-learn's order from its generator, so that one random_state means the same start in both libraries.
+    """
+    flat = np.empty(spec.n_params)
+    for W, b in spec.layers(flat):
+        bound = math.sqrt((2 if spec.activation == "sigmoid" else 6) / sum(W.shape))
+        W[...] = random.uniform(-bound, bound, W.shape)
+        b[...] = random.uniform(-bound, bound, b.size)
+    return flat
+
+
+class _Order:
+    """Each epoch's order of samples, shuffled from the last one's as scikit-learn does."""
+
+    def __init__(self, n: int, random: Any) -> None:
+        self._order, self._random = np.arange(n), random
+
+    def permutation(self, n: int) -> Any:
+        self._order = shuffle(self._order, random_state=self._random)
+        return self._order
+
+
+def backend_for(device: str) -> Backend:
+    """The backend, chosen once a process: a forked child asks anew, for CUDA does not survive a fork."""
+    return _backend_of(device, os.getpid())
+
+
+@cache
+def _backend_of(device: str, process: int) -> Backend:
+    return choose(device)

@@ -7,7 +7,7 @@ from fcgpu.errors import ConfigError, choices
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.optim import FULL_BATCH, OPTIMIZERS
 from fcgpu.params import INITS
-from fcgpu.train.recipe import KEYS, Kind, Recipe
+from fcgpu.train.recipe import COUNT, KEYS, Kind, Recipe
 
 ACTIVATIONS = {"logistic": "sigmoid", **{name: name for name in HIDDEN_ACTIVATIONS if name != "sigmoid"}}
 SCHEDULES = {
@@ -17,6 +17,7 @@ SCHEDULES = {
 NEED_AN_END = ("cosine", "one_cycle")  # schedules that partial_fit cannot follow
 FOR_SGD_ONLY = ("invscaling", "adaptive")  # scikit-learn's words: its other solvers take them for "constant"
 SOLVERS = ("lbfgs", "sgd", "adam", *(name for name in OPTIMIZERS if name not in ("lbfgs", "adam")))
+SCIPYS_MEMORY = 10
 DTYPES = ("auto", "float32", "float64")
 
 # Our parameter: the recipe's key, whose test it has to pass.
@@ -62,16 +63,24 @@ def checked(parameters: dict[str, Any]) -> dict[str, Any]:
     size, patience, share = found["batch_size"], found["n_iter_no_change"], found["validation_fraction"]
     if size not in ("auto", "full"):
         words = '"auto", "full" or a whole number of 1 or more'
-        found["batch_size"] = _tested("batch_size", size, Kind(words, KEYS["epochs"].metadata["kind"].parse))
+        found["batch_size"] = _tested("batch_size", size, Kind(words, COUNT.parse))
     if patience != math.inf:
-        _tested("n_iter_no_change", patience, KEYS["step_size"].metadata["kind"])
+        _tested("n_iter_no_change", patience, COUNT)
     if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share < 1:
         raise ConfigError(f"validation_fraction={share!r}: expected a number from 0 up to, not including, 1")
-    rates, hidden = found["dropout"], found["hidden_layer_sizes"]
-    if len(rates) > 1 and len(rates) != len(hidden):
+    rates, hidden = plain(parameters["dropout"]), found["hidden_layer_sizes"]
+    if isinstance(rates, list | tuple) and len(rates) != len(hidden):
         raise ConfigError(
             f"dropout={list(rates)} with hidden_layer_sizes={hidden}: expected one number, or one a hidden layer"
         )
+    _tested("max_fun", found["max_fun"], COUNT)
+    if found["threads"] is not None:
+        _tested("threads", found["threads"], COUNT)
+    if not isinstance(found["device"], str):
+        raise ConfigError(f"device={found['device']!r}: expected auto, cpu, cuda or cuda:N")
+    calls = found["callbacks"]
+    if calls is not None and not (isinstance(calls, list | tuple) and all(map(callable, calls))):
+        raise ConfigError(f"callbacks={calls!r}: expected a list of functions of an event")
     _go_together(found)
     return found
 
@@ -84,13 +93,11 @@ def _go_together(found: dict[str, Any]) -> None:
                 raise ConfigError(f"solver={solver!r} with {name}={found[name]!r}: leave {name} out, or use 'adam'")
         if found["learning_rate"] not in ("constant", *FOR_SGD_ONLY):
             raise ConfigError(f"solver={solver!r} follows no schedule: use learning_rate='constant'")
-    if solver == "rprop" and found["batch_size"] not in ("auto", "full"):
-        raise ConfigError(f"solver='rprop' with batch_size={found['batch_size']}: it needs the full batch")
     if found["monitor"] is not None and not found["early_stopping"]:
         raise ConfigError(f"monitor={found['monitor']!r} needs early_stopping=True, which decides by it")
 
 
-def recipe_of(found: dict[str, Any], *, output: str, batch: int | str, epochs: int, dtype: str, seed: int) -> Recipe:
+def recipe_of(found: dict[str, Any], *, output: str, epochs: int, dtype: str, seed: int) -> Recipe:
     """The recipe of checked parameters."""
     solver, schedule = found["solver"], found["learning_rate"]
     stochastic = solver not in FULL_BATCH
@@ -108,9 +115,9 @@ def recipe_of(found: dict[str, Any], *, output: str, batch: int | str, epochs: i
             "output": output,
             "optimizer": solver,
             "schedule": SCHEDULES[schedule],
-            "batch": batch if stochastic else "full",
             "epochs": epochs,
             "n_iter_no_change": 0 if patience == math.inf else patience,
+            "memory": SCIPYS_MEMORY,
             "max_fun": keys["max_fun"] if solver == "lbfgs" else 0,
             "dtype": dtype,
             "seed": seed,

@@ -1,7 +1,7 @@
-"""Inverted dropout (Srivastava et al. 2014), its mask a hash of where a unit stands and of a key for each step.
+"""Inverted dropout (Srivastava et al. 2014), its mask a hash of the sample, the unit and a key for each step.
 
-The mask of unit (row, column) is a function of its place in the batch, the step's key and nothing else: not of tiles,
-threads or the backend, so that a seed means one mask everywhere and a resumed run draws what it would have drawn.
+The mask is a function of these and nothing else: not of the order of samples, of tiles, threads or the backend. So a
+seed means one mask everywhere, and a resumed run draws what it would have drawn.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 # shift and multiply in turn, with one shift more.
 SHIFTS = (16, 15, 16)
 MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
+GOLDEN = 0x9E3779B9  # 2**32 over the golden ratio: units of one sample are spread over the words (Knuth)
 
 
 def threshold(rate: float) -> int:
@@ -26,13 +27,12 @@ def keys(seed: int, step: int, layers: int) -> Any:
     return words
 
 
-def dropout(A: Any, keep: Any, key: Any, first: int, rate: float, *, xp: Any) -> None:
-    """Overwrite keep (n, n_out) bool with the mask of the batch's rows from `first` on, and A with A keep / (1 - rate).
+def dropout(A: Any, keep: Any, key: Any, ids: Any, rate: float, *, xp: Any) -> None:
+    """Overwrite keep (n, n_out) bool with the mask of the samples `ids`, and A (n, n_out) with A keep / (1 - rate).
 
-    The mask keeps a unit with probability 1 - rate. key is (2,) uint32, on the device.
+    The mask keeps a unit with probability 1 - rate. key is (2,) and ids (n,), both uint32 on the device.
     """
-    start = first * A.shape[-1]
-    x = xp.arange(start, start + A.size, dtype=np.int64).astype(np.uint32).reshape(A.shape)
+    x = ids[:, None] + xp.arange(A.shape[-1], dtype=np.uint32) * np.uint32(GOLDEN)
     x *= key[0]
     x += key[1]
     for shift, multiplier in zip(SHIFTS, MULTIPLIERS, strict=False):

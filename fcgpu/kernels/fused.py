@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from fcgpu.kernels.activations import LEAK
-from fcgpu.kernels.dropout import MULTIPLIERS, SHIFTS, threshold
+from fcgpu.kernels.dropout import GOLDEN, MULTIPLIERS, SHIFTS, threshold
 from fcgpu.kernels.updates import log_or_minus_infinity
 
 # The target of output j in row i of k outputs; rows repeat after n, where a stack of models shares its targets.
@@ -101,10 +101,10 @@ FORMULAS = {
         """,
     ),
     "dropout": (
-        "raw uint32 key, uint32 first, uint32 threshold, T factor",
+        "raw uint32 key, raw uint32 ids, int32 units, uint32 threshold, T factor",
         "T a, bool keep",
         f"""
-        unsigned int x = ((unsigned int)i + first) * key[0] + key[1];
+        unsigned int x = (ids[i / units] + (unsigned int)(i % units) * {GOLDEN}u) * key[0] + key[1];
         {MIX}
         keep = x >= threshold;
         a = keep ? a * factor : T(0);
@@ -191,9 +191,8 @@ def load_tile(X: Any, rows: Any, scale: Any, A: Any, *, xp: Any) -> None:
         kernel("load_rows", xp)(X, rows, X.shape[-1], scale, A)
 
 
-def dropout(A: Any, keep: Any, key: Any, first: int, rate: float, *, xp: Any) -> None:
-    start = first * A.shape[-1] % 2**32
-    kernel("dropout", xp)(key, start, threshold(rate), 1 / (1 - rate), A, keep)
+def dropout(A: Any, keep: Any, key: Any, ids: Any, rate: float, *, xp: Any) -> None:
+    kernel("dropout", xp)(key, ids, A.shape[-1], threshold(rate), 1 / (1 - rate), A, keep)
 
 
 def dropout_backward(A: Any, dA: Any, keep: Any, rate: float, *, xp: Any) -> None:

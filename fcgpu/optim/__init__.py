@@ -3,6 +3,5 @@
 from fcgpu.kernels.updates import UPDATES
 
 OPTIMIZERS = (*UPDATES, "lbfgs")
-LBFGS_MEMORY = 20  # pairs of steps and gradients: on MNIST 20 reach a given loss in fewer evaluations than 10
 # Rules that compare one step's loss with the last one's: they take the full batch, and leave these keys as they are.
 FULL_BATCH = {"rprop": ("dropout", "schedule", "warmup"), "lbfgs": ("dropout", "schedule", "warmup", "gradient_clip")}

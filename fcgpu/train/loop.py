@@ -29,6 +29,7 @@ def train(
     start: State | None = None,
     order: Any = None,
     monitor: Monitor | None = None,
+    sample_ids: Any = None,
     **changes: Any,
 ) -> Iterator[Event]:
     """Train a network and yield Started, an EpochEnded for each epoch, and Finished with the model.
@@ -46,6 +47,7 @@ def train(
     order : what draws the order of mini-batches: an object with NumPy's permutation(n). Default: from the seed.
     monitor : what early stopping watches, a function of EpochEnded that returns a number, less being better. Default:
         with early_stopping the loss of the samples held out, else the training loss.
+    sample_ids : (n_samples,) uint32 that dropout's masks are drawn by: equal ids get equal masks. Default: 0, 1, ...
 
     Everything is checked before the first event. Raises DataError, ConfigError, DeviceError; DivergenceError from the
     epoch after which the loss is not finite.
@@ -63,7 +65,10 @@ def train(
         monitor = _loss_on(held_out, recipe, backend, threads)
     y = fit_to(recipe, data)[1]
     cut = plan(spec, (data.X, y), recipe, backend, threads=threads, memory_budget=memory_budget)
-    run = Run(recipe, data, spec, y, backend, cut, weights=weights, start=start, order=order, monitor=monitor)
+    run = Run(
+        recipe, data, spec, y, backend, cut,
+        weights=weights, start=start, order=order, monitor=monitor, ids=sample_ids,
+    )  # fmt: skip
     return run.events()
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from fcgpu.backend import Backend, cpu_count
 from fcgpu.errors import ConfigError, DeviceError
 from fcgpu.network import Workspace
-from fcgpu.optim import LBFGS_MEMORY
 from fcgpu.optim.first_order import state_arrays
 from fcgpu.params import Spec
 from fcgpu.train.recipe import Recipe
@@ -82,7 +81,7 @@ def plan(
     if not backend.on_gpu:
         widest = _cut_for_cpu(widest, spec, size)
         widest = replace(widest, threads=min(threads or cpu_count(), widest.lanes))
-    cut = fitted = _sized(widest, spec, size, recipe.optimizer)
+    cut = fitted = _sized(widest, spec, size, recipe)
     while fitted.bytes > budget:
         if cut.tile > SMALL_TILE or cut.lanes == 1 < cut.tile:
             cut = replace(cut, tile=-(-cut.tile // 2))
@@ -93,7 +92,7 @@ def plan(
                 f"memory budget of {readable(budget)} is too small; this network and data need at least "
                 f"{readable(fitted.bytes)} on {backend.device}: raise the budget, or use a smaller network or dtype"
             )
-        fitted = _sized(cut, spec, size, recipe.optimizer)
+        fitted = _sized(cut, spec, size, recipe)
     return fitted
 
 
@@ -113,9 +112,9 @@ def _cut_for_cpu(whole: Plan, spec: Spec, size: int) -> Plan:
     return replace(whole, lanes=lanes, tile=-(-whole.batch // (lanes * rounds)))
 
 
-def _sized(cut: Plan, spec: Spec, size: int, optimizer: str) -> Plan:
+def _sized(cut: Plan, spec: Spec, size: int, recipe: Recipe) -> Plan:
     """The plan with its bytes: vectors of the parameters' length, and a workspace and scratch gradient a thread."""
-    state = 2 * LBFGS_MEMORY + 4 if optimizer == "lbfgs" else state_arrays(optimizer)
+    state = 2 * recipe.memory + 4 if recipe.optimizer == "lbfgs" else state_arrays(recipe.optimizer)
     vectors = 1 + state + cut.lanes + cut.threads + 2  # 2: temporaries of the update
     work = cut.threads * cut.tile * Workspace.values(spec)
     return replace(cut, work_bytes=size * (vectors * spec.n_params + work))

@@ -77,7 +77,8 @@ def _parse_flag(value: Any) -> Any:
 
 def _parse_rates(value: Any) -> Any:
     given = value if isinstance(value, list | tuple) else (value,)
-    return tuple(FRACTION.parse(v) for v in given)
+    rates = tuple(FRACTION.parse(v) for v in given)
+    return rates if any(rates) else ()
 
 
 def _parse_batch(value: Any) -> Any:
@@ -125,6 +126,7 @@ class Recipe:
     rho: float = _key(0.9, FRACTION, "decay of the mean squared gradient, for rmsprop")
     epsilon: float = _key(1e-8, POSITIVE, "added to the root of the mean squared gradient, for adam, adamw, rmsprop")
     weight_decay: float = _key(0.01, NOT_NEGATIVE, "decoupled decay of the weights, for adamw")
+    memory: int = _key(20, COUNT, "steps that lbfgs remembers")
     max_fun: int = _key(0, WHOLE, "most evaluations of the loss, for lbfgs; 0 for no limit")
     schedule: str = _key("constant", _one_of(SCHEDULES), "how the learning rate changes")
     warmup: int = _key(0, WHOLE, "epochs over which the learning rate rises from 0, before and beside the schedule")
@@ -183,8 +185,7 @@ class Recipe:
 
     def dropout_of(self, spec: Spec) -> tuple[float, ...]:
         """The share of units to drop in each hidden layer; empty where nothing is dropped."""
-        rates = self.dropout * (len(spec.sizes) - 2) if len(self.dropout) == 1 else self.dropout
-        return rates if any(rates) else ()
+        return self.dropout * (len(spec.sizes) - 2) if len(self.dropout) == 1 else self.dropout
 
     def but(self, **changes: Any) -> "Recipe":
         """The same recipe with some keys changed. Raises ConfigError as the constructor, unknown keys included."""

@@ -14,7 +14,6 @@ from fcgpu.data.dataset import Dataset, targets
 from fcgpu.errors import DivergenceError
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.model import Model, Score
-from fcgpu.optim import LBFGS_MEMORY
 from fcgpu.optim.first_order import FirstOrder
 from fcgpu.optim.lbfgs import LBFGS
 from fcgpu.optim.schedules import SCHEDULES, Progress, warm_up
@@ -47,6 +46,7 @@ class Run:
         start: State | None,
         order: Any,
         monitor: Monitor | None,
+        ids: Any,
     ) -> None:
         self.recipe, self.data, self.spec, self.backend, self.plan = recipe, data, spec, backend, plan
         self.scale, self.counts = recipe.scale or data.scale, data.classes is not None and y.ndim == 1
@@ -56,8 +56,9 @@ class Run:
         if weights is not None:
             weights = backend.to_device(weights, dtype=recipe.dtype).reshape(-1, 1)
         on_device = self.X, backend.to_device(y), weights
+        ids = None if ids is None else backend.to_device(ids)
         self.evaluate = Evaluate(
-            spec, on_device, plan, backend, self.workers, recipe, scale=self.scale, count=self.counts
+            spec, on_device, plan, backend, self.workers, recipe, scale=self.scale, count=self.counts, ids=ids
         )
         self.rule = self._rule()
         self.step = Step(self.evaluate, self.rule)
@@ -70,7 +71,11 @@ class Run:
         recipe, at = self.recipe, self.evaluate
         if recipe.optimizer == "lbfgs":
             return LBFGS(
-                at.params, self.backend.xp, memory=LBFGS_MEMORY, gtol=recipe.tol, max_evaluations=recipe.max_fun or None
+                at.params,
+                self.backend.xp,
+                memory=recipe.memory,
+                gtol=recipe.tol,
+                max_evaluations=recipe.max_fun or None,
             )
         options = {key: getattr(recipe, key) for key in UPDATES[recipe.optimizer].defaults if key in KEYS}
         if "weight_decay" in options:

@@ -22,6 +22,7 @@ class Evaluate:
     """The loss and gradient of a batch at `params`, into buffers that are allocated here, once.
 
     data : X (n, n_features), y as the loss takes it, and weights of samples (n, 1) or None, on the device.
+    ids : (n,) uint32 on the device, what dropout's masks depend on; None for 0, 1, ...
 
     `params`, `gradient` : (n_params,) flat vectors; `loss` : () float64, the weighted mean over the batch; `penalty` :
     () float64, the regulariser's part, not in `loss`; `correct` : () int64, right answers of the batch before the
@@ -39,6 +40,7 @@ class Evaluate:
         *,
         scale: float = 1.0,
         count: bool = False,
+        ids: Any = None,
     ) -> None:
         xp, dtype, rates = backend.xp, recipe.dtype, recipe.dropout_of(spec)
         self.net, self.plan, self.workers, self.xp = Network(spec, backend, rates), plan, workers, xp
@@ -58,6 +60,7 @@ class Evaluate:
         self.samples = 0  # evaluated so far
         self._seed, self._backend = recipe.seed, backend
         self.keys = xp.zeros((len(rates), 2), dtype=np.uint32)
+        self._ids = xp.arange(self.y.shape[0], dtype=np.uint32) if rates and ids is None else ids
         self._free: deque[Any] = deque()
         for _ in range(plan.threads):
             scratch = xp.empty((spec.n_params,), dtype=dtype)
@@ -111,7 +114,10 @@ class Evaluate:
             weight = share if self.weights is None else self.weights[part] * share
             net.kernels.load_tile(self.X, part, self.scale, work.A[0])
             into = self._lane_layers[lane] if first else scratch_layers
-            net.loss_and_gradient(self.layers, into, work, y, weight, count=self.count, keys=self.keys, first=start)
+            net.loss_and_gradient(
+                self.layers, into, work, y, weight, count=self.count, keys=self.keys,
+                ids=self._ids[part] if net.dropout else None,
+            )  # fmt: skip
             if not first:
                 self._lanes[lane] += scratch
             losses, counts = self._lane_losses[lane], self._lane_counts[lane]

@@ -1,18 +1,14 @@
-"""What a person sees of a run: one live line on standard error, and the table at the end on standard output."""
+"""A run's live line on standard error."""
 
 import sys
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
 
-from fcgpu.cli.streams import say, show, unheard
-from fcgpu.train.events import EpochEnded, Finished, Started
-from fcgpu.train.plan import readable
-from fcgpu.train.recipe import Recipe
+from fcgpu.streams import say, unheard
+from fcgpu.train.events import EpochEnded
 
 LOOK_SECONDS = 0.1  # between two updates: reading the loss waits for the device
 LINES = 10  # about so many lines where standard error is no terminal
@@ -26,10 +22,10 @@ class Progress:
 
     unprinted: OSError | UnicodeEncodeError | None = None
 
-    def __init__(self, recipe: Recipe, *, shown: bool) -> None:
+    def __init__(self, epochs: int, *, shown: bool) -> None:
         self._console = Console(stderr=True)
         self._shown, self._live = shown, shown and self._console.is_terminal
-        self._every, self._looked = max(1, recipe.epochs // LINES), 0.0
+        self._every, self._looked = max(1, epochs // LINES), 0.0
         self._bar = Bar(
             TextColumn("epoch {task.completed}/{task.total}"),
             BarColumn(bar_width=24),
@@ -40,7 +36,7 @@ class Progress:
             transient=True,
             disable=not self._live,
         )
-        self._task = self._bar.add_task("train", total=recipe.epochs, numbers="")
+        self._task = self._bar.add_task("train", total=epochs, numbers="")
 
     def __enter__(self) -> "Progress":
         with unheard(sys.stderr):
@@ -77,40 +73,3 @@ class Progress:
 def _numbers(event: EpochEnded) -> str:
     accuracy = "" if event.accuracy is None else f"accuracy {event.accuracy:.2%}  "
     return f"loss {event.loss:.4f}  {accuracy}{event.samples / event.seconds:,.0f} samples/s"
-
-
-def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
-    """The closing table, on standard output."""
-    plan, recipe, spec = started.plan, started.recipe, done.model.spec
-    table = Table(show_header=False, title=f"recipe {recipe.name}", title_justify="left")
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    cut = f"{plan.batch:,} samples a step in tiles of {plan.tile:,}, {_some(plan.lanes, 'lane')}"
-    rows = {
-        "data": f"{started.data.name}: {plan.samples:,} samples of {spec.sizes[0]:,} features",
-        "network": f"{'-'.join(map(str, spec.sizes))}, {_functions(spec)}, {spec.n_params:,} parameters",
-        "device": f"{started.backend.device}, {started.backend.hardware} ({started.backend.reason})",
-        "plan": f"{cut}, {_some(plan.threads, 'thread')}",
-        "memory planned": f"{readable(plan.bytes)}, {readable(plan.data_bytes)} of it data",
-        "training": f"{done.seconds:.2f} s, {_some(done.epochs, 'epoch')}, {_some(done.steps, 'step')}",
-        **({"stopped": done.stopped} if done.stopped else {}),
-        "throughput": f"{result['samples_per_second']:,.0f} samples/s",
-        "train": _score(done.train),
-        "test": _score(done.test) if done.test else "no test samples",
-        "model": result["model"],
-    }
-    for name, text in rows.items():
-        table.add_row(name, text)
-    show(table)
-
-
-def _functions(spec: Any) -> str:
-    return f"{spec.activation}, {spec.output}" if len(spec.sizes) > 2 else str(spec.output)
-
-
-def _some(n: int, word: str) -> str:
-    return f"{n:,} {word}{'s' if n != 1 else ''}"
-
-
-def _score(score: Any) -> str:
-    return f"loss {score.loss:.4f}" + ("" if score.accuracy is None else f", accuracy {score.accuracy:.2%}")

@@ -1,0 +1,49 @@
+"""What a person sees of a run: one live line on standard error, and the table at the end on standard output."""
+
+from typing import Any
+
+from rich.table import Table
+
+from fcgpu.streams import show
+from fcgpu.train.events import Finished, Started
+from fcgpu.train.plan import readable
+
+LOOK_SECONDS = 0.1  # between two updates: reading the loss waits for the device
+LINES = 10  # about so many lines where standard error is no terminal
+
+
+def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
+    """The closing table, on standard output."""
+    plan, recipe, spec = started.plan, started.recipe, done.model.spec
+    table = Table(show_header=False, title=f"recipe {recipe.name}", title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    cut = f"{plan.batch:,} samples a step in tiles of {plan.tile:,}, {_some(plan.lanes, 'lane')}"
+    rows = {
+        "data": f"{started.data.name}: {plan.samples:,} samples of {spec.sizes[0]:,} features",
+        "network": f"{'-'.join(map(str, spec.sizes))}, {_functions(spec)}, {spec.n_params:,} parameters",
+        "device": f"{started.backend.device}, {started.backend.hardware} ({started.backend.reason})",
+        "plan": f"{cut}, {_some(plan.threads, 'thread')}",
+        "memory planned": f"{readable(plan.bytes)}, {readable(plan.data_bytes)} of it data",
+        "training": f"{done.seconds:.2f} s, {_some(done.epochs, 'epoch')}, {_some(done.steps, 'step')}",
+        **({"stopped": done.stopped} if done.stopped else {}),
+        "throughput": f"{result['samples_per_second']:,.0f} samples/s",
+        "train": _score(done.train),
+        "test": _score(done.test) if done.test else "no test samples",
+        "model": result["model"],
+    }
+    for name, text in rows.items():
+        table.add_row(name, text)
+    show(table)
+
+
+def _functions(spec: Any) -> str:
+    return f"{spec.activation}, {spec.output}" if len(spec.sizes) > 2 else str(spec.output)
+
+
+def _some(n: int, word: str) -> str:
+    return f"{n:,} {word}{'s' if n != 1 else ''}"
+
+
+def _score(score: Any) -> str:
+    return f"loss {score.loss:.4f}" + ("" if score.accuracy is None else f", accuracy {score.accuracy:.2%}")

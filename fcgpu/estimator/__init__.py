@@ -1,0 +1,6 @@
+"""scikit-learn's face: estimators that take its place, for a CPU or a GPU. Needs the extra `sklearn`."""
+
+from fcgpu.estimator.classifier import MLPClassifier
+from fcgpu.estimator.regressor import MLPRegressor
+
+__all__ = ["MLPClassifier", "MLPRegressor"]

@@ -1,0 +1,271 @@
+"""MLPClassifier: scikit-learn's parameters and attributes, and more."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.metrics import accuracy_score
+from sklearn.utils import column_or_1d
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+
+from fcgpu.errors import ConfigError, DataError
+from fcgpu.estimator import arrays
+from fcgpu.estimator.base import BaseMLP
+from fcgpu.optim import FULL_BATCH
+
+
+def check_partial_fit(estimator: Any) -> bool:
+    if estimator.solver in FULL_BATCH:
+        raise AttributeError(
+            f"partial_fit is only available for stochastic optimizers. {estimator.solver} is not stochastic."
+        )
+    return True
+
+
+class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
+    """A multi-layer perceptron classifier with scikit-learn's interface, for a CPU or a GPU.
+
+    Parameters, attributes and methods are those of sklearn.neural_network.MLPClassifier, with the same defaults and
+    meaning; one random_state gives the same weights and batches in both. These are new:
+
+    solver : also "nesterov", "momentum", "gradient_descent", "rmsprop", "adamw" and "rprop" (iRprop+, full batch).
+    activation : also "leaky_relu".
+    batch_size : also "full", which it always is for "lbfgs" and "rprop".
+    learning_rate : also "cosine" and "one_cycle", for every solver but "lbfgs" and "rprop".
+    class_weight : None, a dict of label to weight, or "balanced".
+    dropout : share of hidden units dropped in training, one number or one a hidden layer.
+    output : "auto", "softmax" or "sigmoid" (each class against the rest; predict_proba is scaled to a sum of 1).
+    init : "auto" draws as scikit-learn does; else "zeros", "uniform", "normal", "glorot", "he" or "lecun".
+    rho, weight_decay : of rmsprop, and of adamw.
+    gradient_clip : greatest norm of a gradient; 0 for no limit.
+    warmup : epochs over which the learning rate rises from 0.
+    monitor : what early_stopping watches: None for the validation score, "loss" for the validation loss, the name of a
+        scikit-learn scorer, or scorer(estimator, X, y). The parameters of its best epoch are kept.
+    callbacks : functions that get each event of the training loop (fcgpu.Started, EpochEnded, Finished); one that
+        returns True stops it.
+    progress : a live line on standard error.
+    device : "auto" (where X is, else the GPU when it works, else the CPU), "cpu", "cuda" or "cuda:N".
+    dtype : "float32", "float64", or "auto": float32 where it holds the features exactly, else float64.
+    threads : on the CPU; no bit of the result depends on it.
+
+    fit takes validation_data=(X, y) in place of a split. validation_losses_ is the loss that goes with
+    validation_scores_; device_ says where it was trained; model_ is what fcgpu.save_model takes.
+
+    X is NumPy, a DataFrame, a sparse matrix, CuPy or anything with DLPack; CuPy stays on its GPU and gives CuPy back.
+    Raises ValueError for wrong parameters or data, DeviceError where the device cannot work.
+    """
+
+    _classifies = True
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: str = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        class_weight: Any = None,
+        dropout: Any = 0.0,
+        output: str = "auto",
+        init: str = "auto",
+        rho: float = 0.9,
+        weight_decay: float = 0.01,
+        gradient_clip: float = 0.0,
+        warmup: int = 0,
+        monitor: Any = None,
+        callbacks: Any = None,
+        progress: bool = False,
+        device: str = "auto",
+        dtype: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.class_weight = class_weight
+        self.dropout = dropout
+        self.output = output
+        self.init = init
+        self.rho = rho
+        self.weight_decay = weight_decay
+        self.gradient_clip = gradient_clip
+        self.warmup = warmup
+        self.monitor = monitor
+        self.callbacks = callbacks
+        self.progress = progress
+        self.device = device
+        self.dtype = dtype
+        self.threads = threads
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> "MLPClassifier":
+        """Learn from X (n_samples, n_features) and y (n_samples,) labels, or (n_samples, n_labels) of 0 and 1.
+
+        sample_weight : (n_samples,). validation_data : (X, y) or (X, y, sample_weight) to be scored after each epoch.
+        """
+        return self._fit(X, y, sample_weight, validation_data=validation_data)  # type: ignore[no-any-return]
+
+    @available_if(check_partial_fit)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> "MLPClassifier":
+        """One epoch over X and y, with the optimizer as the last call left it. The first call needs all `classes`."""
+        if classes is not None:
+            classes = np.unique(arrays.on_host(classes))
+        if not hasattr(self, "classes_"):
+            if classes is None:
+                raise DataError("classes=None in the first call of partial_fit: expected all labels that will come")
+            self._all_classes = classes
+        elif classes is not None and not np.array_equal(classes, self.classes_):
+            raise DataError(
+                f"classes={classes.tolist()} is not the same as on last call to partial_fit, "
+                f"was: {self.classes_.tolist()}"
+            )
+        return self._fit(X, y, sample_weight, incremental=True)  # type: ignore[no-any-return]
+
+    def predict(self, X: Any) -> Any:
+        """The label of each sample (n_samples,), or of several (n_samples, n_labels) 0 or 1."""
+        P, back = self._outputs(X, "predict")
+        return back(self._decided(arrays.on_host(P)))
+
+    def predict_proba(self, X: Any) -> Any:
+        """The probability of each class (n_samples, n_classes), in the order of classes_."""
+        P, back = self._probabilities(X, "predict_proba")
+        return back(P)
+
+    def predict_log_proba(self, X: Any) -> Any:
+        """The logarithm of `predict_proba`."""
+        P, back = self._probabilities(X, "predict_log_proba")
+        with np.errstate(divide="ignore"):
+            return back(arrays.namespace(P).log(P))
+
+    def _probabilities(self, X: Any, method: str) -> tuple[Any, Any]:
+        P, back = self._outputs(X, method)
+        if self.n_outputs_ == 1 and not self._multilabel:
+            P = arrays.namespace(P).concatenate([1 - P, P], axis=1)
+        elif self._output == "sigmoid" and not self._multilabel:
+            P /= P.sum(axis=1, keepdims=True)
+        return P, back
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of samples (X, y) whose label, or whose every label, is predicted rightly."""
+        P, _ = self._outputs(X, "score")
+        return self._score_of(arrays.on_host(y), self._decided(arrays.on_host(P)), arrays.on_host(sample_weight))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    def _encoded(self, y: Any, *, first: bool, incremental: bool) -> Any:
+        """Class indices (n,); (n, n_labels) floats for several labels or a single output; sets classes_."""
+        check_classification_targets(y)
+        kind = type_of_target(y)
+        if kind not in ("binary", "multiclass", "multilabel-indicator"):
+            raise DataError(f"Multioutput target data is not supported with label binarization: y is {kind}")
+        multilabel = kind == "multilabel-indicator"
+        y = (y.toarray() if hasattr(y, "toarray") else np.asarray(y)) if multilabel else column_or_1d(y, warn=True)
+        if first or not hasattr(self, "classes_"):
+            self._multilabel = multilabel
+            known = np.arange(y.shape[1]) if multilabel else np.unique(y)
+            self.classes_ = getattr(self, "_all_classes", known) if incremental and not multilabel else known
+            self.n_outputs_ = self._count_outputs()
+        elif multilabel != self._multilabel or (multilabel and y.shape[1] != len(self.classes_)):
+            raise DataError(f"`y` has other labels than in the call before: it is {kind} of shape {y.shape}")
+        if multilabel:
+            return y.astype(np.float64)
+        labels = np.unique(y)
+        if not first and not incremental and not np.array_equal(labels, self.classes_):
+            raise DataError(
+                "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
+                f"got {self.classes_}, `y` has {labels}"
+            )
+        if len(np.setdiff1d(labels, self.classes_)):
+            raise DataError(
+                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {labels}."
+            )
+        return np.searchsorted(self.classes_, y)
+
+    def _count_outputs(self) -> int:
+        if self.output == "softmax" and (self._multilabel or len(self.classes_) < 2):
+            raise ConfigError("output='softmax' takes exactly one of several classes a sample: use output='sigmoid'")
+        return (
+            1 if self._output == "sigmoid" and len(self.classes_) <= 2 and not self._multilabel else len(self.classes_)
+        )
+
+    @property
+    def _output(self) -> str:
+        one_of_many = not self._multilabel and len(self.classes_) > 2
+        return self.output if self.output != "auto" else "softmax" if one_of_many else "sigmoid"
+
+    def _weighted(self, y: Any, sample_weight: Any) -> Any:
+        if self.class_weight is None:
+            return sample_weight
+        if isinstance(self.class_weight, dict) and any(w < 0 for w in self.class_weight.values()):
+            raise ConfigError(f"class_weight={self.class_weight!r}: expected weights of 0 or more")
+        by_class = compute_sample_weight(self.class_weight, y)
+        return by_class if sample_weight is None else by_class * sample_weight
+
+    def _strata(self, y: Any) -> Any:
+        """Two classes are split in proportion, as scikit-learn does, which leaves more of them to chance."""
+        return y if len(self.classes_) <= 2 and not self._multilabel else None
+
+    @property
+    def _loop_classes(self) -> Any:
+        return None if self._multilabel else tuple(range(max(2, len(self.classes_))))
+
+    @property
+    def _model_classes(self) -> Any:
+        if self._multilabel:
+            return None
+        return tuple(c.item() if c.dtype.kind in "iub" else str(c) for c in np.asarray(self.classes_))
+
+    def _reported(self, loss: float, penalty: float) -> float:
+        return loss
+
+    def _decided(self, P: Any) -> Any:
+        if self._multilabel:
+            return (P > 0.5).astype(int)
+        index = (P[:, 0] > 0.5).astype(np.intp) if self.n_outputs_ == 1 else P.argmax(axis=1)
+        return self.classes_[np.minimum(index, len(self.classes_) - 1)]
+
+    def _score_of(self, y: Any, predicted: Any, sample_weight: Any) -> float:
+        return float(accuracy_score(y, predicted, sample_weight=sample_weight))

@@ -1,0 +1,78 @@
+"""What an estimator notes after every epoch, and the number by which early stopping decides."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fcgpu.backend import Backend
+from fcgpu.errors import ConfigError
+from fcgpu.estimator import arrays
+from fcgpu.kernels import REFERENCE
+from fcgpu.model import in_tiles
+from fcgpu.train.events import EpochEnded
+
+
+class Watch:
+    """A monitor of the training loop: appends to the estimator's curves, and returns what is to become less.
+
+    held_out : Samples with labels, or None. Without early stopping that number is scikit-learn's training loss; with it
+    minus the validation score, or the loss or scorer that the parameter `monitor` names.
+    """
+
+    def __init__(self, estimator: Any, found: dict[str, Any], backend: Backend, held_out: Any) -> None:
+        self.estimator, self.backend = estimator, backend
+        self.held_out = held_out and held_out._replace(X=arrays.for_backend(held_out.X, backend))
+        self.early, self.verbose, self.monitor = found["early_stopping"], found["verbose"], found["monitor"]
+        self.scorer = None
+        if callable(self.monitor):
+            self.scorer = self.monitor
+        elif self.monitor not in (None, "loss"):
+            self.scorer = _scorer(self.monitor)
+        if held_out is not None and estimator.validation_scores_ is None:
+            estimator.validation_scores_, estimator.validation_losses_ = [], []
+
+    def __call__(self, event: EpochEnded) -> float:
+        at = self.estimator
+        loss = at._reported(event.loss, event.penalty)
+        at.loss_curve_.append(loss)
+        if self.verbose:
+            print(f"Iteration {event.epoch}, loss = {loss:.8f}")
+        if self.held_out is None:
+            return float(loss)
+        score, held_out_loss = self._judged(event)
+        at.validation_scores_.append(score)
+        at.validation_losses_.append(held_out_loss)
+        if self.verbose:
+            print(f"Validation score: {score:f}")
+        if not self.early:
+            return float(loss)
+        return held_out_loss if self.monitor == "loss" else -score
+
+    def _judged(self, event: EpochEnded) -> tuple[float, float]:
+        """(score, loss) of the samples held out, at the parameters of now."""
+        at, (X, y, weights, labels) = self.estimator, self.held_out
+        model = event.model()
+        Z = in_tiles(
+            lambda net, layers, A: net.forward(layers, A), model.spec, self.backend.to_device(model.params), X,
+            self.backend, at.threads,
+        )  # fmt: skip
+        Z = self.backend.to_host(Z)
+        if not np.isfinite(Z).all():
+            return math.nan, math.nan
+        loss = float(at._reported(model.score_logits(Z, y).loss, 0.0))
+        if self.scorer is not None:
+            at._set(model.spec, model.params)
+            return float(self.scorer(at, X, labels)), loss
+        REFERENCE[model.spec.output](Z, 0, xp=np)
+        return float(at._score_of(labels, at._decided(Z), weights)), loss
+
+
+def _scorer(name: Any) -> Any:
+    from sklearn.metrics import get_scorer, get_scorer_names
+
+    if name not in get_scorer_names():
+        raise ConfigError(
+            f"monitor={name!r}: expected 'loss', one of sklearn.metrics.get_scorer_names(), or a callable"
+        )
+    return get_scorer(name)
