@@ -68,7 +68,7 @@ class Network:
         self._activations = [getattr(K, spec.activation)] * n_hidden + [K.identity]
         self._derivative = getattr(K, f"{spec.activation}_backward")
         self._loss = getattr(K, OUTPUTS[spec.output].loss)
-        self._prediction = getattr(K, spec.output)
+        self._prediction = getattr(K, OUTPUTS[spec.output].prediction)
 
     def forward(self, layers: Sequence[Layer], A: Sequence[Any], after: Any = None) -> Any:
         """Overwrite A[1:] from the tile A[0]; return the logits A[-1] (n, n_outputs).

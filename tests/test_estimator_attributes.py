@@ -226,7 +226,7 @@ def test_divergence_with_early_stopping_keeps_the_best_weights():
     given = {"solver": "sgd", "activation": "identity", "learning_rate_init": 0.03, "early_stopping": True}
     a, b = (
         estimator.fit(4 * X, y)
-        for estimator in pair("regression", max_iter=40, batch_size=50, n_iter_no_change=40, **given)
+        for estimator in pair("regression", max_iter=40, batch_size=40, n_iter_no_change=40, **given)
     )
     assert np.isnan(a.validation_scores_[-1])
     assert np.isnan(b.validation_scores_[-1])

@@ -20,7 +20,8 @@ CONFIGURATIONS = [
 OTHERS = [
     {**SMALL, "batch_size": "full", "learning_rate": "cosine"},
     {**SMALL, "solver": "gradient_descent", "max_iter": 100},
-    *({**SMALL, "solver": solver} for solver in ("lbfgs", "sgd", "nesterov", "momentum", "rmsprop", "adamw", "rprop")),
+    *({**SMALL, "solver": solver} for solver in ("lbfgs", "sgd", "nesterov", "momentum", "rmsprop", "adamw")),
+    {**SMALL, "solver": "rprop", "alpha": 0.1},
 ]
 
 

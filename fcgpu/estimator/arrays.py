@@ -57,8 +57,8 @@ def given(X: Any) -> Given:
     array, dispatch = np.from_dlpack(X), get_config()["array_api_dispatch"]
     if not dispatch or not hasattr(X, "__array_namespace__"):
         return Given(array, _same, "numpy")
-    xp, device = X.__array_namespace__(), X.device
-    return Given(array, lambda answer: _to_namespace(answer, xp, device), f"{xp.__name__} on {device}")
+    namespace, device = X.__array_namespace__(), X.device
+    return Given(array, lambda answer: _to_namespace(answer, namespace, device), f"{namespace.__name__} on {device}")
 
 
 def same_namespace(estimator: Any, X: Given, method: str) -> None:
@@ -117,7 +117,7 @@ def for_backend(X: Any, backend: Any) -> Any:
     return X
 
 
-def namespace(array: Any) -> Any:
+def namespace_of(array: Any) -> Any:
     """NumPy or CuPy, whichever the array is of."""
     if isinstance(array, np.ndarray):
         return np
@@ -131,15 +131,19 @@ def row_hashes(X: Any) -> Any:
 
     Dropout draws its masks by them, so that a sample of weight 2 and two equal samples are the same to it.
     """
-    xp = np if isinstance(X, SparseRows) else namespace(X)
+    xp = np if isinstance(X, SparseRows) else namespace_of(X)
+    n, d = X.shape
     random = np.random.Generator(np.random.PCG64(0))
-    factors = xp.asarray(random.integers(2**64, size=X.shape[1], dtype=np.uint64, endpoint=False) | np.uint64(1))
-    found = xp.empty(X.shape[0], dtype=np.uint32)
-    for start in range(0, X.shape[0], HASHED_AT_ONCE):
-        part = xp.asarray(X[start : start + HASHED_AT_ONCE], dtype=np.float64) + 0.0  # -0 is 0
-        words = xp.ascontiguousarray(part).view(np.uint64)
+    factors = xp.asarray(random.integers(2**64, size=d, dtype=np.uint64) | np.uint64(1))
+    found = xp.empty((n,), dtype=np.uint32)
+    for start in range(0, n, HASHED_AT_ONCE):
+        stop = min(n, start + HASHED_AT_ONCE)
+        part = xp.zeros((stop - start, d), dtype=np.float64)
+        part += X[start:stop]  # -0 is 0
+        words = part.view(np.uint64)
         words ^= words >> np.uint64(32)
-        found[start : start + HASHED_AT_ONCE] = (words * factors).sum(axis=1) >> np.uint64(32)
+        words *= factors
+        found[start:stop] = xp.sum(words, axis=1) >> np.uint64(32)
     return found
 
 
@@ -159,6 +163,6 @@ def _to_cupy(answer: Any) -> Any:
     return cupy.asarray(answer) if answer.dtype.kind in "biuf" else answer
 
 
-def _to_namespace(answer: Any, xp: Any, device: Any) -> Any:
+def _to_namespace(answer: Any, namespace: Any, device: Any) -> Any:
     """Numbers in another namespace; text, which the standard does not know, as NumPy."""
-    return xp.asarray(answer, device=device) if answer.dtype.kind in "biuf" else answer
+    return namespace.asarray(answer, device=device) if answer.dtype.kind in "biuf" else answer

@@ -20,7 +20,7 @@ from fcgpu.backend import Backend, choose
 from fcgpu.data.dataset import Dataset
 from fcgpu.errors import ConfigError, DataError, DivergenceError
 from fcgpu.estimator import arrays
-from fcgpu.estimator.parameters import ACTIVATIONS, NEED_AN_END, checked, recipe_of
+from fcgpu.estimator.parameters import ACTIVATIONS, checked, recipe_of
 from fcgpu.estimator.watch import Watch
 from fcgpu.model import Model, in_tiles
 from fcgpu.optim import FULL_BATCH
@@ -70,8 +70,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         self, X: Any, y: Any, sample_weight: Any = None, *, incremental: bool = False, validation_data: Any = None
     ) -> Any:
         found = checked(self.get_params(deep=False))
-        if incremental:
-            _refuse_without_an_end(found)
+        if incremental and found["early_stopping"]:
+            raise ConfigError("partial_fit does not support early_stopping=True: one call is one epoch")
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         X, y, weights = self._arrays(X, y, sample_weight, reset=first)
         labels, y = y, self._encoded(y, first=first, incremental=incremental)
@@ -285,15 +285,6 @@ def _generator(random_state: Any) -> Any:
         return check_random_state(random_state)
     except ValueError as error:
         raise ConfigError(f"random_state={random_state!r}: {error}") from None
-
-
-def _refuse_without_an_end(found: dict[str, Any]) -> None:
-    if found["early_stopping"]:
-        raise ConfigError("partial_fit does not support early_stopping=True: one call is one epoch")
-    if found["learning_rate"] in NEED_AN_END:
-        raise ConfigError(
-            f"partial_fit does not support learning_rate={found['learning_rate']!r}: nobody knows how many calls follow"
-        )
 
 
 def _batch_size(found: dict[str, Any], n: int) -> str | int:

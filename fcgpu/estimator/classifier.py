@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.estimator import arrays
 from fcgpu.estimator.base import BaseMLP
+from fcgpu.estimator.parameters import NEED_AN_END
 from fcgpu.optim import FULL_BATCH
 
 
@@ -20,6 +21,10 @@ def check_partial_fit(estimator: Any) -> bool:
     if estimator.solver in FULL_BATCH:
         raise AttributeError(
             f"partial_fit is only available for stochastic optimizers. {estimator.solver} is not stochastic."
+        )
+    if estimator.learning_rate in NEED_AN_END:
+        raise AttributeError(
+            f"partial_fit does not support learning_rate={estimator.learning_rate!r}, which must know its end"
         )
     return True
 
@@ -175,12 +180,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         """The logarithm of `predict_proba`."""
         P, back = self._probabilities(X, "predict_log_proba")
         with np.errstate(divide="ignore"):
-            return back(arrays.namespace(P).log(P))
+            return back(arrays.namespace_of(P).log(P))
 
     def _probabilities(self, X: Any, method: str) -> tuple[Any, Any]:
         P, back = self._outputs(X, method)
         if self.n_outputs_ == 1 and not self._multilabel:
-            P = arrays.namespace(P).concatenate([1 - P, P], axis=1)
+            P = arrays.namespace_of(P).concatenate([1 - P, P], axis=1)
         elif self._output == "sigmoid" and not self._multilabel:
             P /= P.sum(axis=1, keepdims=True)
         return P, back

@@ -9,6 +9,7 @@ from fcgpu.backend import Backend
 from fcgpu.errors import ConfigError
 from fcgpu.estimator import arrays
 from fcgpu.kernels import REFERENCE
+from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.model import in_tiles
 from fcgpu.train.events import EpochEnded
 
@@ -64,7 +65,7 @@ class Watch:
         if self.scorer is not None:
             at._set(model.spec, model.params)
             return float(self.scorer(at, X, labels)), loss
-        REFERENCE[model.spec.output](Z, 0, xp=np)
+        REFERENCE[OUTPUTS[model.spec.output].prediction](Z, 0, xp=np)
         return float(at._score_of(labels, at._decided(Z), weights)), loss
 
 

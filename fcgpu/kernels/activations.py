@@ -66,6 +66,13 @@ def leaky_relu_backward(A: Any, dA: Any, *, xp: Any) -> None:
     dA *= LEAK + (1 - LEAK) * (A > 0)
 
 
+def logistic(Z: Any, b: Any, *, xp: Any) -> None:
+    """The sigmoid as a probability, with all its digits also near 0, where `sigmoid` rounds to 0. For outputs only."""
+    Z += b
+    e = xp.exp(-xp.abs(Z))
+    xp.divide(xp.where(Z > 0, 1, e), 1 + e, out=Z)
+
+
 def softmax(Z: Any, b: Any, *, xp: Any) -> None:
     """e^z_j / Σ e^z over the outputs, shifted by the greatest so that nothing overflows. For outputs only."""
     Z += b
@@ -91,6 +98,7 @@ ACTIVATIONS = {
     "tanh": Activation(tanh, tanh_backward),
     "relu": Activation(relu, relu_backward),
     "leaky_relu": Activation(leaky_relu, leaky_relu_backward),
+    "logistic": Activation(logistic, None),
     "softmax": Activation(softmax, None),
     "exp": Activation(exp, None),
 }

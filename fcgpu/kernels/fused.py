@@ -35,6 +35,7 @@ MIX = (
 FORMULAS = {
     "identity": ("T z, T b", "T a", "a = z + b"),
     "sigmoid": ("T z, T b", "T a", "a = T(0.5) * tanh(T(0.5) * (z + b)) + T(0.5)"),
+    "logistic": ("T z, T b", "T a", "T s = z + b, e = exp(s > T(0) ? -s : s); a = (s > T(0) ? T(1) : e) / (T(1) + e)"),
     "tanh": ("T z, T b", "T a", "a = tanh(z + b)"),
     "relu": ("T z, T b", "T a", "T s = z + b; a = s > T(0) ? s : s != s ? s : T(0)"),  # NaN stays NaN
     "leaky_relu": ("T z, T b", "T a", f"T s = z + b; a = s > T(0) ? s : T({LEAK}) * s"),
@@ -269,7 +270,7 @@ def _adam(
 
 
 FUSED = {
-    **{name: _forward(name) for name in ("identity", "sigmoid", "tanh", "relu", "leaky_relu")},
+    **{name: _forward(name) for name in ("identity", "sigmoid", "logistic", "tanh", "relu", "leaky_relu")},
     **{name: _backward(name) for name in ("sigmoid_backward", "tanh_backward", "relu_backward", "leaky_relu_backward")},
     **{name: _loss(name) for name in ("binary_cross_entropy", "cross_entropy", "squared_error", "poisson")},
     **{f.__name__: f for f in (load_tile, dropout, dropout_backward, count_correct)},

@@ -91,14 +91,15 @@ def count_correct(Z: Any, y: Any, correct: Any, *, xp: Any) -> None:
 
 
 class Output(NamedTuple):
+    prediction: str  # what makes the output of a logit
     loss: str
     loss_function: Callable[..., None]
     classifies: bool  # accuracy means something, labels are class indices
 
 
 OUTPUTS = {
-    "sigmoid": Output("binary_cross_entropy", binary_cross_entropy, True),
-    "softmax": Output("cross_entropy", cross_entropy, True),
-    "identity": Output("squared_error", squared_error, False),
-    "exp": Output("poisson", poisson, False),
+    "sigmoid": Output("logistic", "binary_cross_entropy", binary_cross_entropy, True),
+    "softmax": Output("softmax", "cross_entropy", cross_entropy, True),
+    "identity": Output("identity", "squared_error", squared_error, False),
+    "exp": Output("exp", "poisson", poisson, False),
 }
