@@ -26,7 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     report = commands.add_parser("report", help="turn rows into one HTML file and one Markdown file")
     report.add_argument("rows", type=Path, nargs="*", default=[Path("bench/results/rows.jsonl")])
     report.add_argument("--out", type=Path, default=Path("bench/results/report"), help="without suffix: %(default)s")
-    trust = commands.add_parser("trust", help="show that a planted delay shows, that runs agree, that a cheat is refused")
+    trust = commands.add_parser(
+        "trust", help="show that a planted delay shows, that runs agree, that a cheat is refused"
+    )
     trust.add_argument("--case", choices=[case.name for case in TRAIN], default="batch-1024")
     trust.add_argument("--rounds", type=int, default=31)
     args = words.parse_args(argv)

@@ -55,7 +55,7 @@ class Case:
     peers: str = "bench.peers"
     rounds: int = 15
     sizes: tuple[int, ...] = SIZES
-    tolerance: float = 1e-5  # relative, of the loss, where float32 differs by 1e-7; for predictions the share of labels that may differ
+    tolerance: float = 1e-5  # relative, of the loss (float32 differs by 1e-7); or the share of labels that may differ
 
     @property
     def checks(self) -> "Case":

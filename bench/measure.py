@@ -1,4 +1,4 @@
-"""Rounds and ratios. A round calls every peer once; a ratio is taken within a round, so a machine that drifts cancels."""
+"""Rounds and ratios. A round calls every peer once; ratios are taken within a round, so a machine's drift cancels."""
 
 import math
 import statistics

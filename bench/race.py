@@ -1,8 +1,9 @@
 """Time to an accuracy: every library trains 784-128-64-10 by its own best recipe until the test set says 98 %.
 
-A recipe is a file in recipes/ with TITLE, PACKAGES, CLOCKS, RECIPE (in words) and `train(data, seed)`, a generator that
-yields after each epoch a function `predict(X) -> labels`. Only the generator's own time counts: what it prepares, trains
-and compiles; not the reading of the data, and not the test. Each round is one seed, in which all recipes run in turn.
+A recipe is a file in recipes/ with TITLE, PACKAGES, CLOCKS, RECIPE (in words) and `train(data, seed)`, a generator
+that yields after each epoch a function `predict(X) -> labels`. Only the generator's own time counts: what it prepares,
+trains and compiles; not the reading of the data, and not the test. A round is one seed, in which all recipes run in
+turn.
 """
 
 import time

@@ -47,9 +47,7 @@ def about_peer(module: str, open_peer: Opened) -> dict[str, Any] | str:
             return str(error)
 
 
-def run_case(
-    case: Case, modules: Sequence[str], rounds: int | None, open_peer: Opened, out: Writer, say: Say
-) -> Times:
+def run_case(case: Case, modules: Sequence[str], rounds: int | None, open_peer: Opened, out: Writer, say: Say) -> Times:
     """Measure a case and write its rows; returns the seconds by peer and round."""
     say(f"{case.name}: {case.title}")
     with open_peer(REFERENCE[case.peers], "cpu") as peer:

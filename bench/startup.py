@@ -1,4 +1,4 @@
-"""Start-up, in whole processes: from the start of Python to the end of one full-batch epoch, and to the end of imports."""
+"""Start-up, in whole processes: from the start of Python to the end of one full-batch epoch, or of an import."""
 
 import os
 import subprocess

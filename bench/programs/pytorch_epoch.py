@@ -1,4 +1,4 @@
-"""What `fcgpu train --epochs 1` does, in PyTorch: read the digits, one full-batch epoch, both scores, save the model."""
+"""What `fcgpu train --epochs 1` does, in PyTorch: read the digits, one full-batch epoch, both scores, the model."""
 
 import gzip
 import sys

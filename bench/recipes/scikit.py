@@ -1,4 +1,4 @@
-"""scikit-learn: MLPClassifier with Adam, an epoch a call of partial_fit, which shuffles. It has no schedule for Adam."""
+"""scikit-learn: MLPClassifier with Adam, an epoch a call of partial_fit. It has no schedule for Adam."""
 
 import numpy as np
 import sklearn

@@ -77,6 +77,15 @@ def parser() -> Parser:
     info.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     _output(info)
 
+    bench = _command(
+        commands, "bench", "this machine's CPU against its GPU: training speed, and the share of its limits"
+    )
+    _where(bench)
+    bench.add_argument(
+        "--seconds", default="1", metavar="S", help="about this long for each of 13 figures (default: 1)"
+    )
+    _output(bench)
+
     recipes = _command(commands, "recipes", "the recipes in the package, one of them as TOML, or the keys of all")
     recipes.add_argument("name", nargs="?", metavar="NAME", help="print this recipe as TOML")
     recipes.add_argument("--keys", action="store_true", help="every key, what it takes, its default and meaning")
