@@ -23,7 +23,7 @@ def interleave(
     """
     names = list(calls)
     times: Times = {name: [] for name in names}
-    for number in range(rounds):
+    for number in range(rounds if names else 0):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             spent = sum(filter(None, times[name]))

@@ -10,19 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-CSV = Path(tempfile.gettempdir()) / "fcgpu-bench-mnist.csv"
+FOLDER = Path(tempfile.gettempdir())
 
 
 def csv_of(work):
     """The path of the work's samples and labels as CSV."""
-    table = np.column_stack([work.y.astype(np.uint8), work.X])
-    if not CSV.exists():
+    path = FOLDER / f"fcgpu-bench-{len(work.X)}x{work.X.shape[1]}.csv"
+    if not path.exists():
+        table = np.column_stack([work.y.astype(np.uint8), work.X])
         words = np.array([str(value) for value in range(256)], dtype=object)
-        unfinished = CSV.with_suffix(f".{os.getpid()}")
+        unfinished = path.with_suffix(f".{os.getpid()}")
         with unfinished.open("w", encoding="ascii") as file:
             file.writelines(",".join(words[row]) + "\n" for row in table)
-        unfinished.replace(CSV)
-    return str(CSV)
+        unfinished.replace(path)
+    return str(path)
 
 
 def sums(X, y):
