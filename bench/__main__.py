@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     trust = commands.add_parser(
         "trust", help="show that a planted delay shows, that runs agree, that a cheat is refused"
     )
-    trust.add_argument("--case", choices=[case.name for case in TRAIN], default="batch-1024")
-    trust.add_argument("--rounds", type=int, default=31)
+    trust.add_argument("--case", choices=[case.name for case in TRAIN], default="batch-128")
+    trust.add_argument("--rounds", type=int, default=101)
     args = words.parse_args(argv)
     if args.command == "report":
         from bench.report import write

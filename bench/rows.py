@@ -21,7 +21,11 @@ class Writer:
     def __init__(self, path: Path, threads: int | None) -> None:
         self.path, self.rows = path, []
         self._shared = {"threads": threads or cpu_count(), "machine": machine(), "python": platform.python_version()}
-        self._shared |= {"commit": commit(), "date": time.strftime("%Y-%m-%d"), "command": " ".join(sys.argv[1:])}
+        self._shared |= {
+            "commit": commit(),
+            "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": " ".join(sys.argv[1:]),
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, **row: Any) -> None:

@@ -81,13 +81,22 @@ def run_case(case: Case, modules: Sequence[str], rounds: int | None, open_peer: 
 
 
 def row_ratio(name: str, times: Times) -> tuple[float, float, float]:
-    """Quartiles of the time over that of the fastest peer other than fcgpu, round by round."""
-    return quartiles(ratios(times[name], times[best(times, without=OURS) or name]))
+    """Quartiles of the time over that of the fastest peer on the device other than fcgpu, round by round."""
+    return quartiles(ratios(times[name], times[best_peer(name, times) or name]))
+
+
+def best_peer(name: str, times: Times) -> str | None:
+    """The fastest peer other than fcgpu on the device that `name` ran on."""
+    return best({other: t for other, t in times.items() if device_of(other) == device_of(name)}, without=OURS)
 
 
 def label(module: str, device: str) -> str:
     """A peer's name in rows: its file, and the device where it is not the CPU."""
     return module.rpartition(".")[2] + ("" if device == "cpu" else f" ({device})")
+
+
+def device_of(name: str) -> str:
+    return "cuda" if name.endswith(" (cuda)") else "cpu"
 
 
 def shown(answer: Any) -> str:
@@ -108,14 +117,14 @@ def _row(case: Case, name: str, about: dict[str, Any], times: Times) -> dict[str
         "title": case.title,
         "peer": name,
         "peer_title": about["title"],
-        "device": "cuda" if name.endswith("(cuda)") else "cpu",
+        "device": device_of(name),
         "samples": case.rows,
         "batch": case.batch,
         "seconds": seconds,
         "median_seconds": median,
         "quartiles_seconds": [low, high],
         "samples_per_second": case.rows / median,
-        "best_peer": best(times, without=OURS),
+        "best_peer": best_peer(name, times),
         "ratio": ratio[1],
         "ratio_quartiles": [ratio[0], ratio[2]],
         "versions": about["versions"],
