@@ -6,7 +6,7 @@ import numpy as np
 
 from bench import clocks
 
-TITLE = "the article's NumPy, float64"
+TITLE = "article's NumPy"
 PACKAGES = ("numpy",)
 CLOCKS = {"cpu": clocks.host}
 

@@ -31,7 +31,7 @@ def blocks(rows: list[Row]) -> Iterator[Block]:
         "fcgpu is a Python package that trains fully-connected neural networks with NumPy on a CPU and CuPy on a GPU. "
         "This report compares it with the libraries that people use for the same job. The job is always the same: the "
         "60,000 handwritten digits of MNIST and a network of 784 inputs, hidden layers of 128 and 64 units, and 10 "
-        "outputs.",
+        "outputs. fcgpu grew from an article that builds such networks in plain NumPy; that code takes part.",
     )
     yield from (Block("lead", sentence) for sentence in headline(found))
     yield from (Block("warning", words) for words in warnings(rows))
@@ -87,9 +87,12 @@ def headline(found: list[Case]) -> Iterator[str]:
         best = case.best_other
         if case.name not in ("full", "batch-128", "batch-10") or best is None or case.ours is None:
             continue
-        ratio = case.ratio(best)
-        words = f"{_titled(case)[0].upper()}{_titled(case)[1:]}: {time(case.ours['median_seconds'])}"
-        yield f"{words}, {ratio[1]:.2f} of the time of the fastest other library, {best['peer_title']}."
+        middle = case.ratio(best)[1]
+        rate = f"{_titled(case)}: {case.ours['samples_per_second']:,.0f} digits a second"
+        if middle <= 1:
+            yield f"{rate}, {1 / middle:.2f} times as fast as the fastest other library, {best['peer_title']}."
+        else:
+            yield f"{rate}; {best['peer_title']} is the fastest, {middle:.2f} times as fast."
     for case in found:
         if case.name == "race" and case.ours:
             times = [(row, seconds_to(row, "0.98")) for row in case.rows]
@@ -206,7 +209,8 @@ def time(seconds: float) -> str:
 
 
 def _titled(case: Case) -> str:
-    return case.title if case.device == "cpu" else f"{case.title}, on the GPU"
+    title = case.title[0].upper() + case.title[1:]
+    return title if case.device == "cpu" else f"{title}, on the GPU"
 
 
 def _on(case: Case) -> str:

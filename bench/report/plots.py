@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from bench.report.select import Case, Row, is_ours
 
-INK, GRID = "#010203", "#040506"  # stand-ins, replaced by the page's colours
+INK, GRID, PAGE = "#010203", "#040506", "#070809"  # stand-ins, replaced by the page's colours
 WIDTH = 6.4  # inches: on a narrow page the text stays legible
 OURS = "#e4572e"
 OTHERS = ("#3a7ca5", "#2a9d8f", "#8a6fdf", "#c9a227", "#8d99ae", "#d16ba5", "#6a994e", "#5fa8d3")
@@ -79,12 +79,13 @@ def ratio(cases: Sequence[Case]) -> str:
                 panel.plot(middle, y, color=look["color"], marker=look["marker"], linestyle="", markersize=6)
                 panel.annotate(
                     f"{row['peer_title']}  {middle:.2f}", (max(high, middle), y), (6, 0), textcoords="offset points",
-                    va="center", fontsize=8.5,
+                    va="center", fontsize=8.5, bbox={"facecolor": PAGE, "edgecolor": "none", "pad": 0.8}, zorder=1.5,
                 )  # fmt: skip
                 y += 1
-            ticks.append(((first + y - 1) / 2, case.name + ("" if case.device == "cpu" else ", GPU")))
+            words = case.title.removeprefix("training, ").replace(" of ", "\nof ", 1)
+            ticks.append(((first + y - 1) / 2, words + ("" if case.device == "cpu" else ", GPU")))
             y += 1
-        panel.axvline(1, color=INK, linewidth=1)
+        panel.axvline(1, color=INK, linewidth=1, zorder=1)
         panel.set_xscale("log")
         low, high = panel.get_xlim()
         panel.set_xlim(low, max(high, 1.2) * 3)  # room for the words
@@ -159,5 +160,5 @@ def _svg(figure: Figure) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue()[text.getvalue().index("<svg") :], flags=re.DOTALL)
     mark = f"p{next(_numbers)}-"
     svg = re.sub(r'(\bid="|url\(#|href="#)', lambda found: found[1] + mark, svg)
-    svg = svg.replace(INK, "currentColor").replace(GRID, "var(--line)")
+    svg = svg.replace(INK, "currentColor").replace(GRID, "var(--line)").replace(PAGE, "var(--page)")
     return re.sub(r' (width|height)="[^"]*pt"', "", svg)

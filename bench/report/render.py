@@ -51,7 +51,7 @@ def _html(block: Block) -> str:
         case "title":
             return f"<h1>{text}</h1>"
         case "heading":
-            return f"<h2>{text[0].upper()}{text[1:]}</h2>"
+            return f"<h2>{text}</h2>"
         case "plot":
             caption = escape(block.caption)
             svg = block.text.replace("<svg ", f'<svg role="img" aria-label="{caption}" ', 1)
@@ -72,7 +72,7 @@ def _markdown(block: Block) -> str:
         case "title":
             return f"# {block.text}"
         case "heading":
-            return f"## {block.text[0].upper()}{block.text[1:]}"
+            return f"## {block.text}"
         case "lead" | "warning":
             return f"> {block.text}"
         case "plot":
