@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench import memory, race, startup
@@ -12,6 +13,7 @@ from bench.session import Remote
 
 WHOLE = ("startup", "memory", "race")  # cases that are processes or whole trainings
 CASES = (*TIMED, *WHOLE)
+PACKAGES = ("bench.peers", "bench.loaders", "bench.recipes")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,9 +46,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace, words: argparse.ArgumentParser) -> int:
-    names = args.cases.split(",") if args.cases else list(CASES)
-    if unknown := [name for name in names if name not in CASES]:
-        words.error(f"--cases: {unknown[0]!r} is not a case; choose from {', '.join(CASES)}")
+    names = _chosen(args.cases, CASES, "--cases", words)
+    everybody = {m.rpartition(".")[2]: None for package in PACKAGES for m in peers_of(package)}
+    everybody |= {name: None for _, programs in startup.CASES.values() for name in programs}
+    peers = _chosen(args.peers, tuple(everybody), "--peers", words)
     out = Writer(args.out, args.threads)
 
     def open_peer(module: str, device: str) -> Remote:
@@ -54,7 +57,7 @@ def _run(args: argparse.Namespace, words: argparse.ArgumentParser) -> int:
 
     for name in names:
         package = TIMED[name].peers if name in TIMED else "bench.recipes" if name == "race" else "bench.peers"
-        modules = [m for m in peers_of(package) if not args.peers or m.rpartition(".")[2] in args.peers.split(",")]
+        modules = [module for module in peers_of(package) if module.rpartition(".")[2] in peers]
         if name in TIMED:
             run_case(TIMED[name], modules, args.rounds, open_peer, out, say)
         elif name == "memory":
@@ -62,9 +65,17 @@ def _run(args: argparse.Namespace, words: argparse.ArgumentParser) -> int:
         elif name == "race":
             race.measure(modules, args.rounds, open_peer, out, say)
         else:
-            startup.measure(args.peers, args.rounds, out, say)
+            startup.measure(peers, args.rounds, out, say)
     say(f"{len(out.rows)} rows in {args.out}")
     return 0
+
+
+def _chosen(text: str | None, known: Sequence[str], option: str, words: argparse.ArgumentParser) -> list[str]:
+    """The names in a list with commas, all of `known` where there is none; the parser refuses others."""
+    names = text.split(",") if text else list(known)
+    if unknown := [name for name in names if name not in known]:
+        words.error(f"{option}: {unknown[0]!r} is not known; choose from {', '.join(known)}")
+    return names
 
 
 def say(text: str) -> None:

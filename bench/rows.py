@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def machine() -> Row:
     }
 
 
+@cache
 def gpu() -> str | None:
     """The name of the first NVIDIA GPU that the driver shows, or None."""
     words = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]

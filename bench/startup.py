@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -50,13 +51,13 @@ CASES = {
 }
 
 
-def measure(peers: str | None, rounds: int | None, out: Writer, say: Say) -> None:
+def measure(peers: Sequence[str], rounds: int | None, out: Writer, say: Say) -> None:
     for case, (title, programs) in CASES.items():
         say(f"{case}: {title}")
         calls = {}
         with tempfile.TemporaryDirectory() as folder:
             for name, program in programs.items():
-                if peers and name not in peers.split(","):
+                if name not in peers:
                     continue
                 call = partial(_seconds, program, Path(folder))
                 try:
