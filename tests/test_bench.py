@@ -9,7 +9,7 @@ import pytest
 
 import fcgpu
 from bench import measure, race
-from bench.cases import LOAD, PREDICT, Case
+from bench.cases import CHECKED, LOAD, PREDICT, Case
 from bench.planted import delayed
 from bench.rows import Writer, read
 from bench.run import run_case
@@ -139,6 +139,15 @@ def test_a_peer_that_computes_something_else_is_refused(case, out):
     assert "refused" in read([out.path])[-1]
 
 
+def test_a_check_makes_twenty_updates_and_looks_once_more():
+    full, batches = Case("full", ""), Case("batches", "", rows=6400, batch=128)
+    for case, updates in ((full, 1), (batches, CHECKED)):
+        assert case.checks.rows == updates * case.batch
+        assert case.check_calls == 1 + CHECKED // updates
+    for case in (PREDICT, LOAD):
+        assert (case.checks.rows, case.check_calls) == (60_000, 1)
+
+
 def test_predictions_are_compared_label_by_label():
     labels = np.arange(10_000) % 10
     assert PREDICT.agrees(labels, labels)
@@ -166,7 +175,7 @@ def test_a_package_or_a_device_that_is_missing_is_named(out, tmp_path, monkeypat
 
 
 def test_predictions_of_the_article_and_of_ours_are_equal(out):
-    case = Case("predict", "", rows=500, batch=500, verb="setup_predict", rounds=1, tolerance=0.002)
+    case = Case("predict", "", rows=500, batch=500, verb="setup_predict", rounds=1, checked=0, tolerance=0.002)
     times, _ = run(case, ["bench.peers.article", "bench.peers.ours"], out)
     assert set(times) == {"article", "ours"}
     assert len(np.unique(Session("bench.peers.article").check(case))) >= 4  # or any constant would pass
@@ -174,7 +183,7 @@ def test_predictions_of_the_article_and_of_ours_are_equal(out):
 
 def test_readers_of_the_csv_agree(out, tmp_path, monkeypatch):
     monkeypatch.setattr("bench.loaders.FOLDER", tmp_path)
-    case = Case("load", LOAD.title, rows=40, batch=40, peers=LOAD.peers, rounds=1, tolerance=0.0)
+    case = Case("load", LOAD.title, rows=40, batch=40, peers=LOAD.peers, rounds=1, checked=0, tolerance=0.0)
     times, _ = run(case, [f"bench.loaders.{name}" for name in ("ours", "loadtxt", "genfromtxt")], out)
     assert set(times) == {"ours", "loadtxt", "genfromtxt"}
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from bench.report.select import Case, Row, is_ours
 
 INK, GRID, PAGE = "#010203", "#040506", "#070809"  # stand-ins, replaced by the page's colours
-WIDTH = 6.4  # inches: on a narrow page the text stays legible
+WIDTH = 5.6  # inches: on a narrow page the text stays legible
 OURS = "#e4572e"
 OTHERS = ("#3a7ca5", "#2a9d8f", "#8a6fdf", "#c9a227", "#8d99ae", "#d16ba5", "#6a994e", "#5fa8d3")
 MARKERS = "osD^vPX*<"
