@@ -13,7 +13,7 @@ import fcgpu
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS
 
-COMMANDS = ("train", "evaluate", "predict", "info", "recipes")
+COMMANDS = ("train", "evaluate", "predict", "bench", "info", "recipes")
 LEARN = ("--epochs", "20", "--hidden", "8", "--learning-rate", "0.05", "--device", "cpu")
 
 

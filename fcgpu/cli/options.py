@@ -78,6 +78,15 @@ def parser() -> Parser:
     info.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     _output(info)
 
+    bench = _command(
+        commands, "bench", "this machine's CPU against its GPU: training speed, and the share of its limits"
+    )
+    _where(bench)
+    bench.add_argument(
+        "--seconds", default="1", metavar="S", help="about this long for each of 13 figures (default: 1)"
+    )
+    _output(bench)
+
     recipes = _command(commands, "recipes", "the recipes in the package, one of them as TOML, or the keys of all")
     which = recipes.add_mutually_exclusive_group()
     which.add_argument("name", nargs="?", metavar="NAME", help="print this recipe as TOML")

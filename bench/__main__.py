@@ -1,0 +1,86 @@
+"""`python -m bench run | report | trust`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import memory, race, startup
+from bench.cases import TIMED, TRAIN
+from bench.rows import Writer
+from bench.run import peers_of, run_case
+from bench.session import Remote
+
+WHOLE = ("startup", "memory", "race")  # cases that are processes or whole trainings
+CASES = (*TIMED, *WHOLE)
+PACKAGES = ("bench.peers", "bench.loaders", "bench.recipes")
+
+
+def main(argv: list[str] | None = None) -> int:
+    words = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = words.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="measure, and append rows of JSON to a file")
+    run.add_argument("--cases", metavar="NAME,...", help=f"default: all of {', '.join(CASES)}")
+    run.add_argument("--peers", metavar="NAME,...", help="files of bench/peers, loaders and recipes; default: all")
+    run.add_argument("--rounds", type=int, help="default: what the case says")
+    run.add_argument("--threads", type=int, help="processors that each peer may use; default: all")
+    run.add_argument("--out", type=Path, default=Path("bench/results/rows.jsonl"), help="default: %(default)s")
+    report = commands.add_parser("report", help="turn rows into one HTML file and one Markdown file")
+    report.add_argument("rows", type=Path, nargs="*", default=[Path("bench/results/rows.jsonl")])
+    report.add_argument("--out", type=Path, default=Path("bench/results/report"), help="without suffix: %(default)s")
+    trust = commands.add_parser(
+        "trust", help="show that a planted delay shows, that runs agree, that a cheat is refused"
+    )
+    trust.add_argument("--case", choices=[case.name for case in TRAIN], default="batch-128")
+    trust.add_argument("--rounds", type=int, default=101)
+    args = words.parse_args(argv)
+    if args.command == "report":
+        from bench.report import write
+
+        return write(args.rows, args.out, say)
+    if args.command == "trust":
+        from bench.trust import demonstrate
+
+        return demonstrate(TIMED[args.case], args.rounds, say)
+    return _run(args, words)
+
+
+def _run(args: argparse.Namespace, words: argparse.ArgumentParser) -> int:
+    names = _chosen(args.cases, CASES, "--cases", words)
+    everybody = {m.rpartition(".")[2]: None for package in PACKAGES for m in peers_of(package)}
+    everybody |= {name: None for _, programs in startup.CASES.values() for name in programs}
+    peers = _chosen(args.peers, tuple(everybody), "--peers", words)
+    out = Writer(args.out, args.threads)
+
+    def open_peer(module: str, device: str) -> Remote:
+        return Remote(module, device, args.threads)
+
+    for name in names:
+        package = TIMED[name].peers if name in TIMED else "bench.recipes" if name == "race" else "bench.peers"
+        modules = [module for module in peers_of(package) if module.rpartition(".")[2] in peers]
+        if name in TIMED:
+            run_case(TIMED[name], modules, args.rounds, open_peer, out, say)
+        elif name == "memory":
+            memory.measure(modules, open_peer, out, say)
+        elif name == "race":
+            race.measure(modules, args.rounds, open_peer, out, say)
+        else:
+            startup.measure(peers, args.rounds, out, say)
+    say(f"{len(out.rows)} rows in {args.out}")
+    return 0
+
+
+def _chosen(text: str | None, known: Sequence[str], option: str, words: argparse.ArgumentParser) -> list[str]:
+    """The names in a list with commas, all of `known` where there is none; the parser refuses others."""
+    names = text.split(",") if text else list(known)
+    if unknown := [name for name in names if name not in known]:
+        words.error(f"{option}: {unknown[0]!r} is not known; choose from {', '.join(known)}")
+    return names
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

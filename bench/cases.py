@@ -1,0 +1,101 @@
+"""What is measured, and what every peer is handed for it: the same digits, the same weights, the same learning rate.
+
+A case is a description; `Case.work` makes the arrays. All training cases are 784-128-64-10 with sigmoids everywhere,
+the binary cross-entropy summed over the ten outputs, and plain gradient descent: the article's network and rule, which
+every library has. Samples come in file order, so that no peer pays for shuffling.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+import fcgpu
+from fcgpu.params import initial
+
+SIZES, RATE, SEED = (784, 128, 64, 10), 0.5, 0
+VARIED = 6  # times the initial weights: predictions before training are then of all ten classes
+CHECKED = 20  # updates after which losses are compared
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a peer's `setup` gets. One call of `step` is one pass over X in batches, in file order.
+
+    X (n, 784) uint8, to be multiplied by `scale`; y (n,) labels; start: [(W (n_in, n_out), b (1, n_out))] float64.
+    A peer brings them into its own layout and type in `setup`, which is not timed.
+    """
+
+    X: Any
+    y: Any
+    scale: float
+    start: list[tuple[Any, Any]]
+    batch: int
+    learning_rate: float
+    device: str  # "cpu" or "cuda"
+
+    def features(self, dtype: Any = np.float32) -> Any:
+        """X * scale (n, n_features)."""
+        return np.multiply(self.X, self.scale, dtype=dtype)
+
+    def one_hot(self, dtype: Any = np.float32) -> Any:
+        """Targets (n, n_outputs), 1 for the label."""
+        return np.eye(self.start[-1][0].shape[1], dtype=dtype)[self.y]
+
+
+@dataclass(frozen=True)
+class Case:
+    """`verb` is the function of a peer's file that is called: setup, setup_predict; `peers` is their package."""
+
+    name: str
+    title: str
+    rows: int = 60_000
+    batch: int = 60_000
+    verb: str = "setup"
+    peers: str = "bench.peers"
+    rounds: int = 15
+    sizes: tuple[int, ...] = SIZES
+    checked: int = CHECKED  # updates before the answers are compared
+    tolerance: float = 1e-5  # relative, of the loss (float32 differs by 1e-7); or the share of labels that may differ
+
+    @property
+    def checks(self) -> "Case":
+        """The case as it is checked: not more than CHECKED updates a pass."""
+        return replace(self, rows=min(self.rows, max(self.checked, 1) * self.batch))
+
+    @property
+    def check_calls(self) -> int:
+        """How often `step` is called for `checked` updates, and once more so that the last of them shows."""
+        return 1 + self.checked // (self.checks.rows // self.batch)
+
+    def work(self, device: str, *, other: bool = False) -> Work:
+        """The arrays; `other` for data of the same shape to warm up on: the digits mirrored, in the opposite order."""
+        data = fcgpu.load("mnist")
+        X, y = data.X[: self.rows, : self.sizes[0]], data.y[: self.rows]
+        if other:
+            X, y = X[::-1, ::-1], y[::-1]
+        X, y = np.ascontiguousarray(X), np.ascontiguousarray(y)
+        spec = fcgpu.Spec(self.sizes, "sigmoid", "sigmoid", "glorot")
+        gain = VARIED if self.verb == "setup_predict" else 1
+        start = [(gain * layer.W, layer.b) for layer in spec.layers(initial(spec, SEED))]
+        return Work(X, y, data.scale, start, self.batch, RATE, device)
+
+    def agrees(self, answer: Any, reference: Any) -> bool:
+        """Is a peer's answer the reference's: its loss within the tolerance, its labels but for ties of rounding?"""
+        answer, reference = np.asarray(answer), np.asarray(reference)
+        if answer.shape != reference.shape or not np.isfinite(answer).all():
+            return False
+        if self.verb == "setup_predict":
+            return float(np.mean(answer != reference)) <= self.tolerance
+        return bool(np.all(np.abs(answer - reference) <= self.tolerance * np.abs(reference)))
+
+
+TRAIN = (
+    Case("full", "training, full batch of 60,000"),
+    Case("batch-1024", "training, batches of 1,024", rows=20 * 1024, batch=1024),
+    Case("batch-128", "training, batches of 128", rows=100 * 128, batch=128),
+    Case("batch-10", "training, batches of 10", rows=3_000, batch=10),
+)
+PREDICT = Case("predict", "prediction of 60,000 rows", verb="setup_predict", checked=0, tolerance=1e-4)
+LOAD = Case("load", "loading MNIST from a CSV of 110 MB", peers="bench.loaders", rounds=5, checked=0, tolerance=0.0)
+TIMED = {case.name: case for case in (*TRAIN, PREDICT, LOAD)}

@@ -1,0 +1,58 @@
+"""Rounds and ratios. A round calls every peer once; ratios are taken within a round, so a machine's drift cancels."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+PAUSE = 0.05  # seconds between calls: threads of a library that wait by spinning have gone to sleep by then
+
+Times = dict[str, list[float | None]]  # seconds by round; None where a peer was called no more
+
+
+def interleave(
+    calls: Mapping[str, Callable[[], float]],
+    rounds: int,
+    *,
+    limit: float = math.inf,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Times:
+    """`rounds` rounds of all calls, each of which returns its own seconds; every round starts one peer further on.
+
+    A peer that has used `limit` seconds is called no more; every peer is called at least once.
+    """
+    names = list(calls)
+    times: Times = {name: [] for name in names}
+    for number in range(rounds if names else 0):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            spent = sum(filter(None, times[name]))
+            if spent >= limit:
+                times[name].append(None)
+                continue
+            sleep(PAUSE)
+            times[name].append(calls[name]())
+    return times
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """(first quartile, median, third quartile)."""
+    if len(values) == 1:
+        return (values[0],) * 3
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+def ratios(times: Sequence[float | None], others: Sequence[float | None]) -> list[float]:
+    """times / others, round by round, of the rounds in which both took part."""
+    return [a / b for a, b in zip(times, others, strict=True) if a is not None and b is not None]
+
+
+def measured(times: Sequence[float | None]) -> list[float]:
+    return [t for t in times if t is not None]
+
+
+def best(times: Mapping[str, Sequence[float | None]], without: str = "") -> str | None:
+    """The name with the lowest median, names that start with `without` left aside; None where nobody is left."""
+    names = [name for name in times if not (without and name.startswith(without))]
+    return min(names, key=lambda name: statistics.median(measured(times[name])), default=None)

@@ -1,0 +1,43 @@
+"""fcgpu by its public face, the generator of events: NumPy on a CPU, CuPy on a GPU. The one file that knows how."""
+
+import numpy as np
+
+import fcgpu
+from bench import clocks
+from bench.cases import SEED
+
+TITLE = "fcgpu"
+PACKAGES = ("fcgpu", "numpy", "cupy")
+CLOCKS = {"cpu": clocks.host, "cuda": clocks.cupy_events}
+PASSES = 10_000  # more than any measurement asks for; the history of a run is allocated at its start
+
+
+def setup(work):
+    """A run that is advanced an epoch a call; the same weights come from the same seed."""
+    data = fcgpu.dataset(work.X, work.y, scale=work.scale)
+    events = fcgpu.train(
+        data,
+        device=work.device,
+        hidden=tuple(W.shape[1] for W, _ in work.start[:-1]),
+        activation="sigmoid",
+        output="sigmoid",
+        init="glorot",
+        seed=SEED,
+        optimizer="gradient_descent",
+        learning_rate=work.learning_rate,
+        batch=work.batch,
+        shuffle=False,
+        epochs=PASSES,
+    )
+    next(events)  # Started: everything is allocated
+    return lambda: next(events).loss
+
+
+def setup_predict(work):
+    sizes = (work.start[0][0].shape[0], *(W.shape[1] for W, _ in work.start))
+    spec = fcgpu.Spec(sizes, "sigmoid", "sigmoid", "glorot")
+    params = np.zeros(spec.n_params, np.float32)
+    for layer, (W, b) in zip(spec.layers(params), work.start, strict=True):
+        layer.W[...], layer.b[...] = W, b
+    model = fcgpu.Model(spec, params, tuple(range(sizes[-1])), work.scale)
+    return lambda: model.predict(work.X, device=work.device)

@@ -1,0 +1,1 @@
+"""Whole programs that start-up is measured with."""

@@ -1,0 +1,166 @@
+"""One peer in a process of its own, so that no peer's threads, settings or memory touch another's measurements.
+
+A Session does the work; `Remote` is a Session in a spawned process, asked over a pipe, one question at a time.
+"""
+
+import gc
+import multiprocessing
+import os
+from contextlib import suppress
+from importlib import import_module, metadata
+from typing import Any
+
+from bench.cases import Case
+
+MEMORY_PASSES = 3
+
+
+class PeerError(Exception):
+    """A peer that cannot take part; the message is the reason."""
+
+
+class Session:
+    """A peer's module and the `step` that its `setup` returned."""
+
+    def __init__(self, module: str, device: str = "cpu") -> None:
+        self.device = device
+        try:
+            self.peer = import_module(module)
+        except ModuleNotFoundError as error:
+            raise PeerError(f"{error.name} is not installed") from error
+        self._step: Any = None
+
+    def about(self) -> dict[str, Any]:
+        return {
+            "title": self.peer.TITLE,
+            "devices": list(self.peer.CLOCKS),
+            "verbs": [verb for verb in ("setup", "setup_predict", "train") if hasattr(self.peer, verb)],
+            "versions": versions(self.peer.PACKAGES),
+            "recipe": getattr(self.peer, "RECIPE", ""),
+        }
+
+    def set_up(self, case: Case, *, other: bool = False) -> None:
+        """Forget the last work and build a new one."""
+        self._step = None
+        gc.collect()
+        self._step = getattr(self.peer, case.verb)(case.work(self.device, other=other))
+
+    def check(self, case: Case) -> Any:
+        """The answer that is compared with the reference's: the loss after CHECKED updates, or the labels."""
+        self.set_up(case.checks)
+        for _ in range(case.check_calls):
+            _, answer = self._timed()
+        return answer
+
+    def warm(self, case: Case) -> None:
+        """Compile, and touch all memory, on other data than those that are measured; then build the measured work."""
+        self.set_up(case, other=True)
+        self._timed()
+        self.set_up(case)
+
+    def call(self) -> float:
+        """Seconds of one call of `step`."""
+        return self._timed()[0]
+
+    def resident(self) -> int:
+        """Bytes resident now."""
+        return resident()["VmRSS"]
+
+    def memory(self, case: Case) -> dict[str, int]:
+        """Bytes resident before `setup`, and at most from the start of the process to the end of a few passes."""
+        before = resident()["VmRSS"]
+        self.set_up(case)
+        for _ in range(MEMORY_PASSES):
+            self._timed()
+        return {"before": before, "peak": resident()["VmHWM"]}
+
+    def race(self, target: float, limit: float, seed: int) -> list[tuple[float, float]]:
+        """(seconds of training, test accuracy) after each epoch, until `target` or `limit` seconds; see bench.race."""
+        from bench.race import run
+
+        return run(self.peer.train, target, limit, seed)
+
+    def _timed(self) -> tuple[float, Any]:
+        return self.peer.CLOCKS[self.device](self._step)
+
+
+class Remote:
+    """A Session in its own process: `ask("check", case)`. A context; leaving it ends the process."""
+
+    def __init__(self, module: str, device: str = "cpu", threads: int | None = None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(end, module, device, threads), daemon=True)
+        self._process.start()
+        end.close()
+
+    def ask(self, verb: str, *arguments: Any, **options: Any) -> Any:
+        """The session's answer. Raises PeerError with the peer's own error in one line."""
+        try:
+            self._pipe.send((verb, arguments, options))
+            kind, answer = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            raise PeerError(f"its process ended with code {self._process.exitcode}") from None
+        if kind == "error":
+            raise PeerError(answer)
+        return answer
+
+    def __enter__(self) -> "Remote":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pipe.close()  # the process then reads an end of file and ends
+        self._process.join(timeout=10)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join()
+
+
+def _serve(pipe: Any, module: str, device: str, threads: int | None) -> None:
+    confine(device, threads)
+    session = None
+    with suppress(EOFError, KeyboardInterrupt):
+        while True:
+            verb, arguments, options = pipe.recv()
+            try:
+                session = session or Session(module, device)
+                pipe.send(("done", getattr(session, verb)(*arguments, **options)))
+            except PeerError as error:
+                pipe.send(("error", str(error)))
+            except Exception as error:  # whatever a peer raises is the reason that its row is missing
+                pipe.send(("error", f"{type(error).__name__}: {error}".splitlines()[0]))
+
+
+def confine(device: str, threads: int | None) -> None:
+    """Hold this process to `threads` processors, which every library takes for all there are, and to its device."""
+    if threads is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    if device == "cpu":
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the other peers need the device's memory too
+
+
+def resident() -> dict[str, int]:
+    """VmRSS and VmHWM of this process in bytes, as Linux counts them; elsewhere both are the peak."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            found = dict(line.split(":", 1) for line in file)
+        return {key: 1024 * int(found[key].split()[0]) for key in ("VmRSS", "VmHWM")}
+    except OSError:
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return {"VmRSS": peak, "VmHWM": peak}
+
+
+def versions(packages: Any) -> dict[str, str]:
+    """The versions of those that are installed; fcgpu's own is that of the tree, installed or not."""
+    import fcgpu
+
+    found = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = fcgpu.__version__ if name == "fcgpu" else metadata.version(name)
+    return found

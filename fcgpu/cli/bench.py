@@ -1,0 +1,132 @@
+"""`fcgpu bench`: this machine's CPU against its GPU, and how near each comes to what its hardware can do."""
+
+import json
+from argparse import Namespace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fcgpu.backend import Backend, choose
+from fcgpu.bench import Limits, Throughput, measure
+from fcgpu.cli.options import count
+from fcgpu.errors import ConfigError, DeviceError
+from fcgpu.version import __version__
+
+INTERRUPTED = 130
+
+
+def bench(args: Namespace) -> int:
+    backends, missing = _devices(args.device)
+    threads, seconds = count("threads", args.threads), _seconds(args.seconds)
+    limits: list[Limits] = []
+    found: list[Throughput] = []
+    console, code = Console(stderr=True, highlight=False), 0
+    try:
+        with console.status("measuring") as status:
+            for result in measure(backends, seconds=seconds, threads=threads):
+                if isinstance(result, Limits):
+                    limits.append(result)
+                else:
+                    found.append(result)
+                    status.update(f"measured {result.backend.device}, {_network(result)}, batch {_batch(result)}")
+    except KeyboardInterrupt:  # what is known so far is worth showing
+        console.print("fcgpu: stopped; what was measured until then:")
+        code = INTERRUPTED
+    if args.json:
+        print(json.dumps({"fcgpu_version": __version__, "limits": _limits(limits), "rows": _rows(found)}))
+    else:
+        _show(limits, found, missing)
+    return code
+
+
+def _devices(device: str) -> tuple[list[Backend], str]:
+    """The CPU and the GPU for "auto", else the one asked for; and why the GPU is missing, where it is."""
+    if device != "auto":
+        return [choose(device)], ""
+    try:
+        return [choose("cpu"), choose("cuda")], ""
+    except DeviceError as error:
+        return [choose("cpu")], str(error)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.01 <= value <= 3600:
+        raise ConfigError(f"seconds={text!r}: expected a number from 0.01 to 3600")
+    return value
+
+
+def _limits(limits: list[Limits]) -> list[dict[str, Any]]:
+    return [
+        {
+            "device": limit.backend.device,
+            "hardware": limit.backend.hardware,
+            "product_flops": limit.flops,
+            "copy_bytes_per_second": limit.bandwidth,
+        }
+        for limit in limits
+    ]
+
+
+def _rows(found: list[Throughput]) -> list[dict[str, Any]]:
+    return [
+        {
+            "device": row.backend.device,
+            "sizes": list(row.sizes),
+            "batch": row.batch,
+            "samples": row.samples,
+            "seconds": row.seconds,
+            "samples_per_second": row.samples_per_second,
+            "compute_share": row.compute_share,
+            "memory_share": row.memory_share,
+        }
+        for row in found
+    ]
+
+
+def _show(limits: list[Limits], found: list[Throughput], missing: str) -> None:
+    console = Console(highlight=False, markup=False)
+    for limit in limits:
+        console.print(
+            f"{limit.backend.device}, {limit.backend.hardware}: matrix product {limit.flops / 1e9:,.0f} GFLOP/s in "
+            f"float32, memory copy {limit.bandwidth / 1e9:,.1f} GB/s read and written",
+            soft_wrap=True,
+        )
+    if missing:
+        console.print(f"GPU left out: {missing}", soft_wrap=True)
+    if not found:
+        return
+    devices = list(dict.fromkeys(row.backend.device for row in found))
+    table = Table(title="float32, samples/s (share of product, of copy)", title_justify="left")
+    table.add_column("network", no_wrap=True)
+    table.add_column("batch", justify="right")
+    for device in devices:
+        table.add_column(device, justify="right")
+    if len(devices) > 1:
+        table.add_column("ratio", justify="right")
+    cells: dict[tuple[str, str], dict[str, Throughput]] = {}
+    for row in found:
+        cells.setdefault((_network(row), _batch(row)), {})[row.backend.device] = row
+    for (network, batch), by_device in cells.items():
+        words = [_cell(by_device.get(device)) for device in devices]
+        if len(by_device) > 1:
+            slow, fast = (by_device[device].samples_per_second for device in devices)
+            words.append(f"{fast / slow:.1f}")
+        table.add_row(network, batch, *words)
+    console.print(table)
+
+
+def _network(row: Throughput) -> str:
+    return "-".join(map(str, row.sizes))
+
+
+def _batch(row: Throughput) -> str:
+    return f"{row.batch:,}" if isinstance(row.batch, int) else row.batch
+
+
+def _cell(row: Throughput | None) -> str:
+    return f"{row.samples_per_second:,.0f} ({row.compute_share:.0%}, {row.memory_share:.0%})" if row else ""

@@ -1,0 +1,235 @@
+"""The harness itself, without waiting for a clock: what it must show, it is shown on machines that are made up."""
+
+import itertools
+import statistics
+import time
+
+import numpy as np
+import pytest
+
+import fcgpu
+from bench import measure, race
+from bench.cases import CHECKED, LOAD, PREDICT, Case
+from bench.planted import delayed
+from bench.rows import Writer, read
+from bench.run import run_case
+from bench.session import PeerError, Session
+from bench.trust import agree
+
+SMALL = Case("small", "a small case", rows=640, batch=16, rounds=2)
+
+
+class Here:
+    """A session in this process, with the face of `session.Remote`."""
+
+    def __init__(self, module, device):
+        self._of = module, device
+        self._session = None
+
+    def ask(self, verb, *arguments):
+        self._session = self._session or Session(*self._of)
+        return getattr(self._session, verb)(*arguments)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+class Machine:
+    """Peers that take a given time on a machine that slows down to a third in the course, with jitter of 5 %."""
+
+    def __init__(self, seed, **seconds):
+        self._random, self._count = np.random.default_rng(seed), 0
+        self.calls = {name: self._call(time) for name, time in seconds.items()}
+        self.called = []
+
+    def _call(self, seconds):
+        def call():
+            self._count += 1
+            drift = 1 + 2 * (self._count / 200)
+            return float(seconds * drift * self._random.normal(1, 0.05))
+
+        return call
+
+    def quartiles(self, rounds=100):
+        times = measure.interleave(self.calls, rounds, sleep=lambda seconds: None)
+        return measure.quartiles(measure.ratios(times["slow"], times["fast"])), times
+
+
+@pytest.fixture(autouse=True)
+def digits_read_once(mnist, monkeypatch):
+    load = fcgpu.load
+    monkeypatch.setattr(fcgpu, "load", lambda source: mnist if source == "mnist" else load(source))
+
+
+@pytest.fixture
+def out(tmp_path):
+    return Writer(tmp_path / "rows.jsonl", None)
+
+
+def run(case, modules, out):
+    said = []
+    times = run_case(case, modules, None, Here, out, said.append)
+    return times, "\n".join(said)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_delay_of_20_percent_shows_on_a_machine_that_drifts(seed):
+    (_, ratio, _), times = Machine(seed, fast=1.0, slow=1.2).quartiles()
+    assert 1.17 <= ratio <= 1.23
+    assert max(times["fast"]) > 2 * min(times["fast"])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_runs_agree_within_the_spread_they_state_and_other_peers_do_not(seed):
+    one, other = (Machine(s, fast=1.0, slow=1.2).quartiles()[0] for s in (seed, seed + 100))
+    assert agree(one, other)
+    assert not agree(one, Machine(seed, fast=1.0, slow=1.4).quartiles()[0])
+
+
+def test_the_planted_delay_is_a_fifth_of_the_call(monkeypatch):
+    clock = itertools.count(step=0.001)  # a look at it takes a millisecond
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    step = delayed.delayed(lambda: [time.perf_counter() for _ in range(1000)])
+    began = time.perf_counter()
+    step()
+    assert time.perf_counter() - began == pytest.approx(1.2, rel=0.01)
+
+
+def test_every_round_starts_one_peer_further_on():
+    order = []
+    calls = {name: lambda name=name: order.append(name) or 1.0 for name in "abc"}
+    measure.interleave(calls, 4, sleep=lambda seconds: None)
+    assert "".join(order) == "abcbcacababc"
+
+
+def test_a_slow_peer_is_called_no_more_and_compared_in_its_own_rounds():
+    calls = {"slow": lambda: 4.0, "fast": lambda: 2.0}
+    times = measure.interleave(calls, 5, limit=5.0, sleep=lambda seconds: None)
+    assert times == {"slow": [4.0, 4.0, None, None, None], "fast": [2.0, 2.0, 2.0, None, None]}
+    assert measure.ratios(times["slow"], times["fast"]) == [2.0, 2.0]
+    assert measure.best(times) == "fast"
+    assert measure.best(times, without="fast") == "slow"
+
+
+def test_quartiles_are_those_of_the_sample():
+    values = [5.0, 1.0, 2.0, 4.0, 3.0]
+    assert measure.quartiles(values) == (2.0, 3.0, 4.0)
+    assert measure.quartiles([7.0]) == (7.0, 7.0, 7.0)
+
+
+def test_peers_that_do_the_same_work_get_rows(out):
+    times, _ = run(SMALL, ["bench.peers.article", "bench.peers.ours"], out)
+    assert set(times) == {"article", "ours"}
+    rows = {row["peer"]: row for row in read([out.path]) if "ratio" in row}
+    assert rows["article"]["ratio"] == 1.0
+    assert rows["ours"]["best_peer"] == "article"
+    assert rows["ours"]["ratio"] == pytest.approx(statistics.median(measure.ratios(times["ours"], times["article"])))
+    for row in rows.values():
+        assert {"versions", "commit", "date", "threads", "machine", "quartiles_seconds", "resident_bytes"} <= set(row)
+
+
+@pytest.mark.parametrize("case", [SMALL, Case("full", "a small full batch", rows=100, batch=100, rounds=1)])
+def test_a_peer_that_computes_something_else_is_refused(case, out):
+    times, said = run(case, ["bench.planted.wrong"], out)
+    assert times == {}
+    assert "refused: it computes" in said
+    assert "refused" in read([out.path])[-1]
+
+
+def test_a_check_makes_twenty_updates_and_looks_once_more():
+    full, batches = Case("full", ""), Case("batches", "", rows=6400, batch=128)
+    for case, updates in ((full, 1), (batches, CHECKED)):
+        assert case.checks.rows == updates * case.batch
+        assert case.check_calls == 1 + CHECKED // updates
+    for case in (PREDICT, LOAD):
+        assert (case.checks.rows, case.check_calls) == (60_000, 1)
+
+
+def test_predictions_are_compared_label_by_label():
+    labels = np.arange(10_000) % 10
+    assert PREDICT.agrees(labels, labels)
+    wrong = labels.copy()
+    wrong[:2] += 1
+    assert not PREDICT.agrees(wrong, labels)
+    assert not PREDICT.agrees(labels[:-1], labels)
+
+
+@pytest.mark.parametrize("answer", [1.00002, float("nan"), float("inf")])
+def test_a_loss_that_is_off_or_not_finite_does_not_agree(answer):
+    assert SMALL.agrees(1.000001, 1.0)
+    assert not SMALL.agrees(answer, 1.0)
+
+
+def test_a_package_or_a_device_that_is_missing_is_named(out, tmp_path, monkeypatch):
+    (tmp_path / "absent.py").write_text("import no_such_package\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("bench.run.gpu", lambda: None)
+    _, said = run(SMALL, ["absent", "bench.peers.ours"], out)
+    assert "absent" in said
+    assert "skipped: no_such_package is not installed" in said
+    skipped = {row["peer"]: row["skipped"] for row in read([out.path]) if "skipped" in row}
+    assert skipped == {"absent": "no_such_package is not installed", "ours (cuda)": "no GPU on this machine"}
+
+
+def test_predictions_of_the_article_and_of_ours_are_equal(out):
+    case = Case("predict", "", rows=500, batch=500, verb="setup_predict", rounds=1, checked=0, tolerance=0.002)
+    times, _ = run(case, ["bench.peers.article", "bench.peers.ours"], out)
+    assert set(times) == {"article", "ours"}
+    assert len(np.unique(Session("bench.peers.article").check(case))) >= 4  # or any constant would pass
+
+
+def test_readers_of_the_csv_agree(out, tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.loaders.FOLDER", tmp_path)
+    case = Case("load", LOAD.title, rows=40, batch=40, peers=LOAD.peers, rounds=1, checked=0, tolerance=0.0)
+    times, _ = run(case, [f"bench.loaders.{name}" for name in ("ours", "loadtxt", "genfromtxt")], out)
+    assert set(times) == {"ours", "loadtxt", "genfromtxt"}
+
+
+def test_warm_up_is_on_other_data_of_the_same_shape():
+    work, other = SMALL.work("cpu"), SMALL.work("cpu", other=True)
+    assert work.X.shape == other.X.shape
+    assert not np.array_equal(work.X, other.X)
+    assert not np.array_equal(work.y, other.y)
+
+
+def test_a_peer_that_raises_is_no_end_of_the_run(out, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken.py").write_text(
+        "from bench.peers.ours import CLOCKS, PACKAGES, TITLE\n\n\ndef setup(work):\n    raise ValueError('boom')\n",
+        encoding="utf-8",
+    )
+
+    class Told(Here):
+        def ask(self, *words):
+            try:
+                return super().ask(*words)
+            except ValueError as error:
+                raise PeerError(str(error)) from error
+
+    said = []
+    assert run_case(SMALL, ["broken"], None, Told, out, said.append) == {}
+    assert "skipped: boom" in said[1]
+
+
+def test_race_stops_the_clock_for_the_test_and_ends_at_the_target(monkeypatch):
+    now = itertools.count()
+    monkeypatch.setattr(race.time, "perf_counter", lambda: float(next(now)))
+    right = fcgpu.load("mnist").y_test
+
+    def train(data, seed):
+        for share in (0.5, 0.975, 0.99, 1.0):
+            yield lambda X, share=share: np.where(np.arange(len(right)) < share * len(right), right, -1)
+
+    curve = race.run(train, 0.98, limit=100.0, seed=0)
+    assert curve == [(1.0, 0.5), (2.0, 0.975), (3.0, 0.99)]
+    assert [race.reached(curve, target) for target in (0.97, 0.98, 0.995)] == [2.0, 3.0, None]
+
+
+def test_a_line_that_is_no_row_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"case": "full"}\n[]\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 2: not a row"):
+        read([path])

@@ -1,0 +1,130 @@
+"""`fcgpu bench` and what it counts, on a clock that is made up where figures matter."""
+
+import json
+import re
+
+import pytest
+from command import call
+
+import fcgpu
+from fcgpu import bench
+from fcgpu.bench import Limits, Throughput
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The command's work, cut down to milliseconds."""
+    for name, value in {"SAMPLES": 64, "PRODUCT": 16, "COPY_BYTES": 1 << 12}.items():
+        monkeypatch.setattr(bench, name, value)
+
+
+def test_operations_of_a_sample_are_those_of_its_products():
+    spec = fcgpu.Spec((3, 2, 4))
+    forward, weights, below = 3 * 2 + 2 * 4, 3 * 2 + 2 * 4, 2 * 4
+    assert bench.operations(spec) == 2 * (forward + weights + below)
+
+
+def test_traffic_of_a_sample_is_its_features_twice_and_its_share_of_the_update():
+    spec = fcgpu.Spec((3, 2, 4))
+    n_params = 3 * 2 + 2 + 2 * 4 + 4
+    assert bench.traffic(spec, batch=5, itemsize=8, feature_size=1) == 2 * 3 + 4 * 8 * n_params / 5
+
+
+def test_limits_come_first_and_then_every_network_and_batch(small):
+    cpu = fcgpu.choose("cpu")
+    first, *rest = bench.measure([cpu], seconds=0.01, hidden=((8,), ()), batches=(16, "full"))
+    assert isinstance(first, Limits)
+    assert first.flops > 0
+    assert first.bandwidth > 0
+    assert [(row.sizes, row.batch) for row in rest] == [
+        ((784, 8, 10), 16), ((784, 8, 10), "full"), ((784, 10), 16), ((784, 10), "full"),
+    ]  # fmt: skip
+    for row in rest:
+        assert row.samples % 64 == 0
+        assert row.seconds >= 0.01
+        assert row.compute_share == pytest.approx(
+            row.samples_per_second * bench.operations(fcgpu.Spec(row.sizes)) / first.flops
+        )
+
+
+def test_the_first_epoch_is_left_out_and_the_clock_read_when_the_loss_is_there(small, monkeypatch):
+    """Epochs of 0.5 s, after a first one of 100 s; a clock read before the loss is would see no time pass."""
+    now, cpu = [0.0], fcgpu.choose("cpu")
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
+
+    def train(data, **recipe):
+        done = 0.0
+        for epoch in range(1, 1000):
+            done += 100.0 if epoch == 1 else 0.5
+
+            def fetch(done=done):
+                now[0] = done
+                return 1.0, 0
+
+            yield fcgpu.EpochEnded(epoch, 1000, epoch, 0.0, 0, 0.1, fetch, None, 64, True)
+
+    monkeypatch.setattr(bench, "train", train)
+    monkeypatch.setattr(bench, "_limits", lambda backend, seconds: Limits(backend, 1e9, 1e9))
+    _, row = bench.measure([cpu], seconds=3.0, hidden=((8,),), batches=("full",))
+    assert (row.samples, row.seconds) == (7 * 64, 3.5)  # epochs 2 to 8
+
+
+def test_the_command_prints_a_table_and_one_object(small, monkeypatch):
+    for name, value in {"batches": (16, "full"), "hidden": ((8,),)}.items():
+        monkeypatch.setitem(bench.measure.__kwdefaults__, name, value)
+    said = call("bench", "--device", "cpu", "--seconds", "0.01", "--json")
+    assert said.code == 0, said.err
+    found = json.loads(said.out.splitlines()[-1])
+    assert [limit["device"] for limit in found["limits"]] == ["cpu"]
+    for row in found["rows"]:
+        assert row["samples_per_second"] == pytest.approx(row["samples"] / row["seconds"])
+    table = call("bench", "--device", "cpu", "--seconds", "0.01").out
+    assert re.search(r"matrix product .* GFLOP/s", table)
+    assert "784-8-10" in table
+
+
+def test_a_gpu_that_is_missing_is_said(small, monkeypatch):
+    def choose(device):
+        if device == "cpu":
+            return fcgpu.choose("cpu")
+        raise fcgpu.DeviceError("there is none")
+
+    monkeypatch.setattr("fcgpu.cli.bench.choose", choose)
+    monkeypatch.setattr("fcgpu.cli.bench.measure", lambda backends, **options: iter(()))
+    assert "GPU left out: there is none" in call("bench").out
+
+
+def test_two_devices_stand_side_by_side(monkeypatch):
+    cpu = fcgpu.choose("cpu")
+    gpu = fcgpu.Backend("cupy", "cuda:0", cpu.xp, "a GPU", "asked for")
+
+    def measure(backends, **options):
+        for backend, rate in zip((cpu, gpu), (1000, 25_000), strict=True):
+            yield Limits(backend, 1e9, 1e9)
+            yield Throughput(backend, (784, 8, 10), 128, rate, 1.0, 0.5, 0.25)
+
+    monkeypatch.setattr("fcgpu.cli.bench.choose", {"cpu": cpu, "cuda": gpu}.get)
+    monkeypatch.setattr("fcgpu.cli.bench.measure", measure)
+    row = next(line for line in call("bench").out.splitlines() if "784-8-10" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells == ["784-8-10", "128", "1,000 (50%, 25%)", "25,000 (50%, 25%)", "25.0"]
+
+
+def test_ctrl_c_shows_what_is_known(monkeypatch):
+    def measure(backends, **options):
+        yield Limits(backends[0], 5e9, 1e9)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fcgpu.cli.bench.measure", measure)
+    said = call("bench", "--device", "cpu")
+    assert said.code == 130
+    assert "matrix product 5 GFLOP/s" in said.out
+    assert "stopped" in said.err
+
+
+@pytest.mark.parametrize("words", ["0", "-1", "nan", "many", "1e9"])
+def test_seconds_out_of_range_are_refused(words):
+    said = call("bench", "--seconds", words)
+    assert said.code == 2
+    assert "seconds=" in said.err
+    assert said.err.count("\n") == 1
