@@ -124,7 +124,7 @@ def test_a_recipe_reads_back_from_its_toml(tmp_path):
         ('optimizer = "adm"', "did you mean 'adam'"),
         ('output = "softmax"\nloss = "squared_error"', "use loss='cross_entropy', or output='identity'"),
         ("shuffle = 1", "shuffle=1: expected true or false"),
-        ("momentum = 1.0", "momentum=1.0: expected a number from 0 up to, not including, 1"),
+        ("momentum = 1.5", "momentum=1.5: expected a number from 0 to 1"),
         ("batch = 0", 'batch=0: expected "full" or a whole number'),
         ('init = "article"\nseed = 4294967296', "takes seeds below"),
         ("epochs 3", "not TOML"),

@@ -117,7 +117,7 @@ def recipe_of(found: dict[str, Any], *, output: str, epochs: int, dtype: str, se
             "schedule": SCHEDULES[schedule],
             "epochs": epochs,
             "n_iter_no_change": 0 if patience == math.inf else patience,
-            "memory": SCIPYS_MEMORY,
+            "history_size": SCIPYS_MEMORY,
             "max_fun": keys["max_fun"] if solver == "lbfgs" else 0,
             "dtype": dtype,
             "seed": seed,

@@ -114,7 +114,7 @@ def _cut_for_cpu(whole: Plan, spec: Spec, size: int) -> Plan:
 
 def _sized(cut: Plan, spec: Spec, size: int, recipe: Recipe) -> Plan:
     """The plan with its bytes: vectors of the parameters' length, and a workspace and scratch gradient a thread."""
-    state = 2 * recipe.memory + 4 if recipe.optimizer == "lbfgs" else state_arrays(recipe.optimizer)
+    state = 2 * recipe.history_size + 4 if recipe.optimizer == "lbfgs" else state_arrays(recipe.optimizer)
     vectors = 1 + state + cut.lanes + cut.threads + 2  # 2: temporaries of the update
     work = cut.threads * cut.tile * Workspace.values(spec)
     return replace(cut, work_bytes=size * (vectors * spec.n_params + work))

@@ -126,7 +126,7 @@ class Recipe:
     rho: float = _key(0.9, FRACTION, "decay of the mean squared gradient, for rmsprop")
     epsilon: float = _key(1e-8, POSITIVE, "added to the root of the mean squared gradient, for adam, adamw, rmsprop")
     weight_decay: float = _key(0.01, NOT_NEGATIVE, "decoupled decay of the weights, for adamw")
-    memory: int = _key(20, COUNT, "steps that lbfgs remembers")
+    history_size: int = _key(20, COUNT, "steps that lbfgs remembers")
     max_fun: int = _key(0, WHOLE, "most evaluations of the loss, for lbfgs; 0 for no limit")
     schedule: str = _key("constant", _one_of(SCHEDULES), "how the learning rate changes")
     warmup: int = _key(0, WHOLE, "epochs over which the learning rate rises from 0, before and beside the schedule")

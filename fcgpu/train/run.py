@@ -73,7 +73,7 @@ class Run:
             return LBFGS(
                 at.params,
                 self.backend.xp,
-                memory=recipe.memory,
+                memory=recipe.history_size,
                 gtol=recipe.tol,
                 max_evaluations=recipe.max_fun or None,
             )
