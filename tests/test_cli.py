@@ -67,7 +67,7 @@ def pictures(folder):
 def test_train_says_in_json_what_it_did(run, data):
     path, said = run
     assert said["fcgpu_version"] == fcgpu.__version__
-    assert (said["device"], said["backend"], said["recipe"]) == ("cpu", "numpy", "mnist")
+    assert (said["device"], said["backend"], said["recipe"]) == ("cpu", "numpy", "custom")
     assert (said["epochs"], said["steps"], said["batch"]) == (20, 20 * 4, 16)
     assert said["sizes"] == [4, 8, 3]
     assert said["data"] == str(data)
@@ -82,7 +82,7 @@ def test_train_says_in_json_what_it_did(run, data):
 def test_the_run_directory_holds_recipe_history_and_model(run, data):
     path, said = run
     assert sorted(p.name for p in path.iterdir()) == ["history.jsonl", "model.safetensors", "recipe.toml"]
-    recipe = fcgpu.load_recipe("mnist").but(
+    recipe = fcgpu.Recipe(
         data=str(data), epochs=20, hidden=(8,), learning_rate=0.05, batch=16, schedule="cosine", seed=3
     )
     assert fcgpu.load_recipe(path / "recipe.toml") == recipe
@@ -327,7 +327,7 @@ def test_ctrl_c_ends_the_epoch_and_leaves_a_model(data, tmp_path):
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
-    process = start("train", "--batch", 1, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run")
+    process = start("train", "--optimizer", "adam", "--batch", 1, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run")
     wait_for(tmp_path / "run" / "recipe.toml", process)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)

@@ -106,7 +106,9 @@ DATA = "mnist, another data set's name, a folder of IDX files or of images, a .c
 def _train(commands: Any) -> None:
     train = _command(commands, "train", "train a network and keep it in a run directory")
     train.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA}; default: the recipe's")
-    train.add_argument("--recipe", default="mnist", help="a recipe's name or a TOML file (default: mnist)")
+    train.add_argument(
+        "--recipe", help="a recipe's name or a TOML file (default: mnist; for DATA of your own, Adam on the full batch)"
+    )
     for key in FIRST:
         _recipe_option(train, key)
     train.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE-DATE-TIME)")

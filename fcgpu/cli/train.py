@@ -25,11 +25,13 @@ from fcgpu.train.events import EpochEnded, Finished, Started
 from fcgpu.train.recipe import Recipe, load_recipe
 from fcgpu.version import __version__
 
+FOR_OWN_DATA = Recipe(learning_rate=0.01, schedule="cosine")  # where no recipe is named
 SMALL = 10  # samples and features up to which the data themselves are shown
 
 
 def train(args: Namespace) -> int:
-    recipe = load_recipe(args.recipe).but(**recipe_changes(args))
+    own_data = args.recipe is None and args.data not in (None, "mnist")
+    recipe = (FOR_OWN_DATA if own_data else load_recipe(args.recipe or "mnist")).but(**recipe_changes(args))
     recipe = recipe.but(data=_source(recipe.data if args.data is None else args.data))
     if not recipe.data and args.data is None:
         raise ConfigError(f"recipe {recipe.name} has no data of its own: fcgpu train DATA --recipe {args.recipe}")

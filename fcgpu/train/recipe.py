@@ -174,9 +174,10 @@ class Recipe:
         if self.optimizer in FULL_BATCH:
             for key in ("batch", *FULL_BATCH[self.optimizer]):
                 if getattr(self, key) != KEYS[key].default:
+                    value = list(given) if isinstance(given := getattr(self, key), tuple) else given
                     raise ConfigError(
-                        f"optimizer={self.optimizer!r} with {key}={getattr(self, key)!r}: expected "
-                        f"{key}={KEYS[key].default!r}, or a rule of the first order such as 'adam'"
+                        f"{key}={value!r} is not for optimizer={self.optimizer!r}, which measures full batches, each "
+                        f"the same way: use optimizer='adam' or another first-order rule, or leave {key} out"
                     )
         if self.schedule == "adaptive" and not self.n_iter_no_change:
             raise ConfigError("schedule='adaptive' needs n_iter_no_change, the epochs to wait for an improvement")
