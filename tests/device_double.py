@@ -102,6 +102,9 @@ class DeviceArray:
     def reshape(self, *shape):
         return DeviceArray(self._xp, self._host.reshape(*shape))
 
+    def view(self, dtype):
+        return DeviceArray(self._xp, self._host.view(dtype))
+
     def astype(self, dtype):
         with np.errstate(all="ignore"):
             return DeviceArray(self._xp, self._host.astype(dtype))
@@ -152,7 +155,14 @@ def _operator(name, ufunc):
     return lambda x, y: x._xp._ufunc(ufunc, x, y)
 
 
-for _name, _ufunc in {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide"}.items():
+for _name, _ufunc in {
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "true_divide",
+    "xor": "bitwise_xor",
+    "rshift": "right_shift",
+}.items():
     for _side in ("", "r", "i"):
         setattr(DeviceArray, f"__{_side}{_name}__", _operator(f"{_side}-", _ufunc))
 for _name, _ufunc in {"gt": "greater", "ge": "greater_equal", "lt": "less", "le": "less_equal"}.items():
@@ -275,6 +285,9 @@ class DeviceDouble:
 
     def all(self, a, axis=None, out=None, keepdims=False):
         return self._reduce("all", a, axis, out, keepdims=keepdims)
+
+    def concatenate(self, arrays, axis=0):
+        return self._new(np.concatenate([operand(a) for a in arrays], axis))
 
     def empty(self, shape, dtype=float):
         dtype = np.dtype(dtype)

@@ -327,7 +327,9 @@ def test_ctrl_c_ends_the_epoch_and_leaves_a_model(data, tmp_path):
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
-    process = start("train", "--optimizer", "adam", "--batch", 1, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run")
+    process = start(
+        "train", "--optimizer", "adam", "--batch", 1, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run"
+    )
     wait_for(tmp_path / "run" / "recipe.toml", process)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)

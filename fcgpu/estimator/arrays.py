@@ -92,7 +92,7 @@ def check_on_gpu(estimator: Any, X: Any, *, reset: bool) -> Any:
         raise DataError(f"X has shape {X.shape}; expected (n_samples, n_features), each 1 or more")
     if X.dtype.kind not in "buif":
         raise DataError(f"X has dtype {X.dtype}; features must be real numbers")
-    if X.dtype.kind == "f" and not bool(cupy.isfinite(X).all()):
+    if X.dtype.kind == "f" and not bool(cupy.all(cupy.isfinite(X))):
         raise DataError("X has NaN or infinity; features must be finite: drop or fill such samples")
     _check_feature_names(estimator, X, reset=reset)
     _check_n_features(estimator, X, reset=reset)

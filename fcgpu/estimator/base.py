@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state, shuffle
+from sklearn.utils import check_array, check_random_state, shuffle
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fcgpu.backend import Backend, choose
@@ -115,8 +115,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         checks = {"multi_output": True, "y_numeric": not self._classifies}
         if arrays.on_gpu(taken.array):
             X = arrays.check_on_gpu(self, taken.array, reset=reset)
-            _, y = validate_data(self, np.empty((X.shape[0], 1)), y, skip_check_array=True), y
-            y = np.asarray(y)
+            y = check_array(y, ensure_2d=False, dtype="numeric" if checks["y_numeric"] else None, input_name="y")
+            if len(y) != X.shape[0]:
+                raise DataError(f"Found input variables with inconsistent numbers of samples: {[X.shape[0], len(y)]}")
         else:
             X, y = validate_data(
                 self, taken.array, y, accept_sparse=["csr", "csc"], dtype="numeric", reset=reset, **checks

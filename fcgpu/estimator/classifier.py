@@ -184,10 +184,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
 
     def _probabilities(self, X: Any, method: str) -> tuple[Any, Any]:
         P, back = self._outputs(X, method)
+        xp = arrays.namespace_of(P)
         if self.n_outputs_ == 1 and not self._multilabel:
-            P = arrays.namespace_of(P).concatenate([1 - P, P], axis=1)
+            P = xp.concatenate([1 - P, P], axis=1)
         elif self._output == "sigmoid" and not self._multilabel:
-            P /= P.sum(axis=1, keepdims=True)
+            P /= xp.sum(P, axis=1, keepdims=True)
         return P, back
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:

@@ -1,0 +1,87 @@
+"""Estimators on the double of a GPU: features that lie there stay there, and answers come back as device arrays."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from device_double import DeviceArray, double_backend
+from peers import ours, problem, weights
+from sklearn.exceptions import ConvergenceWarning
+
+import fcgpu
+from fcgpu.estimator import base
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+KINDS = ["multiclass", "multilabel", "regression", "regressions", "counts"]
+GIVEN = {"batch_size": 16, "max_iter": 3, "dtype": "float64"}
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """The double as CuPy: `import cupy` gives its namespace, any GPU is it, and what is fetched is in `fetched`."""
+    backend, fetched, get = double_backend(), [], DeviceArray.get
+    monkeypatch.setitem(sys.modules, "cupy", backend.xp)
+    monkeypatch.setattr(base, "backend_for", lambda name: fcgpu.choose("cpu") if name == "cpu" else backend)
+    monkeypatch.setattr(DeviceArray, "__cuda_array_interface__", {}, raising=False)
+    monkeypatch.setattr(DeviceArray, "device", SimpleNamespace(id=0), raising=False)
+    monkeypatch.setattr(DeviceArray, "get", lambda array: fetched.append(array.shape) or get(array))
+    return SimpleNamespace(backend=backend, xp=backend.xp, fetched=fetched)
+
+
+@pytest.mark.parametrize("given", [{}, {"solver": "lbfgs"}, {"dropout": 0.3}, {"early_stopping": True}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_on_the_device_are_never_fetched_and_answers_stay_there(kind, given, device):
+    X, y = problem(kind)
+    on_device = device.xp.asarray(X)
+    uploaded = device.xp.upload_bytes
+    model = ours(kind, **GIVEN, **given).fit(on_device, y)
+    assert device.xp.upload_bytes - uploaded < X.nbytes + 8 * (3 * model._flat().size + 60 * len(X))
+    assert model.device_ == "cuda:0"
+    rows = {shape[0] for shape in device.fetched if len(shape) == 2 and shape[1] == X.shape[1] > 3}
+    assert not rows & {len(X), int(0.9 * len(X))}
+    plain = ours(kind, device="cpu", **GIVEN, **given).fit(X, y)
+    np.testing.assert_allclose(model.loss_curve_, plain.loss_curve_, rtol=1e-6)
+    device.fetched.clear()
+    for method in ("predict_proba", "predict_log_proba", "predict"):
+        if hasattr(plain, method):
+            values = getattr(model, method)(on_device)
+            assert isinstance(values, DeviceArray), method
+            np.testing.assert_allclose(values._host, getattr(plain, method)(X), rtol=1e-5, atol=1e-7)
+    assert X.shape not in device.fetched
+    assert model.score(on_device, y) == pytest.approx(plain.score(X, y))
+
+
+def test_two_classes_of_text_are_answered_on_the_host_and_their_probabilities_on_the_device(device):
+    X, y = problem("binary")
+    model = ours("binary", **GIVEN).fit(device.xp.asarray(X), y)
+    assert set(model.predict(device.xp.asarray(X))) <= {"yes", "no"}
+    proba = model.predict_proba(device.xp.asarray(X))
+    assert isinstance(proba, DeviceArray)
+    np.testing.assert_allclose(proba._host.sum(axis=1), 1)
+
+
+def test_labels_and_weights_may_lie_there_too(device):
+    X, y = problem("multiclass")
+    w = weights(len(X))
+    a = ours("multiclass", **GIVEN).fit(*map(device.xp.asarray, (X, y, w)))
+    b = ours("multiclass", **GIVEN).fit(device.xp.asarray(X), y, w)
+    np.testing.assert_array_equal(a.loss_curve_, b.loss_curve_)
+
+
+def test_what_cannot_be_learned_from_is_refused(device):
+    X, y = problem("multiclass")
+    X[3, 2] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        ours("multiclass").fit(device.xp.asarray(X), y)
+    with pytest.raises(ValueError, match=r"expected .n_samples, n_features"):
+        ours("multiclass").fit(device.xp.asarray(X[0]), y)
+    with pytest.raises(ValueError, match="device='cpu'"):
+        ours("multiclass", device="cpu").fit(device.xp.asarray(np.nan_to_num(X)), y)
+    with pytest.warns(ConvergenceWarning):
+        model = ours("multiclass", max_iter=1).fit(device.xp.asarray(np.nan_to_num(X)), y)
+    with pytest.raises(ValueError, match="5 features"):
+        model.predict(device.xp.asarray(np.nan_to_num(X[:, :5])))
