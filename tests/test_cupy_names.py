@@ -112,7 +112,7 @@ def test_the_call_fits(use, cupy):
 
 
 def test_the_device_double_holds_the_same_names():
-    elsewhere = ("backend.py", "bench.py", "estimator")  # what no test runs on the double
+    elsewhere = ("backend.py", "bench.py", "estimator")  # of which not all is run on the double
     double, names = DeviceDouble(), {use.name for use in USES if not use.where.startswith(elsewhere)}
     names |= {
         "ndarray",
@@ -126,7 +126,7 @@ def test_the_device_double_holds_the_same_names():
         assert resolved(double, name) is not None
     assert not hasattr(double, "einsum")
     functions = {name for name in dir(DeviceDouble) if not name.startswith("_")}
-    assert functions <= {name.split(".")[0] for name in names}
+    assert functions <= {name.split(".")[0] for name in (*names, *(use.name for use in USES))}
 
 
 @pytest.mark.parametrize("name", FORMULAS)

@@ -44,6 +44,10 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
     """A multi-layer perceptron with scikit-learn's face.
 
     Fitted, it has no truth but `coefs_` and `intercepts_`: who assigns to them changes its predictions.
+
+    The two that derive from it give _encoded (labels or targets as the loss takes them; sets what they decide),
+    _weighted (sample weights), _strata (what a split keeps in proportion), _output, _loop_classes and _model_classes
+    (of the network), _reported (the loss as scikit-learn tells it), _decided and _score_of (from outputs to a score).
     """
 
     def __sklearn_tags__(self) -> Any:
@@ -51,18 +55,6 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         tags.input_tags.sparse = True
         tags.array_api_support = True
         return tags
-
-    # What the two differ in
-
-    def _encoded(self, y: Any, *, first: bool, incremental: bool) -> Any:
-        """The targets (n,) or (n, n_outputs) as the loss takes them; sets what the labels decide."""
-        raise NotImplementedError
-
-    def _weighted(self, y: Any, sample_weight: Any) -> Any:
-        return sample_weight
-
-    def _score_of(self, y: Any, outputs: Any, sample_weight: Any) -> float:
-        raise NotImplementedError
 
     # Fitting
 
@@ -73,6 +65,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         if incremental and found["early_stopping"]:
             raise ConfigError("partial_fit does not support early_stopping=True: one call is one epoch")
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+        self._namespace = arrays.given(X).namespace
         X, y, weights = self._arrays(X, y, sample_weight, reset=first)
         labels, y = y, self._encoded(y, first=first, incremental=incremental)
         weights = self._weighted(labels, weights)
@@ -126,7 +119,6 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             raise DataError(f"X has dtype {X.dtype}: expected real numbers of at most 64 bits")
         if sample_weight is not None:
             sample_weight = _check_sample_weight(arrays.on_host(sample_weight), np.empty(X.shape[0]))
-        self._namespace = taken.namespace
         return X, y, sample_weight
 
     def _begin(self, spec: Spec, found: dict[str, Any], state: State) -> None:
@@ -230,9 +222,6 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             )
         train_part, held_out = (Samples(*(None if part is None else part[rows] for part in samples)) for rows in parts)
         return train_part, held_out
-
-    def _strata(self, y: Any) -> Any:
-        return None
 
     # Using
 

@@ -138,6 +138,12 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
             raise DataError(f"y has {y.shape[1]} outputs, in the call before it had {self.n_outputs_}")
         return y
 
+    def _weighted(self, y: Any, sample_weight: Any) -> Any:
+        return sample_weight
+
+    def _strata(self, y: Any) -> Any:
+        return None
+
     _loop_classes = _model_classes = None
 
     @property
