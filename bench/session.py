@@ -6,7 +6,8 @@ A Session does the work; `Remote` is a Session in a spawned process, asked over 
 import gc
 import multiprocessing
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module, metadata
 from typing import Any
 
@@ -90,8 +91,9 @@ class Remote:
     def __init__(self, module: str, device: str = "cpu", threads: int | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(end, module, device, threads), daemon=True)
-        self._process.start()
+        self._process = context.Process(target=_serve, args=(end, module, device), daemon=True)
+        with confined(device, threads):
+            self._process.start()
         end.close()
 
     def ask(self, verb: str, *arguments: Any, **options: Any) -> Any:
@@ -117,8 +119,103 @@ class Remote:
             self._process.join()
 
 
-def _serve(pipe: Any, module: str, device: str, threads: int | None) -> None:
-    confine(device, threads)
+def _serve(pipe: Any, module: str, device: str) -> None:
+    session = None
+    with suppress(EOFError, KeyboardInterrupt):
+        while True:
+            verb, arguments, options = pipe.recv()
+            try:
+                session = session or Session(module, device)
+                pipe.send(("done", getattr(session, verb)(*arguments, **options)))
+            except PeerError as error:
+                pipe.send(("error", str(error)))
+            except Exception as error:  # whatever a peer raises is the reason that its row is missing
+                pipe.send(("error", f"{type(error).__name__}: {error}".splitlines()[0]))
+
+
+@contextmanager
+def confined(device: str, threads: int | None) -> Iterator[None]:
+    """Processes started meanwhile have `threads` processors, which every library takes for all there are, and a device.
+
+    Set here, not by the process itself: a BLAS counts processors when it is loaded, which importing this file does.
+    """
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # the other peers need the device's memory too
+    if device == "cpu":
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    before = {key: os.environ.get(key) for key in environment}
+    processors = os.sched_getaffinity(0) if threads and hasattr(os, "sched_setaffinity") else None
+    os.environ |= environment
+    if processors:
+        os.sched_setaffinity(0, sorted(processors)[:threads])
+    try:
+        yield
+    finally:
+        if processors:
+            os.sched_setaffinity(0, processors)
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+def resident(self) -> int:
+        """Bytes resident now."""
+        return resident()["VmRSS"]
+
+    def memory(self, case: Case) -> dict[str, int]:
+        """Bytes resident before `setup`, and at most from the start of the process to the end of a few passes."""
+        before = resident()["VmRSS"]
+        self.set_up(case)
+        for _ in range(MEMORY_PASSES):
+            self._timed()
+        return {"before": before, "peak": resident()["VmHWM"]}
+
+    def race(self, target: float, limit: float, seed: int) -> list[tuple[float, float]]:
+        """(seconds of training, test accuracy) after each epoch, until `target` or `limit` seconds; see bench.race."""
+        from bench.race import run
+
+        return run(self.peer.train, target, limit, seed)
+
+    def _timed(self) -> tuple[float, Any]:
+        return self.peer.CLOCKS[self.device](self._step)
+
+
+class Remote:
+    """A Session in its own process: `ask("check", case)`. A context; leaving it ends the process."""
+
+    def __init__(self, module: str, device: str = "cpu", threads: int | None = None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(end, module, device), daemon=True)
+        with confined(device, threads):
+            self._process.start()
+        end.close()
+
+    def ask(self, verb: str, *arguments: Any, **options: Any) -> Any:
+        """The session's answer. Raises PeerError with the peer's own error in one line."""
+        try:
+            self._pipe.send((verb, arguments, options))
+            kind, answer = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            raise PeerError(f"its process ended with code {self._process.exitcode}") from None
+        if kind == "error":
+            raise PeerError(answer)
+        return answer
+
+    def __enter__(self) -> "Remote":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pipe.close()  # the process then reads an end of file and ends
+        self._process.join(timeout=10)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join()
+
+
+def _serve(pipe: Any, module: str, device: str) -> None:
     session = None
     with suppress(EOFError, KeyboardInterrupt):
         while True:
