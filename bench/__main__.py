@@ -9,7 +9,7 @@ from bench import memory, race, startup
 from bench.cases import TIMED, TRAIN
 from bench.rows import Writer
 from bench.run import peers_of, run_case
-from bench.session import Remote
+from bench.session import PeerError, Remote
 
 WHOLE = ("startup", "memory", "race")  # cases that are processes or whole trainings
 CASES = (*TIMED, *WHOLE)
@@ -38,11 +38,18 @@ def main(argv: list[str] | None = None) -> int:
         from bench.report import write
 
         return write(args.rows, args.out, say)
-    if args.command == "trust":
-        from bench.trust import demonstrate
+    try:
+        if args.command == "trust":
+            from bench.trust import demonstrate
 
-        return demonstrate(TIMED[args.case], args.rounds, say)
-    return _run(args, words)
+            return demonstrate(TIMED[args.case], args.rounds, say)
+        return _run(args, words)
+    except PeerError as error:  # in the middle of a case, or of the reference
+        say(f"bench: error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("bench: stopped; the rows of finished cases are written")
+        return 130
 
 
 def _run(args: argparse.Namespace, words: argparse.ArgumentParser) -> int:

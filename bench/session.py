@@ -6,7 +6,8 @@ A Session does the work; `Remote` is a Session in a spawned process, asked over 
 import gc
 import multiprocessing
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module, metadata
 from typing import Any
 
@@ -90,8 +91,9 @@ class Remote:
     def __init__(self, module: str, device: str = "cpu", threads: int | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(end, module, device, threads), daemon=True)
-        self._process.start()
+        self._process = context.Process(target=_serve, args=(end, module, device), daemon=True)
+        with confined(device, threads):
+            self._process.start()
         end.close()
 
     def ask(self, verb: str, *arguments: Any, **options: Any) -> Any:
@@ -117,8 +119,7 @@ class Remote:
             self._process.join()
 
 
-def _serve(pipe: Any, module: str, device: str, threads: int | None) -> None:
-    confine(device, threads)
+def _serve(pipe: Any, module: str, device: str) -> None:
     session = None
     with suppress(EOFError, KeyboardInterrupt):
         while True:
@@ -132,13 +133,30 @@ def _serve(pipe: Any, module: str, device: str, threads: int | None) -> None:
                 pipe.send(("error", f"{type(error).__name__}: {error}".splitlines()[0]))
 
 
-def confine(device: str, threads: int | None) -> None:
-    """Hold this process to `threads` processors, which every library takes for all there are, and to its device."""
-    if threads is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+@contextmanager
+def confined(device: str, threads: int | None) -> Iterator[None]:
+    """Processes started meanwhile have `threads` processors, which every library takes for all there are, and a device.
+
+    Set here, not by the process itself: a BLAS counts processors when it is loaded, which importing this file does.
+    """
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # the other peers need the device's memory too
     if device == "cpu":
-        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the other peers need the device's memory too
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    before = {key: os.environ.get(key) for key in environment}
+    processors = os.sched_getaffinity(0) if threads and hasattr(os, "sched_setaffinity") else None
+    os.environ |= environment
+    if processors:
+        os.sched_setaffinity(0, sorted(processors)[:threads])
+    try:
+        yield
+    finally:
+        if processors:
+            os.sched_setaffinity(0, processors)
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
 
 
 def resident() -> dict[str, int]:

@@ -1,7 +1,10 @@
 """The harness itself, without waiting for a clock: what it must show, it is shown on machines that are made up."""
 
 import itertools
+import os
 import statistics
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -13,8 +16,9 @@ from bench.cases import CHECKED, LOAD, PREDICT, Case
 from bench.planted import delayed
 from bench.rows import Writer, read
 from bench.run import run_case
-from bench.session import PeerError, Session
+from bench.session import PeerError, Session, confined
 from bench.trust import agree
+from fcgpu.backend import cpu_count
 
 SMALL = Case("small", "a small case", rows=640, batch=16, rounds=2)
 
@@ -212,6 +216,20 @@ def test_a_peer_that_raises_is_no_end_of_the_run(out, tmp_path, monkeypatch):
     said = []
     assert run_case(SMALL, ["broken"], None, Told, out, said.append) == {}
     assert "skipped: boom" in said[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not hold a process to processors")
+def test_a_peer_has_the_processors_and_the_device_it_is_given(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    before = cpu_count()
+    said = "import os; print(len(os.sched_getaffinity(0)), os.environ['CUDA_VISIBLE_DEVICES'] or 'none')"
+    with confined("cpu", 1):
+        inside = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True).stdout
+    assert inside == "1 none\n"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    assert "JAX_PLATFORMS" not in os.environ
+    assert cpu_count() == before
 
 
 def test_race_stops_the_clock_for_the_test_and_ends_at_the_target(monkeypatch):

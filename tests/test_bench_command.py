@@ -5,6 +5,7 @@ import re
 
 import pytest
 from command import call
+from device_double import double_backend
 
 import fcgpu
 from fcgpu import bench
@@ -45,6 +46,15 @@ def test_limits_come_first_and_then_every_network_and_batch(small):
         assert row.compute_share == pytest.approx(
             row.samples_per_second * bench.operations(fcgpu.Spec(row.sizes)) / first.flops
         )
+
+
+def test_a_gpu_is_measured_by_the_same_words(small, monkeypatch):
+    backend = double_backend()
+    monkeypatch.setattr(bench, "GPU_SAMPLES", 32)
+    limits, row = bench.measure([backend], seconds=0.01, hidden=((8,),), batches=(16,))
+    assert limits.flops > 0
+    assert row.backend is backend
+    assert row.samples % 32 == 0
 
 
 def test_the_first_epoch_is_left_out_and_the_clock_read_when_the_loss_is_there(small, monkeypatch):

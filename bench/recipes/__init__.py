@@ -1,1 +1,1 @@
-"""Each library's own way to 98 % of the test digits; see bench.race. How each was tuned stands in its file."""
+"""Each library's own way to 98 % of the test digits; see bench.race. What was tried stands in its file."""

@@ -1,4 +1,8 @@
-"""fcgpu: batches, Adam and a cosine, by the public generator of events."""
+"""fcgpu: batches, Adam, a warm-up and a cosine, by the public generator of events.
+
+Tried, three or four seeds each: batches of 64 to 512, rates 0.002 to 0.01, 4 to 12 epochs. This is the shortest run
+that ended above 98 % for every seed; without the warm-up it took 7 epochs.
+"""
 
 import fcgpu
 from bench import clocks
@@ -6,8 +10,8 @@ from bench import clocks
 TITLE = "fcgpu"
 PACKAGES = ("fcgpu", "numpy", "cupy")
 CLOCKS = {"cpu": clocks.host, "cuda": clocks.cupy_events}
-OPTIONS = {"batch": 256, "epochs": 12, "optimizer": "adam", "learning_rate": 0.003, "schedule": "cosine"}
-RECIPE = "relu, softmax, He; Adam 0.003, cosine over 12 epochs, batches of 256"
+OPTIONS = {"batch": 256, "epochs": 6, "optimizer": "adam", "learning_rate": 0.01, "schedule": "cosine", "warmup": 1}
+RECIPE = "relu, softmax, He; Adam 0.01 with a warm-up of 1 epoch and a cosine over 6, batches of 256"
 
 
 def train(data, seed):

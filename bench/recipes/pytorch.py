@@ -1,4 +1,8 @@
-"""PyTorch eager: Adam with OneCycleLR over tensors indexed by a permutation, which is faster than a DataLoader."""
+"""PyTorch eager: Adam with OneCycleLR over tensors indexed by a permutation, which is faster than a DataLoader.
+
+Tried, three seeds each: batches of 128, 256 and 512, rates 0.006 and 0.01, 5 to 7 epochs. This is the shortest run that
+ended above 98 % for every seed.
+"""
 
 import torch
 
@@ -7,7 +11,7 @@ from bench import clocks
 TITLE = "PyTorch eager"
 PACKAGES = ("torch",)
 CLOCKS = {"cpu": clocks.host, "cuda": clocks.torch_events}
-BATCH, RATE, EPOCHS = 256, 0.004, 10
+BATCH, RATE, EPOCHS = 256, 0.01, 6
 RECIPE = f"relu, cross-entropy; Adam, OneCycleLR to {RATE} over {EPOCHS} epochs, batches of {BATCH}"
 
 

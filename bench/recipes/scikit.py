@@ -1,4 +1,8 @@
-"""scikit-learn: MLPClassifier with Adam, an epoch a call of partial_fit. It has no schedule for Adam."""
+"""scikit-learn: MLPClassifier with SGD and Nesterov's momentum, an epoch a call of partial_fit, at a constant rate.
+
+Tried, 30 epochs each: Adam at 0.0005 and 0.001 with batches of 64, 100 and 200 and alpha from 0 to 0.05, which ended
+between 97.7 and 97.9 %; SGD at 0.1, 97.4 %; this one reached 98 % in epoch 11.
+"""
 
 import numpy as np
 import sklearn
@@ -10,8 +14,8 @@ TITLE = "scikit-learn"
 PACKAGES = ("scikit-learn", "numpy")
 CLOCKS = {"cpu": clocks.host}
 EPOCHS = 60
-OPTIONS = {"batch_size": 200, "learning_rate_init": 0.001}
-RECIPE = "relu, softmax; Adam 0.001, batches of 200 (its defaults), float32"
+OPTIONS = {"solver": "sgd", "batch_size": 64, "learning_rate_init": 0.03, "momentum": 0.9}
+RECIPE = "relu, softmax; SGD 0.03, Nesterov momentum 0.9, batches of 64, float32"
 
 
 def train(data, seed):

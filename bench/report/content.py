@@ -41,7 +41,7 @@ def blocks(rows: list[Row]) -> Iterator[Block]:
         "Below 1, fcgpu is faster: 0.50 means half the time. Each figure is the median of the ratios of single rounds.",
     )
     yield ratio_table(timed)
-    yield from plots_of(found)
+    yield from plots_of(found, plots.looks_of(row for case in found if case.name in PLOTTED for row in case.rows))
     for case in timed:
         yield Block("heading", _titled(case))
         yield timed_table(case)
@@ -130,6 +130,7 @@ def ratio_table(timed: list[Case]) -> Block:
 
 
 STEPS = ("full", "batch-1024", "batch-128", "batch-10", "predict")
+PLOTTED = (*STEPS, "memory", "race")
 
 
 def timed_table(case: Case) -> Block:
@@ -141,7 +142,7 @@ def timed_table(case: Case) -> Block:
         ratio = None if is_ours(row) else case.ratio(row)
         spread = f"{ratio[1]:.2f} ({ratio[0]:.2f} to {ratio[2]:.2f})" if ratio else ""
         rate = (f"{row['samples_per_second']:,.0f}",) if samples else ()
-        quartile = f"{time(low)} to {time(high)}"
+        quartile = f"{time(low)} to {time(high)}".replace(" ", "\u00a0")
         body.append((row["peer_title"], time(row["median_seconds"]), quartile, *rate, spread, str(rounds(row))))
     return Block("table", head=head, rows=tuple(body))
 
@@ -164,24 +165,26 @@ def race_table(case: Case) -> Block:
     return Block("table", head=("library", "97 %", "98 %", "best seen", "recipe"), rows=tuple(body))
 
 
-def plots_of(found: list[Case]) -> Iterator[Block]:
+def plots_of(found: list[Case], looks: plots.Looks) -> Iterator[Block]:
     batches = [case for case in found if "batch" in case.rows[0] and case.name.startswith(("batch", "full"))]
     if len(batches) > 1:
-        yield Block("plot", plots.throughput(batches), "Training throughput by batch size; higher is better.")
+        yield Block("plot", plots.throughput(batches, looks), "Training throughput by batch size; higher is better.")
     compared = [case for case in found if case.name in STEPS and case.ours and len(case.rows) > 1]
     if compared:
         words = (
             "fcgpu's time over each library's; left of the line fcgpu is faster. Bars reach from quartile to quartile."
         )
-        yield Block("plot", plots.ratio(compared), words)
+        yield Block("plot", plots.ratio(compared, looks), words)
     for case in found:
         if case.name == "race":
             yield Block(
-                "plot", plots.accuracy(case), f"Test accuracy by seconds of training, {_on(case)}; a line a seed."
+                "plot",
+                plots.accuracy(case, looks),
+                f"Test accuracy by seconds of training, {_on(case)}; a line a seed.",
             )
         if case.name == "memory":
             yield Block(
-                "plot", plots.memory(case), f"Peak memory of full-batch training, {_on(case)}; lower is better."
+                "plot", plots.memory(case, looks), f"Peak memory of full-batch training, {_on(case)}; lower is better."
             )
 
 
@@ -205,7 +208,7 @@ def machine_table(rows: list[Row]) -> Block:
 
 
 def time(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+    return f"{seconds:.2f}\u00a0s" if seconds >= 1 else f"{1000 * seconds:.3g}\u00a0ms"
 
 
 def _titled(case: Case) -> str:

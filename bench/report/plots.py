@@ -36,21 +36,32 @@ STYLE = {
 }
 _numbers = count(1)
 
+Looks = dict[str, dict[str, Any]]
 
-def throughput(cases: Sequence[Case]) -> str:
+
+def looks_of(rows: Iterable[Row]) -> Looks:
+    """A colour and a marker for each peer, by its title, the same in all plots; fcgpu's is always OURS."""
+    titles = {row["peer_title"]: is_ours(row) for row in rows if "peer_title" in row}
+    others = sorted(title for title, ours in titles.items() if not ours)
+    looks = {title: {"color": OURS, "marker": MARKERS[0]} for title, ours in titles.items() if ours}
+    for number, title in enumerate(others):
+        looks[title] = {"color": OTHERS[number % len(OTHERS)], "marker": MARKERS[1 + number % (len(MARKERS) - 1)]}
+    return looks
+
+
+def throughput(cases: Sequence[Case], looks: Looks) -> str:
     """Samples a second against batch size, the devices side by side."""
     devices = list(dict.fromkeys(case.device for case in cases))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         panels = figure.subplots(1, len(devices), squeeze=False, sharey=True)[0]
-        colours = _colours(row for case in cases for row in case.rows)
         for panel, device in zip(panels, devices, strict=True):
             lines: dict[str, list[tuple[int, float]]] = {}
             for case in cases:
                 for row in case.rows if case.device == device else []:
                     lines.setdefault(row["peer_title"], []).append((row["batch"], row["samples_per_second"]))
             for title, points in lines.items():
-                panel.plot(*zip(*sorted(points), strict=True), label=title, **colours[title], **_weight(title, colours))
+                panel.plot(*zip(*sorted(points), strict=True), label=title, **looks[title], **_weight(looks[title]))
             batches = sorted({case.rows[0]["batch"] for case in cases})
             panel.set(xscale="log", yscale="log", xlabel="batch size", title={"cpu": "CPU", "cuda": "GPU"}[device])
             panel.set_xticks(batches, [f"{b:,}" for b in batches])
@@ -60,10 +71,9 @@ def throughput(cases: Sequence[Case]) -> str:
         return _svg(figure)
 
 
-def ratio(cases: Sequence[Case]) -> str:
+def ratio(cases: Sequence[Case], looks: Looks) -> str:
     """fcgpu's time over each peer's, a group of points a case, on a logarithmic axis."""
     with matplotlib.rc_context(STYLE):
-        colours = _colours(row for case in cases for row in case.rows)
         lines = [(case, row) for case in cases for row in case.rows if not is_ours(row)]
         figure = Figure(figsize=(WIDTH, 0.8 + 0.2 * len(lines) + 0.25 * len(cases)), layout="constrained")
         panel = figure.subplots()
@@ -74,7 +84,7 @@ def ratio(cases: Sequence[Case]) -> str:
                 if is_ours(row):
                     continue
                 low, middle, high = case.ratio(row)
-                look = colours[row["peer_title"]]
+                look = looks[row["peer_title"]]
                 panel.plot([low, high], [y, y], color=look["color"], linewidth=5, alpha=0.4, solid_capstyle="butt")
                 panel.plot(middle, y, color=look["color"], marker=look["marker"], linestyle="", markersize=6)
                 panel.annotate(
@@ -99,16 +109,15 @@ def ratio(cases: Sequence[Case]) -> str:
         return _svg(figure)
 
 
-def accuracy(case: Case) -> str:
+def accuracy(case: Case, looks: Looks) -> str:
     """Test accuracy after each epoch against seconds of training."""
     with matplotlib.rc_context(STYLE):
-        colours = _colours(case.rows)
         figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
         panel = figure.subplots()
         for row in case.rows:
             for number, curve in enumerate(row["curves"]):
                 title = row["peer_title"]
-                look = colours[title] | {"markersize": 3.5}
+                look = looks[title] | {"markersize": 3.5}
                 panel.plot(*zip(*curve, strict=True), label=None if number else title, linewidth=1.2, **look)
         for target in (0.97, 0.98):
             panel.axhline(target, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -119,14 +128,13 @@ def accuracy(case: Case) -> str:
         return _svg(figure)
 
 
-def memory(case: Case) -> str:
+def memory(case: Case, looks: Looks) -> str:
     """Peak resident memory as bars, and in them what was there before training."""
     with matplotlib.rc_context(STYLE):
-        colours = _colours(case.rows)
         figure = Figure(figsize=(WIDTH, 0.7 + 0.34 * len(case.rows)), layout="constrained")
         panel = figure.subplots()
         for y, row in enumerate(case.rows):
-            colour, peak = colours[row["peer_title"]]["color"], row["peak_bytes"] / 1e6
+            colour, peak = looks[row["peer_title"]]["color"], row["peak_bytes"] / 1e6
             panel.barh(y, peak, 0.66, color=colour, alpha=0.85)
             panel.annotate(f"{peak:,.0f} MB", (peak, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
         panel.set_yticks(range(len(case.rows)), [row["peer_title"] for row in case.rows])
@@ -137,19 +145,8 @@ def memory(case: Case) -> str:
         return _svg(figure)
 
 
-def _colours(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
-    """A colour and a marker for each peer, by its title; fcgpu's is always the same."""
-    titles = {row["peer_title"]: is_ours(row) for row in rows}
-    others = sorted(title for title, ours in titles.items() if not ours)
-    ours = [title for title in titles if titles[title]]
-    looks = {title: {"color": OURS, "marker": MARKERS[0]} for title in ours}
-    for number, title in enumerate(others):
-        looks[title] = {"color": OTHERS[number % len(OTHERS)], "marker": MARKERS[1 + number % (len(MARKERS) - 1)]}
-    return looks
-
-
-def _weight(title: str, colours: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    ours = colours[title]["color"] == OURS
+def _weight(look: dict[str, Any]) -> dict[str, Any]:
+    ours = look["color"] == OURS
     return {"linewidth": 2.4 if ours else 1.3, "zorder": 3 if ours else 2, "markersize": 6 if ours else 5}
 
 

@@ -83,7 +83,10 @@ def parser() -> Parser:
     )
     _where(bench)
     bench.add_argument(
-        "--seconds", default="1", metavar="S", help="about this long for each of 13 figures (default: 1)"
+        "--seconds",
+        default="1",
+        metavar="S",
+        help="about this long for each figure of a device, 13 in all (default: 1)",
     )
     _output(bench)
 
