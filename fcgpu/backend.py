@@ -4,9 +4,11 @@ Everything above asks `choose` once and then works on arrays through `Backend.xp
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -90,9 +92,10 @@ def cpu_count() -> int:
 class Workers:
     """Calls f(0), ..., f(n - 1) on up to `threads` threads, where each product runs on the thread that asked for it.
 
-    Which thread gets which index is not fixed, so f must write only what belongs to its index or its thread.
-    Inside `with workers:` BLAS is held to one thread, and given back afterwards: two BLAS threads on a small
-    product can be 20 times slower than one, and one thread a product gives the same bits on every machine.
+    The calling thread is one of them; the others are started by the first call that needs them, sleep between calls,
+    and end with `close`. Which thread gets which index is not fixed, so f must write only what belongs to its index or
+    its thread. Inside `with workers.quiet()` BLAS is held to one thread, and given back afterwards: two BLAS threads on
+    a small product can be 20 times slower than one, and one thread a product gives the same bits on every machine.
     """
 
     def __init__(self, threads: int) -> None:
@@ -100,7 +103,7 @@ class Workers:
 
         self.threads = threads
         self._blas = ThreadpoolController()
-        self._pool: Any = None
+        self._helpers: list[_Helper] = []
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -109,21 +112,48 @@ class Workers:
             yield
 
     def run(self, function: Callable[[int], None], n: int) -> None:
-        if self.threads == 1 or n == 1:
-            for i in range(n):
+        """Raises what a call of `function` raised, after all threads have stopped."""
+        indices = iter(range(n))  # threads take turns at it
+        needed = min(self.threads, n) - 1
+        while len(self._helpers) < needed:
+            self._helpers.append(_Helper())
+        for helper in self._helpers[:needed]:
+            helper.jobs.put((function, indices))
+        try:
+            for i in indices:
                 function(i)
-            return
-        if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor
-
-            self._pool = ThreadPoolExecutor(self.threads, "fcgpu", initializer=np.seterr, initargs=("ignore",))
-        for _ in self._pool.map(function, range(n)):
-            pass
+        finally:
+            errors = [helper.ended.get() for helper in self._helpers[:needed]]
+        for error in filter(None, errors):
+            raise error
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        for helper in self._helpers:
+            helper.jobs.put(None)
+            helper.thread.join()
+        self._helpers = []
+
+
+class _Helper:
+    """A thread that takes jobs from one queue and says in another, by None or an error, that it has done one."""
+
+    def __init__(self) -> None:
+        self.jobs: SimpleQueue[tuple[Callable[[int], None], Iterator[int]] | None] = SimpleQueue()
+        self.ended: SimpleQueue[BaseException | None] = SimpleQueue()
+        self.thread = threading.Thread(target=self._work, name="fcgpu", daemon=True)
+        self.thread.start()
+
+    def _work(self) -> None:
+        np.seterr(all="ignore")
+        while job := self.jobs.get():
+            function, indices = job
+            error = None
+            try:
+                for i in indices:
+                    function(i)
+            except BaseException as caught:  # the thread that asked raises it
+                error = caught
+            self.ended.put(error)
 
 
 def _cpu(reason: str) -> Backend:

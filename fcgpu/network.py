@@ -32,6 +32,7 @@ class Workspace:
         self.A = [xp.empty((rows, n), dtype=dtype) for n in spec.sizes]
         self.dA = [None, *(xp.empty((rows, n), dtype=dtype) for n in spec.sizes[1:-1])] if backward else []
         self.keep = [None, *(xp.empty((rows, n), dtype=bool) for n, _ in zip(spec.sizes[1:-1], dropout, strict=False))]
+        self.ones = xp.ones((1, rows), dtype=dtype)
         self.losses = xp.empty((rows, 1), dtype=dtype)
         self.correct = xp.empty((rows,), dtype=bool)
         self._heads: dict[int, Workspace] = {}
@@ -45,14 +46,14 @@ class Workspace:
             head.rows = rows
             head.A = [a[:rows] for a in self.A]
             head.dA, head.keep = ([a if a is None else a[:rows] for a in buffers] for buffers in (self.dA, self.keep))
-            head.losses, head.correct = self.losses[:rows], self.correct[:rows]
+            head.ones, head.losses, head.correct = self.ones[:, :rows], self.losses[:rows], self.correct[:rows]
             self._heads[rows] = head
         return self._heads[rows]
 
     @staticmethod
     def values(spec: Spec) -> int:
         """Numbers a workspace holds for each row."""
-        return sum(spec.sizes) + sum(spec.sizes[1:-1]) + 1
+        return sum(spec.sizes) + sum(spec.sizes[1:-1]) + 2
 
 
 class Network:
@@ -96,7 +97,7 @@ class Network:
         """Overwrite `gradients` with dW and db of every layer, from A after `forward` with dZ in A[-1] after `loss`."""
         A, dA, dZ = work.A, work.dA, work.A[-1]
         for below in reversed(range(len(layers))):
-            self.kernels.dense_backward(dZ, A[below], layers[below].W, *gradients[below], dA[below])
+            self.kernels.dense_backward(dZ, A[below], layers[below].W, work.ones, *gradients[below], dA[below])
             if below:
                 if self.dropout:
                     self.kernels.dropout_backward(A[below], dA[below], work.keep[below], self.dropout[below - 1])

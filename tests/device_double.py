@@ -96,6 +96,9 @@ class DeviceArray:
             value = value._host
         self._host[self._index(index)] = value
 
+    def sum(self, axis=None, dtype=None, out=None, keepdims=False):
+        return self._xp.sum(self, axis, dtype, out, keepdims)
+
     def fill(self, value):
         self[...] = value
 
@@ -174,7 +177,7 @@ DeviceArray.__hash__ = None
 
 UFUNCS = (
     "abs", "divide", "equal", "exp", "expm1", "greater_equal", "isfinite", "log", "log1p", "maximum", "minimum",
-    "multiply", "sign", "sqrt", "subtract", "tanh",
+    "multiply", "negative", "sign", "sqrt", "subtract", "tanh",
 )  # fmt: skip
 
 
@@ -234,6 +237,9 @@ class DeviceDouble:
     def sum(self, a, axis=None, dtype=None, out=None, keepdims=False):
         return self._reduce("sum", a, axis, out, dtype=dtype, keepdims=keepdims)
 
+    def count_nonzero(self, a, axis=None):
+        return self._reduce("count_nonzero", a, axis)
+
     def max(self, a, axis=None, out=None, keepdims=False):
         return self._reduce("max", a, axis, out, keepdims=keepdims)
 
@@ -276,6 +282,9 @@ class DeviceDouble:
 
     def zeros(self, shape, dtype=float):
         return self._new(np.zeros(shape, dtype))
+
+    def ones(self, shape, dtype=float):
+        return self._new(np.ones(shape, dtype))
 
     def zeros_like(self, a):
         return self._new(np.zeros_like(operand(a)))

@@ -138,7 +138,7 @@ def test_dense_layers_serve_stacks_of_models(backend):
     A, W, dZ = random.standard_normal((3, 5, 4)), random.standard_normal((3, 4, 2)), random.standard_normal((3, 5, 2))
     Z, dW, db, dA = (xp.empty(shape) for shape in ((3, 5, 2), (3, 4, 2), (3, 1, 2), (3, 5, 4)))
     K.dense_forward(xp.asarray(A), xp.asarray(W), Z)
-    K.dense_backward(xp.asarray(dZ), xp.asarray(A), xp.asarray(W), dW, db, dA)
+    K.dense_backward(xp.asarray(dZ), xp.asarray(A), xp.asarray(W), xp.ones((1, 5), dtype=A.dtype), dW, db, dA)
     for m in range(3):
         np.testing.assert_allclose(backend.to_host(Z)[m], A[m] @ W[m], rtol=1e-12, atol=1e-13)
         np.testing.assert_allclose(backend.to_host(dW)[m], A[m].T @ dZ[m], rtol=1e-12, atol=1e-13)

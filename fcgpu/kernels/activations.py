@@ -28,10 +28,10 @@ def sigmoid(Z: Any, b: Any, *, xp: Any) -> None:
 
 
 def sigmoid_backward(A: Any, dA: Any, *, xp: Any) -> None:
-    """g' = A (1 - A)."""
+    """g' = A (1 - A), as dA A - A (dA A)."""
     dA *= A
-    xp.subtract(1, A, out=A)
-    dA *= A
+    A *= dA
+    dA -= A
 
 
 def tanh(Z: Any, b: Any, *, xp: Any) -> None:

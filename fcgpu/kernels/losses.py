@@ -15,10 +15,14 @@ def binary_cross_entropy(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -
 
     softplus(z) = max(z, 0) + log1p(e^-|z|): no log(0), no overflow.
     """
-    softplus = xp.maximum(Z, 0) + xp.log1p(xp.exp(-xp.abs(Z)))
-    xp.sum(softplus, axis=-1, keepdims=True, out=losses)
+    softplus = xp.abs(Z)
+    xp.negative(softplus, out=softplus)
+    xp.exp(softplus, out=softplus)
+    xp.log1p(softplus, out=softplus)
+    softplus += xp.maximum(Z, 0)
+    softplus.sum(axis=-1, keepdims=True, out=losses)
     if y.ndim == 2:
-        losses -= xp.sum(Z * y, axis=-1, keepdims=True)
+        losses -= (Z * y).sum(axis=-1, keepdims=True)
     elif Z.shape[-1] == 1:
         losses -= Z * y[:, None]
     else:
@@ -86,7 +90,7 @@ def count_correct(Z: Any, y: Any, correct: Any, *, xp: Any) -> None:
 
     For k = 1: is z > 0 as y, 0 or 1, says?
     """
-    answer = Z[..., 0] > 0 if Z.shape[-1] == 1 else xp.argmax(Z, axis=-1)
+    answer = Z[..., 0] > 0 if Z.shape[-1] == 1 else Z.argmax(axis=-1)
     xp.equal(answer, y, out=correct)
 
 

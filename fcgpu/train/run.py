@@ -51,6 +51,9 @@ class Run:
         self.recipe, self.data, self.spec, self.backend, self.plan = recipe, data, spec, backend, plan
         self.scale, self.counts = recipe.scale or data.scale, data.classes is not None and y.ndim == 1
         self.monitor = monitor
+        schedule = SCHEDULES[recipe.schedule]
+        self._factor = partial(schedule.factor, **{key: getattr(recipe, key) for key in schedule.defaults})
+        self._warm_up_steps = recipe.warmup * plan.steps_per_epoch
         self.workers = Workers(plan.threads)
         self.X = backend.to_device(data.X)
         if weights is not None:
@@ -162,14 +165,14 @@ class Run:
                 self.rule.learning_rate.fill(rate)
             share = (stop - start) / n
             loss += self.step(slice(start, stop) if order is None else order[start:stop], stop - start) * share
-            penalty += evaluate.penalty * share
-            correct += evaluate.correct
+            if self.recipe.alpha:
+                penalty += evaluate.penalty * share
+            if self.counts:
+                correct += evaluate.correct
         return rate
 
     def _learning_rate(self, at: Progress) -> float:
-        recipe, row = self.recipe, SCHEDULES[self.recipe.schedule]
-        factor = row.factor(at, **{key: getattr(recipe, key) for key in row.defaults})
-        return recipe.learning_rate * factor * warm_up(at, recipe.warmup * self.plan.steps_per_epoch)
+        return self.recipe.learning_rate * self._factor(at) * warm_up(at, self._warm_up_steps)
 
     def _judged(self, event: EpochEnded) -> tuple[EpochEnded, str]:
         """The event with what is monitored, and why to stop, if so."""

@@ -6,16 +6,34 @@ in device arrays.
 
 from collections import deque
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fcgpu.backend import Backend, Workers
 from fcgpu.kernels import dropout
 from fcgpu.network import Network, Workspace
-from fcgpu.params import Spec, weights_only
+from fcgpu.params import Layer, Spec, weights_only
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
+
+
+class Lane(NamedTuple):
+    """One of the places where tiles are summed up."""
+
+    gradient: Any  # (n_params,)
+    layers: list[Layer]  # views into it
+    loss: Any  # () float64
+    correct: Any  # () int64
+
+    @classmethod
+    def empty(cls, spec: Spec, dtype: Any, xp: Any) -> "Lane":
+        gradient = xp.zeros((spec.n_params,), dtype=dtype)
+        return cls(gradient, spec.layers(gradient), xp.zeros((), dtype=np.float64), xp.zeros((), dtype=np.int64))
+
+    def add(self, other: "Lane") -> None:
+        for mine, others in ((self.gradient, other.gradient), (self.loss, other.loss), (self.correct, other.correct)):
+            mine += others
 
 
 class Evaluate:
@@ -49,23 +67,17 @@ class Evaluate:
         self.params = xp.zeros((spec.n_params,), dtype=dtype)
         self.layers = spec.layers(self.params)
         self._alpha = backend.to_device(weights_only(spec, recipe.alpha), dtype=dtype) if recipe.alpha else None
-        self._lanes = xp.zeros((plan.lanes, spec.n_params), dtype=dtype)
-        self._lane_layers = [spec.layers(lane) for lane in self._lanes]
-        self.gradient = self._lanes[0]  # the lanes are added into the first
-        losses, counts = xp.zeros((plan.lanes,), dtype=np.float64), xp.zeros((plan.lanes,), dtype=np.int64)
-        self._losses, self._lane_losses = losses, [losses[i : i + 1] for i in range(plan.lanes)]
-        self._counts, self._lane_counts = counts, [counts[i : i + 1] for i in range(plan.lanes)]
-        self.loss, self.penalty = xp.zeros((), dtype=np.float64), xp.zeros((), dtype=dtype)
-        self.correct = xp.zeros((), dtype=np.int64)
+        self._lanes = [Lane.empty(spec, dtype, xp) for _ in range(plan.lanes)]
+        self.gradient, _, self.loss, self.correct = self._lanes[0]  # the others are added into the first
+        self.penalty = xp.zeros((), dtype=dtype)
         self.samples = 0  # evaluated so far
         self._seed, self._backend = recipe.seed, backend
         self.keys = xp.zeros((len(rates), 2), dtype=np.uint32)
         self._ids = xp.arange(self.y.shape[0], dtype=np.uint32) if rates and ids is None else ids
-        self._free: deque[Any] = deque()
-        for _ in range(plan.threads):
-            scratch = xp.empty((spec.n_params,), dtype=dtype)
-            work = Workspace(spec, plan.tile, dtype, xp, dropout=rates)
-            self._free.append((work, scratch, spec.layers(scratch)))
+        self._free = deque(
+            (Workspace(spec, plan.tile, dtype, xp, dropout=rates), Lane.empty(spec, dtype, xp))
+            for _ in range(plan.threads)
+        )
 
     def begin(self, step: int) -> None:
         """Draw the masks of this step, for every evaluation until the next."""
@@ -77,18 +89,12 @@ class Evaluate:
 
         Returns loss + penalty, on the device.
         """
-        tiles = -(-n_rows // self.plan.tile)
-        lanes = min(self.plan.lanes, tiles)
         self.samples += n_rows
-        self._losses.fill(0)
-        self._counts.fill(0)
         share = 1 / n_rows if self.weights is None else 1 / self._sum_of_weights(rows)
-        self.workers.run(lambda lane: self._lane(lane, tiles, rows, n_rows, share), lanes)
+        lanes = min(self.plan.lanes, -(-n_rows // self.plan.tile))
+        self.workers.run(partial(self._fill, rows, n_rows, share), lanes)
         for lane in self._lanes[1:lanes]:
-            self.gradient += lane
-        self.xp.sum(self._losses, out=self.loss)
-        if self.count:
-            self.xp.sum(self._counts, out=self.correct)
+            self._lanes[0].add(lane)
         if self._alpha is not None:
             self.net.kernels.add_l2(self.params, self.gradient, self._alpha, share, self.penalty)
         if self.clip:
@@ -100,30 +106,27 @@ class Evaluate:
         tiny = np.finfo(self.weights.dtype).tiny
         return self.xp.maximum(self.xp.sum(self.weights[rows]), tiny)
 
-    def _lane(self, lane: int, tiles: int, rows: Any, n_rows: int, share: Any) -> None:
-        """Add tiles lane, lane + lanes, ... into the lane's accumulators, in that order."""
-        xp, net, size = self.xp, self.net, self.plan.tile
-        borrowed = self._free.pop()
-        whole, scratch, scratch_layers = borrowed
-        for tile in range(lane, tiles, self.plan.lanes):
-            first = tile == lane
-            start, stop = tile * size, min(n_rows, (tile + 1) * size)
+    def _fill(self, rows: Any, n_rows: int, share: Any, number: int) -> None:
+        """Fill lane `number` from the first of its tiles, and add the others in order."""
+        net, size, lane = self.net, self.plan.tile, self._lanes[number]
+        whole, scratch = borrowed = self._free.pop()
+        into = lane
+        for start in range(number * size, n_rows, self.plan.lanes * size):
+            stop = min(n_rows, start + size)
             part = _part(rows, start, stop)
             work = whole.head(stop - start)
-            y = self.y[part]
             weight = share if self.weights is None else self.weights[part] * share
             net.kernels.load_tile(self.X, part, self.scale, work.A[0])
-            into = self._lane_layers[lane] if first else scratch_layers
             net.loss_and_gradient(
-                self.layers, into, work, y, weight, count=self.count, keys=self.keys,
+                self.layers, into.layers, work, self.y[part], weight, count=self.count, keys=self.keys,
                 ids=self._ids[part] if net.dropout else None,
             )  # fmt: skip
-            if not first:
-                self._lanes[lane] += scratch
-            losses, counts = self._lane_losses[lane], self._lane_counts[lane]
-            losses += xp.sum(work.losses, dtype=np.float64)
+            work.losses.sum(dtype=np.float64, out=into.loss)
             if self.count:
-                counts += xp.sum(work.correct)
+                into.correct[...] = self.xp.count_nonzero(work.correct)
+            if into is scratch:
+                lane.add(scratch)
+            into = scratch
         self._free.append(borrowed)
 
 
