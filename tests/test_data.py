@@ -703,3 +703,30 @@ def test_pictures_need_pillow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingExtraError, match=r"reading images needs Pillow.*fcgpu\[images\]"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("most", [9, 99, 255, 999, 1001])
+def test_short_whole_numbers_are_read_as_the_general_parser_reads_them(tmp_path, monkeypatch, most, newline):
+    random = np.random.default_rng(most)
+    table = random.integers(0, most + 1, (4000, 30)) * random.integers(0, 2, (4000, 30))
+    text = newline.join(",".join(map(str, row)) for row in table)  # no end of the last line
+    path = tmp_path / "table.csv"
+    path.write_bytes(text.encode())
+    fast = load(path)
+    np.testing.assert_array_equal(fast.X, table[:, 1:])
+    assert fast.X.dtype == (np.uint8 if most <= 255 else np.float64)
+    monkeypatch.setattr("fcgpu.data.csv._short_whole_numbers", lambda block, columns: None)
+    slow = load(path)
+    np.testing.assert_array_equal(fast.X, slow.X)
+    np.testing.assert_array_equal(fast.y, slow.y)
+
+
+@pytest.mark.parametrize(
+    "text", ["1,2\n3,,4\n", "1,2\n,3\n", "1,2\n3,4,5\n6\n", "1,2\n+3,4\n", "1,2\n3 ,4\n", "1;2\n3,4\n"]
+)
+def test_what_only_looks_like_short_whole_numbers_takes_the_general_way(text):
+    from fcgpu.data.csv import _short_whole_numbers
+
+    assert _short_whole_numbers(text.encode(), 2) is None
+    assert _short_whole_numbers(b"1,2\n30,400", 2).tolist() == [[1, 2], [30, 400]]
