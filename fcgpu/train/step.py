@@ -5,6 +5,7 @@ in device arrays.
 """
 
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,9 +28,10 @@ class Lane(NamedTuple):
     correct: Any  # () int64
 
     @classmethod
-    def empty(cls, spec: Spec, dtype: Any, xp: Any) -> "Lane":
+    def empty(cls, spec: Spec, columns: slice, dtype: Any, xp: Any) -> "Lane":
         gradient = xp.zeros((spec.n_params,), dtype=dtype)
-        return cls(gradient, spec.layers(gradient), xp.zeros((), dtype=np.float64), xp.zeros((), dtype=np.int64))
+        layers = _narrow(spec.layers(gradient), columns)
+        return cls(gradient, layers, xp.zeros((), dtype=np.float64), xp.zeros((), dtype=np.int64))
 
     def add(self, other: "Lane") -> None:
         for mine, others in ((self.gradient, other.gradient), (self.loss, other.loss), (self.correct, other.correct)):
@@ -61,21 +63,26 @@ class Evaluate:
         ids: Any = None,
     ) -> None:
         xp, dtype, rates = backend.xp, recipe.dtype, recipe.dropout_of(spec)
-        self.net, self.plan, self.workers, self.xp = Network(spec, backend, rates), plan, workers, xp
-        self.X, self.y, self.weights = data
+        X, self.y, self.weights = data
+        columns = _used(X)
+        self.X = X[:, columns] if isinstance(X, np.ndarray) else X
+        narrow = replace(spec, sizes=(columns.stop - columns.start, *spec.sizes[1:]))
+        self.net, self.plan, self.workers, self.xp = Network(narrow, backend, rates), plan, workers, xp
         self.scale, self.count, self.clip = scale, count, recipe.gradient_clip
         self.params = xp.zeros((spec.n_params,), dtype=dtype)
-        self.layers = spec.layers(self.params)
+        self.layers = _narrow(spec.layers(self.params), columns)
         self._alpha = backend.to_device(weights_only(spec, recipe.alpha), dtype=dtype) if recipe.alpha else None
-        self._lanes = [Lane.empty(spec, dtype, xp) for _ in range(plan.lanes)]
+        self._lanes = [Lane.empty(spec, columns, dtype, xp) for _ in range(plan.lanes)]
         self.gradient, _, self.loss, self.correct = self._lanes[0]  # the others are added into the first
+        W = spec.layers(self.gradient)[0].W
+        self._unused = [rows for rows in (W[: columns.start], W[columns.stop :]) if len(rows)]
         self.penalty = xp.zeros((), dtype=dtype)
         self.samples = 0  # evaluated so far
         self._seed, self._backend = recipe.seed, backend
         self.keys = xp.zeros((len(rates), 2), dtype=np.uint32)
         self._ids = xp.arange(self.y.shape[0], dtype=np.uint32) if rates and ids is None else ids
         self._free = deque(
-            (Workspace(spec, plan.tile, dtype, xp, dropout=rates), Lane.empty(spec, dtype, xp))
+            (Workspace(narrow, plan.tile, dtype, xp, dropout=rates), Lane.empty(spec, columns, dtype, xp))
             for _ in range(plan.threads)
         )
 
@@ -92,6 +99,8 @@ class Evaluate:
         self.samples += n_rows
         share = 1 / n_rows if self.weights is None else 1 / self._sum_of_weights(rows)
         lanes = min(self.plan.lanes, -(-n_rows // self.plan.tile))
+        for unused in self._unused:  # the rule has used the gradient up
+            unused.fill(0)
         self.workers.run(partial(self._fill, rows, n_rows, share), lanes)
         for lane in self._lanes[1:lanes]:
             self._lanes[0].add(lane)
@@ -142,6 +151,24 @@ class Step:
         at.begin(self.steps)
         self.steps += 1
         return self.rule.step(at.params, at.gradient, partial(at, rows, n_rows))
+
+
+def _used(X: Any) -> slice:
+    """From the first to the last column of X that is not zero in every sample. The others have no part in the gradient:
+    12 on the left and 4 on the right of the digits. All columns where X is not an array of the host.
+    """
+    n = X.shape[1]
+    if not isinstance(X, np.ndarray):
+        return slice(0, n)
+    first = next((i for i in range(n) if X[:, i].any()), 0)
+    last = next((i for i in reversed(range(n)) if X[:, i].any()), n - 1)
+    return slice(first, last + 1)
+
+
+def _narrow(layers: list[Layer], columns: slice) -> list[Layer]:
+    """The layers with the first one's weights of these columns of X alone."""
+    (W, b), *rest = layers
+    return [Layer(W[columns], b), *rest]
 
 
 def _part(rows: Any, start: int, stop: int) -> Any:
