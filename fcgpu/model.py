@@ -134,9 +134,11 @@ def in_tiles(
         out[rows] = answer if resident else backend.to_host(answer)
         free.append(whole)
 
-    with workers.quiet():
-        workers.run(one, n_tiles)
-    workers.close()
+    try:
+        with workers.quiet():
+            workers.run(one, n_tiles)
+    finally:
+        workers.close()
     return out
 
 

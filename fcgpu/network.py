@@ -113,11 +113,13 @@ class Network:
         weight: Any,
         *,
         count: bool = False,
+        factor: Any = None,
         keys: Any = None,
         ids: Any = None,
     ) -> None:
         """All passes over the tile in work.A[0]: fills `gradients`, work.losses and, to count, work.correct.
 
+        factor (1,), where given, multiplies the gradients, at their root: the last dZ is the smallest array there is.
         With dropout, keys (n_hidden, 2) and the samples' ids (n,), both uint32, decide the masks.
         """
 
@@ -128,4 +130,6 @@ class Network:
         if count:
             self.kernels.count_correct(Z, y, work.correct)
         self.loss(Z, y, weight, work.losses)
+        if factor is not None:
+            Z *= factor
         self.gradient(layers, gradients, work)

@@ -14,6 +14,7 @@ from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.optim import FULL_BATCH, OPTIMIZERS
 from fcgpu.optim.schedules import SCHEDULES, Progress, warm_up
 from fcgpu.train.plan import plan
+from fcgpu.train.state import State
 
 CPU = fcgpu.choose("cpu")
 
@@ -150,7 +151,38 @@ def test_alpha_is_in_the_loss_and_shrinks_the_weights_not_the_biases(blobs):
     assert pulled.loss == pytest.approx(plain.loss + 0.1 * squares, rel=1e-12)
     for begin, a, b in zip(start, spec.layers(first.model.params), spec.layers(second.model.params), strict=True):
         np.testing.assert_allclose(b.W, a.W - 0.1 * 0.2 * begin.W, rtol=0, atol=1e-14)
-        np.testing.assert_array_equal(a.b, b.b)
+        np.testing.assert_allclose(b.b, a.b, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 3.0])
+@pytest.mark.parametrize("optimizer", ["gradient_descent", "momentum", "adam"])
+def test_columns_of_zeros_at_the_sides_change_nothing_else(optimizer, alpha, blobs):
+    """And their weights do what the rule does without a gradient: stay, or shrink by alpha."""
+    common = {"hidden": (4,), "optimizer": optimizer, "alpha": alpha, "epochs": 3, "batch": 16, "dtype": "float64"}
+    common["learning_rate"] = 0.1
+    *_, bare = run(blobs, **common)
+    spec = bare.model.spec
+    wide = dataclasses.replace(spec, sizes=(spec.sizes[0] + 5, *spec.sizes[1:]))
+    start = np.zeros(wide.n_params)
+    inner, *above = spec.layers(fcgpu.params.initial(spec, 0))
+    (W, _), *top = wide.layers(start)
+    W[...] = 0.5
+    W[2:-3] = inner.W
+    for to, given in zip(top, above, strict=True):
+        to.W[...] = given.W
+    data = dataclasses.replace(blobs, X=np.pad(blobs.X, ((0, 0), (2, 3))), X_test=None, y_test=None)
+    *_, padded = run(data, start=State(start), **common)
+    first, *others = wide.layers(padded.model.params)
+    (W, b), *rest = spec.layers(bare.model.params)
+    np.testing.assert_allclose(first.W[2:-3], W, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(first.b, b, rtol=0, atol=1e-12)
+    for a, e in zip(others, rest, strict=True):
+        np.testing.assert_allclose(a.W, e.W, rtol=0, atol=1e-12)
+    dead = np.concatenate((first.W[:2], first.W[-3:]))
+    assert np.ptp(dead) == 0
+    if optimizer == "gradient_descent" or not alpha:
+        sizes = [min(16, blobs.n_samples - i) for i in range(0, blobs.n_samples, 16)]
+        assert dead[0, 0] == pytest.approx(0.5 * math.prod(1 - 0.1 * alpha / m for m in sizes) ** 3, rel=1e-12)
 
 
 def test_gradient_clip_bounds_the_step(blobs):

@@ -5,7 +5,9 @@ from typing import Any
 
 def load_tile(X: Any, rows: Any, scale: Any, A: Any, *, xp: Any) -> None:
     """Overwrite A (n, n_features) with X[rows] * scale; rows is a slice or (n,) indices. X stays as it is stored."""
-    xp.multiply(X[rows], scale, out=A, dtype=A.dtype)
+    A[...] = X[rows]
+    if scale != 1:
+        A *= scale
 
 
 def dense_forward(A: Any, W: Any, Z: Any, *, xp: Any) -> None:

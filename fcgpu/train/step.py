@@ -77,6 +77,7 @@ class Evaluate:
         W = spec.layers(self.gradient)[0].W
         self._unused = [rows for rows in (W[: columns.start], W[columns.stop :]) if len(rows)]
         self.penalty = xp.zeros((), dtype=dtype)
+        self.factor: Any = None  # (1,), what the rule wants the gradient multiplied by
         self.samples = 0  # evaluated so far
         self._seed, self._backend = recipe.seed, backend
         self.keys = xp.zeros((len(rates), 2), dtype=np.uint32)
@@ -127,8 +128,8 @@ class Evaluate:
             weight = share if self.weights is None else self.weights[part] * share
             net.kernels.load_tile(self.X, part, self.scale, work.A[0])
             net.loss_and_gradient(
-                self.layers, into.layers, work, self.y[part], weight, count=self.count, keys=self.keys,
-                ids=self._ids[part] if net.dropout else None,
+                self.layers, into.layers, work, self.y[part], weight, count=self.count, factor=self.factor,
+                keys=self.keys, ids=self._ids[part] if net.dropout else None,
             )  # fmt: skip
             work.losses.sum(dtype=np.float64, out=into.loss)
             if self.count:

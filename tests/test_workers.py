@@ -1,0 +1,50 @@
+"""The threads of a run: every index once, errors to the caller, none left."""
+
+import threading
+
+import pytest
+
+from fcgpu.backend import Workers
+
+
+@pytest.fixture
+def before():
+    return threading.active_count()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_each_index_is_called_once_and_no_thread_is_left(threads, n, before):
+    workers, seen = Workers(threads), []
+    for _ in range(20):
+        workers.run(seen.append, n)
+    assert threading.active_count() == before + min(threads, n) - 1
+    workers.close()
+    assert sorted(seen) == sorted(20 * list(range(n)))
+    assert threading.active_count() == before
+
+
+def test_the_caller_and_a_helper_work_side_by_side(before):
+    workers, together = Workers(2), threading.Barrier(2, timeout=60)
+    workers.run(lambda i: together.wait(), 2)
+    workers.close()
+    assert not together.broken
+
+
+@pytest.mark.parametrize("in_helper", [True, False])
+def test_an_error_of_either_thread_reaches_the_caller_and_the_next_run_works(in_helper, before):
+    workers, together = Workers(2), threading.Barrier(2, timeout=60)
+    caller = threading.current_thread()
+
+    def fail(i):
+        together.wait()
+        if (threading.current_thread() is not caller) == in_helper:
+            raise KeyError("planted")
+
+    with pytest.raises(KeyError, match="planted"):
+        workers.run(fail, 2)
+    seen = []
+    workers.run(seen.append, 2)
+    workers.close()
+    assert sorted(seen) == [0, 1]
+    assert threading.active_count() == before
