@@ -14,6 +14,7 @@ from fcgpu.errors import (
     FcgpuError,
     MissingExtraError,
 )
+from fcgpu.formats.onnx import save as save_onnx
 from fcgpu.formats.safetensors import load as load_model
 from fcgpu.formats.safetensors import save as save_model
 from fcgpu.model import Model, Score
@@ -50,6 +51,7 @@ __all__ = [
     "load_recipe",
     "recipe_names",
     "save_model",
+    "save_onnx",
     "train",
 ]
 
