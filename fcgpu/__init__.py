@@ -1,5 +1,6 @@
 """fcgpu trains fully-connected networks at the speed of the hardware, with CuPy on a GPU and NumPy without one."""
 
+from importlib import import_module
 from typing import Any
 
 from fcgpu.backend import Backend, choose
@@ -14,6 +15,7 @@ from fcgpu.errors import (
     FcgpuError,
     MissingExtraError,
 )
+from fcgpu.formats.onnx import save as save_onnx
 from fcgpu.formats.safetensors import load as load_model
 from fcgpu.formats.safetensors import save as save_model
 from fcgpu.model import Model, Score
@@ -45,26 +47,42 @@ __all__ = [
     "__version__",
     "choose",
     "dataset",
+    "from_sklearn",
+    "from_torch",
     "load",
     "load_model",
     "load_recipe",
     "recipe_names",
     "save_model",
+    "save_onnx",
+    "to_sklearn",
+    "to_torch",
     "train",
 ]
 
 
+# Names that need another library: name, its module, what pip calls the library and what fcgpu calls the extra.
+LAZY = {
+    "MLPClassifier": ("fcgpu.estimator", "scikit-learn", "sklearn"),
+    "MLPRegressor": ("fcgpu.estimator", "scikit-learn", "sklearn"),
+    "from_sklearn": ("fcgpu.exchange.sklearn", "scikit-learn", "sklearn"),
+    "to_sklearn": ("fcgpu.exchange.sklearn", "scikit-learn", "sklearn"),
+    "from_torch": ("fcgpu.exchange.torch", "torch", "torch"),
+    "to_torch": ("fcgpu.exchange.torch", "torch", "torch"),
+}
+
+
 def __getattr__(name: str) -> Any:
-    """The estimators are imported when they are asked for: they need scikit-learn, the rest does not."""
-    if name not in ("MLPClassifier", "MLPRegressor"):
+    """What needs another library is imported when it is asked for: the rest does without."""
+    if name not in LAZY:
         raise AttributeError(f"module 'fcgpu' has no attribute {name!r}")
+    module, package, extra = LAZY[name]
     try:
-        from fcgpu import estimator
+        return getattr(import_module(module), name)
     except ModuleNotFoundError as error:
-        if error.name not in ("sklearn", "scipy", "joblib"):
+        if error.name not in (extra, "scipy", "joblib"):
             raise
-        raise MissingExtraError(f"fcgpu.{name}", "scikit-learn", "sklearn") from None
-    return getattr(estimator, name)
+        raise MissingExtraError(f"fcgpu.{name}", package, extra) from None
 
 
 def __dir__() -> list[str]:

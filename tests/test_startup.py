@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = ("cupy", "rich", "sklearn", "PIL", "threadpoolctl", "safetensors")
+HEAVY = ("cupy", "rich", "sklearn", "PIL", "threadpoolctl", "safetensors", "onnx", "torch")
 
 
 def python(*words, **environment):

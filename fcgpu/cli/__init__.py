@@ -45,6 +45,8 @@ def _run(args: Namespace) -> int:
         from fcgpu.cli.use import evaluate as command
     elif args.command == "predict":
         from fcgpu.cli.use import predict as command
+    elif args.command == "export":
+        from fcgpu.cli.export import export as command
     elif args.command == "bench":
         from fcgpu.cli.bench import bench as command
     elif args.command == "info":

@@ -74,6 +74,11 @@ def parser() -> Parser:
     _where(predict)
     _output(predict)
 
+    export = _command(commands, "export", "a model as ONNX, for programs that know nothing of fcgpu")
+    _model(export)
+    export.add_argument("out", metavar="FILE.onnx", help="the file to write; one that is there is replaced")
+    _output(export)
+
     info = _command(commands, "info", "what this machine offers, and which device would be used and why")
     info.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     _output(info)

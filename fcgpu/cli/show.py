@@ -19,6 +19,7 @@ EXTRAS = {
     "cuda13": ("cupy-cuda13x", "train on NVIDIA GPUs, CUDA 13"),
     "rocm7": ("cupy-rocm-7-0", "train on AMD GPUs"),
     "images": ("Pillow", "read folders of images"),
+    "onnx": ("onnx", "export models as ONNX"),
 }
 
 

@@ -1,0 +1,116 @@
+"""A model as ONNX: a program without fcgpu runs it. Needs the extra `onnx`.
+
+The graph is the forward pass and nothing else: float32, the input's scale as its first node, any number of rows. What
+the graph has no place for stands in the metadata: classes and image shape as JSON, recipe and version as text.
+Operators: https://onnx.ai/onnx/operators/, opset 17, which every runtime since ONNX 1.12 reads.
+"""
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from fcgpu.errors import ConfigError, MissingExtraError
+from fcgpu.formats.atomic import write_atomically
+from fcgpu.kernels.activations import LEAK
+from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.model import Model
+from fcgpu.version import __version__
+
+OPSET, IR_VERSION = 17, 8  # both of ONNX 1.12
+LARGEST = 2**31 - 2**20  # bytes of parameters: a protobuf message ends at 2 GiB, the rest of the graph is small
+
+OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "identity": ("Identity", {}),
+    "sigmoid": ("Sigmoid", {}),
+    "tanh": ("Tanh", {}),
+    "relu": ("Relu", {}),
+    "leaky_relu": ("LeakyRelu", {"alpha": LEAK}),
+    "logistic": ("Sigmoid", {}),
+    "softmax": ("Softmax", {"axis": 1}),
+    "exp": ("Exp", {}),
+}
+
+
+def save(model: Model, path: str | os.PathLike[str]) -> str:
+    """Write `to_onnx(model)` whole or not at all, and return the SHA-256 of the file. Equal models are equal files.
+
+    Raises ConfigError and MissingExtraError as `to_onnx`, CheckpointError where the system refuses.
+    """
+    import hashlib
+
+    content = to_onnx(model).SerializeToString(deterministic=True)
+    write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def to_onnx(model: Model) -> Any:
+    """The onnx.ModelProto of a model: X (n, n_features) float32, unscaled, to what `predict_proba` gives, float32.
+
+    The result is called "probabilities" where the model has classes, else "values"; one sigmoid output is, as in
+    `predict_proba`, the probability of the second class. float64 parameters are rounded.
+    Raises ConfigError where float32 cannot hold a parameter or ONNX the whole; MissingExtraError without onnx.
+    """
+    try:
+        from onnx import TensorProto, checker, helper, numpy_helper
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        raise MissingExtraError("the export to ONNX", "onnx", "onnx") from None
+
+    spec = model.spec
+    flat, scale = _float32(model)
+    n_features, n_outputs, result = (
+        spec.sizes[0],
+        spec.sizes[-1],
+        "values" if model.classes is None else "probabilities",
+    )
+    nodes, constants = [helper.make_node("Mul", ["X", "scale"], ["A0"])], [("scale", scale)]
+    activations = [spec.activation] * (len(spec.sizes) - 2) + [OUTPUTS[spec.output].prediction]
+    for i, ((W, b), activation) in enumerate(zip(spec.layers(flat), activations, strict=True), start=1):
+        constants += [(f"W{i}", W), (f"b{i}", b[0])]
+        nodes.append(helper.make_node("Gemm", [f"A{i - 1}", f"W{i}", f"b{i}"], [f"Z{i}"]))
+        operator, attributes = OPERATORS[activation]
+        output = result if i == len(activations) else f"A{i}"
+        nodes.append(helper.make_node(operator, [f"Z{i}"], [output], **attributes))
+    graph = helper.make_graph(
+        nodes,
+        "fcgpu",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", n_features])],
+        [helper.make_tensor_value_info(result, TensorProto.FLOAT, ["n", n_outputs])],
+        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in constants],
+    )
+    made = helper.make_model(
+        graph,
+        producer_name="fcgpu",
+        producer_version=__version__,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+    about = {
+        "classes": json.dumps(model.classes),
+        "image_shape": json.dumps(model.image_shape),
+        "recipe": model.recipe,
+        "output": spec.output,
+    }
+    helper.set_model_props(made, about)
+    checker.check_model(made, full_check=True)
+    return made
+
+
+def _float32(model: Model) -> tuple[Any, Any]:
+    """Parameters and scale as float32 holds them. Raises ConfigError."""
+    if 4 * model.spec.n_params > LARGEST:
+        raise ConfigError(
+            f"a network of {model.spec.n_params:,} parameters does not fit into an ONNX file, which ends at 2 GiB; "
+            "expected fewer than 536,000,000: keep it as safetensors"
+        )
+    with np.errstate(over="ignore"):
+        flat, scale = model.params.astype(np.float32), np.float32(model.scale)
+    if not np.isfinite(flat).all() or not np.isfinite(scale):
+        raise ConfigError(
+            "the model has a parameter that float32 cannot hold, and its ONNX graph is of float32; "
+            "expected finite numbers below 3.4e38: keep it as safetensors"
+        )
+    return flat, np.asarray(scale)
