@@ -243,9 +243,6 @@ class DeviceDouble:
     def max(self, a, axis=None, out=None, keepdims=False):
         return self._reduce("max", a, axis, out, keepdims=keepdims)
 
-    def argmax(self, a, axis=None, dtype=None, out=None, keepdims=False):
-        return self._reduce("argmax", a, axis, out, keepdims=keepdims)
-
     def matmul(self, a, b, out=None):
         """cupy._core._routines_linalg.matmul: counts the temporary copies that it makes of operands and of out."""
         self.launches["matmul"] += 1
