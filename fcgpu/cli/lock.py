@@ -32,9 +32,10 @@ class Lock:
                         f"{folder}: another run, process {holder}, writes there; wait for its end or give another --out"
                     )
                 if _is(descriptor, self._path):  # else its last holder has removed it since we opened it
-                    os.ftruncate(descriptor, 0)
-                    os.write(descriptor, f"{os.getpid()}\n".encode())
                     self._descriptor = descriptor
+                    with suppress(OSError):  # who holds it is for messages only
+                        os.ftruncate(descriptor, 0)
+                        os.write(descriptor, f"{os.getpid()}\n".encode())
             finally:
                 if self._descriptor is None:
                     os.close(descriptor)
@@ -43,7 +44,8 @@ class Lock:
         if self._descriptor is not None:
             with suppress(OSError):
                 self._path.unlink()
-            os.close(self._descriptor)
+            with suppress(OSError):
+                os.close(self._descriptor)
             self._descriptor = None
 
 

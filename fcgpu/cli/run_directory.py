@@ -13,9 +13,10 @@ import numpy as np
 
 from fcgpu.cli.checkpoints import Checkpoints, Every
 from fcgpu.cli.history import History
+from fcgpu.cli.lock import NAME as LOCK
 from fcgpu.cli.lock import Lock
 from fcgpu.errors import CheckpointError, ConfigError, DivergenceError
-from fcgpu.formats.atomic import cannot_write, remove_leftovers, write_atomically
+from fcgpu.formats.atomic import cannot_write, is_leftover, remove_leftovers, write_atomically
 from fcgpu.formats.safetensors import save
 from fcgpu.model import Model
 from fcgpu.train.checkpoint import Checkpoint, differing
@@ -134,10 +135,11 @@ def create(path: str | None, recipe: Recipe, room: int, every: Every = NEVER, ke
         folder.mkdir(parents=True, exist_ok=True)
         lock = Lock(folder)
         try:
-            if {entry.name for entry in folder.iterdir()} - {"lock"}:
+            if any(entry.name != LOCK and not is_leftover(entry) for entry in folder.iterdir()):
                 raise ConfigError(
                     f"{folder}: the run directory is not empty; give another --out or remove it, or --resume it"
                 )
+            remove_leftovers(folder)
             _check_room(folder, room)
             write_atomically(folder / RECIPE, to_toml(recipe).encode())
         except BaseException:

@@ -6,6 +6,7 @@ end the process or fail the call at each of them.
 
 import errno
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,35 +49,35 @@ def append(path: str | os.PathLike[str], content: bytes, *, durable: bool = Fals
     durable : return only when the disk says that it has all of the file. A symlink is refused.
     """
     path = Path(path)
-    made = not path.exists()
+    before = path.stat().st_size if path.exists() else None
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | BINARY | NOFOLLOW, 0o666)
         try:
-            before = os.fstat(descriptor).st_size
-            try:
-                _write(descriptor, content)
-                if durable:
-                    os.fsync(descriptor)
-            except BaseException:
-                with suppress(OSError):
-                    os.ftruncate(descriptor, before)
-                raise
+            _write(descriptor, content)
+            if durable:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        if durable and made:
+        if durable and before is None:
             sync_folder(path.parent)
-    except OSError as error:
-        if made:
-            with suppress(OSError):
-                path.unlink()
-        raise cannot_write(path, error) from error
+    except BaseException as error:  # a failing close included, though all is written then
+        with suppress(OSError):
+            os.truncate(path, before) if before is not None else path.unlink()
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
+        raise
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of a process that was killed while it wrote into this folder."""
-    for path in folder.glob(f".*{SUFFIX}"):
+    for path in filter(is_leftover, folder.glob(f".*{SUFFIX}")):
         with suppress(OSError):
             path.unlink()
+
+
+def is_leftover(path: Path) -> bool:
+    """Is this the name of a temporary file of `write_atomically`?"""
+    return re.fullmatch(rf"\..+\.[0-9a-f]{{8}}{re.escape(SUFFIX)}", path.name) is not None
 
 
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> CheckpointError:

@@ -211,6 +211,8 @@ def load_recipe(source: str | Path) -> Recipe:
             raise ConfigError(f"recipe={text!r} is not known; {choices(text, recipe_names())} (a path ends in .toml)")
         return from_toml(f"recipe {text}", (_shipped() / f"{text}.toml").read_bytes())
     try:
+        if Path(text).is_fifo():
+            raise ConfigError(f"{text}: a pipe; expected a TOML file")
         with open(text, "rb") as file:
             content = file.read(MAX_FILE + 1)
     except OSError as error:
