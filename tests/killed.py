@@ -1,11 +1,12 @@
-"""`python tests/killed.py FOLDER SEED KILLS REFUSALS RANDOM`: trainings that are killed or refused by the system, and resumed.
+"""Trainings that are killed or refused by the system, and resumed: `python tests/killed.py FOLDER SEED A B N`.
 
 Every point is a fresh run directory. The process is killed before and after every system call of a save and in the
-middle of every write, at one of every KILLS such points, drawn from SEED; then one of every REFUSALS calls fails with
-each of three errors or is cut short; then runs are killed at RANDOM random times. 1 is for all of them. What is left must be whole, and lead to the bits of an undisturbed run.
-Prints the counts as JSON.
+middle of every write, at one of every A such points, drawn from SEED; then one of every B calls fails with each of
+three errors or is cut short; then runs are killed at N random times. With A and B of 1 all points are tried. What is
+left must be whole, and lead to the bits of an undisturbed run. Prints the counts as JSON.
 """
 
+# ruff: noqa: E402
 import errno
 import io
 import json

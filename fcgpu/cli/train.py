@@ -159,7 +159,7 @@ def _check_same_recipe(args: Namespace, recipe: Recipe) -> None:
         given = vars(load_recipe(args.recipe).but(**given)) | {"data": recipe.data}
     if words := differing(recipe, given):
         raise ConfigError(
-            f"{args.resume}: another recipe than the run's: {words}; leave these away, or start a new run"
+            f"{args.resume}: not the recipe of the run: {words}; leave these away, or start a new run"
         )
 
 

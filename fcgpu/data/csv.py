@@ -11,10 +11,11 @@ from typing import Any, TextIO
 import numpy as np
 
 from fcgpu.data.dataset import Dataset, dataset, scale_of
-from fcgpu.data.idx import GZIP
+from fcgpu.data.idx import GZIP, unpacked_limit
 from fcgpu.errors import DataError
 
 CSV_BLOCK = 1 << 20  # characters parsed at once: bounds the temporary memory
+MAX_LINE = 4 << 20  # characters
 
 
 def load_csv(path: Path) -> Dataset:

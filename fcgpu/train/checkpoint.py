@@ -147,7 +147,7 @@ def _array(array: Any) -> str:
 
     sha = hashlib.sha256()
     for start in range(0, len(array), ROWS_CHECKED_AT_ONCE):
-        sha.update(np.ascontiguousarray(array[start : start + ROWS_CHECKED_AT_ONCE]))
+        sha.update(np.ascontiguousarray(array[start : start + ROWS_CHECKED_AT_ONCE]).data)
     return f"{array.dtype} {'x'.join(map(str, array.shape))} {sha.hexdigest()}"
 
 
