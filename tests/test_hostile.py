@@ -77,10 +77,10 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path):
     size = 200 << 20
     images = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (1, 1, size))
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(images + bytes(size), 1))
-    with pytest.raises(fcgpu.DataError, match="holds at most|would unpack"):
+    with pytest.raises(fcgpu.DataError, match="holds? at most"):
         fcgpu.load(tmp_path)
     np.savez_compressed(tmp_path / "b.npz", X=np.zeros((1, size), np.uint8), y=np.zeros(1))
-    with pytest.raises(fcgpu.DataError, match="holds at most|would unpack"):
+    with pytest.raises(fcgpu.DataError, match="holds? at most"):
         fcgpu.load(tmp_path / "b.npz")
     with gzip.open(tmp_path / "b.csv.gz", "wb", 1) as file:
         for _ in range(size >> 20):

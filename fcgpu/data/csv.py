@@ -2,11 +2,12 @@
 
 import gzip
 import io
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from fcgpu.data.idx import GZIP, unpacked_limit
 from fcgpu.errors import DataError
 
 CSV_BLOCK = 1 << 20  # characters parsed at once: bounds the temporary memory
-MAX_LINE = 4 << 20  # characters
+MAX_LINE = 4 << 20  # bytes
 
 
 def load_csv(path: Path) -> Dataset:
@@ -68,12 +69,34 @@ def _csv_lines(path: Path) -> Iterator[TextIO]:
             stream = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIP else raw
             if b"\0" in stream.peek(1):
                 raise DataError(f"{path}: not text: it holds NUL bytes; expected CSV in UTF-8")
-            with io.TextIOWrapper(stream, encoding="utf-8-sig") as lines:
+            limit = unpacked_limit(path.stat().st_size) if stream is not raw else math.inf
+            with io.TextIOWrapper(cast(Any, _Bounded(path, stream, limit)), encoding="utf-8-sig") as lines:
                 yield lines
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not UTF-8 text ({error.reason}); save it as CSV in UTF-8") from error
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise DataError(f"{path}: corrupt gzip ({error}); expected a complete file: copy it again") from error
+
+
+class _Bounded(io.BufferedIOBase):
+    """The bytes of a stream, up to `limit` of them and MAX_LINE in a line; DataError where there are more."""
+
+    def __init__(self, path: Path, stream: io.BufferedIOBase, limit: float) -> None:
+        self._path, self._stream, self._left, self._line = path, stream, limit, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read1(self, size: int = -1, /) -> bytes:
+        block = self._stream.read1(size)
+        self._left -= len(block)
+        newline = block.rfind(b"\n")
+        self._line = len(block) - newline - 1 if newline >= 0 else self._line + len(block)
+        if self._left < 0:
+            raise DataError(f"{self._path}: would unpack to far more than its size; unpack it by hand if it is no bomb")
+        if self._line > MAX_LINE:
+            raise DataError(f"{self._path}: a line of more than {MAX_LINE} bytes; expected a sample in each line")
+        return block
 
 
 def _blocks(lines: TextIO, block: list[str]) -> Iterator[list[str]]:

@@ -56,7 +56,7 @@ def read_idx(path: Path, n_dimensions: int) -> Any:
     Raises DataError: empty, another magic number, a size that the file cannot hold, truncated, bytes left over,
     corrupt gzip.
     """
-    if not path.is_file():  # a pipe would block
+    if not (path.is_file() or path.is_dir()):  # a pipe would block
         raise DataError(f"{path}: not a regular file; expected an IDX file")
     with path.open("rb") as raw:
         size = os.fstat(raw.fileno()).st_size
