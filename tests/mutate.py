@@ -116,7 +116,7 @@ def mutated(whole, others, draw):
 
 
 def attempt(read, path):
-    """ "loaded" or "refused"; anything else is raised, and so is a file that takes more than SECONDS."""
+    """What became of it, loaded or refused; anything else is raised, and so is a file that takes more than SECONDS."""
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
         read(path)
