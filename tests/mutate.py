@@ -143,7 +143,10 @@ def mutate(folder, seed, n):
         overwrite(folder / file, content)
         began = time.perf_counter()
         try:
-            counts[f"{name} {attempt(read, folder / file)}"] += 1
+            became = attempt(read, folder / file)
+            counts[f"{name} {became}"] += 1
+            sealed = name in ("model", "checkpoint")
+            assert not sealed or became == "refused" or content in whole, "a changed file was loaded"
         except BaseException:
             kept = Path(f"finding-{name}-{seed}-{number}").absolute()
             kept.write_bytes(content)
