@@ -45,7 +45,10 @@ def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, Any], dict[
     content = _content(name, what)
     try:
         parts = deserialize(content)  # type: ignore[no-untyped-call]  # checks the header and that its tensors fill the file
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        text = content[8 : 8 + int.from_bytes(content[:8], "little")].rstrip(b" ").decode()
+        header = json.loads(text)
+        if text != json.dumps(header, separators=(",", ":"), ensure_ascii=False):
+            raise ValueError("the header is not as safetensors writes it")
         metadata = header.get("__metadata__") or {}
         if "fcgpu" not in metadata:
             raise CheckpointError(f"{name}: a safetensors file of another program; expected one of fcgpu train")
