@@ -11,6 +11,10 @@ from fcgpu.backend import Workers
 ASKED = os.environ.get("FCGPU_TEST_BACKENDS", "").split(",")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--thorough", action="store_true", help="every point of the enumerations, which takes minutes")
+
+
 @pytest.fixture(scope="session")
 def gpu():
     """The GPU backend; skips without one, and fails where FCGPU_TEST_BACKENDS names cupy."""

@@ -16,7 +16,7 @@ import pytest
 from command import blobs, call, csv, finish, start
 
 import fcgpu
-from fcgpu.cli.run_directory import RunDirectory
+from fcgpu.cli.run_directory import create
 from fcgpu.formats import atomic
 
 X, LABELS = blobs(30)
@@ -92,7 +92,7 @@ def test_ctrl_c_that_takes_the_reader_along_still_saves(tmp_path):
     os.close(reader)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
-    assert names(tmp_path / "run") == WHOLE
+    assert names(tmp_path / "run") == ["checkpoints", *WHOLE]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
@@ -218,11 +218,11 @@ def test_a_history_that_does_not_fit_does_not_cost_the_model(good, tmp_path):
 
 def test_lines_that_are_refused_for_a_while_are_written_at_the_end(tmp_path, monkeypatch):
     _, *events, _ = fcgpu.train((X, LABELS), hidden=(), epochs=4, device="cpu")
-    monkeypatch.setattr("fcgpu.cli.run_directory.FLUSH_SECONDS", 0)
-    with RunDirectory(str(tmp_path / "run"), fcgpu.Recipe(), room=0) as run:
+    monkeypatch.setattr("fcgpu.cli.history.FLUSH_SECONDS", 0)
+    with create(str(tmp_path / "run"), fcgpu.Recipe(), room=0) as run:
         run.add(events[0])
         with monkeypatch.context() as full:
-            full.setattr("builtins.open", no_space)
+            full.setattr(atomic.os, "write", no_space)
             run.add(events[1])
         run.add(events[2])
         assert len((tmp_path / "run/history.jsonl").read_text().splitlines()) == 1
@@ -234,7 +234,7 @@ def test_lines_that_are_refused_for_a_while_are_written_at_the_end(tmp_path, mon
 def test_a_loss_that_is_not_finite_is_no_number_in_the_history(tmp_path):
     """On a GPU the epochs that end before the next look at the loss are recorded, too."""
     event = SimpleNamespace(epoch=1, step=1, seconds=1.0, loss=math.nan, accuracy=0.5, learning_rate=1.0)
-    with RunDirectory(str(tmp_path / "run"), fcgpu.Recipe(), room=0) as run:
+    with create(str(tmp_path / "run"), fcgpu.Recipe(), room=0) as run:
         run.add(event)
     assert '"loss": null' in (tmp_path / "run/history.jsonl").read_text()
 

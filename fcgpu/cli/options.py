@@ -120,6 +120,12 @@ def _train(commands: Any) -> None:
     for key in FIRST:
         _recipe_option(train, key)
     train.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE-DATE-TIME)")
+    train.add_argument("--resume", metavar="DIR", help="go on with the run in this run directory, from its checkpoint")
+    every = "epochs, or a time as 30s or 10min; 0 for never (default: 30s)"
+    train.add_argument("--checkpoint-every", metavar="N|TIME", default="30s", help=every)
+    train.add_argument("--keep", metavar="N", default="2", help="checkpoints beside the best one (default: 2)")
+    halve = "after NaN or infinity: stop, or halve the learning rate and go on from the last checkpoint"
+    train.add_argument("--on-divergence", choices=("stop", "halve"), default="stop", help=f"{halve} (default: stop)")
     train.add_argument("--memory", metavar="SIZE", help="budget, as 300MB or 2GiB (default: half of what is free)")
     _where(train)
     _output(train)
@@ -205,3 +211,13 @@ def size(name: str, text: str | None) -> int | None:
     if not match or match[2].upper() not in UNITS:
         raise ConfigError(f"{name}={text!r}: expected a size such as 300MB or 2GiB")
     return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def every(text: str) -> tuple[int, float]:
+    """Epochs and seconds between two checkpoints, one of them or both 0, from 5, 30s or 10min. Raises ConfigError."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)(s|min|h)?", text)
+    if not match or (not match[2] and "." in match[1]):
+        raise ConfigError(f"checkpoint_every={text!r}: expected epochs, as 5, or a time, as 30s or 10min; 0 for never")
+    if match[2]:
+        return 0, float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
+    return int(match[1]), 0.0

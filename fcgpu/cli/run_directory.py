@@ -1,80 +1,107 @@
-"""What a training run leaves: recipe.toml, history.jsonl and model.safetensors."""
+"""What a training run leaves: recipe.toml, history.jsonl, model.safetensors and checkpoints."""
 
-import json
-import math
 import os
 import shutil
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+
+from fcgpu.cli.checkpoints import Checkpoints, Every
+from fcgpu.cli.history import History
+from fcgpu.cli.lock import NAME as LOCK
+from fcgpu.cli.lock import Lock
 from fcgpu.errors import CheckpointError, ConfigError, DivergenceError
-from fcgpu.formats.atomic import append, cannot_write, write_atomically
+from fcgpu.formats.atomic import cannot_write, is_leftover, remove_leftovers, write_atomically
 from fcgpu.formats.safetensors import save
 from fcgpu.model import Model
+from fcgpu.train.checkpoint import Checkpoint, differing
 from fcgpu.train.events import EpochEnded
 from fcgpu.train.plan import readable
-from fcgpu.train.recipe import Recipe, to_toml
+from fcgpu.train.recipe import Recipe, load_recipe, to_toml
 
-FLUSH_SECONDS = 0.25  # epochs are written together this often: on a GPU each loss that is read waits for the device
+RECIPE = "recipe.toml"
+NEVER = Every()
 
 
 class RunDirectory:
-    """A folder of one run. Opening it makes it and writes the recipe: a folder that cannot be written fails early.
+    """A folder of one run, and the only one that writes there: made by `create`, or by `reopen` for a run to resume.
 
     A context: what `add` keeps back is written at its end, also where that is an error; of a run that diverged the
-    error then says where its history is.
-    Raises ConfigError for a folder that has something in it; CheckpointError where the system refuses or has not the
-    `room`, in bytes, that the model will take, and then leaves no folder.
+    error then says what is kept where.
     """
 
-    def __init__(self, path: str | None, recipe: Recipe, room: int) -> None:
-        if path == "":
-            raise ConfigError("out='': expected a folder; leave --out away for one below runs/")
-        self.path = Path(os.path.expanduser(path)) if path else _new_name(recipe.name)  # noqa: PTH111
-        self.model = self.path / "model.safetensors"
-        self._history = self.path / "history.jsonl"
-        self._pending: list[EpochEnded] = []
-        self._due = time.monotonic() + FLUSH_SECONDS
-        made: list[Path] = []
-        try:
-            made += [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-            self.path.mkdir(parents=True, exist_ok=True)
-            if any(self.path.iterdir()):
-                raise ConfigError(f"{self.path}: the run directory is not empty; give another --out or remove it")
-            _check_room(self.path, room)
-            write_atomically(self.path / "recipe.toml", to_toml(recipe).encode())
-        except OSError as error:
-            _remove_empty(made)
-            raise cannot_write(self.path, error) from error
-        except CheckpointError:
-            _remove_empty(made)
-            raise
+    def __init__(self, path: Path, lock: Lock, every: Every, keep: int) -> None:
+        self.path, self.model = path, path / "model.safetensors"
+        self.history = History(path / "history.jsonl")
+        self._lock, self._checkpoints = lock, Checkpoints(path, every, keep)
 
     def __enter__(self) -> "RunDirectory":
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
-            self._flush()
+            self.history.flush()
         except CheckpointError as refused:
             if error is None:
                 raise CheckpointError(f"{refused}; the model is saved as {self.model}") from refused
+        finally:
+            self._lock.release()
         if isinstance(error, DivergenceError):
-            kept = "recipe and history" if self._history.exists() else "recipe"
-            raise DivergenceError(f"{error} ({kept} kept in {self.path})") from error
+            raise DivergenceError(f"{error} ({self._kept()} kept in {self.path})") from error
 
     def add(self, event: EpochEnded) -> None:
-        """Keep an epoch's line for history.jsonl. A line that is refused waits for the end: it never ends a run."""
-        self._pending.append(event)
-        if time.monotonic() >= self._due:
-            try:
-                self._flush()
-                self._due = time.monotonic() + FLUSH_SECONDS
-            except CheckpointError:
-                self._due = math.inf
+        """Keep an epoch's line for history.jsonl."""
+        self.history.add(event)
+
+    def due(self, epoch: int) -> bool:
+        """Is it time for a checkpoint?"""
+        return self._checkpoints.due(epoch)
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Write one, behind the history up to it. Parameters that are not finite are none to go on from.
+
+        Raises CheckpointError where the system refuses; the earlier ones are as they were.
+        """
+        if np.isfinite(checkpoint.state.params).all():
+            self.history.flush(durable=True)
+            self._checkpoints.save(checkpoint)
+
+    def latest(self) -> tuple[Checkpoint | None, Recipe, list[str]]:
+        """The checkpoint to go on from, the run's recipe, and what was wrong with newer checkpoints.
+
+        Raises CheckpointError where none of several loads, the recipe is not that of the checkpoint, or the history
+        does not reach it; ConfigError where there is neither checkpoint nor recipe.
+        """
+        found, wrong = self._checkpoints.latest()
+        if found is None and not (self.path / RECIPE).exists():
+            raise ConfigError(f"{self.path}: neither {RECIPE} nor checkpoints; expected a run directory")
+        recipe = load_recipe(self.path / RECIPE) if found is None or (self.path / RECIPE).exists() else found.recipe
+        if found is None:
+            self.history.cut(0)
+        elif recipe != found.recipe:
+            words = differing(found.recipe, vars(recipe))
+            raise CheckpointError(f"{self.path / RECIPE}: not the recipe of the run: {words}; put it back")
+        else:
+            self.history.resume(found.state.epochs)
+        return found, recipe, wrong
+
+    def halve(self) -> Checkpoint | None:
+        """The last good checkpoint with half the learning rate, also on the disk, and the history up to it.
+
+        None where there is none, and the history is empty. Raises CheckpointError.
+        """
+        found, _ = self._checkpoints.latest()
+        self.history.cut(found.state.epochs if found else 0)
+        if found is None:
+            return None
+        halved = replace(found, state=replace(found.state, halvings=found.state.halvings + 1))
+        self._checkpoints.save(halved)
+        return halved
 
     def save(self, model: Model) -> str:
         """Write the model; returns the SHA-256 of its file.
@@ -87,11 +114,62 @@ class RunDirectory:
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {_rescue(model)}") from error
 
-    def _flush(self) -> None:
-        """Write what is pending, all of it or nothing."""
-        if self._pending:
-            append(self._history, "".join(json.dumps(_line(event)) + "\n" for event in self._pending).encode())
-            self._pending.clear()
+    def _kept(self) -> str:
+        there = [name for name, path in (("history", self.history.path), ("checkpoints", self._checkpoints.folder))
+                 if path.exists()]  # fmt: skip
+        return " and ".join(filter(None, [", ".join(["recipe", *there[:-1]]), *there[-1:]]))
+
+
+def create(path: str | None, recipe: Recipe, room: int, every: Every = NEVER, keep: int = 1) -> RunDirectory:
+    """A new folder with the recipe: one that cannot be written fails early.
+
+    Raises ConfigError for a folder that has something in it; CheckpointError where another run writes there, or the
+    system refuses or has not the `room`, in bytes, that the model will take, and then leaves no folder.
+    """
+    if path == "":
+        raise ConfigError("out='': expected a folder; leave --out away for one below runs/")
+    folder = Path(os.path.expanduser(path)) if path else _new_name(recipe.name)  # noqa: PTH111
+    made: list[Path] = []
+    with _refused(folder, lambda: _remove_empty(made)):
+        made += [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(folder)
+        try:
+            if any(entry.name != LOCK and not is_leftover(entry) for entry in folder.iterdir()):
+                raise ConfigError(
+                    f"{folder}: the run directory is not empty; give another --out or remove it, or --resume it"
+                )
+            remove_leftovers(folder)
+            _check_room(folder, room)
+            write_atomically(folder / RECIPE, to_toml(recipe).encode())
+        except BaseException:
+            lock.release()
+            raise
+    return RunDirectory(folder, lock, every, keep)
+
+
+def reopen(path: str, every: Every = NEVER, keep: int = 1) -> RunDirectory:
+    """The folder of an earlier run. Raises ConfigError where it is none; CheckpointError where a run writes there."""
+    folder = Path(os.path.expanduser(path))  # noqa: PTH111
+    if not path or not folder.is_dir():
+        raise ConfigError(f"resume={path!r}: expected the folder of an earlier run")
+    with _refused(folder, lambda: None):
+        lock = Lock(folder)
+    remove_leftovers(folder)
+    return RunDirectory(folder, lock, every, keep)
+
+
+@contextmanager
+def _refused(folder: Path, undo: Callable[[], None]) -> Iterator[None]:
+    """OSError becomes CheckpointError, and what was begun is undone."""
+    try:
+        yield
+    except OSError as error:
+        undo()
+        raise cannot_write(folder, error) from error
+    except CheckpointError:
+        undo()
+        raise
 
 
 def model_file(path: str) -> Path:
@@ -127,17 +205,6 @@ def _remove_empty(folders: list[Path]) -> None:
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
-
-
-def _line(event: EpochEnded) -> dict[str, Any]:
-    return {
-        "epoch": event.epoch,
-        "step": event.step,
-        "seconds": round(event.seconds, 6),
-        "loss": event.loss if math.isfinite(event.loss) else None,  # JSON has no NaN
-        "accuracy": event.accuracy,
-        "learning_rate": event.learning_rate,
-    }
 
 
 def _new_name(recipe: str) -> Path:

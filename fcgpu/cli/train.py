@@ -2,71 +2,165 @@
 
 import json
 import os
+import shlex
 import signal
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fcgpu.backend import choose
-from fcgpu.cli.options import count, recipe_changes, size
-from fcgpu.cli.run_directory import RunDirectory
+from fcgpu.cli.checkpoints import Every
+from fcgpu.cli.options import count, every, recipe_changes, size
+from fcgpu.cli.run_directory import RunDirectory, create, reopen
 from fcgpu.cli.summary import summary
 from fcgpu.data import NAMED, load
 from fcgpu.data.dataset import Dataset, targets
-from fcgpu.errors import ConfigError
+from fcgpu.errors import CheckpointError, ConfigError, DivergenceError
+from fcgpu.optim import FULL_BATCH
+from fcgpu.params import initial
 from fcgpu.progress import Progress
 from fcgpu.streams import say
 from fcgpu.train import train as events_of
-from fcgpu.train.events import EpochEnded, Finished, Started
+from fcgpu.train.checkpoint import Checkpoint, check_cut, check_data, cut_of, differing, fingerprint
+from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.recipe import Recipe, load_recipe
+from fcgpu.train.state import State
 from fcgpu.version import __version__
 
 FOR_OWN_DATA = Recipe(learning_rate=0.01, schedule="cosine")  # where no recipe is named
+HALVINGS = 10  # of the learning rate, before a run that diverges again is given up
 SMALL = 10  # samples and features up to which the data themselves are shown
 
 
 def train(args: Namespace) -> int:
-    own_data = args.recipe is None and args.data not in (None, "mnist")
-    recipe = (FOR_OWN_DATA if own_data else load_recipe(args.recipe or "mnist")).but(**recipe_changes(args))
-    recipe = recipe.but(data=_source(recipe.data if args.data is None else args.data))
-    if not recipe.data and args.data is None:
-        raise ConfigError(f"recipe {recipe.name} has no data of its own: fcgpu train DATA --recipe {args.recipe}")
-    threads, budget = count("threads", args.threads), size("memory", args.memory)
-    backend = choose(args.device)
-    data = load(recipe.data, image_size=recipe.image_size or None)
-    events = events_of(data, recipe, device=backend, threads=threads, memory_budget=budget)
-    speak = not (args.quiet or args.json)
-    started = next(events)
-    assert isinstance(started, Started)
-    room = started.spec.n_params * np.dtype(recipe.dtype).itemsize
-    progress = Progress(recipe.epochs, shown=not args.quiet)
-    with RunDirectory(args.out, recipe, room) as run, _stop_after_epoch() as stop, progress:
-        if speak and data.n_samples <= SMALL and data.n_features <= SMALL:
-            progress.print(_small(data))
-        for event in events:
-            if isinstance(event, EpochEnded):
-                run.add(event)
-                progress.add(event)
-                if speak and recipe.cost_every and (event.epoch - 1) % recipe.cost_every == 0:
-                    progress.print(f"cost at epoch {event.epoch - 1}: {event.cost:.10g}")
-                if stop and event.epoch < event.epochs:
-                    return _stopped(run, event)
-        assert isinstance(event, Finished)
-        _ = event.train  # which finds a model that diverged in its very last step
-        digest = run.save(event.model)
-    if progress.unprinted:
-        raise progress.unprinted
-    result = _result(started, event, run, digest)
-    if speak:
-        summary(started, event, result)
-        print(_check(event, data, recipe))
-    if args.json:
-        print(json.dumps(result))
-    return 0
+    policy = Every(*every(args.checkpoint_every)), count("keep", args.keep) or 1
+    if args.resume is None:
+        own_data = args.recipe is None and args.data not in (None, "mnist")
+        recipe = (FOR_OWN_DATA if own_data else load_recipe(args.recipe or "mnist")).but(**recipe_changes(args))
+        recipe = recipe.but(data=_source(recipe.data if args.data is None else args.data))
+        if not recipe.data and args.data is None:
+            raise ConfigError(f"recipe {recipe.name} has no data of its own: fcgpu train DATA --recipe {args.recipe}")
+        return Job(args, recipe).run(lambda room: create(args.out, recipe, room, *policy))
+    if args.out is not None:
+        raise ConfigError(f"out={args.out!r} with --resume: the run stays in its folder; leave --out away")
+    with reopen(args.resume, *policy) as directory:
+        checkpoint, recipe, wrong = directory.latest()
+        for line in wrong:
+            say(f"fcgpu: warning: {line}; going on from the checkpoint before it")
+        _check_same_recipe(args, recipe)
+        return Job(args, recipe, checkpoint).run(lambda room: directory)
+
+
+class Job:
+    """One run of the command: the data, the events, and what is made of them."""
+
+    def __init__(self, args: Namespace, recipe: Recipe, checkpoint: Checkpoint | None = None) -> None:
+        self.args, self.recipe = args, recipe
+        self.backend = choose(args.device)
+        source = recipe.data if args.data is None else _source(args.data)
+        self.data = load(source, image_size=recipe.image_size or None)
+        if checkpoint is not None:
+            check_data(args.resume, checkpoint, self.data)
+        self.events = self._events(None if checkpoint is None else checkpoint.state)
+        started = next(self.events)
+        assert isinstance(started, Started)
+        self.started, self.cut = started, cut_of(started.plan, self.backend.on_gpu)
+        if checkpoint is not None:
+            check_cut(args.resume, checkpoint, self.cut)
+            say(f"fcgpu: going on after epoch {checkpoint.state.epochs} of {recipe.epochs}")
+
+    def run(self, directory: Callable[[int], RunDirectory]) -> int:
+        args, recipe, data = self.args, self.recipe, self.data
+        speak = not (args.quiet or args.json)
+        progress = Progress(recipe.epochs, shown=not args.quiet)
+        room = self.started.spec.n_params * np.dtype(recipe.dtype).itemsize
+        with directory(room) as run, _stop_after_epoch() as stop, progress:
+            if speak and data.n_samples <= SMALL and data.n_features <= SMALL:
+                progress.print(_small(data))
+            for event in self._halving(run) if args.on_divergence == "halve" else self.events:
+                if isinstance(event, EpochEnded):
+                    run.add(event)
+                    progress.add(event)
+                    if speak and recipe.cost_every and (event.epoch - 1) % recipe.cost_every == 0:
+                        progress.print(f"cost at epoch {event.epoch - 1}: {event.cost:.10g}")
+                    if stop and event.epoch < event.epochs:
+                        return self._stopped(run, event, stop[0])
+                    if run.due(event.epoch):
+                        self._checkpoint(run, event)
+            assert isinstance(event, Finished)
+            _ = event.train  # which finds a model that diverged in its very last step
+            digest = run.save(event.model)
+        if progress.unprinted:
+            raise progress.unprinted
+        result = _result(self.started, event, run, digest)
+        if speak:
+            summary(self.started, event, result)
+            print(_check(event, data, recipe))
+        if args.json:
+            print(json.dumps(result))
+        return 0
+
+    def _events(self, state: State | None) -> Iterator[Event]:
+        threads, budget = count("threads", self.args.threads), size("memory", self.args.memory)
+        return events_of(
+            self.data, self.recipe, device=self.backend, threads=threads, memory_budget=budget, start=state
+        )
+
+    def _halving(self, run: RunDirectory) -> Iterator[Event]:
+        """The events; where they diverge, those of going on from the last good checkpoint at half the rate."""
+        events, halvings = self.events, 0
+        while True:
+            try:
+                for event in events:
+                    if isinstance(event, Finished):
+                        _ = event.train
+                    yield event
+                return
+            except DivergenceError as error:
+                if self.recipe.optimizer in FULL_BATCH or halvings == HALVINGS:
+                    raise
+                there = run.halve()
+                first = State(initial(self.started.spec, self.recipe.seed), halvings=halvings + 1)
+                state = there.state if there else first
+                halvings = state.halvings
+                say(f"fcgpu: {error}; going on after epoch {state.epochs} at 1/{2**halvings} of the learning rate")
+                events = self._events(state)
+
+    def _checkpoint(self, run: RunDirectory, event: EpochEnded) -> None:
+        """A checkpoint that the system refuses costs a warning, not the run."""
+        try:
+            run.checkpoint(self._state_of(event))
+        except CheckpointError as error:
+            say(f"fcgpu: warning: no checkpoint of epoch {event.epoch}: {error}")
+
+    def _stopped(self, run: RunDirectory, event: EpochEnded, signal_number: int) -> int:
+        run.save(event.model())
+        say(f"fcgpu: stopped after epoch {event.epoch} of {event.epochs}; the model as it was then is {run.model}")
+        run.checkpoint(self._state_of(event))
+        say(f"fcgpu: fcgpu train --resume {shlex.quote(str(run.path))} goes on")
+        return 128 + signal_number
+
+    def _state_of(self, event: EpochEnded) -> Checkpoint:
+        score = event.loss if event.monitored is None else event.monitored
+        return Checkpoint(event.state(), self.recipe, self._fingerprint, self.cut, score)
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, str]:
+        return fingerprint(self.data)
+
+
+def _check_same_recipe(args: Namespace, recipe: Recipe) -> None:
+    """Raises ConfigError where the options name another recipe than the run's."""
+    given = recipe_changes(args)
+    if args.recipe is not None:
+        given = vars(load_recipe(args.recipe).but(**given)) | {"data": recipe.data}
+    if words := differing(recipe, given):
+        raise ConfigError(f"{args.resume}: not the recipe of the run: {words}; leave these away, or start a new run")
 
 
 def _source(text: str) -> str:
@@ -109,15 +203,12 @@ def _result(started: Started, done: Finished, run: RunDirectory, digest: str) ->
     }
 
 
-def _stopped(run: RunDirectory, event: EpochEnded) -> int:
-    run.save(event.model())
-    say(f"fcgpu: stopped after epoch {event.epoch} of {event.epochs}; the model as it was then is {run.model}")
-    return 130
-
-
 @contextmanager
 def _stop_after_epoch() -> Iterator[list[int]]:
-    """Ctrl-C lets the epoch end, so that what is saved is whole; a second Ctrl-C stops at once."""
+    """Ctrl-C and SIGTERM let the epoch end, so that what is saved is whole; a second one stops at once.
+
+    Yields a list that the signal's number is put into.
+    """
     stopping: list[int] = []
 
     def handler(number: int, frame: Any) -> None:
@@ -126,11 +217,12 @@ def _stop_after_epoch() -> Iterator[list[int]]:
         stopping.append(number)
         say("\nfcgpu: stopping after this epoch; Ctrl-C again to stop at once")
 
-    before = signal.signal(signal.SIGINT, handler)
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stopping
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def _small(data: Dataset) -> str:

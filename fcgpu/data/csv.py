@@ -5,22 +5,23 @@ few passes over the bytes, on every processor. Everything else goes through NumP
 """
 
 import gzip
-import io
+import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any
 
 import numpy as np
 
 from fcgpu.backend import Workers, cpu_count
 from fcgpu.data.dataset import Dataset, dataset, scale_of
-from fcgpu.data.idx import GZIP
+from fcgpu.data.idx import GZIP, unpacked_limit
 from fcgpu.errors import DataError
 
 CSV_BLOCK = 1 << 18  # bytes parsed at once: bounds the temporary memory
+MAX_LINE = 4 << 20  # bytes
 MOST_THREADS = 8  # each holds a block and its numbers
 BOM = b"\xef\xbb\xbf"
 
@@ -40,8 +41,8 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
     Raises DataError, with line and column: ragged, not a number, not finite; no samples, no features, not text;
     neither n_features columns nor one more.
     """
-    with _csv_bytes(path) as stream, closing(Workers(min(MOST_THREADS, cpu_count()))) as workers:
-        start = next(_blocks(stream, b"", 1), b"")
+    with _csv_bytes(path) as read, closing(Workers(min(MOST_THREADS, cpu_count()))) as workers:
+        start = next((line for line in _blocks(read, 1) if not line.isspace()), b"")
         first = _lines(start)[0] if start else ""
         if not first:
             raise DataError(f"{path}: empty; expected lines of numbers separated by commas, the label first")
@@ -57,7 +58,8 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
         if columns == labels:
             raise DataError(f"{path}: one column; expected a label and features, separated by commas")
         X, y = np.empty((0, columns - labels), np.uint8), []
-        blocks = _blocks(stream, b"" if header else start, CSV_BLOCK)
+        begun = start.lstrip().partition(b"\n")[2] if header else start
+        blocks = (block for block in chain([begun], _blocks(read, CSV_BLOCK)) if block.strip())
         for some in iter(lambda: list(islice(blocks, workers.threads)), []):
             parsed = [None] * len(some)
 
@@ -77,43 +79,51 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _csv_bytes(path: Path) -> Iterator[Any]:
-    """The bytes of a text file, plain or gzip; DataError where it is neither."""
+def _csv_bytes(path: Path) -> Iterator[Callable[[int], bytes]]:
+    """Reads a text file, plain or gzip, in whole lines; DataError where it is neither."""
     with path.open("rb") as raw:
         try:
             stream = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIP else raw
             if b"\0" in stream.peek(1):
                 raise DataError(f"{path}: not text: it holds NUL bytes; expected CSV in UTF-8")
-            yield stream
+            limit = unpacked_limit(path.stat().st_size) if stream is not raw else math.inf
+            yield _whole_lines(path, stream, limit)
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not UTF-8 text ({error.reason}); save it as CSV in UTF-8") from error
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise DataError(f"{path}: corrupt gzip ({error}); expected a complete file: copy it again") from error
 
 
-@contextmanager
-def _csv_lines(path: Path) -> Iterator[TextIO]:
-    with _csv_bytes(path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig") as lines:
-        yield lines
+def _whole_lines(path: Path, stream: Any, limit: float) -> Callable[[int], bytes]:
+    """Reads some `size` bytes of whole lines; DataError beyond `limit` bytes in all and MAX_LINE in a line."""
+    left = limit
+
+    def read(size: int) -> bytes:
+        nonlocal left
+        block: bytes = stream.read(size)
+        if block and not block.endswith(b"\n"):
+            rest = stream.readline(MAX_LINE)
+            if len(rest) == MAX_LINE:
+                raise DataError(f"{path}: a line of more than {MAX_LINE} bytes; expected a sample in each line")
+            block += rest
+        left -= len(block)
+        if left < 0:
+            raise DataError(f"{path}: would unpack to far more than its size; unpack it by hand if it is no bomb")
+        return block
+
+    return read
 
 
-def _blocks(stream: BinaryIO, block: bytes, size: int) -> Iterator[bytes]:
-    """`block` and the rest of the stream, some `size` bytes of whole lines at a time, that hold more than space."""
-    while True:
-        block += stream.read(size)
-        block += b"" if block.endswith(b"\n") else stream.readline()
-        if not block:
-            return
+def _blocks(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
+    """Whole lines, some `size` bytes at a time, each ended by a line feed alone."""
+    for block in iter(lambda: read(size), b""):
         if b"\r" in block:
             block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        block = block.removeprefix(BOM)
-        if not block.isspace():
-            yield block
-        block = b""
+        yield block.removeprefix(BOM)
 
 
 def _lines(block: bytes) -> list[str]:
-    return [line for line in block.decode().split("\n") if line and not line.isspace()]
+    return [line.decode() for line in block.split(b"\n") if line.strip()]
 
 
 def _short_whole_numbers(block: bytes, columns: int) -> Any:
@@ -159,11 +169,12 @@ def _extended(X: Any, rows: Any) -> Any:
 
 def _csv_fault(path: Path, columns: int, header: bool) -> DataError:
     """Why a CSV file was refused: the first line that cannot be one of the table."""
-    with _csv_lines(path) as lines:
+    with _csv_bytes(path) as read:
+        lines = (line for block in _blocks(read, CSV_BLOCK) for line in block.removesuffix(b"\n").split(b"\n"))
         for number, line in enumerate(lines, 1):
-            if line.isspace():
+            if not line.strip():
                 continue
-            fields = _fields(line)
+            fields = _fields(line.decode())
             if len(fields) != columns:
                 return DataError(
                     f"{path}, line {number}: {len(fields)} values; expected {columns}, as in the first line"

@@ -23,6 +23,8 @@ NAMES = {
     "t10k": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 DEFLATE_LIMIT = 1032  # bytes that one byte of deflate can expand to, at most
+EXPANSION = 200  # times its size that a compressed file may unpack to, beyond SPARE; MNIST's digits are 5 times
+SPARE = 64 << 20
 BLOCK = 1 << 17
 GZIP = b"\x1f\x8b"
 UNSIGNED_BYTE = 0x08
@@ -54,13 +56,15 @@ def read_idx(path: Path, n_dimensions: int) -> Any:
     Raises DataError: empty, another magic number, a size that the file cannot hold, truncated, bytes left over,
     corrupt gzip.
     """
+    if not (path.is_file() or path.is_dir()):  # a pipe would block
+        raise DataError(f"{path}: not a regular file; expected an IDX file")
     with path.open("rb") as raw:
         size = os.fstat(raw.fileno()).st_size
         packed = raw.peek(2)[:2] == GZIP
         stream: io.BufferedIOBase = gzip.GzipFile(fileobj=raw) if packed else raw
         try:
             shape = _header(stream, path, n_dimensions)
-            claimed, room = math.prod(shape), size * DEFLATE_LIMIT if packed else size - stream.tell()
+            claimed, room = math.prod(shape), unpacked_limit(size) if packed else size - stream.tell()
             says = f"its header says {' x '.join(map(str, shape))} = {claimed} bytes"
             if claimed == 0:
                 raise DataError(f"{path}: empty: {says}; expected at least one")
@@ -77,6 +81,11 @@ def read_idx(path: Path, n_dimensions: int) -> Any:
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise DataError(f"{path}: corrupt gzip ({error}); expected a complete file: copy it again") from error
     return array.reshape(shape)
+
+
+def unpacked_limit(size: int) -> int:
+    """Bytes that `size` bytes of a compressed file may unpack to: what more would is a bomb."""
+    return min(size * DEFLATE_LIMIT, max(SPARE, size * EXPANSION))
 
 
 def fill(array: Any, stream: io.BufferedIOBase) -> int:

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from fcgpu.data.dataset import Dataset, dataset
+from fcgpu.data.idx import EXPANSION
 from fcgpu.errors import DataError, MissingExtraError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow's others include EPS, which runs Ghostscript
 MAX_PIXELS = 64 * 2**20  # checked before decoding: a small file can claim a picture that fills the memory
+SPARE_PIXELS = 16 * 2**20  # beyond these a picture may have EXPANSION pixels for each byte of its file
 GREY_MODES = ("1", "L", "LA")
 DEEP_MODES = ("I", "F")  # 16 and 32 bits, which Pillow would clip to 8
 
@@ -90,14 +93,15 @@ def _opened(path: Path) -> Iterator[Any]:
         from PIL import Image
     except ImportError as error:
         raise MissingExtraError("reading images", "Pillow", "images") from error
+    if not path.is_file():
+        raise DataError(f"{path}: not a regular file; expected a picture")
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):  # MAX_PIXELS decides
-            opened = Image.open(path)
+            opened = Image.open(path, formats=FORMATS)
         with opened as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise DataError(
-                    f"{path}: {picture.height} x {picture.width} pixels; expected at most {MAX_PIXELS} in all"
-                )
+            most = min(MAX_PIXELS, max(SPARE_PIXELS, path.stat().st_size * EXPANSION))
+            if picture.width * picture.height > most:
+                raise DataError(f"{path}: {picture.height} x {picture.width} pixels; expected at most {most} in all")
             if picture.mode[0] in DEEP_MODES:
                 raise DataError(f"{path}: mode {picture.mode}; expected 8 bits a channel: convert it")
             yield picture

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.data.dataset import Dataset, dataset, scale_of
-from fcgpu.data.idx import DEFLATE_LIMIT, fill
+from fcgpu.data.idx import fill, unpacked_limit
 from fcgpu.errors import DataError
 
 NPZ_KEYS = (("X", "y", "X_test", "y_test"), ("x_train", "y_train", "x_test", "y_test"))
@@ -63,7 +63,9 @@ def read_npz(path: Path, *, features_only: bool = False) -> list[Any]:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             keys = _npz_keys(path, list(members), features_only)
             return [_member(path, archive, members[key], key) for key in keys]
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (DataError, OSError, MemoryError):
+        raise
+    except Exception as error:  # zipfile raises errors of many kinds
         raise DataError(f"{path}: not a complete NPZ file ({error}); write it with numpy.savez") from error
 
 
@@ -83,10 +85,10 @@ def _npz_keys(path: Path, found: Sequence[str], features_only: bool) -> Sequence
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str) -> Any:
-    expansion = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: DEFLATE_LIMIT}.get(info.compress_type)
-    if expansion is None:
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DataError(f"{path}: array {key} has compression {info.compress_type}; expected none or deflate")
-    room = min(info.compress_size, path.stat().st_size) * expansion
+    packed = min(info.compress_size, path.stat().st_size)
+    room = packed if info.compress_type == zipfile.ZIP_STORED else unpacked_limit(packed)
     if info.file_size > room:
         raise DataError(f"{path}: array {key} claims {info.file_size} bytes, its part of the file holds at most {room}")
     with archive.open(info) as stream:

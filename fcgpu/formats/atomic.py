@@ -1,27 +1,40 @@
-"""Write whole or not at all: a file through a temporary one, fsync, rename, fsync of the folder; lines to a log."""
+"""Write whole or not at all: a file through a temporary one, fsync, rename, fsync of the folder; lines to a log.
+
+Everything goes through os.open, os.write, os.fsync, os.replace and os.close, one call a step, so that the tests can
+end the process or fail the call at each of them.
+"""
 
 import errno
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
 from fcgpu.errors import CheckpointError
 
+CHUNK = 1 << 20  # bytes a write
+SUFFIX = ".tmp"
+BINARY = getattr(os, "O_BINARY", 0)  # Windows only
+NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Replace `path` by a file of `content`. A reader sees the old file or the new one, never a part.
 
-    Raises CheckpointError, with the path and the system's reason; the temporary file is gone then.
+    A symlink there is replaced, not followed. Raises CheckpointError, with the path and the system's reason; the
+    temporary file is gone then.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}{SUFFIX}")
     try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
+        try:
+            _write(descriptor, content)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except BaseException as error:  # Ctrl-C included
         with suppress(OSError):
             temporary.unlink()
@@ -30,17 +43,41 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         raise
 
 
-def append(path: str | os.PathLike[str], content: bytes) -> None:
-    """Add `content` to the end of a file, or nothing where the system refuses: then CheckpointError as above."""
+def append(path: str | os.PathLike[str], content: bytes, *, durable: bool = False) -> None:
+    """Add `content` to the end of a file, or nothing where the system refuses: then CheckpointError as above.
+
+    durable : return only when the disk says that it has all of the file. A symlink is refused.
+    """
     path = Path(path)
-    before = path.stat().st_size if path.exists() else 0
+    before = path.stat().st_size if path.exists() else None
     try:
-        with open(path, "ab") as file:
-            file.write(content)
-    except OSError as error:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | BINARY | NOFOLLOW, 0o666)
+        try:
+            _write(descriptor, content)
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if durable and before is None:
+            sync_folder(path.parent)
+    except BaseException as error:  # a failing close included, though all is written then
         with suppress(OSError):
-            os.truncate(path, before) if before else path.unlink()
-        raise cannot_write(path, error) from error
+            os.truncate(path, before) if before is not None else path.unlink()
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
+        raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a process that was killed while it wrote into this folder."""
+    for path in filter(is_leftover, folder.glob(f".*{SUFFIX}")):
+        with suppress(OSError):
+            path.unlink()
+
+
+def is_leftover(path: Path) -> bool:
+    """Is this the name of a temporary file of `write_atomically`?"""
+    return re.fullmatch(rf"\..+\.[0-9a-f]{{8}}{re.escape(SUFFIX)}", path.name) is not None
 
 
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> CheckpointError:
@@ -49,7 +86,8 @@ def cannot_write(path: str | os.PathLike[str], error: OSError) -> CheckpointErro
     return CheckpointError(f"{os.fspath(path)}: cannot be written ({error.strerror or error}); {remedy}")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Return when the disk says that it has the folder's names."""
     if os.name != "posix":  # elsewhere a folder cannot be opened, and the rename is durable by itself
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -57,3 +95,10 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    """All of it: a system call may take less than it is given."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view[:CHUNK]) :]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.errors import ConfigError, choices
+from fcgpu.errors import CheckpointError, ConfigError, choices
 from fcgpu.kernels.updates import SCALARS, UPDATES
 
 
@@ -47,8 +47,14 @@ class FirstOrder:
         return {name: host(array) for name, array in self.state._asdict().items()}
 
     def restore(self, state: Mapping[str, Any], to_device: Callable[[Any], Any]) -> None:
-        """Go on from what `state_on_host` returned."""
+        """Go on from what `state_on_host` returned. Raises CheckpointError where it is of another rule or network."""
         for name, array in self.state._asdict().items():
+            found = getattr(state.get(name), "shape", "none")
+            if found != array.shape:
+                raise CheckpointError(
+                    f"{name} of the optimizer's state has shape {found}, expected {array.shape}: resume with the "
+                    "optimizer and network that it was saved with"
+                )
             array[...] = to_device(state[name])
 
 

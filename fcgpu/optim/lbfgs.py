@@ -119,12 +119,21 @@ class LBFGS:
 
         Raises CheckpointError where it belongs to other parameters or another memory.
         """
-        expected, found = self._history.shape, tuple(state["history"].shape)
-        if expected != found:
-            raise CheckpointError(
-                f"the history of L-BFGS has shape {found}, expected {expected}: resume with the network and memory "
-                "that it was saved with"
-            )
+        m = self.memory
+        shapes = {"history": self._history.shape, "gradient": self.gradient.shape, "sy": (m, m), "yy": (m, m)}
+        for name, expected in (shapes | {"along": (2 * m,)}).items():
+            found = getattr(state.get(name), "shape", "none")
+            if expected != found:
+                raise CheckpointError(
+                    f"the {name} of L-BFGS has shape {found}, expected {expected}: resume with the network and memory "
+                    "that it was saved with"
+                )
+        for name, kind in {"loss": float, "evaluations": int, "reason": str}.items():
+            if not isinstance(state.get(name), kind):
+                raise CheckpointError(f"the {name} of L-BFGS is {state.get(name)!r}, expected {kind.__name__}")
+        slots = np.unique(state["slots"])
+        if state["slots"].ndim != 1 or not np.isin(slots, range(m)).all() or len(slots) != len(state["slots"]):
+            raise CheckpointError(f"the slots of L-BFGS are {state['slots']}, expected some of {m}, each once")
         self._history[...] = to_device(state["history"])
         self.gradient[...] = to_device(state["gradient"])
         self._sy, self._yy, self._along = (np.array(state[name]) for name in ("sy", "yy", "along"))

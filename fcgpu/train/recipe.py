@@ -211,8 +211,10 @@ def load_recipe(source: str | Path) -> Recipe:
     if not text.endswith(".toml") and "/" not in text:
         if text not in recipe_names():
             raise ConfigError(f"recipe={text!r} is not known; {choices(text, recipe_names())} (a path ends in .toml)")
-        return _parse(f"recipe {text}", (_shipped() / f"{text}.toml").read_bytes())
+        return from_toml(f"recipe {text}", (_shipped() / f"{text}.toml").read_bytes())
     try:
+        if Path(text).is_fifo():
+            raise ConfigError(f"{text}: a pipe; expected a TOML file")
         with open(text, "rb") as file:
             content = file.read(MAX_FILE + 1)
     except OSError as error:
@@ -222,7 +224,7 @@ def load_recipe(source: str | Path) -> Recipe:
         ) from None
     if len(content) > MAX_FILE:
         raise ConfigError(f"{text}: more than {MAX_FILE} bytes; a recipe is a short TOML file")
-    return _parse(text, content)
+    return from_toml(text, content)
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -236,7 +238,8 @@ def to_toml(recipe: Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _parse(name: str, content: bytes) -> Recipe:
+def from_toml(name: str, content: bytes) -> Recipe:
+    """The recipe that a TOML file holds; `name` is for messages. Raises ConfigError."""
     import tomllib
 
     try:

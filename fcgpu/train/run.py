@@ -96,6 +96,8 @@ class Run:
         if state.order:
             self.order.bit_generator.state = state.order
         self.epochs, self.step.steps, self.samples, self.drops = state.epochs, state.steps, state.samples, state.drops
+        self.halvings, self.seconds, self.evaluate.samples = state.halvings, state.seconds, state.evaluated
+        self.stopped = state.stopped if state.epochs else ""
         begun = state.patience or Patience(self.recipe.tol, self.recipe.n_iter_no_change or math.inf)
         self.patience = replace(begun)
         self.best = None
@@ -110,16 +112,16 @@ class Run:
         return State(
             host(self.evaluate.params), self.rule.state_on_host(host), self.epochs, self.step.steps, self.samples,
             self.drops, replace(self.patience), None if self.best is None else host(self.best),
-            order and order.state,
+            order and order.state, self.halvings, self.seconds, self.evaluate.samples, self.stopped,
         )  # fmt: skip
 
     def events(self) -> Iterator[Event]:
         recipe, n = self.recipe, self.plan.samples
         yield Started(recipe, self.data, self.spec, self.backend, self.plan)
-        started = looked = time.perf_counter()
-        stopped, seconds = "", 0.0
+        looked = time.perf_counter()
+        started = looked - self.seconds
         try:
-            while self.epochs < recipe.epochs and not stopped:
+            while self.epochs < recipe.epochs and not self.stopped:
                 with self.workers.quiet():
                     rate = self._epoch(self.epochs)
                 self.epochs += 1
@@ -134,8 +136,8 @@ class Run:
                     self.model, n, self.counts,
                 )  # fmt: skip
                 event, stopped = self._judged(event)
-                stopped = stopped or self.rule.finished
-                seconds = time.perf_counter() - started
+                self.stopped = stopped or self.rule.finished
+                self.seconds = time.perf_counter() - started
                 yield event
         finally:
             self.workers.close()
@@ -146,7 +148,7 @@ class Run:
             raise self._diverged(math.nan, self.epochs)
         data = self.data
         yield Finished(
-            model, self.epochs, self.step.steps, seconds, self.evaluate.samples, stopped,
+            model, self.epochs, self.step.steps, self.seconds, self.evaluate.samples, self.stopped,
             partial(self._score_of_training, model),
             partial(self._score, model, data.X_test, data.y_test) if data.X_test is not None else lambda: None,
         )  # fmt: skip
@@ -175,7 +177,8 @@ class Run:
         return rate
 
     def _learning_rate(self, at: Progress) -> float:
-        return self.recipe.learning_rate * self._factor(at) * warm_up(at, self._warm_up_steps)
+        rate = self.recipe.learning_rate * self._factor(at) * warm_up(at, self._warm_up_steps)
+        return math.ldexp(rate, -self.halvings)
 
     def _judged(self, event: EpochEnded) -> tuple[EpochEnded, str]:
         """The event with what is monitored, and why to stop, if so."""
@@ -206,7 +209,7 @@ class Run:
         raise self._diverged(losses[first], first + 1)
 
     def _diverged(self, loss: float, epoch: int) -> DivergenceError:
-        rate = self.recipe.learning_rate
+        rate = math.ldexp(self.recipe.learning_rate, -self.halvings)
         return DivergenceError(
             f"the loss is {loss} in epoch {epoch} with learning_rate={rate:g}: "
             f"try learning_rate={rate / 10:g}, gradient_clip=1, or features of a smaller scale"

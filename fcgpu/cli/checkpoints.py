@@ -1,0 +1,79 @@
+"""The checkpoints of a run directory: when one is due, which are kept, and which to go on from."""
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from fcgpu.errors import CheckpointError
+from fcgpu.formats.atomic import cannot_write, remove_leftovers
+from fcgpu.train.checkpoint import Checkpoint, load, save
+
+FOLDER = "checkpoints"
+
+
+class Every(NamedTuple):
+    """Of the two the one that is not 0; both 0 for never."""
+
+    epochs: int = 0
+    seconds: float = 0.0
+
+
+class Checkpoints:
+    """`checkpoints/epoch-N.safetensors`, the last `keep` of them and the one of the least score."""
+
+    def __init__(self, run: Path, every: Every, keep: int) -> None:
+        self.folder, self._every, self._keep = run / FOLDER, every, keep
+        self._scores: dict[int, float] = {}  # of the files that are there, by epoch
+        self._due = time.monotonic() + every.seconds
+
+    def due(self, epoch: int) -> bool:
+        if self._every.seconds:
+            return time.monotonic() >= self._due
+        return bool(self._every.epochs) and epoch % self._every.epochs == 0
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write one, then remove those that are no longer kept. Raises CheckpointError; the others are as they were."""
+        epoch = checkpoint.state.epochs
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+        save(checkpoint, self._path(epoch))
+        self._due = time.monotonic() + self._every.seconds
+        self._scores[epoch] = checkpoint.score
+        best = min(self._scores, key=lambda epoch: (self._scores[epoch], -epoch))
+        for old in sorted(self._scores)[: -self._keep]:
+            if old != best:
+                with suppress(OSError):  # one file too many is no harm
+                    self._path(old).unlink()
+                del self._scores[old]
+
+    def latest(self) -> tuple[Checkpoint | None, list[str]]:
+        """The newest that loads, and what was wrong with newer ones; None where there is none.
+
+        Removes what a killed process left half written. Raises CheckpointError where there are some and none loads.
+        """
+        found: Checkpoint | None = None
+        wrong: list[CheckpointError] = []
+        remove_leftovers(self.folder)
+        for epoch in sorted(self._epochs(), reverse=True):
+            try:
+                checkpoint = load(self._path(epoch))
+                if checkpoint.state.epochs != epoch:
+                    raise CheckpointError(f"{self._path(epoch)}: is of epoch {checkpoint.state.epochs}; rename it")
+            except CheckpointError as error:
+                wrong.append(error)
+                continue
+            self._scores[epoch] = checkpoint.score
+            found = found or checkpoint
+        if wrong and found is None:
+            raise wrong[0]
+        return found, [str(error) for error in wrong]
+
+    def _epochs(self) -> list[int]:
+        numbers = [path.stem.removeprefix("epoch-") for path in self.folder.glob("epoch-*.safetensors")]
+        return [int(number) for number in numbers if number.isascii() and number.isdigit() and len(number) < 10]
+
+    def _path(self, epoch: int) -> Path:
+        return self.folder / f"epoch-{epoch}.safetensors"

@@ -1,0 +1,123 @@
+"""history.jsonl: one line an epoch, each written once and whole."""
+
+import json
+import math
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fcgpu.errors import CheckpointError
+from fcgpu.formats.atomic import NOFOLLOW, append, cannot_write
+from fcgpu.train.events import EpochEnded
+
+FLUSH_SECONDS = 0.25  # epochs are written together this often: on a GPU each loss that is read waits for the device
+LINE = 4096  # bytes, more than any line of a history has
+
+
+class History:
+    """Lines of the epochs after `self.last`; those up to it are in the file already."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.last = path, 0
+        self._pending: list[EpochEnded] = []
+        self._due = time.monotonic() + FLUSH_SECONDS
+
+    def add(self, event: EpochEnded) -> None:
+        """Keep an epoch's line. A line that is refused waits for the next `flush`: it never ends a run."""
+        if event.epoch <= self.last:  # a run that was resumed from before the history's end
+            return
+        self._pending.append(event)
+        self.last = event.epoch
+        if time.monotonic() >= self._due:
+            try:
+                self.flush()
+                self._due = time.monotonic() + FLUSH_SECONDS
+            except CheckpointError:
+                self._due = math.inf
+
+    def flush(self, *, durable: bool = False) -> None:
+        """Write what is pending, all of it or nothing; durably if asked. Raises CheckpointError."""
+        if self._pending or (durable and self.path.exists()):
+            lines = "".join(json.dumps(_line(event)) + "\n" for event in self._pending)
+            append(self.path, lines.encode(), durable=durable)
+            self._pending.clear()
+
+    def resume(self, epochs: int) -> None:
+        """Go on behind the file's last whole line; what a killed process left of another is cut off.
+
+        Raises CheckpointError where the file is no history, or ends before `epochs`.
+        """
+        last = size = 0
+        if os.path.lexists(self.path):
+            for number, (epoch, end) in enumerate(_lines(self.path), 1):
+                if epoch != number:
+                    raise CheckpointError(f"{self.path}, line {number}: epoch {epoch}, expected {number}: put it back")
+                last, size = epoch, end
+            self._cut(size)
+        if last < epochs:
+            raise CheckpointError(
+                f"{self.path}: ends at epoch {last}, and the checkpoint is of epoch {epochs}; put the history back"
+            )
+        self.last = last
+
+    def cut(self, epochs: int) -> None:
+        """Forget the lines after `epochs`, which a run is going to run anew and otherwise. Raises CheckpointError."""
+        self._pending.clear()
+        if self.path.exists():
+            self._cut(max((end for epoch, end in _lines(self.path) if epoch <= epochs), default=0))
+        self.last = epochs
+
+    def _cut(self, size: int) -> None:
+        try:
+            if os.path.getsize(self.path) > size:  # noqa: PTH202
+                os.truncate(self.path, size)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int]]:
+    """(epoch, where the line ends) of each whole line. Raises CheckpointError for what is no line of a history."""
+    try:
+        with open(path, "rb", opener=_regular) as file:
+            yield from _parsed(path, file)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); expected a history") from error
+
+
+def _parsed(path: Path, file: BinaryIO) -> Iterator[tuple[int, int]]:
+    end = number = 0
+    while line := file.readline(LINE):
+        number += 1
+        if not line.endswith(b"\n") and len(line) < LINE:  # the last, which a killed process did not finish
+            return
+        try:
+            epoch = json.loads(line)["epoch"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            epoch = None
+        if type(epoch) is not int:
+            raise CheckpointError(f"{path}, line {number}: expected an epoch as JSON; put the run's own history back")
+        end += len(line)
+        yield epoch, end
+
+
+def _regular(path: str, flags: int) -> int:
+    """Open a regular file that is no symlink: anything else might block, or be a file outside the run directory."""
+    descriptor = os.open(path, flags | NOFOLLOW | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(0, "not a regular file")
+    return descriptor
+
+
+def _line(event: EpochEnded) -> dict[str, Any]:
+    return {
+        "epoch": event.epoch,
+        "step": event.step,
+        "seconds": round(event.seconds, 6),
+        "loss": event.loss if math.isfinite(event.loss) else None,  # JSON has no NaN
+        "accuracy": event.accuracy,
+        "learning_rate": event.learning_rate,
+    }

@@ -1,0 +1,112 @@
+"""A safetensors file that knows whether it is whole: tensors, and JSON in its metadata with the SHA-256 of it all.
+
+The metadata is one entry, "fcgpu", so that equal contents are equal files. Its "sha256" covers the rest of the
+metadata and every tensor: a file that was changed by one bit does not load. It proves that nothing was damaged, not
+who wrote it; what is loaded is checked for sense beyond that.
+"""
+
+import os
+import stat
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fcgpu.errors import CheckpointError
+from fcgpu.formats.atomic import write_atomically
+
+DTYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8"}  # what fcgpu writes
+
+
+def write(path: str | os.PathLike[str], about: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
+    """Write whole or not at all, and return the SHA-256 of the file. Raises CheckpointError."""
+    import hashlib
+    import json
+
+    from safetensors.numpy import save as to_bytes
+
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    text = json.dumps({**about, "sha256": _digest(about, tensors)}, sort_keys=True)
+    content = to_bytes(tensors, metadata={"fcgpu": text})
+    write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(about, tensors) as they were written; the tensors are read-only views of the file's bytes.
+
+    what : the kind of file, for messages. Raises CheckpointError, with the path, for anything else.
+    """
+    import json
+
+    from safetensors import SafetensorError, deserialize
+
+    name = os.fspath(path)
+    content = _content(name, what)
+    try:
+        parts = deserialize(content)  # type: ignore[no-untyped-call]  # checks the header and that its tensors fill the file
+        text = content[8 : 8 + int.from_bytes(content[:8], "little")].rstrip(b" ").decode()
+        header = json.loads(text)
+        if text != json.dumps(header, separators=(",", ":"), ensure_ascii=False):
+            raise ValueError("the header is not as safetensors writes it")
+        metadata = header.get("__metadata__") or {}
+        if "fcgpu" not in metadata:
+            raise CheckpointError(f"{name}: a safetensors file of another program; expected one of fcgpu train")
+        tensors = {
+            key: np.frombuffer(part["data"], DTYPES[part["dtype"]]).reshape(part["shape"]) for key, part in parts
+        }
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{name}: not a whole safetensors file ({error}); it is truncated, damaged or of another kind: "
+            "copy it again or train anew"
+        ) from None
+    return _checked(name, metadata["fcgpu"], tensors), tensors
+
+
+def damaged(name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{name}: the contents do not match their SHA-256; the file was changed or damaged: copy it again"
+    )
+
+
+def _content(name: str, what: str) -> bytes:
+    """The file's bytes, all of them; a pipe or a device is refused before it can block or run on for ever."""
+    try:
+        with open(name, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise CheckpointError(f"{name}: not a regular file; expected a {what} that fcgpu train wrote")
+            return file.read(status.st_size)
+    except FileNotFoundError:
+        raise CheckpointError(f"{name}: no such {what} file; fcgpu train writes one into its run directory") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{name}: cannot be read ({reason}); check the path and your right to read it") from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _checked(name: str, text: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    import json
+
+    try:
+        about = json.loads(text)
+        canonical = text == json.dumps(about, sort_keys=True)
+        if about.pop("sha256") == _digest(about, tensors) and canonical:
+            return dict(about)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise damaged(name)
+
+
+def _digest(about: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
+    import hashlib
+    import json
+
+    sha = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for key in sorted(tensors):
+        sha.update(f"{key} {tensors[key].dtype} {tensors[key].shape}".encode())
+        sha.update(np.ascontiguousarray(tensors[key]).data)
+    return sha.hexdigest()

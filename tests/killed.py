@@ -1,0 +1,208 @@
+"""Trainings that are killed or refused by the system, and resumed: `python tests/killed.py FOLDER SEED A B N`.
+
+Every point is a fresh run directory. The process is killed before and after every system call of a save and in the
+middle of every write, at one of every A such points, drawn from SEED; then one of every B calls fails with each of
+three errors or is cut short; then runs are killed at N random times. With A and B of 1 all points are tried. What is
+left must be whole, and lead to the bits of an undisturbed run. Prints the counts as JSON.
+"""
+
+# ruff: noqa: E402
+import errno
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"  # a process with threads is not to be forked
+
+from command import blobs, csv
+from faults import ERRORS, REAL, faults, in_child, points
+
+import fcgpu
+from fcgpu.cli import history, main
+from fcgpu.formats import atomic
+from fcgpu.train import checkpoint
+
+EPOCHS = 4
+atomic.CHUNK = 512  # so that a small file takes several writes
+history.FLUSH_SECONDS = 0
+os.fsync = REAL["fsync"]
+
+
+def train(folder, *words):
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(["train", *map(str, words), "--device", "cpu", "--threads", "1", "--quiet", "--json"])
+    (folder / "said").write_text(err.getvalue())
+    return code
+
+
+def loss_lines(run):
+    lines = (run / "history.jsonl").read_bytes()
+    found = [json.loads(line) for line in lines.splitlines()]
+    for line in found:
+        del line["seconds"]
+    return found
+
+
+def check_whole(run):
+    """Nothing that has a final name is torn; the history reaches the newest checkpoint."""
+    newest = 0
+    for path in sorted((run / "checkpoints").glob("epoch-*.safetensors")):
+        newest = max(newest, checkpoint.load(path).state.epochs)
+    if (run / "model.safetensors").exists():
+        fcgpu.load_model(run / "model.safetensors")
+    if newest:
+        whole = (run / "history.jsonl").read_bytes().count(b"\n")
+        assert whole >= newest, (whole, newest)
+
+
+def recover(root, run, words):
+    """Resume, or start again where not even the recipe was written; returns what it left."""
+    if (run / "recipe.toml").exists():
+        code = train(root, "--resume", run, *words)
+    else:
+        assert not (run / "checkpoints").exists()
+        code = train(root, *root_words(root), *words)
+    assert code == 0, (root / "said").read_text()
+    left = sorted(str(path.relative_to(run)) for path in run.rglob("*") if not path.name.startswith("epoch-"))
+    assert left == ["checkpoints", "history.jsonl", "model.safetensors", "recipe.toml"], left
+    return (run / "model.safetensors").read_bytes(), loss_lines(run)
+
+
+def root_words(root):
+    recipe = ("--hidden", "3", "--epochs", EPOCHS, "--batch", "7", "--dropout", "0.2", "--schedule", "cosine")
+    return (root / "d.csv", *recipe, "--out", root / "run")
+
+
+EVERY = ("--checkpoint-every", "1", "--keep", "1")
+
+
+def cases(root):
+    """Kinds of saves by name: what makes the run directory that is there before, and the command's words."""
+    new, resume, run = (*root_words(root), *EVERY), ("--resume", root / "run", *EVERY), root / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    with faults() as calls:
+        train(root, *new)
+    expected = (run / "model.safetensors").read_bytes(), loss_lines(run)
+    middle = [i for i, name in enumerate(calls) if name == "replace"][2]
+    torn = next(i for i, name in enumerate(calls) if i > middle and name == "write")
+
+    def killed(at, how):
+        def act():
+            with faults(at, how):
+                return train(root, *new)
+
+        return lambda: in_child(act)
+
+    return expected, {
+        "a new run": (lambda: None, new),
+        "a resumed run": (killed(middle, "after"), resume),
+        "a resumed run with a torn history": (killed(torn, "torn"), resume),
+        "a finished run that is resumed": (lambda: train(root, *new), resume),
+    }
+
+
+def disturbed(root, words, before, at, how):
+    """The exit code of the command with a fault, in a process of its own."""
+    shutil.rmtree(root / "run", ignore_errors=True)
+    before()
+
+    def act():
+        with faults(at, how):
+            return train(root, *words)
+
+    return in_child(act)
+
+
+def calls_of(root, words, before):
+    shutil.rmtree(root / "run", ignore_errors=True)
+    before()
+    with faults() as calls:
+        assert train(root, *words) == 0, (root / "said").read_text()
+    return list(calls)
+
+
+def killed_everywhere(root, seed, share):
+    expected, kinds = cases(root)
+    counts, draw = Counter(), random.Random(seed)
+    for name, (before, words) in kinds.items():
+        for at, how in points(calls_of(root, words, before)):
+            if draw.random() * share >= 1:
+                continue
+            assert disturbed(root, words, before, at, how) == -signal.SIGKILL, (name, at, how)
+            check_whole(root / "run")
+            assert recover(root, root / "run", EVERY) == expected, (name, at, how)
+            counts[f"killed in {name}"] += 1
+    return {"kills": counts.total()} | counts
+
+
+def refused(root, seed, share):
+    """Each call fails with an error, or is cut short: one line says so, nothing half written stays, none is lost."""
+    expected, kinds = cases(root)
+    counts, draw = Counter(), random.Random(seed)
+    for name, (before, words) in kinds.items():
+        for at, call in enumerate(calls_of(root, words, before)):
+            if draw.random() * share >= 1:
+                continue
+            for how in (*ERRORS, "short") if call == "write" else ERRORS:
+                code, said = disturbed(root, words, before, at, how), (root / "said").read_text()
+                assert code in (0, 2), (name, at, call, how, said)
+                assert code == 0 or said.splitlines()[-1].startswith("fcgpu: error: "), said
+                assert how != "short" or code == 0, (name, at, said)
+                assert not list(root.rglob("*.tmp")), (name, at, call, how)
+                check_whole(root / "run")
+                assert recover(root, root / "run", EVERY) == expected, (name, at, call, how)
+                counts["cut short" if how == "short" else errno.errorcode[how]] += 1
+                counts["told as an error" if code else "outlived"] += 1
+    return counts
+
+
+def at_random(root, seed, times, expected):
+    """Kill a run and every resumption of it at random times, until one ends by itself; again until `times` kills."""
+    draw, kills, runs = random.Random(seed), 0, 0
+    began = time.perf_counter()
+    shutil.rmtree(root / "run", ignore_errors=True)
+    train(root, *root_words(root), *EVERY)
+    whole = time.perf_counter() - began
+    while kills < times:
+        runs += 1
+        shutil.rmtree(root / "run", ignore_errors=True)
+        words = (*root_words(root), *EVERY)
+        while True:
+            child = os.fork()
+            if child == 0:
+                code = 70
+                try:
+                    code = train(root, *words)
+                finally:
+                    os._exit(code)
+            time.sleep(draw.random() * whole * 1.2)
+            os.kill(child, signal.SIGKILL)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            if (root / "run").exists():
+                check_whole(root / "run")
+            if code != -signal.SIGKILL:
+                assert code == 0, (root / "said").read_text()
+                break
+            kills += 1
+            if (root / "run/recipe.toml").exists():
+                words = ("--resume", root / "run", *EVERY)
+        assert ((root / "run/model.safetensors").read_bytes(), loss_lines(root / "run")) == expected
+    return {"random kills": kills, "random runs": runs}
+
+
+if __name__ == "__main__":
+    root, (seed, kills, refusals, times) = Path(sys.argv[1]), map(int, sys.argv[2:6])
+    X, y = blobs(30)
+    csv(root / "d.csv", y, X)
+    counts = killed_everywhere(root, seed, kills) | refused(root, seed, refusals)
+    print(json.dumps(counts | at_random(root, seed, times, cases(root)[0])))

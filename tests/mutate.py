@@ -1,0 +1,162 @@
+"""Mutated files for every reader: `python tests/mutate.py FOLDER SEED N` tries N and prints the counts as JSON.
+
+Each of them must load, or raise an FcgpuError, within SECONDS, and with no more memory than its size and SPARE bytes.
+"""
+
+import gzip
+import io
+import json
+import random
+import resource
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from command import blobs, csv
+from hostile import overwrite
+
+import fcgpu
+from fcgpu.cli.history import History
+from fcgpu.train import checkpoint
+
+SECONDS = 5
+SPARE = 256 << 20
+NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1]
+
+
+def seeds(folder):
+    """(name, whole files' bytes, how the path is read) of each reader."""
+    X, y = blobs(12)
+    small = (X * 9).clip(0, 255).astype(np.uint8)
+    table = csv(folder / "seed.csv", y, small).read_bytes()
+    arrays, packed = io.BytesIO(), io.BytesIO()
+    np.savez(arrays, X=X, y=y)
+    np.savez_compressed(packed, X=small, y=y, X_test=small, y_test=y)
+    npy = io.BytesIO()
+    np.save(npy, np.column_stack([y, X]))
+    idx = b"\0\0\x08\x03" + np.array([12, 2, 2], ">u4").tobytes() + small.tobytes()
+    (folder / "idx").mkdir(exist_ok=True)
+    (folder / "idx/train-labels-idx1-ubyte").write_bytes(
+        b"\0\0\x08\x01" + np.array([12], ">u4").tobytes() + y.astype("u1").tobytes()
+    )
+    recipe = fcgpu.Recipe(optimizer="adam", hidden=(3,), epochs=2, early_stopping=True, batch=4)
+    _, first, _, done = fcgpu.train((X, y), recipe, device="cpu", threads=1)
+    fcgpu.save_model(done.model, folder / "seed.safetensors")
+    events = list(fcgpu.train((X, y), recipe, device="cpu", threads=1))
+    saved = checkpoint.Checkpoint(events[1].state(), recipe, checkpoint.fingerprint(fcgpu.dataset(X, y)), {}, 0.5)
+    checkpoint.save(saved, folder / "seed.checkpoint")
+    log = History(folder / "seed.jsonl")
+    (folder / "seed.jsonl").unlink(missing_ok=True)
+    for event in (first, *events[1:3]):
+        log.add(event)
+    log.flush()
+    toml = b"".join(
+        f"{line}\n".encode() for line in ('name = "a"', "hidden = [3, 4]", "epochs = 7", 'dtype = "float64"')
+    )
+    return {
+        "idx": ([idx], "idx/train-images-idx3-ubyte", lambda path: fcgpu.load(path.parent)),
+        "idx.gz": ([gzip.compress(idx)], "idx/train-images-idx3-ubyte", lambda path: fcgpu.load(path.parent)),
+        "csv": ([table], "x.csv", fcgpu.load),
+        "csv.gz": ([gzip.compress(table)], "x.csv.gz", fcgpu.load),
+        "npy": ([npy.getvalue()], "x.npy", fcgpu.load),
+        "npz": ([arrays.getvalue(), packed.getvalue()], "x.npz", fcgpu.load),
+        "model": ([(folder / "seed.safetensors").read_bytes()], "x.safetensors", fcgpu.load_model),
+        "checkpoint": ([(folder / "seed.checkpoint").read_bytes()], "x.checkpoint", checkpoint.load),
+        "recipe": ([toml], "x.toml", fcgpu.load_recipe),
+        "history": ([(folder / "seed.jsonl").read_bytes()], "x.jsonl", lambda path: History(path).resume(0)),
+        **pictures(),
+    }
+
+
+def pictures():
+    try:
+        from PIL import Image
+    except ImportError:
+        return {}
+    whole = []
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"):
+        file = io.BytesIO()
+        Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(file, kind)
+        whole.append(file.getvalue())
+    read = lambda path: fcgpu.data.load_features(path, 48, image_shape=(4, 4, 3))  # noqa: E731
+    return {"picture": (whole, "x.png", read)}
+
+
+def mutated(whole, others, draw):
+    """One to four of: a bit, a byte, a number of 1 to 8 bytes, a cut, a repetition, a splice, bytes put in."""
+    content = bytearray(whole)
+    for _ in range(draw.choice((1, 1, 2, 4))):
+        at, kind = draw.randrange(len(content) + 1), draw.randrange(8)
+        end = min(len(content), at + draw.choice((1, 4, 30)))
+        if kind == 0 and at < len(content):
+            content[at] ^= 1 << draw.randrange(8)
+        elif kind == 1 and at < len(content):
+            content[at] = draw.randrange(256)
+        elif kind == 2:
+            size = draw.choice((1, 2, 4, 8))
+            number = (draw.choice(NUMBERS) & (256**size - 1)).to_bytes(size, draw.choice(("big", "little")))
+            content[at : at + size] = number
+        elif kind == 3:
+            del content[at:]
+        elif kind == 4:
+            content[at:at] = content[at:end] * draw.choice((1, 2, 100))
+        elif kind == 5:
+            other = draw.choice(others)
+            content[at:] = other[draw.randrange(len(other)) :]
+        elif kind == 6:
+            content[at:end] = draw.randbytes(end - at)
+        else:
+            del content[at:end]
+        if not content:
+            break
+    return bytes(content)
+
+
+def attempt(read, path):
+    """What became of it, loaded or refused; anything else is raised, and so is a file that takes more than SECONDS."""
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        read(path)
+    except fcgpu.FcgpuError:
+        return "refused"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return "loaded"
+
+
+def late(number, frame):
+    raise TimeoutError(f"more than {SECONDS} s")
+
+
+def mutate(folder, seed, n):
+    np.seterr(all="ignore")
+    signal.signal(signal.SIGALRM, late)
+    readers, draw, counts, slowest = seeds(folder), random.Random(seed), Counter(), 0.0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in range(n):
+        name = list(readers)[number % len(readers)]
+        whole, file, read = readers[name]
+        content = mutated(draw.choice(whole), whole, draw)
+        overwrite(folder / file, content)
+        began = time.perf_counter()
+        try:
+            became = attempt(read, folder / file)
+            counts[f"{name} {became}"] += 1
+            sealed = name in ("model", "checkpoint")
+            assert not sealed or became == "refused" or content in whole, "a changed file was loaded"
+        except BaseException:
+            kept = Path(f"finding-{name}-{seed}-{number}").absolute()
+            kept.write_bytes(content)
+            print(f"seed {seed}, file {number} of {name}, kept as {kept}", file=sys.stderr)
+            raise
+        slowest = max(slowest, time.perf_counter() - began)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
+    assert grown < SPARE, grown
+    return {"files": n, **counts, "slowest seconds": round(slowest, 3), "memory above the start, bytes": grown}
+
+
+if __name__ == "__main__":
+    print(json.dumps(mutate(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

@@ -1,0 +1,147 @@
+"""`fcgpu train --resume`, the checkpoints of a run directory, its lock, signals and divergence."""
+
+import json
+import os
+import re
+import signal
+import time
+
+import pytest
+from command import blobs, call, csv, finish, start
+
+import fcgpu
+from fcgpu.cli.lock import Lock
+from fcgpu.train import checkpoint
+
+X, LABELS = blobs(30)
+
+
+@pytest.fixture
+def here(tmp_path):
+    csv(tmp_path / "d.csv", LABELS, X)
+    return tmp_path
+
+
+def words(here, *more, name="run"):
+    return ("train", here / "d.csv", "--hidden", "3", "--epochs", 9, "--device", "cpu", "--quiet",
+            "--out", here / name, *more)  # fmt: skip
+
+
+def resume(run, *more):
+    return call("train", "--resume", run, "--device", "cpu", "--quiet", *more)
+
+
+def epochs(run):
+    return sorted(int(path.stem.removeprefix("epoch-")) for path in (run / "checkpoints").iterdir())
+
+
+def refused(result, pattern):
+    assert (result.code, result.out) == (2, "")
+    assert re.fullmatch(f"fcgpu: error: .*{pattern}.*\n", result.err), result.err
+
+
+def test_the_last_few_and_the_best_are_kept(here):
+    assert call(*words(here, "--checkpoint-every", 2, "--keep", 2)).code == 0
+    assert epochs(here / "run") == [6, 8]
+    rising = ("--optimizer", "gradient_descent", "--learning-rate", 1000, "--activation", "tanh", "--batch", 3)
+    assert call(*words(here, *rising, "--checkpoint-every", 1, "--keep", 1, name="rising")).code == 0
+    kept = epochs(here / "rising")
+    lines = [json.loads(line)["loss"] for line in (here / "rising/history.jsonl").read_text().splitlines()]
+    assert kept == sorted({1 + lines.index(min(lines)), 9})
+
+
+def test_a_short_run_has_no_checkpoint_unless_it_asks(here):
+    assert call(*words(here)).code == 0
+    assert not (here / "run/checkpoints").exists()
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(here):
+    assert call(*words(here, "--checkpoint-every", 1)).code == 0
+    model = (here / "run/model.safetensors").read_bytes()
+    (here / "run/model.safetensors").unlink()
+    newest = here / "run/checkpoints/epoch-9.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    result = resume(here / "run")
+    assert result.code == 0
+    assert "epoch-9.safetensors: not a whole" in result.err
+    assert "going on after epoch 8 of 9" in result.err
+    assert (here / "run/model.safetensors").read_bytes() == model
+    assert len((here / "run/history.jsonl").read_text().splitlines()) == 9
+
+
+def test_another_recipe_or_other_data_are_refused_with_what_differs(here):
+    assert call(*words(here, "--checkpoint-every", 1)).code == 0
+    refused(resume(here / "run", "--learning-rate", "0.5"), r"not the recipe of the run: learning_rate=0.5 \(was 0.0")
+    refused(resume(here / "run", "--recipe", "deep"), "not the recipe of the run: name='deep'")
+    refused(resume(here / "run", "--out", here / "other"), "leave --out away")
+    refused(call("train", "deep", "--resume", here / "run", "--device", "cpu"), "other data than the run's: X of deep")
+    csv(here / "d.csv", LABELS, X + 1)
+    refused(resume(here / "run"), "other data than the run's: X of .*d.csv is float64 30x4")
+    csv(here / "d.csv", LABELS, X)
+    recipe = here / "run/recipe.toml"
+    recipe.write_text(recipe.read_text().replace("epochs = 9", "epochs = 12"))
+    refused(resume(here / "run"), r"recipe.toml: not the recipe of the run: epochs=12 \(was 9\)")
+
+
+def test_what_is_no_run_directory_is_refused(here):
+    refused(resume(here / "none"), "expected the folder of an earlier run")
+    refused(resume(here), "neither recipe.toml nor checkpoints")
+    assert sorted(path.name for path in here.iterdir()) == ["d.csv"]
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "1.5", "3 s", "nan", "1e3"])
+def test_how_often_is_checked(here, text):
+    refused(call(*words(here, f"--checkpoint-every={text}")), "checkpoint_every=.*expected epochs, as 5, or a time")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
+def test_sigterm_leaves_a_checkpoint_and_a_running_run_is_locked(here):
+    process = start("train", "multiclass", "--recipe", "multiclass", "--epochs", 5_000_000, "--device", "cpu",
+                    "--quiet", "--out", here / "run")  # fmt: skip
+    end = time.monotonic() + 30
+    while not (here / "run/history.jsonl").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    refused(resume(here / "run"), f"another run, process {process.pid}, writes there")
+    process.send_signal(signal.SIGTERM)
+    result = finish(process)
+    assert result.code == 128 + signal.SIGTERM
+    assert f"fcgpu train --resume {here / 'run'} goes on" in result.err
+    said = int(re.search(r"stopped after epoch (\d+) of", result.err)[1])
+    assert epochs(here / "run") == [said]
+    assert checkpoint.load(here / f"run/checkpoints/epoch-{said}.safetensors").state.epochs == said
+    assert len((here / "run/history.jsonl").read_text().splitlines()) == said
+
+
+def test_a_lock_that_a_dead_process_left_is_taken_over(here):
+    assert call(*words(here, "--checkpoint-every", 1)).code == 0
+    (here / "run/lock").write_text("1\n")
+    assert resume(here / "run").code == 0
+    assert not (here / "run/lock").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_a_lock_is_held_once(tmp_path):
+    first = Lock(tmp_path)
+    with pytest.raises(fcgpu.CheckpointError, match=f"process {os.getpid()}, writes there"):
+        Lock(tmp_path)
+    first.release()
+    Lock(tmp_path).release()
+    assert list(tmp_path.iterdir()) == []
+
+
+DIVERGES = ("--optimizer", "momentum", "--output", "identity", "--hidden", "", "--learning-rate", "8", "--epochs", 400,
+            "--schedule", "constant", "--warmup", 0)  # fmt: skip
+
+
+def test_a_rate_that_diverges_is_halved_from_the_last_checkpoint(here):
+    stopped = call(*words(here, *DIVERGES, "--checkpoint-every", 1, name="stopped"))
+    refused(stopped, r"in epoch \d+ with learning_rate=8: try .* \(recipe, history and checkpoints kept in .*\)")
+    run = here / "run"
+    result = call(*words(here, *DIVERGES, "--checkpoint-every", "0", "--on-divergence", "halve"))
+    assert result.code == 0, result.err
+    halvings = [int(n) for n in re.findall(r"going on after epoch 0 at 1/(\d+) of the learning rate", result.err)]
+    assert halvings == [2 ** (i + 1) for i in range(len(halvings))] != []
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, 401))
+    assert {line["learning_rate"] for line in lines} == {8 / halvings[-1]}

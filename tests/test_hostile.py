@@ -1,0 +1,93 @@
+"""Files from strangers: mutations of every kind, bombs, links, pipes and devices. Each loads or is an FcgpuError."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fcgpu
+from fcgpu.cli.history import History
+from fcgpu.train import checkpoint
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="the time of a file is measured by a signal")
+def test_mutated_files_load_or_are_refused(tmp_path, pytestconfig):
+    n = 100_000 if pytestconfig.getoption("thorough") else 10_000
+    words = [sys.executable, "-W", "error", Path(__file__).with_name("mutate.py"), tmp_path, "1", str(n)]
+    ended = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    counts = json.loads(ended.stdout)
+    print(counts)
+    assert counts["files"] == n
+
+
+READERS = {
+    "train-images-idx3-ubyte": lambda path: fcgpu.load(path.parent),
+    "x.csv": fcgpu.load,
+    "x.npz": fcgpu.load,
+    "x.npy": fcgpu.load,
+    "x.png": lambda path: fcgpu.data.load_features(path, 4),
+    "x.toml": fcgpu.load_recipe,
+    "x.safetensors": fcgpu.load_model,
+    "x.checkpoint": checkpoint.load,
+    "history.jsonl": lambda path: History(path).resume(0),
+}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices of POSIX")
+@pytest.mark.parametrize("name", READERS)
+def test_a_pipe_is_refused_and_does_not_block(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(fcgpu.FcgpuError):
+        READERS[name](tmp_path / name)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs /dev/zero")
+@pytest.mark.parametrize("name", READERS)
+def test_a_link_to_a_device_without_end_is_refused(tmp_path, name):
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(fcgpu.FcgpuError):
+        READERS[name](tmp_path / name)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
+def test_a_history_that_is_a_link_is_neither_read_nor_written(tmp_path):
+    (tmp_path / "other").write_text('{"epoch": 1}\n')
+    (tmp_path / "history.jsonl").symlink_to(tmp_path / "other")
+    with pytest.raises(fcgpu.CheckpointError, match="history"):
+        History(tmp_path / "history.jsonl").resume(0)
+
+
+def test_a_picture_of_a_format_that_runs_programs_is_refused(tmp_path):
+    pytest.importorskip("PIL")
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n%%EndComments\nshowpage\n")
+    with pytest.raises(fcgpu.DataError, match="not a readable picture"):
+        fcgpu.data.load_features(tmp_path / "x.png", 4)
+
+
+def test_bombs_are_refused_before_they_are_unpacked(tmp_path):
+    labels = b"\0\0\x08\x01" + (1).to_bytes(4, "big") + b"\0"
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(labels)
+    size = 200 << 20
+    images = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (1, 1, size))
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(images + bytes(size), 1))
+    with pytest.raises(fcgpu.DataError, match=r"holds? at most"):
+        fcgpu.load(tmp_path)
+    np.savez_compressed(tmp_path / "b.npz", X=np.zeros((1, size), np.uint8), y=np.zeros(1))
+    with pytest.raises(fcgpu.DataError, match=r"holds? at most"):
+        fcgpu.load(tmp_path / "b.npz")
+    with gzip.open(tmp_path / "b.csv.gz", "wb", 1) as file:
+        file.write(b"1,0\n")
+        for _ in range(size >> 20):
+            file.write(b" " * (1 << 20) + b"\n")
+    with pytest.raises(fcgpu.DataError, match="would unpack"):
+        fcgpu.load(tmp_path / "b.csv.gz")
+    (tmp_path / "l.csv").write_bytes(b"1," * (3 << 20))
+    with pytest.raises(fcgpu.DataError, match="line of more than"):
+        fcgpu.load(tmp_path / "l.csv")

@@ -1,0 +1,134 @@
+"""Going on from a checkpoint equals never having stopped: every cell of the recipe, stopped at every epoch of 6."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hostile import overwrite
+
+import fcgpu
+from fcgpu.formats import atomic
+from fcgpu.optim import FULL_BATCH, OPTIMIZERS
+from fcgpu.optim.schedules import SCHEDULES
+from fcgpu.train.checkpoint import Checkpoint, check_data, fingerprint, load, save
+from fcgpu.train.state import State
+
+EPOCHS = 6
+random = np.random.default_rng(3)
+DATA = fcgpu.dataset(random.standard_normal((40, 5)), random.integers(0, 3, 40))
+
+
+def cells(optimizer):
+    """Every recipe of the optimizer that is legal and that differs."""
+    for schedule, batch, dropout, shuffle, early_stopping in itertools.product(
+        SCHEDULES, ("full", 12), ((), (0.3,)), (True, False), (True, False)
+    ):
+        if optimizer in FULL_BATCH and (batch != "full" or dropout or schedule != "constant"):
+            continue
+        if batch == "full" and not shuffle:  # which is the same as with
+            continue
+        yield fcgpu.Recipe(
+            optimizer=optimizer, schedule=schedule, batch=batch, dropout=dropout, shuffle=shuffle,
+            early_stopping=early_stopping, validation_fraction=0.2, n_iter_no_change=1, tol=0.02, step_size=2,
+            hidden=(6, 4), learning_rate=0.05, warmup=1 if optimizer not in FULL_BATCH else 0, epochs=EPOCHS,
+        )  # fmt: skip
+
+
+def told(event):
+    return event.epoch, event.step, event.loss, event.penalty, event.accuracy, event.learning_rate, event.monitored
+
+
+def run(recipe, start=None):
+    """What each epoch told, the state after each, and what the end was."""
+    epochs, states = [], []
+    for event in fcgpu.train(DATA, recipe, device="cpu", threads=1, start=start):
+        if isinstance(event, fcgpu.EpochEnded):
+            epochs.append(told(event))
+            states.append(event.state())
+    end = event.epochs, event.steps, event.stopped, event.model.params.tobytes()
+    return epochs, states, end
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_going_on_equals_never_having_stopped(optimizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic.os, "fsync", lambda descriptor: None)  # for speed
+    stops = early = 0
+    path = tmp_path / "c"
+    for recipe in cells(optimizer):
+        epochs, states, end = run(recipe)
+        early += len(epochs) < EPOCHS
+        for stopped, state in enumerate(states, 1):
+            save(Checkpoint(state, recipe, fingerprint(DATA), {}, 0.0), path)
+            went_on, _, same = run(recipe, start=load(path).state)
+            assert (went_on, same) == (epochs[stopped:], end), (recipe, stopped)
+            stops += 1
+    print(f"{optimizer}: {stops} stops, 0 differing bits; {early} runs stopped early")
+    assert stops >= 2 * 3
+
+
+@pytest.mark.parametrize("optimizer", ["gradient_descent", "adam", "lbfgs"])
+def test_a_checkpoint_holds_the_state_to_the_bit(optimizer, tmp_path):
+    recipe = next(cells(optimizer))
+    states = run(recipe)[1]
+    save(Checkpoint(states[1], recipe, fingerprint(DATA), {"tile": 4, "lanes": 2}, 0.5), tmp_path / "c")
+    found = load(tmp_path / "c")
+    assert (found.recipe, found.cut, found.score) == (recipe, {"tile": 4, "lanes": 2}, 0.5)
+    for name, value in vars(states[1]).items():
+        other = getattr(found.state, name)
+        if name == "rule":
+            assert {k: np.asarray(v).tobytes() for k, v in value.items()} == {
+                k: np.asarray(v).tobytes() for k, v in other.items()
+            }
+        elif isinstance(value, np.ndarray):
+            assert value.tobytes() == other.tobytes()
+        else:
+            assert value == other, name
+
+
+def test_every_single_bit_flip_of_a_checkpoint_is_detected(tmp_path):
+    recipe = fcgpu.Recipe(optimizer="gradient_descent", hidden=(), epochs=2, batch=12)
+    path = tmp_path / "c"
+    save(Checkpoint(run(recipe)[1][0], recipe, fingerprint(DATA), {}, 0.5), path)
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        overwrite(path, whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :])
+        try:  # pytest.raises takes ten times as long as the reader
+            load(path)
+        except fcgpu.CheckpointError:
+            continue
+        pytest.fail(f"bit {bit} was flipped unseen")
+    print(f"{8 * len(whole)} bits flipped, {8 * len(whole)} detected")
+
+
+def test_halved_learning_rates_are_halves():
+    recipe = fcgpu.Recipe(schedule="cosine", epochs=4, hidden=())
+    epochs, states, _ = run(recipe)
+    start = states[0].__class__(**(vars(states[0]) | {"halvings": 3}))
+    assert [e[5] * 8 for e in run(recipe, start)[0]] == [e[5] for e in epochs[1:]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({"X": DATA.X + 1}, "X of"), ({"y": 1 - DATA.y}, "y of"), ({"classes": (0, 1, 5)}, "classes of"),
+     ({"scale": 0.5}, "scale of"), ({"X": DATA.X.astype("f4")}, r"X of other is float32 40x5 \w+, was float64 40x5")],
+)  # fmt: skip
+def test_other_data_are_refused_with_what_differs(changes, what):
+    there = Checkpoint(State(None), fcgpu.Recipe(), fingerprint(DATA), {}, 0.0)
+    check_data("run", there, DATA)
+    other = fcgpu.Dataset(**(vars(DATA) | {"name": "other"} | changes))
+    with pytest.raises(fcgpu.CheckpointError, match=f"run: other data than the run's: {what}"):
+        check_data("run", there, other)
+
+
+def test_a_fingerprint_depends_on_values_and_not_on_how_they_lie_in_memory():
+    other = fcgpu.Dataset(**(vars(DATA) | {"X": np.asfortranarray(DATA.X)}))
+    assert fingerprint(other) == fingerprint(DATA)
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "lbfgs"])
+def test_the_state_of_another_rule_is_refused(optimizer):
+    state = run(fcgpu.Recipe(optimizer="rmsprop", hidden=(), epochs=1))[1][0]
+    wrong = {"momentum": {"v": state.rule["v"][1:]}, "lbfgs": {"v": state.rule["v"]}}[optimizer]
+    state = state.__class__(**(vars(state) | {"rule": wrong}))
+    with pytest.raises(fcgpu.CheckpointError, match="has shape"):
+        run(fcgpu.Recipe(optimizer=optimizer, hidden=(), epochs=2), state)
