@@ -143,3 +143,17 @@ def test_every_key_is_documented():
         assert field.metadata["help"], key
         assert field.metadata["kind"].words, key
         assert getattr(fcgpu.Recipe(), key) == field.default
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"optimizer": "lbfgs", "learning_rate": 0.5}, "learning_rate=0.5 changes nothing where optimizer='lbfgs'"),
+        ({"optimizer": "adam", "momentum": 0.5}, "momentum=0.5 .* it is for momentum, nesterov"),
+        ({"optimizer": "adam", "history_size": 5}, "history_size=5 .* it is for lbfgs"),
+        ({"schedule": "cosine", "gamma": 0.1}, "gamma=0.1 changes nothing where schedule='cosine': it is for step"),
+    ],
+)
+def test_a_key_that_would_change_nothing_is_refused(changes, words):
+    with pytest.raises(fcgpu.ConfigError, match=words):
+        fcgpu.Recipe().but(**changes)

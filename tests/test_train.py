@@ -33,7 +33,7 @@ def bits(finished):
     ("optimizer", "batch"), [*((o, "full") for o in OPTIMIZERS), *((o, 32) for o in OPTIMIZERS if o not in FULL_BATCH)]
 )
 def test_every_optimizer_learns_the_blobs(blobs, optimizer, batch):
-    rate = {"gradient_descent": 0.3, "momentum": 0.05, "nesterov": 0.05}.get(optimizer, 0.02)
+    rate = {"gradient_descent": 0.3, "momentum": 0.05, "nesterov": 0.05, "lbfgs": 0.001}.get(optimizer, 0.02)
     _, done = run(blobs, hidden=(8,), optimizer=optimizer, learning_rate=rate, batch=batch, epochs=60)
     assert done.test.accuracy >= 0.95
     if optimizer == "lbfgs":

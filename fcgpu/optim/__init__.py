@@ -5,3 +5,4 @@ from fcgpu.kernels.updates import UPDATES
 OPTIMIZERS = (*UPDATES, "lbfgs")
 # Rules that compare one step's loss with the last one's: they take the full batch, and leave these keys as they are.
 FULL_BATCH = {"rprop": ("dropout", "schedule", "warmup"), "lbfgs": ("dropout", "schedule", "warmup", "gradient_clip")}
+LBFGS = ("history_size", "max_fun")  # its own keys

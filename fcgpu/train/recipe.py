@@ -14,7 +14,8 @@ from typing import Any
 from fcgpu.errors import ConfigError, choices, nearest
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
-from fcgpu.optim import FULL_BATCH, OPTIMIZERS
+from fcgpu.kernels.updates import UPDATES
+from fcgpu.optim import FULL_BATCH, LBFGS, OPTIMIZERS
 from fcgpu.optim.schedules import SCHEDULES
 from fcgpu.params import INITS, Spec
 
@@ -189,12 +190,34 @@ class Recipe:
         return self.dropout * (len(spec.sizes) - 2) if len(self.dropout) == 1 else self.dropout
 
     def but(self, **changes: Any) -> "Recipe":
-        """The same recipe with some keys changed. Raises ConfigError as the constructor, unknown keys included."""
+        """The same recipe with some keys changed.
+
+        Raises ConfigError as the constructor does; for a key that is unknown, or would change nothing.
+        """
         _refuse_unknown(changes, "recipe")
-        return replace(self, **changes)
+        changed = replace(self, **changes)
+        for key in changes:
+            if (value := getattr(changed, key)) != KEYS[key].default:
+                for choice, users in _users(key).items():
+                    if (chosen := getattr(changed, choice)) not in users:
+                        raise ConfigError(
+                            f"{key}={value!r} changes nothing where {choice}={chosen!r}: it is for {', '.join(users)}"
+                        )
+        return changed
 
 
 KEYS = {f.name: f for f in fields(Recipe)}
+
+
+def _users(key: str) -> dict[str, list[str]]:
+    """The optimizers, and the schedules, that a key is for; empty where it is for any."""
+    rules = {name: {"learning_rate", *row.defaults} for name, row in UPDATES.items()} | {"lbfgs": set(LBFGS)}
+    schedules = {name: set(row.defaults) for name, row in SCHEDULES.items()}
+    found = {
+        choice: [name for name, keys in table.items() if key in keys]
+        for choice, table in (("optimizer", rules), ("schedule", schedules))
+    }
+    return {choice: names for choice, names in found.items() if names}
 
 
 def recipe_names() -> list[str]:
