@@ -128,7 +128,7 @@ def in_tiles(
         rows = slice(i * tile, min(n, (i + 1) * tile))
         part = X[rows] if resident else backend.to_device(X[rows])
         whole = free.pop()
-        work = whole.head(rows.stop - rows.start)
+        work = whole.head(rows.stop - rows.start, spec.sizes[0])
         net.kernels.load_tile(part, slice(None), scale, work.A[0])
         answer = compute(net, layers, work.A)
         out[rows] = answer if resident else backend.to_host(answer)

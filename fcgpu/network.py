@@ -35,20 +35,18 @@ class Workspace:
         self.ones = xp.ones((1, rows), dtype=dtype)
         self.losses = xp.empty((rows, 1), dtype=dtype)
         self.correct = xp.empty((rows,), dtype=bool)
-        self._heads: dict[int, Workspace] = {}
+        self._heads: dict[tuple[int, int], Workspace] = {(rows, spec.sizes[0]): self}
 
-    def head(self, rows: int) -> "Workspace":
-        """The same buffers, the first `rows` rows of each: for a ragged last tile."""
-        if rows == self.rows:
-            return self
-        if rows not in self._heads:
+    def head(self, rows: int, width: int) -> "Workspace":
+        """The same buffers, the first `rows` rows of each and `width` features: for a tile that is not a full one."""
+        if (rows, width) not in self._heads:
             head = object.__new__(Workspace)
             head.rows = rows
-            head.A = [a[:rows] for a in self.A]
+            head.A = [self.A[0][:rows, :width], *(a[:rows] for a in self.A[1:])]
             head.dA, head.keep = ([a if a is None else a[:rows] for a in buffers] for buffers in (self.dA, self.keep))
             head.ones, head.losses, head.correct = self.ones[:, :rows], self.losses[:rows], self.correct[:rows]
-            self._heads[rows] = head
-        return self._heads[rows]
+            self._heads[rows, width] = head
+        return self._heads[rows, width]
 
     @staticmethod
     def values(spec: Spec) -> int:

@@ -112,6 +112,9 @@ class DeviceArray:
         with np.errstate(all="ignore"):
             return DeviceArray(self._xp, self._host.astype(dtype))
 
+    def copy(self):
+        return self._xp._new(self._host.copy())
+
     def get(self):
         """A copy on the host: waits for the device."""
         self._xp.synchronisations += 1

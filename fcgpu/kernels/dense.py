@@ -4,7 +4,10 @@ from typing import Any
 
 
 def load_tile(X: Any, rows: Any, scale: Any, A: Any, *, xp: Any) -> None:
-    """Overwrite A (n, n_features) with X[rows] * scale; rows is a slice or (n,) indices. X stays as it is stored."""
+    """Overwrite A (n, width) with X[rows] * scale. X stays as it is stored.
+
+    rows is a slice or (n,) indices, or one of them with a slice of columns behind it.
+    """
     A[...] = X[rows]
     if scale != 1:
         A *= scale

@@ -9,6 +9,8 @@ never expanded to one-hot.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from fcgpu.kernels.activations import greatest, total
+
 
 def binary_cross_entropy(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
     """Σ over outputs of softplus(z) - t z, the cross-entropy of σ(z) against t; dZ = (σ(z) - t) weight.
@@ -41,15 +43,15 @@ def cross_entropy(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
 
     With float targets t (n, k) that sum to one: logsumexp(z) - Σ t z.
     """
-    Z -= xp.max(Z, axis=-1, keepdims=True)
+    Z -= greatest(Z, xp)
     if y.ndim == 2:
         xp.sum(Z * y, axis=-1, keepdims=True, out=losses)
     else:
         losses[..., 0] = Z[..., xp.arange(len(y)), y]
     xp.exp(Z, out=Z)
-    total = xp.sum(Z, axis=-1, keepdims=True)
-    Z /= total
-    xp.subtract(xp.log(total), losses, out=losses)
+    sums = total(Z, xp)
+    Z /= sums
+    xp.subtract(xp.log(sums), losses, out=losses)
     _subtract_target(Z, y, xp)
     losses *= weight
     Z *= weight

@@ -19,7 +19,7 @@ from fcgpu.train.recipe import Recipe
 
 # Chosen on a 2-core Xeon with 2 MB of L2 a core, 784-128-64-10, float32: tiles of 512 to 1,024 rows were within 3 % of
 # each other, 256 and 2,048 rows 5 to 15 % slower.
-TILE_ROWS = 1024
+TILE_ROWS = 2048
 TILE_BYTES = 8 << 20  # of workspace: wide inputs get fewer rows
 SMALL_TILE = 64  # rows below which a product is mostly overhead
 LANES = 16

@@ -21,6 +21,7 @@ from fcgpu.params import Spec, initial, weights_only
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import KEYS, Recipe
+from fcgpu.train.staircase import Staircase, staircase
 from fcgpu.train.state import State
 from fcgpu.train.step import Evaluate, Step
 from fcgpu.train.stopping import Patience
@@ -55,20 +56,35 @@ class Run:
         self._factor = partial(schedule.factor, **{key: getattr(recipe, key) for key in schedule.defaults})
         self._warm_up_steps = recipe.warmup * plan.steps_per_epoch
         self.workers = Workers(plan.threads)
-        self.X = backend.to_device(data.X)
+        self.X = X = backend.to_device(data.X)
+        self.stairs = staircase(X, plan, recipe.epochs) if isinstance(X, np.ndarray) else None
+        if self.stairs is not None:
+            samples, widths = self.stairs.samples, self.stairs.widths
+            X, self.plan = self._in_order(self.stairs)
+            y, weights = y[samples], None if weights is None else weights[samples]
+            ids = samples if ids is None else ids[samples]
+        else:
+            widths = None
         if weights is not None:
             weights = backend.to_device(weights, dtype=recipe.dtype).reshape(-1, 1)
-        on_device = self.X, backend.to_device(y), weights
-        ids = None if ids is None else backend.to_device(ids)
+        ids = None if ids is None else backend.to_device(ids, dtype=np.uint32)
         self.evaluate = Evaluate(
-            spec, on_device, plan, backend, self.workers, recipe, scale=self.scale, count=self.counts, ids=ids
-        )
+            spec, (X, backend.to_device(y), weights), plan, backend, self.workers, recipe,
+            scale=self.scale, count=self.counts, ids=ids, widths=widths,
+        )  # fmt: skip
         self.rule = self._rule()
         self.step = Step(self.evaluate, self.rule)
         self.history = backend.xp.zeros((recipe.epochs, 3), dtype=np.float64)  # loss, penalty in it, right answers
         self.order = order or np.random.Generator(np.random.PCG64(np.random.SeedSequence(recipe.seed).spawn(1)[0]))
         self.fresh = start is None or not start.rule
         self._restore(start or State(initial(spec, recipe.seed)))
+
+    def _in_order(self, stairs: Staircase) -> tuple[Any, Plan]:
+        """The data in the staircase's order, a copy where the budget has room for it; and the plan with its bytes."""
+        plan, nbytes = self.plan, stairs.nbytes
+        if plan.bytes + nbytes > plan.budget:
+            return stairs, plan
+        return stairs.copy(plan.threads), replace(plan, data_bytes=plan.data_bytes + nbytes)
 
     def _rule(self) -> Any:
         recipe, at = self.recipe, self.evaluate
@@ -90,9 +106,9 @@ class Run:
         return rule
 
     def _restore(self, state: State) -> None:
-        self.evaluate.params[...] = self.backend.to_device(state.params, dtype=self.recipe.dtype)
+        self.evaluate.params[...] = self._inside(state.params, self.recipe.dtype)
         if state.rule:
-            self.rule.restore(state.rule, self.backend.to_device)
+            self.rule.restore(state.rule, self._inside)
         if state.order:
             self.order.bit_generator.state = state.order
         self.epochs, self.step.steps, self.samples, self.drops = state.epochs, state.steps, state.samples, state.drops
@@ -103,11 +119,11 @@ class Run:
         self.best = None
         if self.recipe.early_stopping:
             self.best = self.backend.xp.empty_like(self.evaluate.params)
-            self.best[...] = self.evaluate.params if state.best is None else self.backend.to_device(state.best)
+            self.best[...] = self.evaluate.params if state.best is None else self._inside(state.best)
 
     def state(self) -> State:
         """Everything above that changes, copied to the host."""
-        host = self._on_host
+        host = self._outside
         order = getattr(self.order, "bit_generator", None)
         return State(
             host(self.evaluate.params), self.rule.state_on_host(host), self.epochs, self.step.steps, self.samples,
@@ -158,8 +174,9 @@ class Run:
         n, size, evaluate = self.plan.samples, self.plan.batch, self.evaluate
         total = self.recipe.epochs * self.plan.steps_per_epoch
         order = None
-        if self.recipe.shuffle and size < n:
-            order = self.backend.to_device(self.order.permutation(n))
+        if size < n and (self.recipe.shuffle or self.stairs):
+            order = self.order.permutation(n) if self.recipe.shuffle else np.arange(n)
+            order = self.backend.to_device(order) if self.stairs is None else self.stairs.batches(order, size)
         loss, penalty, correct = (self.history[epoch, i : i + 1] for i in range(3))
         seen = 0 if self.fresh and epoch == 0 else self.samples
         rate = 0.0
@@ -215,13 +232,26 @@ class Run:
             f"try learning_rate={rate / 10:g}, gradient_clip=1, or features of a smaller scale"
         )
 
-    def _on_host(self, array: Any) -> Any:
-        return np.array(self.backend.to_host(array))
+    def _inside(self, vectors: Any, dtype: Any = None) -> Any:
+        """Parameters, or vectors like them (..., n_params), as this run holds them; other arrays as they are."""
+        if self.stairs is not None and vectors.shape[-1:] == (self.spec.n_params,):
+            vectors = np.array(vectors)
+            W = self.spec.layers(vectors)[0].W
+            W[...] = W[..., self.stairs.features, :]
+        return self.backend.to_device(vectors, dtype=dtype)
+
+    def _outside(self, vectors: Any) -> Any:
+        """A copy on the host of what `_inside` made."""
+        vectors = np.array(self.backend.to_host(vectors))
+        if self.stairs is not None and vectors.shape[-1:] == (self.spec.n_params,):
+            W = self.spec.layers(vectors)[0].W
+            W[..., self.stairs.features, :] = W.copy()
+        return vectors
 
     def model(self) -> Model:
         classes = self.data.classes if self.counts else None
         return Model(
-            self.spec, self._on_host(self.evaluate.params), classes, self.scale, self.data.image_shape, self.recipe.name
+            self.spec, self._outside(self.evaluate.params), classes, self.scale, self.data.image_shape, self.recipe.name
         )
 
     def _score_of_training(self, model: Model) -> Score:

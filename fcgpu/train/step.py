@@ -28,13 +28,17 @@ class Lane(NamedTuple):
     correct: Any  # () int64
 
     @classmethod
-    def empty(cls, spec: Spec, columns: slice, dtype: Any, xp: Any) -> "Lane":
+    def empty(cls, spec: Spec, dtype: Any, xp: Any) -> "Lane":
         gradient = xp.zeros((spec.n_params,), dtype=dtype)
-        layers = _narrow(spec.layers(gradient), columns)
-        return cls(gradient, layers, xp.zeros((), dtype=np.float64), xp.zeros((), dtype=np.int64))
+        return cls(gradient, spec.layers(gradient), xp.zeros((), dtype=np.float64), xp.zeros((), dtype=np.int64))
 
-    def add(self, other: "Lane") -> None:
-        for mine, others in ((self.gradient, other.gradient), (self.loss, other.loss), (self.correct, other.correct)):
+    def add(self, other: "Lane", width: int) -> None:
+        """`other` holds, of the first layer's weights, those of `width` features."""
+        n_features, n_out = self.layers[0].W.shape
+        used, rest = slice(width * n_out), slice(n_features * n_out, None)
+        self.gradient[used] += other.gradient[used]
+        self.gradient[rest] += other.gradient[rest]
+        for mine, others in ((self.loss, other.loss), (self.correct, other.correct)):
             mine += others
 
 
@@ -43,6 +47,7 @@ class Evaluate:
 
     data : X (n, n_features), y as the loss takes it, and weights of samples (n, 1) or None, on the device.
     ids : (n,) uint32 on the device, what dropout's masks depend on; None for 0, 1, ...
+    widths : (n,) of a `Staircase`, whose order X, all else and `params` then have; None where every row is full.
 
     `params`, `gradient` : (n_params,) flat vectors; `loss` : () float64, the weighted mean over the batch; `penalty` :
     () float64, the regulariser's part, not in `loss`; `correct` : () int64, right answers of the batch before the
@@ -61,21 +66,18 @@ class Evaluate:
         scale: float = 1.0,
         count: bool = False,
         ids: Any = None,
+        widths: Any = None,
     ) -> None:
         xp, dtype, rates = backend.xp, recipe.dtype, recipe.dropout_of(spec)
-        X, self.y, self.weights = data
-        columns = _used(X)
-        self.X = X[:, columns] if isinstance(X, np.ndarray) else X
-        narrow = replace(spec, sizes=(columns.stop - columns.start, *spec.sizes[1:]))
-        self.net, self.plan, self.workers, self.xp = Network(narrow, backend, rates), plan, workers, xp
+        self.X, self.y, self.weights = data
+        self.widths, self._greatest = widths, spec.sizes[0] if widths is None else int(widths[0])
+        self.net, self.plan, self.workers, self.xp = Network(spec, backend, rates), plan, workers, xp
         self.scale, self.count, self.clip = scale, count, recipe.gradient_clip
         self.params = xp.zeros((spec.n_params,), dtype=dtype)
-        self.layers = _narrow(spec.layers(self.params), columns)
+        self.layers = spec.layers(self.params)
         self._alpha = backend.to_device(weights_only(spec, recipe.alpha), dtype=dtype) if recipe.alpha else None
-        self._lanes = [Lane.empty(spec, columns, dtype, xp) for _ in range(plan.lanes)]
+        self._lanes = [Lane.empty(spec, dtype, xp) for _ in range(plan.lanes)]
         self.gradient, _, self.loss, self.correct = self._lanes[0]  # the others are added into the first
-        W = spec.layers(self.gradient)[0].W
-        self._unused = [rows for rows in (W[: columns.start], W[columns.stop :]) if len(rows)]
         self.penalty = xp.zeros((), dtype=dtype)
         self.factor: Any = None  # (1,), what the rule wants the gradient multiplied by
         self.samples = 0  # evaluated so far
@@ -83,7 +85,10 @@ class Evaluate:
         self.keys = xp.zeros((len(rates), 2), dtype=np.uint32)
         self._ids = xp.arange(self.y.shape[0], dtype=np.uint32) if rates and ids is None else ids
         self._free = deque(
-            (Workspace(narrow, plan.tile, dtype, xp, dropout=rates), Lane.empty(spec, columns, dtype, xp))
+            (
+                Workspace(replace(spec, sizes=(self._greatest, *spec.sizes[1:])), plan.tile, dtype, xp, dropout=rates),
+                Lane.empty(spec, dtype, xp),
+            )
             for _ in range(plan.threads)
         )
 
@@ -93,18 +98,19 @@ class Evaluate:
             self.keys[...] = self._backend.to_device(dropout.keys(self._seed, step, len(self.net.dropout)))
 
     def __call__(self, rows: Any, n_rows: int) -> Any:
-        """Fill loss, gradient, penalty and correct from the samples `rows`: a slice with ends, or (n_rows,) indices.
+        """Fill loss, gradient, penalty and correct from the samples `rows`: a slice with ends, or (n_rows,) indices,
+        which with widths must rise.
 
         Returns loss + penalty, on the device.
         """
         self.samples += n_rows
         share = 1 / n_rows if self.weights is None else 1 / self._sum_of_weights(rows)
         lanes = min(self.plan.lanes, -(-n_rows // self.plan.tile))
-        for unused in self._unused:  # the rule has used the gradient up
-            unused.fill(0)
+        if self.widths is not None:
+            self._lanes[0].layers[0].W[self._width(rows) :].fill(0)  # the rule has used the gradient up
         self.workers.run(partial(self._fill, rows, n_rows, share), lanes)
-        for lane in self._lanes[1:lanes]:
-            self._lanes[0].add(lane)
+        for i, lane in enumerate(self._lanes[1:lanes], 1):
+            self._lanes[0].add(lane, self._width(_part(rows, i * self.plan.tile, n_rows)))
         if self._alpha is not None:
             self.net.kernels.add_l2(self.params, self.gradient, self._alpha, share, self.penalty)
         if self.clip:
@@ -116,26 +122,34 @@ class Evaluate:
         tiny = np.finfo(self.weights.dtype).tiny
         return self.xp.maximum(self.xp.sum(self.weights[rows]), tiny)
 
+    def _width(self, rows: Any) -> int:
+        """The features that samples have: the first one's are the most."""
+        if self.widths is None:
+            return self._greatest
+        return int(self.widths[rows.start if isinstance(rows, slice) else rows[0]])
+
     def _fill(self, rows: Any, n_rows: int, share: Any, number: int) -> None:
-        """Fill lane `number` from the first of its tiles, and add the others in order."""
+        """Fill lane `number` from the first of its tiles, and add the others, which are no wider, in order."""
         net, size, lane = self.net, self.plan.tile, self._lanes[number]
         whole, scratch = borrowed = self._free.pop()
         into = lane
         for start in range(number * size, n_rows, self.plan.lanes * size):
             stop = min(n_rows, start + size)
             part = _part(rows, start, stop)
-            work = whole.head(stop - start)
+            width = self._width(part)
+            work = whole.head(stop - start, width)
             weight = share if self.weights is None else self.weights[part] * share
-            net.kernels.load_tile(self.X, part, self.scale, work.A[0])
+            there = part if self.widths is None else (part, slice(width))
+            net.kernels.load_tile(self.X, there, self.scale, work.A[0])
             net.loss_and_gradient(
-                self.layers, into.layers, work, self.y[part], weight, count=self.count, factor=self.factor,
-                keys=self.keys, ids=self._ids[part] if net.dropout else None,
+                _narrow(self.layers, width), _narrow(into.layers, width), work, self.y[part], weight,
+                count=self.count, factor=self.factor, keys=self.keys, ids=self._ids[part] if net.dropout else None,
             )  # fmt: skip
             work.losses.sum(dtype=np.float64, out=into.loss)
             if self.count:
                 into.correct[...] = self.xp.count_nonzero(work.correct)
             if into is scratch:
-                lane.add(scratch)
+                lane.add(scratch, width)
             into = scratch
         self._free.append(borrowed)
 
@@ -154,22 +168,10 @@ class Step:
         return self.rule.step(at.params, at.gradient, partial(at, rows, n_rows))
 
 
-def _used(X: Any) -> slice:
-    """From the first to the last column of X that is not zero in every sample. The others have no part in the gradient:
-    12 on the left and 4 on the right of the digits. All columns where X is not an array of the host.
-    """
-    n = X.shape[1]
-    if not isinstance(X, np.ndarray):
-        return slice(0, n)
-    first = next((i for i in range(n) if X[:, i].any()), 0)
-    last = next((i for i in reversed(range(n)) if X[:, i].any()), n - 1)
-    return slice(first, last + 1)
-
-
-def _narrow(layers: list[Layer], columns: slice) -> list[Layer]:
-    """The layers with the first one's weights of these columns of X alone."""
+def _narrow(layers: list[Layer], width: int) -> list[Layer]:
+    """The layers with the first one's weights of the first features alone."""
     (W, b), *rest = layers
-    return [Layer(W[columns], b), *rest]
+    return [Layer(W[:width], b), *rest]
 
 
 def _part(rows: Any, start: int, stop: int) -> Any:
