@@ -27,7 +27,7 @@ def steps_of(X, batch):
     data = sparse()
     spec = loop.fit_to(fcgpu.Recipe(), data)[0]
     cut = plan.plan(spec, (X, data.y), fcgpu.Recipe(batch=batch), choose("cpu"), threads=2)
-    return staircase.staircase(X, cut, EPOCHS)
+    return staircase.staircase(X, cut, EPOCHS, drawn=batch != "full")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -68,8 +68,8 @@ def test_where_it_does_not_pay_there_is_none(X):
 def trained(data, monkeypatch, *, stairs, **options):
     seen = []
 
-    def noted(*args):
-        seen.append(staircase.staircase(*args) if stairs else None)
+    def noted(*args, **options):
+        seen.append(staircase.staircase(*args, **options) if stairs else None)
         return seen[-1]
 
     monkeypatch.setattr(run, "staircase", noted)
@@ -87,15 +87,15 @@ RATES = {"gradient_descent": 0.5, "momentum": 0.1, "nesterov": 0.1, "lbfgs": 0.0
     [{}, {"alpha": 2.0}, {"dropout": (0.3,)}, {"early_stopping": True}, {"weights": True}],
     ids=lambda options: next(iter(options), "plain"),
 )
-@pytest.mark.parametrize("batch", ["full", 64])
-def test_a_run_is_the_same_but_for_rounding(batch, options, optimizer, monkeypatch):
+@pytest.mark.parametrize(("batch", "shuffle"), [("full", True), (64, True), (64, False)])
+def test_a_run_is_the_same_but_for_rounding(batch, shuffle, options, optimizer, monkeypatch):
     if optimizer in FULL_BATCH and (batch != "full" or "dropout" in options):
         pytest.skip("this rule takes the full batch, and no dropout")
     data = sparse()
     options = {key: value for key, value in options.items() if key != "weights"} | {
         "sample_weight": np.linspace(0.5, 2, 300) if "weights" in options else None,
         "hidden": (8,), "epochs": EPOCHS, "optimizer": optimizer, "batch": batch, "dtype": "float64",
-        "learning_rate": RATES.get(optimizer, 0.01), "activation": "tanh",
+        "shuffle": shuffle, "learning_rate": RATES.get(optimizer, 0.01), "activation": "tanh",
     }  # fmt: skip
     there = trained(data, monkeypatch, stairs=True, **options)
     plain = trained(data, monkeypatch, stairs=False, **options)

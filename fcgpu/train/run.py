@@ -57,7 +57,8 @@ class Run:
         self._warm_up_steps = recipe.warmup * plan.steps_per_epoch
         self.workers = Workers(plan.threads)
         self.X = X = backend.to_device(data.X)
-        self.stairs = staircase(X, plan, recipe.epochs) if isinstance(X, np.ndarray) else None
+        self.drawn = recipe.shuffle and plan.batch < plan.samples  # batches in a new order each epoch
+        self.stairs = staircase(X, plan, recipe.epochs, drawn=self.drawn) if isinstance(X, np.ndarray) else None
         if self.stairs is not None:
             samples, widths = self.stairs.samples, self.stairs.widths
             X, self.plan = self._in_order(self.stairs)
@@ -174,8 +175,8 @@ class Run:
         n, size, evaluate = self.plan.samples, self.plan.batch, self.evaluate
         total = self.recipe.epochs * self.plan.steps_per_epoch
         order = None
-        if size < n and (self.recipe.shuffle or self.stairs):
-            order = self.order.permutation(n) if self.recipe.shuffle else np.arange(n)
+        if self.drawn:
+            order = self.order.permutation(n)
             order = self.backend.to_device(order) if self.stairs is None else self.stairs.batches(order, size)
         loss, penalty, correct = (self.history[epoch, i : i + 1] for i in range(3))
         seen = 0 if self.fresh and epoch == 0 else self.samples

@@ -24,7 +24,8 @@ EPOCHS = 4  # as many as pay for the order, and more
 class Staircase:
     """Rows i of the new order are rows samples[i] of the old one, columns j are features[j].
 
-    samples (n,) and features (n_features,) intp; widths (n,) intp, not rising: from widths[i] on row i is zero.
+    samples (n,) and features (n_features,) intp; widths (n,) intp: from widths[i] on row i is zero. They do not rise
+    from row to row: of all samples where batches are drawn, else of each batch, which keeps its place.
     `X[rows, :width]` is the data in the new order. A copy is what makes it fast, but no bit depends on it.
     """
 
@@ -32,7 +33,7 @@ class Staircase:
         self.X, self.samples, self.features, self.widths = X, samples, features, widths
         self.places = np.empty_like(samples)  # places[samples[i]] = i
         self.places[samples] = np.arange(len(samples))
-        self.nbytes = len(samples) * int(widths[0]) * X.itemsize  # of a copy
+        self.nbytes = len(samples) * int(widths.max()) * X.itemsize  # of a copy
 
     def __getitem__(self, part: tuple[Any, slice]) -> Any:
         rows, columns = part
@@ -40,7 +41,7 @@ class Staircase:
 
     def copy(self, threads: int) -> Any:
         """The data in the new order, as far as they are not zero."""
-        width = slice(int(self.widths[0]))
+        width = slice(int(self.widths.max()))
         made = np.empty((len(self.samples), width.stop), self.X.dtype)
 
         def fill(rows: slice) -> None:
@@ -50,7 +51,7 @@ class Staircase:
         return made
 
     def batches(self, order: Any, size: int) -> Any:
-        """The samples `order` (n,) of the old order as rows of the new one, sorted within each batch."""
+        """The samples `order` (n,) of the old order as rows of the new one, rising within each batch."""
         rows = self.places[order]
         whole = len(rows) // size * size
         rows[:whole].reshape(-1, size).sort(axis=1)
@@ -58,7 +59,7 @@ class Staircase:
         return rows
 
 
-def staircase(X: Any, plan: Plan, epochs: int) -> Staircase | None:
+def staircase(X: Any, plan: Plan, epochs: int, *, drawn: bool) -> Staircase | None:
     """The order for X (n, n_features) on the host, or None where it does not pay: for few epochs, or wide batches."""
     n, n_features = X.shape
     some = X[:: -(-n // BLOCK)]
@@ -78,9 +79,13 @@ def staircase(X: Any, plan: Plan, epochs: int) -> Staircase | None:
     behind = np.empty(n_features, dtype=np.min_scalar_type(n_features))  # the width that has a feature
     behind[features] = np.arange(1, n_features + 1)
     _by_blocks(n, plan.threads, measure)
-    samples = np.argsort(-widths, kind="stable")
+    batch = np.arange(n) // plan.batch if not drawn else np.zeros(n)
+    samples = np.lexsort((-widths, batch))
     widths = widths[samples]
-    typical = widths.mean() if plan.batch == n else widths[n // (plan.batch + 1)]  # the widest of a random batch
+    if plan.batch == n:
+        typical = widths.mean()
+    else:  # the widest sample of a batch decides
+        typical = widths[n // (plan.batch + 1)] if drawn else widths[:: plan.batch].mean()
     return Staircase(X, samples, features, widths) if typical < WIDE * n_features else None
 
 

@@ -70,7 +70,7 @@ class Evaluate:
     ) -> None:
         xp, dtype, rates = backend.xp, recipe.dtype, recipe.dropout_of(spec)
         self.X, self.y, self.weights = data
-        self.widths, self._greatest = widths, spec.sizes[0] if widths is None else int(widths[0])
+        self.widths, self._greatest = widths, spec.sizes[0] if widths is None else int(widths.max())
         self.net, self.plan, self.workers, self.xp = Network(spec, backend, rates), plan, workers, xp
         self.scale, self.count, self.clip = scale, count, recipe.gradient_clip
         self.params = xp.zeros((spec.n_params,), dtype=dtype)
