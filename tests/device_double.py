@@ -64,6 +64,8 @@ class DeviceArray:
         for name in ("shape", "dtype", "ndim", "size", "nbytes")
     )
 
+    mT = property(lambda self: DeviceArray(self._xp, self._host.mT))  # noqa: N815 - CuPy's name
+
     def __len__(self):
         return len(self._host)
 

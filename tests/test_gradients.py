@@ -13,6 +13,7 @@ from fcgpu import kernels
 from fcgpu.backend import Workers
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.network import Workspace
 from fcgpu.train.plan import Plan
 from fcgpu.train.step import Evaluate
 
@@ -56,14 +57,10 @@ def relative_error(random):
         evaluate.params[...] = params
         evaluate.begin(3)  # the same masks each time
         loss = evaluate(slice(0, len(X)), len(X))
-        A = [X * 0.5, *(np.empty((len(X), size)) for size in spec.sizes[1:])]
-        keep = [np.empty(a.shape, bool) for a in A[1:-1]]
-
-        def drop(i):
-            evaluate.net.kernels.dropout(A[i], keep[i - 1], evaluate.keys[i - 1], ids, evaluate.net.dropout[i - 1])
-
-        evaluate.net.forward(evaluate.layers, A, drop if evaluate.net.dropout else None)
-        return float(loss), [a > 0 for a in A[1:-1]]
+        work = Workspace(spec, len(X), X.dtype, np, dropout=evaluate.net.dropout)
+        work.A[0][...] = X
+        evaluate.net.rise(spec.layers(params), work, evaluate.keys, ids if evaluate.net.dropout else None)
+        return float(loss), [a > 0 for a in work.A[1:-1]]
 
     at(start)
     gradient = evaluate.gradient.copy()

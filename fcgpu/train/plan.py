@@ -25,6 +25,8 @@ SMALL_TILE = 64  # rows below which a product is mostly overhead
 LANES = 16
 LANE_BYTES = 128 << 20  # of gradients: a large network gets fewer lanes
 LANE_FLOP = 2e8  # multiplications and additions under which a lane is not worth a thread's start, some 50 µs
+PARTS = 4
+PART_FLOP = 1e7  # likewise of a part of a product, which only waits for a thread that has been started
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Plan:
     data_bytes: int  # X and y where the run computes
     work_bytes: int  # parameters, gradients, optimizer state and workspaces
     budget: int
+    parts: int = 1  # that threads share a small batch in, where one lane is all there is
 
     @property
     def bytes(self) -> int:
@@ -80,7 +83,7 @@ def plan(
     widest = Plan(n, rows, rows, 1, 1, resident, 0, budget)
     if not backend.on_gpu:
         widest = _cut_for_cpu(widest, spec, size)
-        widest = replace(widest, threads=min(threads or cpu_count(), widest.lanes))
+        widest = replace(widest, threads=min(threads or cpu_count(), max(widest.lanes, widest.parts)))
     cut = fitted = _sized(widest, spec, size, recipe)
     while fitted.bytes > budget:
         if cut.tile > SMALL_TILE or cut.lanes == 1 < cut.tile:
@@ -107,9 +110,12 @@ def readable(n: float) -> str:
 def _cut_for_cpu(whole: Plan, spec: Spec, size: int) -> Plan:
     flop = 6.0 * spec.n_params * whole.batch
     lanes = int(max(1, min(LANES, LANE_BYTES // (size * spec.n_params), flop // LANE_FLOP, whole.batch)))
+    lanes = 1 << lanes.bit_length() - 1  # so that an even number of threads has equal work
     rows = max(32, min(TILE_ROWS, TILE_BYTES // (size * Workspace.values(spec))))
     rounds = max(1, round(whole.batch / (lanes * rows)))  # tiles a lane; all of one size, so that lanes end together
-    return replace(whole, lanes=lanes, tile=-(-whole.batch // (lanes * rounds)))
+    first = 2.0 * spec.sizes[0] * spec.sizes[1] * whole.batch
+    parts = int(max(1, min(PARTS, first // PART_FLOP))) if lanes == 1 and whole.batch < whole.samples else 1
+    return replace(whole, lanes=lanes, tile=-(-whole.batch // (lanes * rounds)), parts=parts)
 
 
 def _sized(cut: Plan, spec: Spec, size: int, recipe: Recipe) -> Plan:

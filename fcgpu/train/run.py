@@ -21,6 +21,7 @@ from fcgpu.params import Spec, initial, weights_only
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import KEYS, Recipe
+from fcgpu.train.small import SmallBatches, is_small
 from fcgpu.train.staircase import Staircase, staircase
 from fcgpu.train.state import State
 from fcgpu.train.step import Evaluate, Step
@@ -69,7 +70,8 @@ class Run:
         if weights is not None:
             weights = backend.to_device(weights, dtype=recipe.dtype).reshape(-1, 1)
         ids = None if ids is None else backend.to_device(ids, dtype=np.uint32)
-        self.evaluate = Evaluate(
+        evaluate = SmallBatches if is_small(self.plan) and not backend.on_gpu else Evaluate
+        self.evaluate = evaluate(
             spec, (X, backend.to_device(y), weights), plan, backend, self.workers, recipe,
             scale=self.scale, count=self.counts, ids=ids, widths=widths,
         )  # fmt: skip
@@ -103,7 +105,7 @@ class Run:
             options["weight_decay"] = self.backend.to_device(flat, dtype=recipe.dtype)
         rule = FirstOrder(recipe.optimizer, at.params, at.net.kernels, self.backend.xp, **options)
         if recipe.optimizer == "gradient_descent" and not (self.backend.on_gpu or recipe.alpha or recipe.gradient_clip):
-            at.factor = rule.scaled()  # a pass over the parameters less; on a GPU the update is one pass already
+            at.descend(rule)  # a pass over the parameters less; on a GPU the update is one pass already
         return rule
 
     def _restore(self, state: State) -> None:
@@ -180,18 +182,26 @@ class Run:
             order = self.backend.to_device(order) if self.stairs is None else self.stairs.batches(order, size)
         loss, penalty, correct = (self.history[epoch, i : i + 1] for i in range(3))
         seen = 0 if self.fresh and epoch == 0 else self.samples
-        rate = 0.0
+        held = self.rule.learning_rate
+        rate = last = math.nan
         for start in range(0, n, size):
             stop = min(start + size, n)
             rate = self._learning_rate(Progress(self.step.steps, total, epoch, seen, self.drops))
-            if self.rule.learning_rate is not None:
-                self.rule.learning_rate.fill(rate)
+            if rate != last and held is not None:
+                held.fill(rate)
+            last = rate
             share = (stop - start) / n
-            loss += self.step(slice(start, stop) if order is None else order[start:stop], stop - start) * share
+            measured = self.step(slice(start, stop) if order is None else order[start:stop], stop - start)
+            if not evaluate.kept or self.recipe.alpha:
+                loss += measured * share
             if self.recipe.alpha:
                 penalty += evaluate.penalty * share
-            if self.counts:
+            if self.counts and not evaluate.kept:
                 correct += evaluate.correct
+        if evaluate.kept:
+            measured, right = evaluate.kept.measured()
+            loss += measured
+            correct += right
         return rate
 
     def _learning_rate(self, at: Progress) -> float:

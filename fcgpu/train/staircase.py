@@ -18,6 +18,7 @@ from fcgpu.train.plan import Plan
 BLOCK = 1000  # rows looked at together
 WIDE = 0.9  # of the features: what a batch is wide where the order is not worth a copy of the data
 FEW = 32  # features, likewise
+STEP = 32  # widths are multiples of it, so that there are few of them to bind buffers to
 EPOCHS = 4  # as many as pay for the order, and more
 
 
@@ -81,7 +82,7 @@ def staircase(X: Any, plan: Plan, epochs: int, *, drawn: bool) -> Staircase | No
     _by_blocks(n, plan.threads, measure)
     batch = np.arange(n) // plan.batch if not drawn else np.zeros(n)
     samples = np.lexsort((-widths, batch))
-    widths = widths[samples]
+    widths = np.minimum(-(-widths[samples] // STEP) * STEP, n_features)
     if plan.batch == n:
         typical = widths.mean()
     else:  # the widest sample of a batch decides
