@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn import get_config
-from sklearn.externals.array_api_compat import is_array_api_obj
-from sklearn.utils._array_api import get_namespace_and_device
+from sklearn.utils._array_api import array_api_compat, get_namespace_and_device
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from fcgpu.errors import ConfigError, DataError
@@ -58,7 +57,7 @@ def given(X: Any) -> Given:
         if kind != CPU:
             raise DataError(f"X lies on DLPack device type {kind}: expected the CPU's memory or a CUDA GPU's")
         array, back, name = np.from_dlpack(X), _same, "numpy"
-    if array is not X and get_config()["array_api_dispatch"] and is_array_api_obj(X):
+    if array is not X and get_config()["array_api_dispatch"] and array_api_compat.is_array_api_obj(X):
         namespace, _, device = get_namespace_and_device(X)
         return Given(
             array, lambda answer: _to_namespace(answer, namespace, device), f"{namespace.__name__} on {device}"

@@ -33,7 +33,7 @@ def check_partial_fit(estimator: Any) -> bool:
 
 
 def _are_weights(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, Real) and 0 <= value < math.inf for value in values)
+    return all(isinstance(value, Real) and 0 <= float(value) < math.inf for value in values)
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
@@ -162,8 +162,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         """One epoch over X and y, with the optimizer as the last call left it. The first call needs all `classes`."""
         if self.class_weight == "balanced":
             raise ConfigError(
-                "class_weight='balanced' with partial_fit: part of the data does not show how common a class is; give a "
-                "dict, whose weights sklearn.utils.class_weight.compute_class_weight finds for all of them"
+                "class_weight='balanced' with partial_fit: part of the data does not show how common classes are; give "
+                "a dict, whose weights sklearn.utils.class_weight.compute_class_weight finds for all of them"
             )
         if classes is not None:
             classes = np.unique(arrays.on_host(classes))
