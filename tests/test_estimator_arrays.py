@@ -48,6 +48,16 @@ def test_dlpack_arrays_are_taken_everywhere(kind, dtype):
     assert validated.validation_scores_[-1] == pytest.approx(validated.score(X, y))
 
 
+def test_an_array_that_numpy_cannot_take_is_refused():
+    class Bfloat16(Exporter):
+        def __dlpack__(self, **options):
+            raise RuntimeError("Unsupported dtype")
+
+    X, y = problem("multiclass")
+    with pytest.raises(ValueError, match=r"Bfloat16 through DLPack: Unsupported dtype; expected an array of a NumPy"):
+        ours("multiclass").fit(Bfloat16(X), y)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_handed_in_is_not_written_to(kind):
     X, y = problem(kind)

@@ -56,13 +56,20 @@ def given(X: Any) -> Given:
         kind, _ = X.__dlpack_device__()
         if kind != CPU:
             raise DataError(f"X lies on DLPack device type {kind}: expected the CPU's memory or a CUDA GPU's")
-        array, back, name = np.from_dlpack(X), _same, "numpy"
+        array, back, name = _from_dlpack(X), _same, "numpy"
     if array is not X and get_config()["array_api_dispatch"] and array_api_compat.is_array_api_obj(X):
         namespace, _, device = get_namespace_and_device(X)
         return Given(
             array, lambda answer: _to_namespace(answer, namespace, device), f"{namespace.__name__} on {device}"
         )
     return Given(array, back, name)
+
+
+def _from_dlpack(X: Any) -> Any:
+    try:
+        return np.from_dlpack(X)
+    except (BufferError, RuntimeError, TypeError) as error:
+        raise DataError(f"{type(X).__name__} through DLPack: {error}; expected an array of a NumPy type") from error
 
 
 def same_namespace(estimator: Any, X: Given, method: str) -> None:
