@@ -21,6 +21,7 @@ from hostile import overwrite
 import fcgpu
 from fcgpu.cli.history import History
 from fcgpu.train import checkpoint
+from fcgpu.train.recipe import to_toml
 
 SECONDS = 5
 SPARE = 256 << 20
@@ -31,7 +32,7 @@ def seeds(folder):
     """(name, whole files' bytes, how the path is read) of each reader."""
     X, y = blobs(12)
     small = (X * 9).clip(0, 255).astype(np.uint8)
-    table = csv(folder / "seed.csv", y, small).read_bytes()
+    table, headed = (csv(folder / "seed.csv", y, *of).read_bytes() for of in ((small,), (X, "label,a,b,c,d")))
     arrays, packed = io.BytesIO(), io.BytesIO()
     np.savez(arrays, X=X, y=y)
     np.savez_compressed(packed, X=small, y=y, X_test=small, y_test=y)
@@ -59,13 +60,13 @@ def seeds(folder):
     return {
         "idx": ([idx], "idx/train-images-idx3-ubyte", lambda path: fcgpu.load(path.parent)),
         "idx.gz": ([gzip.compress(idx)], "idx/train-images-idx3-ubyte", lambda path: fcgpu.load(path.parent)),
-        "csv": ([table], "x.csv", fcgpu.load),
+        "csv": ([table, headed], "x.csv", fcgpu.load),
         "csv.gz": ([gzip.compress(table)], "x.csv.gz", fcgpu.load),
         "npy": ([npy.getvalue()], "x.npy", fcgpu.load),
         "npz": ([arrays.getvalue(), packed.getvalue()], "x.npz", fcgpu.load),
         "model": ([(folder / "seed.safetensors").read_bytes()], "x.safetensors", fcgpu.load_model),
         "checkpoint": ([(folder / "seed.checkpoint").read_bytes()], "x.checkpoint", checkpoint.load),
-        "recipe": ([toml], "x.toml", fcgpu.load_recipe),
+        "recipe": ([toml, to_toml(recipe).encode()], "x.toml", fcgpu.load_recipe),
         "history": ([(folder / "seed.jsonl").read_bytes()], "x.jsonl", lambda path: History(path).resume(0)),
         **pictures(),
     }

@@ -96,9 +96,8 @@ def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise DataError(f"{path}: not a regular file; expected a picture")
     try:
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):  # MAX_PIXELS decides
-            opened = Image.open(path, formats=FORMATS)
-        with opened as picture:
+        # of Pillow's warnings: on bombs MAX_PIXELS decides, and of a damaged tag the pixels do not depend
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             most = min(MAX_PIXELS, max(SPARE_PIXELS, path.stat().st_size * EXPANSION))
             if picture.width * picture.height > most:
                 raise DataError(f"{path}: {picture.height} x {picture.width} pixels; expected at most {most} in all")
