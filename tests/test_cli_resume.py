@@ -89,6 +89,12 @@ def test_what_is_no_run_directory_is_refused(here):
     assert sorted(path.name for path in here.iterdir()) == ["d.csv"]
 
 
+def test_a_run_that_another_version_cut_otherwise_is_refused(here, monkeypatch):
+    assert call(*words(here, "--checkpoint-every", 1)).code == 0
+    monkeypatch.setattr("fcgpu.cli.train.cut_of", lambda plan, on_gpu: {"tile": plan.tile + 1, "lanes": plan.lanes})
+    refused(resume(here / "run"), "cut into lanes 1, tile 30, and this version of fcgpu makes it lanes 1, tile 31")
+
+
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "3 s", "nan", "1e3"])
 def test_how_often_is_checked(here, text):
     refused(call(*words(here, f"--checkpoint-every={text}")), "checkpoint_every=.*expected epochs, as 5, or a time")

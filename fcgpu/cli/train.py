@@ -63,7 +63,8 @@ class Job:
         self.args, self.recipe = args, recipe
         self.backend = choose(args.device)
         source = recipe.data if args.data is None else _source(args.data)
-        self.data = load(source, image_size=recipe.image_size or None)
+        budget = size("memory", args.memory)
+        self.data = load(source, image_size=recipe.image_size or None, memory_budget=budget)
         if checkpoint is not None:
             check_data(args.resume, checkpoint, self.data)
         self.events = self._events(None if checkpoint is None else checkpoint.state)
