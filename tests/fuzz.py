@@ -25,28 +25,8 @@ import atheris
 
 PARSERS = ["fcgpu", "gzip", "zipfile", "tomllib", "json", "ast", "numpy.lib._format_impl", "PIL"]
 HANG = 60  # seconds of any clock
-VALUES = (
-    None,
-    True,
-    0,
-    -1,
-    1,
-    3,
-    0.5,
-    1e308,
-    -1e308,
-    math.inf,
-    math.nan,
-    2**31,
-    2**53,
-    2**64,
-    "",
-    "a",
-    [],
-    {},
-    [0],
-    [[]],
-)
+WHOLE, OTHERS = (0, -1, 1, 3, 2**31, 2**53, 2**64), (0.5, 1e308, math.inf, math.nan)
+VALUES = (None, True, *WHOLE, *OTHERS, "", "a", [], {}, [0], [[]])
 LONGEST = 8192  # bytes of a file
 
 with atheris.instrument_imports(include=PARSERS):
@@ -68,7 +48,10 @@ def uses(name, folder, read):
         return [read, unsealed(lambda path: go_on(checkpoint.load(path), recipe))]
     if name.startswith("idx"):
         return [read, lambda path: read_idx(path, 1)]
-    if name.startswith(("csv", "npy", "npz")):
+    if name == "npy":
+        mapped = lambda path: fcgpu.load(path, memory_budget=1)  # noqa: E731
+        return [read, mapped, lambda path: fcgpu.data.load_features(path, 4)]
+    if name in ("csv", "npz"):
         return [read, lambda path: fcgpu.data.load_features(path, 4)]
     if name == "picture":
         return [read, lambda path: fcgpu.data.load_features(path, 16)]

@@ -56,6 +56,7 @@ def test_every_single_bit_flip_is_detected(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(fcgpu.CheckpointError, match=r"m\.safetensors: "):
             fcgpu.load_model(path)
+    print(f"{8 * len(whole)} bits flipped, {8 * len(whole)} detected")
 
 
 def test_every_truncation_is_detected(tmp_path):

@@ -1,5 +1,6 @@
 """What a training run leaves: recipe.toml, history.jsonl, model.safetensors and checkpoints."""
 
+import math
 import os
 import shutil
 import tempfile
@@ -26,6 +27,7 @@ from fcgpu.train.recipe import Recipe, load_recipe, to_toml
 
 RECIPE = "recipe.toml"
 NEVER = Every()
+LED_ASTRAY = math.inf  # the score of a checkpoint from which a run diverged
 
 
 class RunDirectory:
@@ -90,16 +92,20 @@ class RunDirectory:
             self.history.resume(found.state.epochs)
         return found, recipe, wrong
 
-    def halve(self) -> Checkpoint | None:
-        """The last good checkpoint with half the learning rate, also on the disk, and the history up to it.
+    def halve(self, halvings: int) -> Checkpoint | None:
+        """The last good checkpoint, its learning rate halved so often, also on the disk; and the history up to it.
 
+        One that has been gone on from in this way, and led to the next divergence, is removed: it is no good one.
         None where there is none, and the history is empty. Raises CheckpointError.
         """
         found, _ = self._checkpoints.latest()
+        if found is not None and found.score == LED_ASTRAY:
+            self._checkpoints.remove(found.state.epochs)
+            found, _ = self._checkpoints.latest()
         self.history.cut(found.state.epochs if found else 0)
         if found is None:
             return None
-        halved = replace(found, state=replace(found.state, halvings=found.state.halvings + 1))
+        halved = replace(found, state=replace(found.state, halvings=halvings), score=LED_ASTRAY)
         self._checkpoints.save(halved)
         return halved
 
