@@ -5,10 +5,12 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import blobs, call, csv
 
 import fcgpu
 from fcgpu.cli.history import History
@@ -62,6 +64,41 @@ def test_a_history_that_is_a_link_is_neither_read_nor_written(tmp_path):
     (tmp_path / "history.jsonl").symlink_to(tmp_path / "other")
     with pytest.raises(fcgpu.CheckpointError, match="history"):
         History(tmp_path / "history.jsonl").resume(0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
+@pytest.mark.parametrize("name", ["recipe.toml", "model.safetensors", "history.jsonl", "lock", "checkpoints",
+                                  "checkpoints/epoch-1.safetensors", "checkpoints/epoch-2.safetensors"])  # fmt: skip
+def test_no_link_in_a_run_directory_lets_a_run_change_what_is_outside(tmp_path, name):
+    """It is read, replaced or refused; never written through, and never is another folder tidied up."""
+    X, y = blobs(12)
+    words = ("--device", "cpu", "--quiet", "--checkpoint-every", 1, "--keep", 1)
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    assert call("train", csv(tmp_path / "d.csv", y, X), "--epochs", 2, "--hidden", "", "--out", run, *words).code == 0
+    if name == "lock":
+        (run / name).write_text("1\n")
+    if name == "checkpoints":
+        (run / name / ".epoch-9.safetensors.01234567.tmp").write_text("somebody's")
+    (run / name).rename(outside) if (run / name).exists() else outside.write_text("somebody's")
+    (run / name).symlink_to(outside)
+    before = {path: path.read_bytes() for path in (outside, *outside.rglob("*")) if path.is_file()}
+    result = call("train", "--resume", run, *words)
+    assert result.code == (2 if name in ("history.jsonl", "lock", "checkpoints") else 0), result
+    assert {path: path.read_bytes() for path in (outside, *outside.rglob("*")) if path.is_file()} == before
+
+
+def test_no_name_in_an_archive_or_a_recipe_leads_out_of_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with zipfile.ZipFile("a.npz", "w") as archive:
+        for name in ("../X.npy", "/tmp/y.npy"):
+            archive.writestr(name, b"")
+    with pytest.raises(fcgpu.DataError, match=r"no array X or y, found \.\./X, /tmp/y"):
+        fcgpu.load("a.npz")
+    Path("r.toml").write_text('name = "../../out"\ndata = "multiclass"\nepochs = 1\n')
+    assert call("train", "--recipe", "r.toml", "--device", "cpu", "--quiet").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here"]
+    assert [path.name[:9] for path in (tmp_path / "here/runs").iterdir()] == ["..-..-out"]
 
 
 def test_a_picture_of_a_format_that_runs_programs_is_refused(tmp_path):

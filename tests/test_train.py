@@ -208,6 +208,18 @@ def test_divergence_names_the_epoch_the_rate_and_a_remedy(blobs, batch):
         run(big, optimizer="gradient_descent", learning_rate=1e30, epochs=50, batch=batch)
 
 
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_infinite_gradient_of_a_finite_loss_is_divergence(optimizer, clip):
+    """A sum of products of 1e25 and 1e18 is beyond float32; half the square of 1e18, the loss, is not."""
+    if clip and optimizer == "lbfgs":
+        return
+    X, y = np.array([[1e25], [-1e25]]), np.array([[1e18, 5e17], [-1e18, 5e17]])
+    changes = {"gradient_clip": clip} if clip else {}
+    with pytest.raises(fcgpu.DivergenceError, match=r"in epoch [12].*: try "):
+        run((X, y), optimizer=optimizer, hidden=(), output="identity", epochs=3, start=State(np.zeros(4)), **changes)
+
+
 def test_float32_parameters_come_back_float32(blobs):
     for dtype in ("float32", "float64"):
         _, done = run(blobs, dtype=dtype, epochs=1)

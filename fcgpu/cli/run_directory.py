@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fcgpu.cli.checkpoints import FOLDER as CHECKPOINTS
 from fcgpu.cli.checkpoints import Checkpoints, Every
 from fcgpu.cli.history import History
 from fcgpu.cli.lock import NAME as LOCK
@@ -155,10 +156,15 @@ def create(path: str | None, recipe: Recipe, room: int, every: Every = NEVER, ke
 
 
 def reopen(path: str, every: Every = NEVER, keep: int = 1) -> RunDirectory:
-    """The folder of an earlier run. Raises ConfigError where it is none; CheckpointError where a run writes there."""
+    """The folder of an earlier run.
+
+    Raises ConfigError where it is none; CheckpointError where a run writes there, or its checkpoints lie elsewhere.
+    """
     folder = Path(os.path.expanduser(path))  # noqa: PTH111
     if not path or not folder.is_dir():
         raise ConfigError(f"resume={path!r}: expected the folder of an earlier run")
+    if (folder / CHECKPOINTS).is_symlink():  # files would be replaced and removed outside the run directory
+        raise CheckpointError(f"{folder / CHECKPOINTS}: a link; expected a folder: put the run's own in its place")
     with _refused(folder, lambda: None):
         lock = Lock(folder)
     remove_leftovers(folder)
