@@ -16,7 +16,7 @@ from fcgpu.errors import DataError, MissingExtraError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow's others include EPS, which runs Ghostscript
 MAX_PIXELS = 64 * 2**20  # checked before decoding: a small file can claim a picture that fills the memory
-SPARE_PIXELS = 16 * 2**20  # beyond these a picture may have EXPANSION pixels for each byte of its file
+SPARE_PIXELS = 8 * 2**20  # beyond these a picture may have EXPANSION pixels for each byte of its file
 GREY_MODES = ("1", "L", "LA")
 DEEP_MODES = ("I", "F")  # 16 and 32 bits, which Pillow would clip to 8
 
