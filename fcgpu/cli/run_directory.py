@@ -97,12 +97,14 @@ class RunDirectory:
         """The last good checkpoint, its learning rate halved so often, also on the disk; and the history up to it.
 
         One that has been gone on from in this way, and led to the next divergence, is removed: it is no good one.
-        None where there is none, and the history is empty. Raises CheckpointError.
+        None where there is none, and the history is empty. Raises CheckpointError, also where one does not load.
         """
-        found, _ = self._checkpoints.latest()
+        found, wrong = self._checkpoints.latest()
         if found is not None and found.score == LED_ASTRAY:
             self._checkpoints.remove(found.state.epochs)
-            found, _ = self._checkpoints.latest()
+            found, wrong = self._checkpoints.latest()
+        if wrong:
+            raise CheckpointError(wrong[0])
         self.history.cut(found.state.epochs if found else 0)
         if found is None:
             return None
