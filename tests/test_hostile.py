@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import struct
 import subprocess
 import sys
 import zipfile
@@ -106,6 +107,22 @@ def test_a_picture_of_a_format_that_runs_programs_is_refused(tmp_path):
     (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n%%EndComments\nshowpage\n")
     with pytest.raises(fcgpu.DataError, match="not a readable picture"):
         fcgpu.data.load_features(tmp_path / "x.png", 4)
+
+
+def rle_bitmap(height, width, rows):
+    """A BMP of 8 bits a pixel, run-length encoded."""
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(rows), 0, 0, 256, 0)
+    return struct.pack("<2sIII", b"BM", 1078 + len(rows), 0, 1078) + header + bytes(range(256)) * 4 + rows
+
+
+def test_a_bitmap_that_is_decoded_slowly_has_no_more_pixels_than_its_bytes_can_tell(tmp_path):
+    """A few bytes that claim eight million pixels took seconds."""
+    pytest.importorskip("PIL")
+    (tmp_path / "x.bmp").write_bytes(rle_bitmap(2, 4, b"\4\7\0\0\4\7\0\1"))
+    assert fcgpu.data.load_features(tmp_path / "x.bmp", 24).shape == (1, 24)
+    (tmp_path / "x.bmp").write_bytes(rle_bitmap(4, 2_000_000, b"\4\7\0\0\4\7\0\1"))
+    with pytest.raises(fcgpu.DataError, match="4 x 2000000 pixels; expected at most 217200"):
+        fcgpu.data.load_features(tmp_path / "x.bmp", 24)
 
 
 def test_bombs_are_refused_before_they_are_unpacked(tmp_path):

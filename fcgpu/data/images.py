@@ -98,7 +98,9 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         # of Pillow's warnings: on bombs MAX_PIXELS decides, and of a damaged tag the pixels do not depend
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
-            most = min(MAX_PIXELS, max(SPARE_PIXELS, path.stat().st_size * EXPANSION))
+            paid = path.stat().st_size * EXPANSION
+            slow = any(part[0] == "bmp_rle" for part in picture.tile)  # which Pillow decodes in Python, byte by byte
+            most = min(SPARE_PIXELS, paid) if slow else min(MAX_PIXELS, max(SPARE_PIXELS, paid))
             if picture.width * picture.height > most:
                 raise DataError(f"{path}: {picture.height} x {picture.width} pixels; expected at most {most} in all")
             if picture.mode[0] in DEEP_MODES:
