@@ -13,6 +13,7 @@ import math
 import os
 import random
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -107,6 +108,11 @@ def main():
     asked = parser.parse_args()
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory))
+    if child := os.fork():  # atheris ends its process without a word to Python
+        try:
+            sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        finally:
+            shutil.rmtree(folder)
     corpus = folder / "corpus"
     corpus.mkdir()
     with atheris.instrument_imports(include=PARSERS):

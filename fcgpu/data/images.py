@@ -96,7 +96,7 @@ def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise DataError(f"{path}: not a regular file; expected a picture")
     try:
-        # of Pillow's warnings: on bombs MAX_PIXELS decides, and of a damaged tag the pixels do not depend
+        # Pillow warns of bombs, which MAX_PIXELS is for, and of damaged tags, which the pixels do not need
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             paid = path.stat().st_size * EXPANSION
             slow = any(part[0] == "bmp_rle" for part in picture.tile)  # which Pillow decodes in Python, byte by byte
