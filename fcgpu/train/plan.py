@@ -87,9 +87,10 @@ def plan(
     while cut.bytes > budget:
         smaller = _smaller_tile(cut) if backend.on_gpu else _fewer_at_once(cut)
         if smaller == cut:
+            npy = "" if is_mapped(X) or backend.on_gpu else "save the data as .npy, which can stay on disk, "
             raise DeviceError(
                 f"memory budget of {readable(budget)} is too small; this network and data need at least "
-                f"{readable(cut.bytes)} on {backend.device}: raise the budget, or use a smaller network or dtype"
+                f"{readable(cut.bytes)} on {backend.device}: raise the budget, {npy}or use a smaller network or dtype"
             )
         cut = _sized(smaller, spec, size, row, recipe)
     return cut
