@@ -43,7 +43,7 @@ def draw(random):
         alpha=float(random.choice([0, 0.1, 1.0])),
         dropout=tuple(random.random(len(sizes) - 2)) if random.random() < 0.3 else (),
     )
-    return spec, X, y, weights, Plan(n, n, tile, lanes, 1, 0, 0, 0), recipe
+    return spec, X, y, weights, Plan(n, n, tile, lanes, 1, 0, 0, 0, held=int(random.integers(2, 6))), recipe
 
 
 def relative_error(random):
@@ -115,7 +115,7 @@ def test_the_gradient_does_not_depend_on_tiles_and_lanes_beyond_rounding():
     X, y = random.standard_normal((n, 7)), random.integers(0, 4, n)
     start, found = random.standard_normal(spec.n_params), []
     for tile, lanes in [(50, 1), (1, 1), (7, 3), (13, 5), (49, 2), (10, 16)]:
-        cut, recipe = Plan(n, n, tile, lanes, 1, 0, 0, 0), fcgpu.Recipe(dtype="float64")
+        cut, recipe = Plan(n, n, tile, lanes, 1, 0, 0, 0, held=2), fcgpu.Recipe(dtype="float64")
         evaluate = Evaluate(spec, (X, y, None), cut, CPU, Workers(1), recipe, count=True)
         evaluate.params[...] = start
         evaluate(slice(0, n), n)

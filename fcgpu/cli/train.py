@@ -63,10 +63,12 @@ class Job:
         self.args, self.recipe = args, recipe
         self.backend = choose(args.device)
         source = recipe.data if args.data is None else _source(args.data)
-        self.data = load(source, image_size=recipe.image_size or None)
+        budget = size("memory", args.memory)
+        self.data = load(source, image_size=recipe.image_size or None, memory_budget=budget)
         if checkpoint is not None:
             check_data(args.resume, checkpoint, self.data)
         self.events = self._events(None if checkpoint is None else checkpoint.state)
+        self.halvings = 0 if checkpoint is None else checkpoint.state.halvings
         started = next(self.events)
         assert isinstance(started, Started)
         self.started, self.cut = started, cut_of(started.plan, self.backend.on_gpu)
@@ -113,7 +115,7 @@ class Job:
 
     def _halving(self, run: RunDirectory) -> Iterator[Event]:
         """The events; where they diverge, those of going on from the last good checkpoint at half the rate."""
-        events, halvings = self.events, 0
+        events, halvings = self.events, self.halvings
         while True:
             try:
                 for event in events:
@@ -124,10 +126,9 @@ class Job:
             except DivergenceError as error:
                 if self.recipe.optimizer in FULL_BATCH or halvings == HALVINGS:
                     raise
-                there = run.halve()
-                first = State(initial(self.started.spec, self.recipe.seed), halvings=halvings + 1)
-                state = there.state if there else first
-                halvings = state.halvings
+                halvings += 1
+                there = run.halve(halvings)
+                state = there.state if there else State(initial(self.started.spec, self.recipe.seed), halvings=halvings)
                 say(f"fcgpu: {error}; going on after epoch {state.epochs} at 1/{2**halvings} of the learning rate")
                 events = self._events(state)
 

@@ -16,6 +16,7 @@ from fcgpu.backend import Workers
 from fcgpu.train.plan import Plan
 
 BLOCK = 1000  # rows looked at together
+AT_ONCE = 100  # rows of which all features are copied on the way
 WIDE = 0.9  # of the features: what a batch is wide where the order is not worth a copy of the data
 FEW = 32  # features, likewise
 STEP = 32  # widths are multiples of it, so that there are few of them to bind buffers to
@@ -37,8 +38,12 @@ class Staircase:
         self.nbytes = len(samples) * int(widths.max()) * X.itemsize  # of a copy
 
     def __getitem__(self, part: tuple[Any, slice]) -> Any:
-        rows, columns = part
-        return self.X[self.samples[rows]][:, self.features[columns]]
+        rows, columns = self.samples[part[0]], self.features[part[1]]
+        made = np.empty((len(rows), len(columns)), self.X.dtype)
+        for start in range(0, len(rows), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            made[some] = self.X[rows[some]][:, columns]
+        return made
 
     def copy(self, threads: int) -> Any:
         """The data in the new order, as far as they are not zero."""

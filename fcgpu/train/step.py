@@ -81,7 +81,7 @@ class Evaluate:
         self.params = xp.zeros((spec.n_params,), dtype=dtype)
         self._layers = _views(spec, self.params)
         self._alpha = backend.to_device(weights_only(spec, recipe.alpha), dtype=dtype) if recipe.alpha else None
-        self._lanes = [Lane.empty(spec, dtype, xp) for _ in range(plan.lanes)]
+        self._lanes = [Lane.empty(spec, dtype, xp) for _ in range(min(plan.held, plan.lanes))]
         self.gradient, _, self.loss, self.correct = self._lanes[0]  # the others are added into the first
         self.penalty = xp.zeros((), dtype=dtype)
         self.factor: Any = None  # (1,), what the rule wants the gradient multiplied by
@@ -117,9 +117,15 @@ class Evaluate:
         lanes = min(self.plan.lanes, -(-n_rows // self.plan.tile))
         if self.widths is not None:
             self._unused(self._width(rows)).fill(0)  # the rule has used the gradient up
-        self.workers.run(partial(self._fill, rows, n_rows, share), lanes)
-        for i, lane in enumerate(self._lanes[1:lanes], 1):
-            self._lanes[0].add(lane, self.net.spec, self._width(part_of(rows, i * self.plan.tile, n_rows)))
+        total, *others = self._lanes
+        free, done = self._lanes, 0
+        while done < lanes:
+            some = free[: lanes - done]
+            self.workers.run(partial(self._fill, rows, n_rows, share, some, done), len(some))
+            for i, lane in enumerate(some, done):
+                if lane is not total:
+                    total.add(lane, self.net.spec, self._width(part_of(rows, i * self.plan.tile, n_rows)))
+            free, done = others, done + len(some)
         self._regularise(share)
         return self.loss if self._alpha is None else self.loss + self.penalty
 
@@ -145,9 +151,9 @@ class Evaluate:
         n_features, n_out = self.net.spec.layer_sizes[0]
         return self.gradient[width * n_out : n_features * n_out]
 
-    def _fill(self, rows: Any, n_rows: int, share: Any, number: int) -> None:
-        """Fill lane `number` from the first of its tiles, and add the others, which are no wider, in order."""
-        net, size, lane = self.net, self.plan.tile, self._lanes[number]
+    def _fill(self, rows: Any, n_rows: int, share: Any, lanes: list[Lane], first: int, i: int) -> None:
+        """Fill lanes[i], lane number first + i, from the first of its tiles; add the others, no wider, in order."""
+        net, size, lane, number = self.net, self.plan.tile, lanes[i], first + i
         whole, scratch = borrowed = self._free.pop()
         into = lane
         for start in range(number * size, n_rows, self.plan.lanes * size):
