@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from browser import chromium
 
 import fcgpu
 from fcgpu.backend import Workers
@@ -37,6 +38,13 @@ def workers():
     pool = Workers(1)
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium, for `browser.visit`: started once a file; skips without one."""
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
