@@ -7,6 +7,7 @@ import signal
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 
 from fcgpu.backend import choose
 from fcgpu.cli.checkpoints import Every
+from fcgpu.cli.machine import machine
 from fcgpu.cli.options import count, every, recipe_changes, size
 from fcgpu.cli.run_directory import RunDirectory, create, reopen
 from fcgpu.cli.summary import summary
@@ -30,7 +32,6 @@ from fcgpu.train.checkpoint import Checkpoint, check_cut, check_data, cut_of, di
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.recipe import Recipe, load_recipe
 from fcgpu.train.state import State
-from fcgpu.version import __version__
 
 FOR_OWN_DATA = Recipe(learning_rate=0.01, schedule="cosine")  # where no recipe is named
 HALVINGS = 10  # of the learning rate, before a run that diverges again is given up
@@ -94,10 +95,13 @@ class Job:
                         self._checkpoint(run, event)
             assert isinstance(event, Finished)
             _ = event.train  # which finds a model that diverged in its very last step
-            digest = run.save(event.model)
+            result = _result(self.started, event, run, run.save(event.model))
+            try:
+                run.keep(result)
+            except CheckpointError as error:
+                say(f"fcgpu: warning: the model is saved, what the run came to is not: {error}")
         if progress.unprinted:
             raise progress.unprinted
-        result = _result(self.started, event, run, digest)
         if speak:
             summary(self.started, event, result)
             print(_check(event, data, recipe))
@@ -170,24 +174,21 @@ def _source(text: str) -> str:
 
 
 def _result(started: Started, done: Finished, run: RunDirectory, digest: str) -> dict[str, Any]:
-    backend, plan, recipe = started.backend, started.plan, started.recipe
-    return {
-        "fcgpu_version": __version__,
+    plan, recipe = started.plan, started.recipe
+    return machine(started.backend) | {
         "recipe": recipe.name,
         "data": recipe.data,
         "sizes": list(done.model.spec.sizes),
         "parameters": done.model.spec.n_params,
-        "device": backend.device,
-        "backend": backend.name,
-        "hardware": backend.hardware,
-        "why": backend.reason,
         "dtype": recipe.dtype,
         "seed": recipe.seed,
+        "samples": plan.samples,
         "batch": plan.batch,
         "tile": plan.tile,
         "lanes": plan.lanes,
         "threads": plan.threads,
         "memory_planned": plan.bytes,
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "epochs": done.epochs,
         "stopped": done.stopped,
         "steps": done.steps,
