@@ -82,11 +82,6 @@ def test_train_says_in_json_what_it_did(run, data):
 def test_the_run_directory_holds_recipe_history_and_model(run, data):
     path, said = run
     assert {p.name for p in path.iterdir()} == {"history.jsonl", "model.safetensors", "recipe.toml", "result.json"}
-        "history.jsonl",
-        "model.safetensors",
-        "recipe.toml",
-        "result.json",
-    ]
     assert json.loads((path / "result.json").read_text()) == said
     recipe = fcgpu.Recipe(
         data=str(data), epochs=20, hidden=(8,), learning_rate=0.05, batch=16, schedule="cosine", seed=3
