@@ -3,14 +3,13 @@
 import json
 import math
 import os
-import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from fcgpu.errors import CheckpointError, DivergenceError
-from fcgpu.formats.atomic import NOFOLLOW, append, cannot_write
+from fcgpu.formats.atomic import append, cannot_write, regular
 from fcgpu.model import Score
 from fcgpu.train.events import EpochEnded
 
@@ -83,7 +82,7 @@ class History:
 def _lines(path: Path) -> Iterator[tuple[int, int]]:
     """(epoch, where the line ends) of each whole line. Raises CheckpointError for what is no line of a history."""
     try:
-        with open(path, "rb", opener=_regular) as file:
+        with open(path, "rb", opener=regular) as file:
             yield from _parsed(path, file)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); expected a history") from error
@@ -103,15 +102,6 @@ def _parsed(path: Path, file: BinaryIO) -> Iterator[tuple[int, int]]:
             raise CheckpointError(f"{path}, line {number}: expected an epoch as JSON; put the run's own history back")
         end += len(line)
         yield epoch, end
-
-
-def _regular(path: str, flags: int) -> int:
-    """Open a regular file that is no symlink: anything else might block, or be a file outside the run directory."""
-    descriptor = os.open(path, flags | NOFOLLOW | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(0, "not a regular file")
-    return descriptor
 
 
 def _test(event: EpochEnded) -> Score | None:

@@ -1,0 +1,123 @@
+"""A run directory as it is found: what can be read of it, and in words what cannot. It may come from a stranger."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcgpu.errors import CheckpointError, ConfigError
+from fcgpu.formats.atomic import regular
+from fcgpu.formats.safetensors import load as load_model
+from fcgpu.model import Model
+from fcgpu.train.recipe import Recipe, load_recipe
+
+MOST_BYTES = 64 << 20  # of a history that are read
+MOST_POINTS = 2000  # of its epochs that are kept, evenly spread; those with test samples besides
+LARGEST = 1e30  # a number beyond this is no point of a curve
+COLUMNS = (
+    "epoch", "seconds", "loss", "penalty", "accuracy", "monitored", "test_loss", "test_accuracy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """`history` has a float64 array for each of COLUMNS, one value an epoch, NaN where there is none.
+
+    `result` is result.json as it stands, whatever it says; `missing` is what there is to say about absent files.
+    """
+
+    path: Path
+    recipe: Recipe
+    history: dict[str, Any]
+    result: dict[str, Any]
+    model: Model | None
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    def number(self, key: str) -> float | None:
+        """A number of the result; None where it has none."""
+        value = number(self.result.get(key))
+        return value if math.isfinite(value) else None
+
+    def last(self, column: str) -> float | None:
+        """The last number of a column of the history."""
+        values = self.history[column][np.isfinite(self.history[column])]
+        return float(values[-1]) if len(values) else None
+
+
+def read(path: str) -> RunFiles:
+    """Raises ConfigError for a folder without a recipe that is one."""
+    folder = Path(path).expanduser() if path.startswith("~/") else Path(path)
+    if not path or not (folder / "recipe.toml").exists():
+        raise ConfigError(f"{path!r}: no recipe.toml there; expected a run directory, as fcgpu train leaves one")
+    missing: list[str] = []
+    history = _history(folder / "history.jsonl", missing)
+    result = _result(folder / "result.json", missing)
+    model = None
+    try:
+        model = load_model(folder / "model.safetensors")
+    except CheckpointError as error:
+        missing.append(f"No model: {error}.")
+    return RunFiles(folder, load_recipe(folder / "recipe.toml"), history, result, model, missing)
+
+
+def number(value: Any) -> float:
+    """A number that can be drawn; NaN for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST < value < LARGEST:
+        return math.nan
+    return float(value)
+
+
+def _history(path: Path, missing: list[str]) -> dict[str, Any]:
+    content = _content(path, MOST_BYTES, missing)
+    lines = [line for line in content.split(b"\n") if line]
+    step = -(-len(lines) // MOST_POINTS)
+    kept = [line for i, line in enumerate(lines, 1) if i % step == 0 or i == len(lines) or b'"test_loss"' in line]
+    rows = list(_objects(kept))
+    if len(rows) < len(kept):
+        missing.append(f"{path.name}: {len(kept) - len(rows)} of the lines read are not what fcgpu train writes.")
+    return {key: np.array([number(row.get(key)) for row in rows], dtype=np.float64) for key in COLUMNS}
+
+
+def _objects(lines: list[bytes]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):  # not JSON, not UTF-8, a number of 5000 digits
+            continue
+        if isinstance(row, dict) and math.isfinite(number(row.get("epoch"))):
+            yield row
+
+
+def _result(path: Path, missing: list[str]) -> dict[str, Any]:
+    rows = []
+    content = _content(path, 1 << 20, missing)
+    try:
+        rows = [json.loads(content)] if content else []
+    except (ValueError, RecursionError):
+        pass
+    if content and not (rows and isinstance(rows[0], dict)):
+        missing.append(f"{path.name}: not the result of a run.")
+        return {}
+    return rows[0] if rows else {}
+
+
+def _content(path: Path, most: int, missing: list[str]) -> bytes:
+    """The file's first bytes, up to its last whole line where there are more than `most`; none where it is missing."""
+    try:
+        with open(path, "rb", opener=regular) as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        missing.append(f"No {path.name}: {error.strerror or error}.")
+        return b""
+    if len(content) > most:
+        missing.append(f"{path.name}: only its first {most >> 20} MiB were read.")
+        content = content[: content.rfind(b"\n", 0, most)]
+    return content
