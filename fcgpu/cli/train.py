@@ -18,6 +18,7 @@ from fcgpu.backend import choose
 from fcgpu.cli.checkpoints import Every
 from fcgpu.cli.machine import machine
 from fcgpu.cli.options import count, every, recipe_changes, size
+from fcgpu.cli.report import write as write_report
 from fcgpu.cli.run_directory import RunDirectory, create, reopen
 from fcgpu.cli.summary import summary
 from fcgpu.data import NAMED, load
@@ -26,10 +27,12 @@ from fcgpu.errors import CheckpointError, ConfigError, DivergenceError
 from fcgpu.optim import FULL_BATCH
 from fcgpu.params import initial
 from fcgpu.progress import Progress
+from fcgpu.report import check_extra
 from fcgpu.streams import say
 from fcgpu.train import train as events_of
 from fcgpu.train.checkpoint import Checkpoint, check_cut, check_data, cut_of, differing, fingerprint
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
+from fcgpu.train.plan import readable
 from fcgpu.train.recipe import Recipe, load_recipe
 from fcgpu.train.state import State
 
@@ -39,6 +42,8 @@ SMALL = 10  # samples and features up to which the data themselves are shown
 
 
 def train(args: Namespace) -> int:
+    if args.report:
+        check_extra()
     policy = Every(*every(args.checkpoint_every)), count("keep", args.keep) or 1
     if args.resume is None:
         own_data = args.recipe is None and args.data not in (None, "mnist")
@@ -105,8 +110,15 @@ class Job:
         if speak:
             summary(self.started, event, result)
             print(_check(event, data, recipe))
-        if args.json:
-            print(json.dumps(result))
+        try:
+            if args.report:
+                path, size = write_report([str(run.path)])
+                result["report"] = str(path)
+                if speak:
+                    print(f"\n{path}: {readable(size)}; open it in a browser")
+        finally:
+            if args.json:
+                print(json.dumps(result))
         return 0
 
     def _events(self, state: State | None) -> Iterator[Event]:

@@ -26,12 +26,11 @@ def text(value: object) -> Markup:
     return Markup(escape("".join(c if c.isprintable() or c in "\n\u00a0" else "\ufffd" for c in words)))
 
 
-def element(name: str, *content: object, **attributes: object) -> Markup:
-    """<name attribute="value">content</name>; `class_` is the attribute class, `aria_label` aria-label, None is none."""
-    words = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{text(value)}"' for key, value in attributes.items() if value is not None
-    )
-    return Markup(f"<{name}{words}>" if name in EMPTY else f"<{name}{words}>{join(content)}</{name}>")
+def element(tag: str, /, *content: object, **attributes: object) -> Markup:
+    """<tag attribute="value">content</tag>; `class_` is the attribute class, `aria_label` aria-label; None is none."""
+    named = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
+    words = "".join(f' {key}="{text(value)}"' for key, value in named)
+    return Markup(f"<{tag}{words}>" if tag in EMPTY else f"<{tag}{words}>{join(content)}</{tag}>")
 
 
 def join(parts: Iterable[object], between: str = "") -> Markup:

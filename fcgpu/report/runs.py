@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ COLUMNS = (
 class RunFiles:
     """`history` has a float64 array for each of COLUMNS, one value an epoch, NaN where there is none.
 
-    `result` is result.json as it stands, whatever it says; `missing` is what there is to say about absent files.
+    `result` is what result.json says, scalars and flat lists and tables, none of it checked; `missing` is what there is to say about absent files.
     """
 
     path: Path
@@ -78,12 +78,17 @@ def number(value: Any) -> float:
 def _history(path: Path, missing: list[str]) -> dict[str, Any]:
     content = _content(path, MOST_BYTES, missing)
     lines = [line for line in content.split(b"\n") if line]
-    step = -(-len(lines) // MOST_POINTS)
-    kept = [line for i, line in enumerate(lines, 1) if i % step == 0 or i == len(lines) or b'"test_loss"' in line]
+    looks = [i for i, line in enumerate(lines) if b'"test_loss"' in line]
+    kept = [lines[i] for i in sorted({*_spread(range(len(lines))), *_spread(looks)})]
     rows = list(_objects(kept))
     if len(rows) < len(kept):
         missing.append(f"{path.name}: {len(kept) - len(rows)} of the lines read are not what fcgpu train writes.")
     return {key: np.array([number(row.get(key)) for row in rows], dtype=np.float64) for key in COLUMNS}
+
+
+def _spread(indices: Sequence[int]) -> Iterable[int]:
+    """MOST_POINTS of them at most, the last among them."""
+    return indices[::-1][:: max(1, -(-len(indices) // MOST_POINTS))]
 
 
 def _objects(lines: list[bytes]) -> Iterator[dict[str, Any]]:
@@ -106,7 +111,13 @@ def _result(path: Path, missing: list[str]) -> dict[str, Any]:
     if content and not (rows and isinstance(rows[0], dict)):
         missing.append(f"{path.name}: not the result of a run.")
         return {}
-    return rows[0] if rows else {}
+    return {key: value for key, value in rows[0].items() if _plain(value)} if rows else {}
+
+
+def _plain(value: Any) -> bool:
+    """Is it a scalar, or a list or table of scalars?"""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not any(isinstance(each, dict | list) for each in inside)
 
 
 def _content(path: Path, most: int, missing: list[str]) -> bytes:
