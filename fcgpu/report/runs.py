@@ -25,9 +25,10 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class RunFiles:
-    """`history` has a float64 array for each of COLUMNS, one value an epoch, NaN where there is none.
+    """history : a float64 array for each of COLUMNS, one value an epoch, NaN where there is none.
 
-    `result` is what result.json says, scalars and flat lists and tables, none of it checked; `missing` is what there is to say about absent files.
+    result : what result.json says, scalars and flat lists and tables, none of it checked.
+    missing : what there is to say about files that are absent or wrong.
     """
 
     path: Path
@@ -102,16 +103,15 @@ def _objects(lines: list[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def _result(path: Path, missing: list[str]) -> dict[str, Any]:
-    rows = []
     content = _content(path, 1 << 20, missing)
     try:
-        rows = [json.loads(content)] if content else []
+        found = json.loads(content or b"{}")
     except (ValueError, RecursionError):
-        pass
-    if content and not (rows and isinstance(rows[0], dict)):
-        missing.append(f"{path.name}: not the result of a run.")
-        return {}
-    return {key: value for key, value in rows[0].items() if _plain(value)} if rows else {}
+        found = None
+    if isinstance(found, dict):
+        return {key: value for key, value in found.items() if _plain(value)}
+    missing.append(f"{path.name}: not the result of a run.")
+    return {}
 
 
 def _plain(value: Any) -> bool:

@@ -6,6 +6,7 @@ Words in a plot are fixed ones; what a file says is shown by the page, as text.
 import hashlib
 import io
 import re
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ from fcgpu.report.page import Markup
 
 INK, GRID, PAGE = "#010203", "#040506", "#070809"  # stand-ins, replaced by the page's colours
 COLOURS = tuple(f"#0a0b0{i}" for i in range(8))  # stand-ins for the page's --c0, --c1, ...
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fcgpu",
     "font.size": 10,
@@ -33,8 +34,6 @@ STYLE = {
     "axes.axisbelow": True,
     "legend.frameon": False,
 }
-
-
 styled = matplotlib.rc_context(STYLE)  # a decorator, for what draws
 
 
