@@ -54,17 +54,17 @@ def _matrix(judged: Judged, confusion: Any) -> Markup:
     strongest = missed.max() or 1.0
     labels = [judged.label(i) for i in range(len(confusion))]
     tops = (element("th", label, scope="col", title=label) for label in labels)
-    corner, end = element("th", "actual \u2193 predicted \u2192"), element("th", "recognised", class_="rate")
-    head = element("tr", corner, *tops, end)
+    above = element("tr", element("td"), element("th", "predicted", colspan=len(labels)))
+    head = element("tr", element("th", "actual"), *tops, element("th", "recognised", class_="rate"))
     rows = []
     for i, label in enumerate(labels):
         cells = [
             _cell(count, share[i, j] if i == j else share[i, j] / strongest, hit=i == j)
             for j, count in enumerate(confusion[i])
         ]
-        rate = element("td", f"{share[i, i]:.1%}" if per_class[i] else "none", class_="rate")
+        rate = element("td", f"{100 * share[i, i]:.1f}\u00a0%" if per_class[i] else "none", class_="rate")
         rows.append(element("tr", element("th", label, scope="row", title=label), *cells, rate))
-    inner = element("table", element("thead", head), element("tbody", *rows), class_="confusion")
+    inner = element("table", element("thead", above, head), element("tbody", *rows), class_="confusion")
     return element("div", inner, class_="wide", tabindex="0")
 
 
@@ -106,7 +106,7 @@ def _shown(judged: Judged, chosen: Any, class_: str) -> Markup:
     images = pictures.samples(judged.data, judged.model.image_shape, judged.X[chosen], names)
     cards = []
     for image, (i, p, sure, a, own, right) in zip(images, facts, strict=True):
-        words = [element("b", p), f" {sure}"]
+        words = [element("b", p, title=p), f" {sure}"]
         if not right:
             words += [element("br"), f"is {a}, {own}" if class_ == "mistakes" else f"is {a}"]
         if class_ == "mistakes":
@@ -122,7 +122,7 @@ def feature_words(X: Any) -> list[str]:
 
 
 def _percent(p: float) -> str:
-    """A probability with as many places as tell it from 0 and from 1."""
-    if 0.9995 <= p < 1 or 0 < p < 0.0005:
-        return "> 99.9 %" if p > 0.5 else "< 0.1 %"
-    return f"{100 * p:.1f} %"
+    """A probability that is not shown as 0 or 1 unless it is."""
+    if 0.995 <= p < 1 or 0 < p < 0.005:
+        return ">99\u00a0%" if p > 0.5 else "<1\u00a0%"
+    return f"{100 * p:.0f}\u00a0%"

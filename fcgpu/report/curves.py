@@ -7,17 +7,18 @@ import numpy as np
 
 from fcgpu.report import plots
 from fcgpu.report.page import Markup, element, figure, join
+from fcgpu.report.plots import KINDS
 from fcgpu.report.runs import RunFiles
 from fcgpu.report.svg import COLOURS
 
-KINDS = ("training", "test", "validation")
 AGAINST = {"epoch": "epochs", "seconds": "seconds of training"}
 DRAWN = {"loss": plots.losses, "accuracy": plots.accuracies}
 
 
-def section(runs: Sequence[RunFiles]) -> Iterator[Markup]:
+def section(runs: Sequence[RunFiles], names: Sequence[Markup]) -> Iterator[Markup]:
     """Loss and accuracy against epochs and against seconds. A single run has a colour a kind, several one each."""
-    drawn, kinds = [], set()
+    drawn: list[Markup] = []
+    kinds = set()
     for what, draw in DRAWN.items():
         for x, words in AGAINST.items():
             lines = []
@@ -30,18 +31,19 @@ def section(runs: Sequence[RunFiles]) -> Iterator[Markup]:
                         lines.append(plots.Line(run.history[x][shown], y[shown], colour, dashed))
                         kinds.add(kind)
             if lines:
-                drawn.append(figure(draw(lines, words), f"{what.capitalize()} against {words}."))
+                drawn.append(figure(draw(lines, words), f"{what} against {words}", caption=False))
     yield element("h2", "Learning curves")
     if not drawn:
         yield element("p", "There is no history to draw.")
         return
-    legend = _legend([kind for kind in KINDS if kind in kinds], runs)
+    legend = _legend([kind for kind in KINDS if kind in kinds], names)
     yield element("ul", *(element("li", item) for item in legend), class_="legend")
     yield element("div", *drawn, class_="plots")
     yield element(
         "p",
         "Training figures are measured while an epoch runs, before each update; test and validation figures after it. "
-        "The loss is without the regulariser. The accuracy's axis is stretched towards 100 %.",
+        "The loss is without the regulariser.",
+        " The axis of the accuracy is stretched towards 100 %." if len(drawn) > len(AGAINST) else "",
         class_="note",
     )
 
@@ -50,13 +52,13 @@ def swatch(number: int) -> Markup:
     return element("span", class_="swatch", style=f"border-color: var(--c{number % len(COLOURS)})")
 
 
-def _legend(kinds: Sequence[str], runs: Sequence[RunFiles]) -> Iterator[Markup]:
-    if len(runs) == 1:
+def _legend(kinds: Sequence[str], names: Sequence[Markup]) -> Iterator[Markup]:
+    if len(names) == 1:
         yield from (join((swatch(KINDS.index(kind)), kind)) for kind in kinds)
         return
-    yield from (join((swatch(number), run.name)) for number, run in enumerate(runs))
+    yield from names
     if len(kinds) > 1:
-        yield join(("dotted: training; drawn through: ", " and ".join(kinds[1:])))
+        yield join(("dotted: training; solid: ", " and ".join(kinds[1:])))
 
 
 def _series(run: RunFiles, what: str) -> dict[str, Any]:

@@ -40,6 +40,7 @@ RESULTS: tuple[tuple[str, str, str, Show], ...] = (
     ("parameters", "parameters", "", whole),
 )
 BEST = {"test accuracy": max, "test loss": min, "training time": min, "samples a second": max}
+ALWAYS = ("data", "hidden", "activation", "output", "optimizer", "batch", "epochs", "seed", "dtype")  # keys of a recipe
 MACHINE = ("device", "hardware", "threads", "system", "fcgpu_version", "python", "packages", "blas")
 
 
@@ -69,25 +70,21 @@ def tiles(run: RunFiles) -> Markup:
     return element("dl", *parts, class_="tiles")
 
 
-def state(run: RunFiles) -> str:
-    """Whether the run has come to its end, where it has not."""
-    ended, at = run.result.get("stopped"), run.last("epoch")
+def unfinished(run: RunFiles) -> str:
+    """What there is to say of a run without a result."""
     if run.result:
-        return f"The run ended before its last epoch: {ended}." if ended else ""
-    where = f"after epoch {at:,.0f} of {run.recipe.epochs:,}" if at else "before its first epoch"
-    return (
-        f"This run has not come to its end: its files tell of it {where}. It goes on, was stopped, or was made by an "
-        "earlier version; what is known of its device and speed is little."
-    )
+        return ""
+    at = run.last("epoch")
+    where = f"epoch {at:,.0f} of {run.recipe.epochs:,} is the last in its history" if at else "it has no history yet"
+    return f"This run has not come to its end: {where}. It goes on or was stopped; its device and speed aren't known."
 
 
 def recipe(run: RunFiles) -> Iterator[Markup]:
-    keys = [key for key in KEYS if key not in ("name", "description")]
-    given = {key: getattr(run.recipe, key) for key in keys}
-    changed = [key for key in keys if given[key] != KEYS[key].default]
+    given = {key: getattr(run.recipe, key) for key in KEYS if key not in ("name", "description")}
+    shown = [key for key, value in given.items() if key in ALWAYS or value != KEYS[key].default]
     yield element("h2", "Recipe")
-    yield table((), [(key, words(given[key])) for key in changed], "facts")
-    rest = [(key, words(given[key])) for key in keys if key not in changed]
+    yield table((), [(key, words(given[key])) for key in shown], "facts")
+    rest = [(key, words(given[key])) for key in given if key not in shown]
     yield element("details", element("summary", "All other keys, at their defaults"), table((), rest, "facts"))
 
 
@@ -95,19 +92,15 @@ def machine(run: RunFiles) -> Iterator[Markup]:
     said = run.result
     if not said:
         return
-    plan = [
-        f"{name.replace('_', ' ')} {words(said[name])}"
-        for name in ("batch", "tile", "lanes", "threads")
-        if name in said
-    ]
+    plan = [(name, run.number(name)) for name in ("batch", "tile", "lanes", "threads")]
     memory, speed = run.number("memory_planned"), run.number("samples_per_second")
     rows = [
         ("device", join([words(said[key]) for key in ("device", "hardware") if key in said], ", ")),
         ("chosen because", words(said.get("why", ""))),
-        ("plan", ", ".join(plan)),
+        ("plan", ", ".join(f"{name} {count:,.0f}" for name, count in plan if count is not None)),
         ("memory planned", "" if memory is None else readable(memory)),
         ("throughput", "" if speed is None else f"{speed:,.0f} samples/s"),
-        ("ended", words(said.get("ended", ""))),
+        ("ended", words(said.get("ended", "")).replace("T", " ").replace("+00:00", " UTC")),
         ("system", words(said.get("system", ""))),
         ("versions", join([f"fcgpu {words(said.get('fcgpu_version'))}", f"Python {words(said.get('python'))}",
                            words(said.get("packages", "")), words(said.get("blas", ""))], ", ")),

@@ -31,7 +31,7 @@ def _about(run: RunFiles) -> Iterator[Markup]:
         yield element("p", f"{facts.network(model)}; run {run.path}", class_="under")
     yield from _warnings(run)
     yield facts.tiles(run)
-    yield from curves.section([run])
+    yield from curves.section([run], [join([run.name])])
     if model is not None:
         yield Markup(drawing(model))
         try:
@@ -39,6 +39,9 @@ def _about(run: RunFiles) -> Iterator[Markup]:
         except FcgpuError as error:
             yield element("p", f"Nothing is shown of the samples: {error}.", class_="warning")
         else:
+            if found.split == "training":
+                words = "There are no test samples: what follows is of the samples that the model was trained on."
+                yield element("p", words, class_="warning")
             with np.errstate(all="ignore"):
                 yield from (values if model.classes is None else classes).sections(found)
         if model.image_shape is not None:
@@ -56,12 +59,14 @@ def _comparing(runs: Sequence[RunFiles]) -> Iterator[Markup]:
     yield facts.compared(runs, shown)
     for run in runs:
         yield from _warnings(run, f"{run.path}: ")
-    yield from curves.section(runs)
+    yield from curves.section(runs, shown)
     yield from facts.differing(runs, shown)
 
 
 def _warnings(run: RunFiles, before: str = "") -> Iterator[Markup]:
-    for words in filter(None, (facts.state(run), *run.missing)):
+    if run.result.get("stopped"):
+        yield element("p", before, f"Ended before the last epoch: {run.result['stopped']}.", class_="under")
+    for words in filter(None, (facts.unfinished(run), *run.missing)):
         yield element("p", before, words, class_="warning")
 
 

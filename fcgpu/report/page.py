@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-LONGEST = 600  # characters of a text that are shown
+LONGEST = 2000  # characters of a text that are shown
 EMPTY = ("img", "meta", "br")  # elements that have no end
 
 
@@ -46,10 +46,10 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], class_: str 
     return element("div", element("table", top, element("tbody", *body), class_=class_), class_="wide", tabindex="0")
 
 
-def figure(svg: Markup, caption: object) -> Markup:
-    """A picture with what it shows in words, which also stand in for it."""
-    named = svg.replace("<svg ", f'<svg role="img" aria-label="{text(caption)}" ', 1)
-    return element("figure", Markup(named), element("figcaption", caption))
+def figure(svg: Markup, words: object, *, caption: bool = True) -> Markup:
+    """A picture with what it shows in words: below it, and for who cannot see it."""
+    named = Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{text(words)}" ', 1))
+    return element("figure", named, element("figcaption", words) if caption else "")
 
 
 def document(title: object, body: Iterable[object]) -> str:

@@ -12,7 +12,8 @@ from fcgpu.report.page import Markup
 from fcgpu.report.svg import COLOURS, INK, styled, svg
 
 WIDTH, HEIGHT = 4.6, 2.9  # inches
-FEW = 40  # points up to which each is marked
+KINDS = ("training", "test", "validation")
+FEW = 40  # points up to which each is marked, where there is one run
 SCATTERED = 800  # points of a scatter plot
 ERRORS = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4)  # 1 - accuracy, that have a tick
 
@@ -81,17 +82,18 @@ def histogram(errors: Any) -> Markup:
     axes.hist(np.clip(errors, low, high), bins=40, color=COLOURS[0], alpha=0.85)
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.grid(axis="x", visible=False)
-    axes.set(xlabel="predicted - actual", ylabel="samples")
+    axes.set(xlabel="predicted \u2212 actual", ylabel="samples")
     return svg(figure)
 
 
 def _axes(lines: Sequence[Line], x: str) -> tuple[Figure, Any]:
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.subplots()
+    few = FEW if len(lines) <= len(KINDS) else 1
     for line in lines:
         axes.plot(
             line.x, line.y, color=COLOURS[line.colour % len(COLOURS)], linewidth=1.7, solid_capstyle="round",
-            linestyle=(0, (1, 1.2)) if line.dashed else "-", marker="o" if len(line.x) <= FEW else None, markersize=3.2,
+            linestyle=(0, (1, 1.2)) if line.dashed else "-", marker="o" if len(line.x) <= few else None, markersize=3.2,
         )  # fmt: skip
     axes.set_xlabel(x)
     axes.set_xlim(left=0)

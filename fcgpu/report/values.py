@@ -7,6 +7,7 @@ import numpy as np
 
 from fcgpu.report import plots
 from fcgpu.report.classes import feature_words
+from fcgpu.report.facts import percent
 from fcgpu.report.judged import Judged
 from fcgpu.report.page import Markup, element, figure, table
 
@@ -27,13 +28,13 @@ def _labels(judged: Judged) -> Iterator[Markup]:
     yield element("h2", "Label by label")
     yield element(
         "p",
-        f"{np.mean((y == said).all(axis=1)):.1%} of the {len(y):,} {judged.split} samples have every label right. "
+        f"{percent(np.mean((y == said).all(axis=1)))} of the {len(y):,} {judged.split} samples have every label right. "
         "A label is given where its probability is at least one half.",
     )
     both, has, given = (y & said).sum(axis=0), y.sum(axis=0), said.sum(axis=0)
     rows = [
         (f"label {j}", f"{has[j]:,}", f"{given[j]:,}", _share(both[j], has[j]), _share(both[j], given[j]),
-         f"{np.mean(y[:, j] == said[:, j]):.1%}")
+         percent(np.mean(y[:, j] == said[:, j])))
         for j in range(min(y.shape[1], MOST_ROWS))
     ]  # fmt: skip
     yield table(("", "samples that have it", "given to", "found", "rightly given", "right in all"), rows, "numbers")
@@ -72,7 +73,7 @@ def _values(judged: Judged) -> Iterator[Markup]:
 
 
 def _share(part: Any, whole: Any) -> str:
-    return f"{part / whole:.1%}" if whole else "none"
+    return percent(part / whole) if whole else "none"
 
 
 def _numbers(values: Any) -> str:
