@@ -202,6 +202,16 @@ def test_a_model_that_no_disk_takes_leaves_no_part_of_itself(good, tmp_path, mon
     assert names(tmp_path / "run") == ["history.jsonl", "recipe.toml"]
 
 
+def test_a_result_that_is_refused_costs_a_warning(good, tmp_path, monkeypatch):
+    replace = os.replace
+    monkeypatch.setattr(atomic.os, "replace", lambda a, b: no_space() if b.name == "result.json" else replace(a, b))
+    result = call(*good, "--epochs", 2, "--json")
+    assert result.code == 0
+    assert json.loads(result.out)["epochs"] == 2
+    assert re.fullmatch(r"fcgpu: warning: the model is saved, .*result\.json: cannot be written .*\n", result.err)
+    assert names(tmp_path / "run") == STOPPED
+
+
 @pytest.mark.skipif(os.name != "posix", reason="limits need a POSIX shell")
 def test_a_history_that_does_not_fit_does_not_cost_the_model(good, tmp_path):
     """The limit on a file's size makes the kernel write a part and refuse the rest, as a full disk does."""

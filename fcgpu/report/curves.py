@@ -43,7 +43,7 @@ def section(runs: Sequence[RunFiles], names: Sequence[Markup]) -> Iterator[Marku
         "p",
         "Training figures are measured while an epoch runs, before each update; test and validation figures after it. "
         "The loss is without the regulariser.",
-        " The axis of the accuracy is stretched towards 100 %." if len(drawn) > len(AGAINST) else "",
+        " The axis of the accuracy is stretched towards 100\u00a0%." if len(drawn) > len(AGAINST) else "",
         class_="note",
     )
 

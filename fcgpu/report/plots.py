@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from fcgpu.report.page import Markup
 from fcgpu.report.svg import COLOURS, INK, styled, svg
 
-WIDTH, HEIGHT = 4.6, 2.9  # inches
+WIDTH = 4.6  # inches
 KINDS = ("training", "test", "validation")
 FEW = 40  # points up to which each is marked, where there is one run
 SCATTERED = 800  # points of a scatter plot
@@ -32,7 +32,7 @@ class Line:
 def losses(lines: Sequence[Line], x: str) -> Markup:
     figure, axes = _axes(lines, x)
     values = np.concatenate([line.y for line in lines])
-    axes.set_ylabel("loss")
+    _name(axes, "loss")
     if values.min() > 0 and values.max() > 10 * values.min():
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(lambda value, _: "")
@@ -56,7 +56,7 @@ def accuracies(lines: Sequence[Line], x: str) -> Markup:
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.6g} %")
-    axes.set_ylabel("accuracy")
+    _name(axes, "accuracy")
     return svg(figure)
 
 
@@ -64,31 +64,43 @@ def accuracies(lines: Sequence[Line], x: str) -> Markup:
 def scatter(actual: Any, predicted: Any, seed: int) -> Markup:
     """Values (n,) against targets (n,), of a few samples where there are many, and the line where both are equal."""
     chosen = np.random.default_rng(seed).permutation(len(actual))[:SCATTERED]
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _empty(3.8)
     low, high = min(actual.min(), predicted.min()), max(actual.max(), predicted.max())
     axes.plot((low, high), (low, high), color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.plot(actual[chosen], predicted[chosen], "o", color=COLOURS[0], markersize=3, alpha=0.55, markeredgewidth=0)
-    axes.set(xlabel="actual", ylabel="predicted")
+    axes.set_xlabel("actual")
+    _name(axes, "predicted")
     return svg(figure)
 
 
 @styled
 def histogram(errors: Any) -> Markup:
     """How many samples have which error (n,)."""
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _empty(3.8)
     low, high = np.quantile(errors, [0.001, 0.999])
     axes.hist(np.clip(errors, low, high), bins=40, color=COLOURS[0], alpha=0.85)
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.grid(axis="x", visible=False)
-    axes.set(xlabel="predicted \u2212 actual", ylabel="samples")
+    axes.set_xlabel("predicted \u2212 actual")
+    _name(axes, "samples")
     return svg(figure)
 
 
-def _axes(lines: Sequence[Line], x: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+def _empty(height: float) -> tuple[Figure, Any]:
+    """Axes in the same place in every plot, so that those side by side are in line."""
+    figure = Figure(figsize=(WIDTH, height))
     axes = figure.subplots()
+    figure.subplots_adjust(left=0.15, right=0.98, bottom=0.46 / height, top=1 - 0.32 / height)
+    return figure, axes
+
+
+def _name(axes: Any, words: str) -> None:
+    """What the vertical axis shows, above it, where a label of any width leaves room."""
+    axes.set_title(words, loc="left", x=-0.06, fontsize=10)
+
+
+def _axes(lines: Sequence[Line], x: str) -> tuple[Figure, Any]:
+    figure, axes = _empty(3.1)
     few = FEW if len(lines) <= len(KINDS) else 1
     for line in lines:
         axes.plot(
