@@ -20,9 +20,10 @@ from fcgpu.cli.machine import machine
 from fcgpu.cli.options import count, every, recipe_changes, size
 from fcgpu.cli.report import write as write_report
 from fcgpu.cli.run_directory import RunDirectory, create, reopen
+from fcgpu.cli.samples import show_samples
 from fcgpu.cli.summary import summary
 from fcgpu.data import NAMED, load
-from fcgpu.data.dataset import Dataset, targets
+from fcgpu.data.dataset import Dataset
 from fcgpu.errors import CheckpointError, ConfigError, DivergenceError
 from fcgpu.optim import FULL_BATCH
 from fcgpu.params import initial
@@ -109,7 +110,7 @@ class Job:
             raise progress.unprinted
         if speak:
             summary(self.started, event, result)
-            print(_check(event, data, recipe))
+            show_samples(event.model, data, recipe)
         try:
             if args.report:
                 path, size = write_report([str(run.path)])
@@ -242,21 +243,6 @@ def _small(data: Dataset) -> str:
     """The data themselves, in the article's layout."""
     labels = " ".join(str(v) for v in _labels(data, data.y))
     return f"X, a column a sample:\n{np.array2string(np.asarray(data.X).T)}\nlabels: {labels}\n"
-
-
-def _check(done: Finished, data: Dataset, recipe: Recipe) -> str:
-    """The article's last step: ten samples, what they are and what the network says."""
-    test = recipe.check == "test" and data.X_test is not None
-    X, y = (data.X_test, data.y_test) if test else (data.X, data.y)
-    actual, predicted = _labels(data, y[:10]), done.model.predict(X[:10])
-    if done.model.classes is None:
-        actual = targets(data, y[:10])
-        actual, predicted = ([f"{v:.4g}" for v in np.ravel(values)] for values in (actual, predicted))
-    words = [(str(a), str(p)) for a, p in zip(actual, predicted, strict=False)]
-    width = max(len(word) for pair in words for word in pair)
-    rows = (" ".join(pair[i].rjust(width) for pair in words) for i in (0, 1))
-    lines = [f"{title:<11}{row}" for title, row in zip(("actual", "predicted"), rows, strict=True)]
-    return f"\nthe first {len(words)} {'test' if test else 'training'} samples\n" + "\n".join(lines)
 
 
 def _labels(data: Dataset, y: Any) -> Any:
