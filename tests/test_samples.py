@@ -156,6 +156,15 @@ def test_values_have_no_mark(shown):
     assert "✗" not in told
 
 
+def test_several_values_of_a_sample_stand_together(shown):
+    data = fcgpu.dataset(np.eye(3), np.array([[0.5, 1], [2, 3.25], [-1, 0]]))
+    assert shown(COLOURS, data=data, model=Model(data.y + 0.25, None)).splitlines()[1:] == [
+        "the first 3 training samples",
+        "actual          0.5,1     2,3.25       -1,0",
+        "predicted   0.75,1.25   2.25,3.5 -0.75,0.25",
+    ]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 def test_the_command_in_a_terminal(tmp_path, mnist):
     np.savez(tmp_path / "d.npz", X=mnist.X[:100].reshape(-1, 28, 28), y=mnist.y[:100])

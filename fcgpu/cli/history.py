@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +25,7 @@ class History:
         self.path, self.last = path, 0
         self._pending: list[tuple[EpochEnded, Score | None]] = []
         self._due = time.monotonic() + FLUSH_SECONDS
+        self.follow: Callable[[list[dict[str, Any]]], None] | None = None  # told the lines that were written
 
     def add(self, event: EpochEnded) -> None:
         """Keep an epoch's line. A line that is refused waits for the next `flush`: it never ends a run."""
@@ -42,9 +43,11 @@ class History:
     def flush(self, *, durable: bool = False) -> None:
         """Write what is pending, all of it or nothing; durably if asked. Raises CheckpointError."""
         if self._pending or (durable and self.path.exists()):
-            lines = "".join(json.dumps(_line(*pending)) + "\n" for pending in self._pending)
-            append(self.path, lines.encode(), durable=durable)
+            lines = [_line(*pending) for pending in self._pending]
+            append(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode(), durable=durable)
             self._pending.clear()
+            if self.follow and lines:
+                self.follow(lines)
 
     def resume(self, epochs: int) -> None:
         """Go on behind the file's last whole line; what a killed process left of another is cut off.

@@ -49,16 +49,13 @@ def show_samples(model: Model, data: Dataset, recipe: Recipe) -> None:
 def _first(model: Model, data: Dataset, recipe: Recipe) -> Samples:
     test = recipe.check == "test" and data.X_test is not None
     X, y = (part[:COUNT] for part in ((data.X_test, data.y_test) if test else (data.X, data.y)))
-    predicted = model.predict(X)
+    actual, predicted = y if data.classes is None else np.asarray(data.classes)[y], model.predict(X)
     if model.classes is None:
-        actual, predicted = ([f"{v:.4g}" for v in np.ravel(values)] for values in (targets(data, y), predicted))
-    else:
-        actual = y if data.classes is None else np.asarray(data.classes)[y]
-    words = [(str(a), str(p)) for a, p in zip(actual, predicted, strict=False)]
-    wrong = [model.classes is not None and a != p for a, p in words]
-    return Samples(
-        f"the first {len(words)} {'test' if test else 'training'} samples", X, *zip(*words, strict=True), wrong
-    )
+        values = [np.reshape(v, (len(X), -1)).tolist() for v in (targets(data, y), predicted)]
+        actual, predicted = ([",".join(f"{v:.4g}" for v in row) for row in rows] for rows in values)
+    actual, predicted = [str(a) for a in actual], [str(p) for p in predicted]
+    wrong = [model.classes is not None and a != p for a, p in zip(actual, predicted, strict=True)]
+    return Samples(f"the first {len(X)} {'test' if test else 'training'} samples", X, actual, predicted, wrong)
 
 
 def _text(samples: Samples) -> str:

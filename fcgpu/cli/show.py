@@ -18,6 +18,7 @@ EXTRAS = {
     "images": ("Pillow", "read folders of images"),
     "onnx": ("onnx", "export models as ONNX"),
     "report": ("matplotlib", "training reports: fcgpu report RUN_DIR"),
+    "tensorboard": ("tensorboardX", "fcgpu train --tensorboard"),
 }
 
 

@@ -6,7 +6,7 @@ import shlex
 import signal
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from fcgpu.cli.report import write as write_report
 from fcgpu.cli.run_directory import RunDirectory, create, reopen
 from fcgpu.cli.samples import show_samples
 from fcgpu.cli.summary import summary
+from fcgpu.cli.tensorboard import TensorBoard
 from fcgpu.data import NAMED, load
 from fcgpu.data.dataset import Dataset
 from fcgpu.errors import CheckpointError, ConfigError, DivergenceError
@@ -68,6 +69,7 @@ class Job:
 
     def __init__(self, args: Namespace, recipe: Recipe, checkpoint: Checkpoint | None = None) -> None:
         self.args, self.recipe = args, recipe
+        self.board = None if args.tensorboard is None else TensorBoard(recipe)
         self.backend = choose(args.device)
         source = recipe.data if args.data is None else _source(args.data)
         self.data = load(source, image_size=recipe.image_size or None)
@@ -86,7 +88,9 @@ class Job:
         speak = not (args.quiet or args.json)
         progress = Progress(recipe.epochs, shown=not args.quiet)
         room = self.started.spec.n_params * np.dtype(recipe.dtype).itemsize
-        with directory(room) as run, _stop_after_epoch() as stop, progress:
+        with self.board or nullcontext(), directory(room) as run, _stop_after_epoch() as stop, progress:
+            if self.board:
+                self.board.follow(run.history, args.tensorboard or run.path)
             if speak and data.n_samples <= SMALL and data.n_features <= SMALL:
                 progress.print(_small(data))
             for event in self._halving(run) if args.on_divergence == "halve" else self.events:
