@@ -94,16 +94,19 @@ def test_another_folder_and_the_validation_loss(data, tmp_path):
 
 
 def test_a_resumed_run_goes_on_and_takes_back_what_it_runs_anew(data, tmp_path):
-    run, seen = tmp_path / "run", {}
+    run = tmp_path / "run"
     assert call("train", data, *LEARN, "--out", run, "--tensorboard", "--checkpoint-every", 7, "--keep", 9).code == 0
     whole = scalars(run)
-    (run / "model.safetensors").unlink()
-    for checkpoint in sorted((run / "checkpoints").iterdir())[-2:]:
-        checkpoint.unlink()
+    for epoch in (56, 60):  # as if it had been killed after epoch 50, which TensorBoard had been told of
+        (run / f"checkpoints/epoch-{epoch}.safetensors").unlink(missing_ok=True)
+    lines = (run / "history.jsonl").read_text().splitlines(keepends=True)
+    (run / "history.jsonl").write_text("".join(lines[:50]))
     assert call("train", "--resume", run, "--tensorboard", "--quiet").code == 0
-    seen = scalars(run)
-    assert len(list(run.glob("events*"))) == 2
-    assert seen == whole
+    _, second = sorted(run.glob("events*"), key=lambda path: path.suffix)
+    assert second.suffix == ".50"
+    steps = [event.step for event in records(second) if event.HasField("summary")]
+    assert sorted(set(steps)) == list(range(51, 61))
+    assert scalars(run) == whole
 
 
 def test_a_run_that_goes_back_takes_back(data, tmp_path):
