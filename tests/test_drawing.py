@@ -219,6 +219,11 @@ def test_values_are_shown_as_numbers(browser, tmp_path):
         np.testing.assert_allclose(told, expected, rtol=0.01, atol=2e-3)
 
 
+@pytest.mark.parametrize(("scale", "ink", "expected"), [(1 / 16, None, 16), (1.0, None, 255), (1.0, 1.0, 1)])
+def test_a_pixel_under_the_pen_has_the_value_that_the_datas_have(scale, ink, expected):
+    assert f'"ink": {float(expected)}' in drawing(model(scale=scale), ink)
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"image_shape": None}, {"shape": (14, 2), "image_shape": (14, 2, 1)}, {"output": "identity", "outputs": 13}],
