@@ -141,15 +141,16 @@ def test_a_drawing_is_prepared_as_mnists_digits_were(browser, tmp_path):
 
 def test_averages_are_of_areas(browser, tmp_path):
     """A picture of another shape is the drawing as it is, shrunk: the ink is as much as a pen of that width leaves."""
-    with visit(browser, page(tmp_path / "page.html", model(shape=(10, 20)))) as visited:
-        draw(visited.page, [[(0.2, 0.5), (0.8, 0.5)]])
+    with visit(browser, page(tmp_path / "page.html", model(shape=(9, 16)))) as visited:
+        draw(visited.page, [[(0.2, 0.3), (0.8, 0.7)]])
         image = seen(visited.page) / 255
-        assert image.shape == (10, 20)
-        pen = 20 / 12  # in pixels of the network's
-        ink = pen * 12 + np.pi * pen**2 / 4
-        assert image.sum() == pytest.approx(ink, rel=0.02)
-        assert (image.sum(1) * np.arange(10)).sum() / image.sum() == pytest.approx(4.5, abs=0.1)
-        assert "shrunk to 20 × 10" in text(visited.page, "note")
+        assert image.shape == (9, 16)
+        pen, length = 16 / 12, np.hypot(0.6 * 16, 0.4 * 9)  # in pixels of the network's
+        assert image.sum() == pytest.approx(pen * length + np.pi * pen**2 / 4, rel=0.01)
+        for axis, middle in ((0, 7.5), (1, 4)):
+            along = image.sum(axis)
+            assert (along * np.arange(len(along))).sum() / image.sum() == pytest.approx(middle, abs=0.03)
+        assert "shrunk to 16 × 9" in text(visited.page, "note")
 
 
 def test_the_keyboard_draws(browser, tmp_path, trained):

@@ -109,7 +109,8 @@ def test_a_resumed_run_goes_on_and_takes_back_what_it_runs_anew(data, tmp_path):
     assert scalars(run) == whole
 
 
-def test_a_run_that_goes_back_takes_back(data, tmp_path):
+def test_a_run_that_goes_back_takes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcgpu.cli.history.FLUSH_SECONDS", 0)  # so that TensorBoard is told before it goes back
     X = np.random.default_rng(0).standard_normal((40, 3))
     np.savez(tmp_path / "r.npz", X=X, y=X @ [1.0, -2, 3] + 0.5)
     words = ("--optimizer", "momentum", "--output", "identity", "--hidden", "", "--learning-rate", 8, "--epochs", 400,
