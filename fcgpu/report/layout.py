@@ -33,12 +33,13 @@ def _about(run: RunFiles) -> Iterator[Markup]:
     yield facts.tiles(run)
     yield from curves.section([run], [join([run.name])])
     if model is not None:
-        yield Markup(drawing(model))
         try:
             found = judged(run)
         except FcgpuError as error:
+            yield Markup(drawing(model))
             yield element("p", f"Nothing is shown of the samples: {error}.", class_="warning")
         else:
+            yield Markup(drawing(model, float(found.X.max())))
             if found.split == "training":
                 words = "There are no test samples: what follows is of the samples that the model was trained on."
                 yield element("p", words, class_="warning")
