@@ -140,6 +140,7 @@ def test_what_cannot_be_is_one_line(data, tmp_path, monkeypatch):
     told = call("train", data, *LEARN, "--out", tmp_path / "run", "--tensorboard", tmp_path / "file" / "logs")
     assert (told.code, told.err.count("\n")) == (2, 1)
     assert f"{tmp_path / 'file' / 'logs'}: cannot be written (Not a directory)" in told.err
+    assert not (tmp_path / "run").exists()
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     told = call("train", data, *LEARN, "--out", tmp_path / "other", "--tensorboard")
     assert told.code == 2

@@ -108,7 +108,7 @@ def _shrunk(picture: Any) -> Any:
     height, width = picture.shape[:2]
     scale = min(1, SIDE / max(height, width))
     rows, columns = 2 * max(1, round(height * scale / 2)), max(1, round(width * scale))
-    return np.einsum("rh,hw...,cw->rc...", _shares(rows, height), picture, _shares(columns, width))
+    return np.einsum("rh,hw...,cw->rc...", _shares(rows, height), picture, _shares(columns, width), optimize=True)
 
 
 def _shares(n: int, m: int) -> Any:

@@ -1,6 +1,7 @@
 """`fcgpu train --tensorboard`: the history's numbers as scalars for TensorBoard. Needs the extra `tensorboard`.
 
-Written here and now: tensorboardX's SummaryWriter writes from a thread, and a disk that is full would stop the run.
+Written at once, by tensorboardX's RecordWriter: its SummaryWriter has a thread that ends where the disk is full, and
+the run would then wait for it.
 """
 
 import contextlib
@@ -29,10 +30,10 @@ TAGS = {
 class TensorBoard:
     """A context around that of a run, whose history it follows: scalars, with an epoch as a step.
 
-    Raises MissingExtraError without tensorboardX.
+    Raises MissingExtraError without tensorboardX, CheckpointError where `folder` cannot be made.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, folder: str) -> None:
         try:
             from tensorboardX import proto, record_writer, summary
         except ModuleNotFoundError as error:
@@ -42,6 +43,12 @@ class TensorBoard:
         self._event, self._scalar, self._open = proto.event_pb2, summary.scalar, record_writer.RecordWriter
         self._tags = {key: tag for key, tag in TAGS.items() if key != "monitored" or recipe.early_stopping}
         self._writer: Any = None
+        self._folder = Path(os.path.expanduser(folder)) if folder else None  # noqa: PTH111
+        if self._folder:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise cannot_write(self._folder, error) from error
 
     def __enter__(self) -> "TensorBoard":
         return self
@@ -51,16 +58,17 @@ class TensorBoard:
             with contextlib.suppress(OSError):
                 self._writer.close()
 
-    def follow(self, history: History, folder: str | os.PathLike[str]) -> None:
-        """Write what comes after the history's last epoch into a new file in `folder`. Raises CheckpointError."""
-        folder = Path(os.path.expanduser(folder))  # noqa: PTH111
+    def follow(self, history: History) -> None:
+        """Write what comes after the history's last epoch into a new file, beside it unless a folder was given.
+
+        Raises CheckpointError.
+        """
         name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{history.last}"
-        self._path, self._last = folder / name, history.last
+        self._path, self._last = (self._folder or history.path.parent) / name, history.last
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             self._writer = self._open(str(self._path))
         except OSError as error:
-            raise cannot_write(folder, error) from error
+            raise cannot_write(self._path, error) from error
         self._write(0, file_version="brain.Event:2")
         if history.last:
             self._forget(history.last + 1)

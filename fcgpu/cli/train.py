@@ -69,7 +69,7 @@ class Job:
 
     def __init__(self, args: Namespace, recipe: Recipe, checkpoint: Checkpoint | None = None) -> None:
         self.args, self.recipe = args, recipe
-        self.board = None if args.tensorboard is None else TensorBoard(recipe)
+        self.board = None if args.tensorboard is None else TensorBoard(recipe, args.tensorboard)
         self.backend = choose(args.device)
         source = recipe.data if args.data is None else _source(args.data)
         self.data = load(source, image_size=recipe.image_size or None)
@@ -90,7 +90,7 @@ class Job:
         room = self.started.spec.n_params * np.dtype(recipe.dtype).itemsize
         with self.board or nullcontext(), directory(room) as run, _stop_after_epoch() as stop, progress:
             if self.board:
-                self.board.follow(run.history, args.tensorboard or run.path)
+                self.board.follow(run.history)
             if speak and data.n_samples <= SMALL and data.n_features <= SMALL:
                 progress.print(_small(data))
             for event in self._halving(run) if args.on_divergence == "halve" else self.events:
