@@ -227,6 +227,16 @@ def test_data_that_are_gone_or_others_are_said_to_be(pictures, tmp_path):
         assert "Weights of the first layer" in words
 
 
+def test_test_samples_that_have_changed_are_noticed(pictures, tmp_path):
+    run, said = copied(pictures, tmp_path), "not those of the run any more"
+    assert said not in read((pictures / "run/report.html").read_text(encoding="utf-8"))
+    idx(tmp_path / "data", *blots(200, 1), "train")
+    idx(tmp_path / "data", *blots(90, 9), "t10k")
+    recipe = (run / "recipe.toml").read_text()
+    (run / "recipe.toml").write_text(recipe.replace(str(pictures / "data"), str(tmp_path / "data")))
+    assert said in read(page(run))
+
+
 def kinds():
     random = np.random.default_rng(4)
     X = random.standard_normal((120, 4))

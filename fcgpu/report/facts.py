@@ -102,8 +102,9 @@ def machine(run: RunFiles) -> Iterator[Markup]:
         ("throughput", "" if speed is None else f"{speed:,.0f} samples/s"),
         ("ended", words(said.get("ended", "")).replace("T", " ").replace("+00:00", " UTC")),
         ("system", words(said.get("system", ""))),
-        ("versions", join([f"fcgpu {words(said.get('fcgpu_version'))}", f"Python {words(said.get('python'))}",
-                           words(said.get("packages", "")), words(said.get("blas", ""))], ", ")),
+        ("fcgpu", words(said.get("fcgpu_version", ""))),
+        ("Python", words(said.get("python", ""))),
+        ("packages", join([words(said[key]) for key in ("packages", "blas") if key in said], ", ")),
         ("model's SHA-256", words(said.get("model_sha256", ""))),
     ]  # fmt: skip
     yield element("h2", "Machine and plan")

@@ -1,5 +1,6 @@
 """What a model says of the samples that it was, or was not, trained on."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,16 @@ class Judged:
     P: Any
     score: Score
     seed: int
+
+    def others(self, run: RunFiles) -> str:
+        """What there is to say where the run's own test samples were not these."""
+        loss = run.number("test_loss")
+        if self.split != "test" or loss is None or math.isclose(self.score.loss, loss, rel_tol=1e-3, abs_tol=1e-4):
+            return ""
+        return (
+            f"The test samples are not those of the run any more: on these the loss is {self.score.loss:.4g}, and "
+            f"result.json says {loss:.4g}."
+        )
 
     @property
     def predicted(self) -> Any:

@@ -40,8 +40,8 @@ def _about(run: RunFiles) -> Iterator[Markup]:
             yield element("p", f"Nothing is shown of the samples: {error}.", class_="warning")
         else:
             yield Markup(drawing(model, float(found.X.max())))
-            if found.split == "training":
-                words = "There are no test samples: what follows is of the samples that the model was trained on."
+            none = "There are no test samples: what follows is of the samples that the model was trained on."
+            for words in filter(None, (none if found.split == "training" else "", found.others(run))):
                 yield element("p", words, class_="warning")
             with np.errstate(all="ignore"):
                 yield from (values if model.classes is None else classes).sections(found)

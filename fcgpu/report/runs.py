@@ -55,7 +55,7 @@ class RunFiles:
 
 def read(path: str) -> RunFiles:
     """Raises ConfigError for a folder without a recipe that is one."""
-    folder = Path(path).expanduser() if path.startswith("~/") else Path(path)
+    folder = Path(path)
     if not path or not (folder / "recipe.toml").exists():
         raise ConfigError(f"{path!r}: no recipe.toml there; expected a run directory, as fcgpu train leaves one")
     missing: list[str] = []
