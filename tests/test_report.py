@@ -106,7 +106,10 @@ def test_the_figures_are_those_of_the_run(pictures):
     image = pytest.importorskip("PIL.Image").open(io.BytesIO(base64.b64decode(shown[1])))
     assert np.asarray(image).ravel().tolist() == X[i].tolist()
     assert html.count('alt="unit ') == 5
-    assert all(line in words for line in ("hidden 5", "learning_rate 0.02", "epochs 40", "device cpu"))
+    recipe, rest = words[words.index("Recipe data") :].split("All other keys, at their defaults")
+    assert all(line in recipe for line in ("hidden 5", "learning_rate 0.02", "epochs 40", "batch full"))
+    assert "momentum 0.9" in rest
+    assert "device cpu" in rest
 
 
 def test_the_curves_are_the_history(pictures):

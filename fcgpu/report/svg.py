@@ -21,7 +21,6 @@ STYLE: Any = {
     "font.size": 10,
     "font.family": "sans-serif",
     "text.color": INK,
-    "text.parse_math": False,
     "axes.labelcolor": INK,
     "axes.edgecolor": GRID,
     "xtick.color": INK,
