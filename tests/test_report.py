@@ -295,11 +295,25 @@ def test_several_runs_are_compared(pictures, tmp_path):
     assert html.count("<svg") == 4
 
 
+def test_values_beyond_all_measure_are_no_traceback(tmp_path):
+    recipe = fcgpu.Recipe(data=str(tmp_path / "d.npz"), output="identity", hidden=(2,), epochs=1)
+    (tmp_path / "recipe.toml").write_text(to_toml(recipe))
+    for y in ([1e308, -1e308, 0.5, 1.5], [1e17, 1e17 + 16, 1e17, 1e17], [0.5, 0.5, 0.5, 0.5]):
+        X = np.ones((4, 2))
+        *_, done = fcgpu.train((X, np.array([0.5, 0.7, 0.1, 0.2])), recipe, device="cpu")
+        fcgpu.save_model(done.model, tmp_path / "model.safetensors")
+        np.savez(tmp_path / "d.npz", X=X, y=np.array(y))
+        assert "Predicted and actual" in read(page(tmp_path))
+
+
 def test_a_long_history_is_thinned(tmp_path):
     lines = [{"epoch": i, "loss": 1 / i} | ({"test_loss": 2 / i} if i % 999 == 0 else {}) for i in range(1, 10_000)]
-    (tmp_path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    torn = '{"epoch": 10000, "lo'
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + torn)
     (tmp_path / "recipe.toml").write_text(to_toml(fcgpu.Recipe()))
-    found = runs.read(str(tmp_path)).history
+    files = runs.read(str(tmp_path))
+    assert not [words for words in files.missing if words.startswith("history")]
+    found = files.history
     assert len(found["epoch"]) <= runs.MOST_POINTS + 10
     assert found["epoch"][-1] == 9999
     assert np.isfinite(found["test_loss"]).sum() == 10

@@ -16,9 +16,7 @@ FEATURES = 6  # of a sample, that are shown where it is no picture
 
 
 def sections(judged: Judged) -> Iterator[Markup]:
-    k, y, predicted = judged.P.shape[1], judged.y, judged.predicted
-    confusion = np.bincount(k * y + predicted, minlength=k * k).reshape(k, k)
-    wrong = len(judged.wrong)
+    k, y, wrong = judged.P.shape[1], judged.y, len(judged.wrong)
     yield element("h2", "Which classes it takes for which")
     yield element(
         "p",
@@ -27,8 +25,8 @@ def sections(judged: Judged) -> Iterator[Markup]:
         if k <= MOST_CLASSES
         else f"With {k:,} classes only the most frequent mistakes are listed.",
     )
-    beside = [_matrix(judged, confusion)] if k <= MOST_CLASSES else []
-    yield element("div", *beside, *_frequent(judged, confusion), class_="beside")
+    beside = [_matrix(judged)] if k <= MOST_CLASSES else []
+    yield element("div", *beside, *_frequent(judged), class_="beside")
     if wrong:
         yield element("h2", "The worst mistakes")
         yield element(
@@ -47,14 +45,16 @@ def sections(judged: Judged) -> Iterator[Markup]:
     yield _shown(judged, drawn, "small")
 
 
-def _matrix(judged: Judged, confusion: Any) -> Markup:
+def _matrix(judged: Judged) -> Markup:
+    k = judged.P.shape[1]
+    confusion = np.bincount(k * judged.y + judged.predicted, minlength=k * k).reshape(k, k)
     per_class = confusion.sum(axis=1)
     share = confusion / np.maximum(per_class, 1)[:, None]
     missed = share * (1 - np.eye(len(share)))
     strongest = missed.max() or 1.0
-    labels = [judged.label(i) for i in range(len(confusion))]
+    labels = [judged.label(i) for i in range(k)]
     tops = (element("th", label, scope="col", title=label) for label in labels)
-    above = element("tr", element("td"), element("th", "predicted", colspan=len(labels)))
+    above = element("tr", element("td"), element("th", "predicted", colspan=k))
     head = element("tr", element("th", "actual"), *tops, element("th", "recognised", class_="rate"))
     rows = []
     for i, label in enumerate(labels):
@@ -74,14 +74,13 @@ def _cell(count: Any, strength: float, *, hit: bool) -> Markup:
     return element("td", f"{count:,}", class_="hit" if hit else "miss", style=f"--share: {10 + 50 * strength:.0f}%")
 
 
-def _frequent(judged: Judged, confusion: Any) -> Iterator[Markup]:
-    """The most frequent mistakes, where there are several of a kind."""
-    off = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
-    order = np.argsort(-off, axis=None, kind="stable")[:FREQUENT]
+def _frequent(judged: Judged) -> Iterator[Markup]:
+    """The most frequent mistakes, where there are any."""
+    pairs = np.column_stack([judged.y, judged.predicted])[judged.wrong]
+    kinds, counts = np.unique(pairs, axis=0, return_counts=True)
     rows = [
-        (f"{judged.label(i)} taken for {judged.label(j)}", f"{off[i, j]:,}")
-        for i, j in zip(*np.unravel_index(order, off.shape), strict=True)
-        if off[i, j]
+        (f"{judged.label(actual)} taken for {judged.label(said)}", f"{count:,}")
+        for (actual, said), count in sorted(zip(kinds, counts, strict=True), key=lambda pair: -pair[1])[:FREQUENT]
     ]
     if rows:
         yield element("div", element("h3", "Most often"), table((), rows, "numbers"))
@@ -98,7 +97,7 @@ def _shown(judged: Judged, chosen: Any, class_: str) -> Markup:
     if judged.model.image_shape is None:
         head = ("sample", "predicted", "probability", "is", "probability", "features")
         rows = [
-            (f"{i:,}", p, sure, a, own, element("span", features))
+            (f"{i:,}", p, sure, a, own, features)
             for (i, p, sure, a, own, _), features in zip(facts, feature_words(judged.X[chosen]), strict=True)
         ]
         return table(head, rows)

@@ -78,7 +78,8 @@ def histogram(errors: Any) -> Markup:
     """How many samples have which error (n,)."""
     figure, axes = _empty(3.8)
     low, high = np.quantile(errors, [0.001, 0.999])
-    axes.hist(np.clip(errors, low, high), bins=40, color=COLOURS[0], alpha=0.85)
+    room = 1e-6 * max(abs(low), abs(high), 1e-6)  # so that equal errors have bars as well
+    axes.hist(np.clip(errors, low, high), bins=40, range=(low - room, high + room), color=COLOURS[0], alpha=0.85)
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.grid(axis="x", visible=False)
     axes.set_xlabel("predicted \u2212 actual")

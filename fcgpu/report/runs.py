@@ -15,12 +15,10 @@ from fcgpu.formats.safetensors import load as load_model
 from fcgpu.model import Model
 from fcgpu.train.recipe import Recipe, load_recipe
 
-MOST_BYTES = 64 << 20  # of a history that are read
+MOST_BYTES, MOST_LINES = 64 << 20, 1 << 20  # of a history that are read
 MOST_POINTS = 2000  # of its epochs that are kept, evenly spread; those with test samples besides
 LARGEST = 1e30  # a number beyond this is no point of a curve
-COLUMNS = (
-    "epoch", "seconds", "loss", "penalty", "accuracy", "monitored", "test_loss", "test_accuracy",
-)  # fmt: skip
+COLUMNS = ("epoch", "seconds", "loss", "penalty", "accuracy", "monitored", "test_loss", "test_accuracy")
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,9 @@ def number(value: Any) -> float:
 
 def _history(path: Path, missing: list[str]) -> dict[str, Any]:
     content = _content(path, MOST_BYTES, missing)
-    lines = [line for line in content.split(b"\n") if line]
+    *lines, rest = content.split(b"\n", MOST_LINES)  # rest: what has no end yet, because a run is writing it, or more
+    if b"\n" in rest:
+        missing.append(f"{path.name}: only its first {MOST_LINES:,} lines were read.")
     looks = [i for i, line in enumerate(lines) if b'"test_loss"' in line]
     kept = [lines[i] for i in sorted({*_spread(range(len(lines))), *_spread(looks)})]
     rows = list(_objects(kept))

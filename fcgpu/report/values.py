@@ -10,6 +10,7 @@ from fcgpu.report.classes import feature_words
 from fcgpu.report.facts import percent
 from fcgpu.report.judged import Judged
 from fcgpu.report.page import Markup, element, figure, table
+from fcgpu.report.runs import LARGEST
 
 MOST_PLOTS = 4  # outputs that have plots
 MOST_ROWS = 50  # outputs that have a row
@@ -54,8 +55,9 @@ def _values(judged: Judged) -> Iterator[Markup]:
         root = np.sqrt(np.mean(errors[:, j] ** 2))
         rows.append((f"output {j}", fit, f"{root:.4g}", f"{np.mean(np.abs(errors[:, j])):.4g}"))
     yield table(("", "R\u00b2", "root of the mean squared error", "mean absolute error"), rows, "numbers")
-    drawn = []
-    for j in range(min(y.shape[1], MOST_PLOTS)):
+    drawn: list[Markup] = []
+    small = np.flatnonzero(np.maximum(np.abs(y), np.abs(P)).max(axis=0) < LARGEST)
+    for j in small[:MOST_PLOTS]:
         words = f"output {j}" if y.shape[1] > 1 else "the values"
         some = f"{min(len(y), plots.SCATTERED):,} samples" if len(y) > plots.SCATTERED else "every sample"
         drawn += [
