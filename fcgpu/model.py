@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcgpu.backend import Backend, Workers, choose, cpu_count
-from fcgpu.data.dataset import check_features
+from fcgpu.data.dataset import Dataset, check_features, encode_labels, not_a_label, shown, targets
 from fcgpu.errors import DataError, DivergenceError
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.network import Network, Workspace
@@ -83,6 +83,26 @@ class Model:
         losses = np.empty((len(Z), 1))
         OUTPUTS[self.spec.output].measure(Z.astype(np.float64), y, 1 / len(Z), losses, xp=np)
         return Score(float(losses.sum()), accuracy, len(Z))
+
+    def targets(self, data: Dataset, y: Any) -> Any:
+        """y of `data` as `score` takes it: indices into this model's classes, or targets (n, n_outputs).
+
+        Raises DataError for a label that is none of the classes, and for targets of another number.
+        """
+        if self.classes is None:
+            values = targets(data, y)
+            if values.shape[1] != self.spec.sizes[-1]:
+                raise DataError(
+                    f"{data.name}: {values.shape[1]} targets a sample don't match the model: "
+                    f"expected {self.spec.sizes[-1]}"
+                )
+            return values
+        if data.classes is None:
+            raise DataError(
+                f"{data.name}: expected labels among the model's classes {shown(self.classes)}, "
+                f"found {not_a_label(data.y)}"
+            )
+        return encode_labels(np.asarray(data.classes)[y], self.classes, data.name)
 
     def _outputs(self, X: Any, device: str | Backend, threads: int | None, compute: Compute) -> Any:
         backend = choose(device) if isinstance(device, str) else device

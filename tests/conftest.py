@@ -6,6 +6,7 @@ os.environ.setdefault("SCIPY_ARRAY_API", "1")  # SciPy reads it when imported; s
 
 import numpy as np
 import pytest
+from browser import chromium
 from threadpoolctl import threadpool_limits
 
 import fcgpu
@@ -47,6 +48,13 @@ def workers():
     pool = Workers(1)
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium, for `browser.visit`: started once a file; skips without one."""
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

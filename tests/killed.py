@@ -76,7 +76,7 @@ def recover(root, run, started):
         code = train(root, *started)
     assert code == 0, (root / "said").read_text()
     left = sorted(str(path.relative_to(run)) for path in run.rglob("*") if not path.name.startswith("epoch-"))
-    assert left == ["checkpoints", "history.jsonl", "model.safetensors", "recipe.toml"], left
+    assert left == ["checkpoints", "history.jsonl", "model.safetensors", "recipe.toml", "result.json"], left
     return (run / "model.safetensors").read_bytes(), loss_lines(run)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import math
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.optim import FULL_BATCH, OPTIMIZERS
 from fcgpu.optim.schedules import SCHEDULES, Progress, warm_up
 from fcgpu.train.plan import plan
+from fcgpu.train.run import Run
 from fcgpu.train.state import State
 
 CPU = fcgpu.choose("cpu")
@@ -329,3 +331,21 @@ def test_blas_keeps_its_threads_between_events(mnist):
         before = threads()
         for _ in fcgpu.train(mnist, device="cpu", epochs=1):
             assert threads() == before
+
+
+def test_the_clock_stands_still_while_the_test_samples_are_judged(blobs, monkeypatch):
+    def slow(*args):
+        time.sleep(0.3)
+        return score(*args)
+
+    score = Run._score
+    monkeypatch.setattr(Run, "_score", slow)
+    scores = []
+    for event in fcgpu.train(blobs, hidden=(), epochs=2, device="cpu"):
+        if isinstance(event, fcgpu.EpochEnded):
+            assert event.seconds < 0.3
+            scores.append(event.test())
+    assert event.seconds < 0.3
+    assert scores[0] != scores[1] == event.test
+    _, epoch, _ = fcgpu.train((blobs.X, blobs.y), hidden=(), epochs=1, device="cpu")
+    assert epoch.test() is None

@@ -1,5 +1,6 @@
-"""What a training run leaves: recipe.toml, history.jsonl, model.safetensors and checkpoints."""
+"""What a training run leaves: recipe.toml, history.jsonl, model.safetensors, result.json and checkpoints."""
 
+import json
 import math
 import os
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +28,7 @@ from fcgpu.train.events import EpochEnded
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import Recipe, load_recipe, to_toml
 
-RECIPE = "recipe.toml"
+RECIPE, RESULT = "recipe.toml", "result.json"
 NEVER = Every()
 LED_ASTRAY = math.inf  # the score of a checkpoint from which a run diverged
 
@@ -122,6 +124,10 @@ class RunDirectory:
             return save(model, self.model)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {_rescue(model)}") from error
+
+    def keep(self, result: dict[str, Any]) -> None:
+        """Write what the run came to. Raises CheckpointError where the system refuses."""
+        write_atomically(self.path / RESULT, json.dumps(result, indent=1).encode())
 
     def _kept(self) -> str:
         there = [name for name, path in (("history", self.history.path), ("checkpoints", self._checkpoints.folder))

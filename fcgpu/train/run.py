@@ -138,7 +138,7 @@ class Run:
         recipe, n = self.recipe, self.plan.samples
         yield Started(recipe, self.data, self.spec, self.backend, self.plan)
         looked = time.perf_counter()
-        started = looked - self.seconds
+        self.started = looked - self.seconds
         try:
             while self.epochs < recipe.epochs and not self.stopped:
                 with self.workers.quiet():
@@ -150,13 +150,13 @@ class Run:
                     self._check(self.epochs)
                     looked = time.perf_counter()
                 event = EpochEnded(
-                    self.epochs, recipe.epochs, self.step.steps, time.perf_counter() - started,
+                    self.epochs, recipe.epochs, self.step.steps, time.perf_counter() - self.started,
                     self.evaluate.samples, rate, None, partial(self._fetch, self.epochs - 1), self.state,
-                    self.model, n, self.counts,
+                    self.model, self._test_now, n, self.counts,
                 )  # fmt: skip
                 event, stopped = self._judged(event)
                 self.stopped = stopped or self.rule.finished
-                self.seconds = time.perf_counter() - started
+                self.seconds = time.perf_counter() - self.started
                 yield event
         finally:
             self.workers.close()
@@ -264,6 +264,17 @@ class Run:
         return Model(
             self.spec, self._outside(self.evaluate.params), classes, self.scale, self.data.image_shape, self.recipe.name
         )
+
+    def _test_now(self) -> Score | None:
+        """Of the network as it is now, while the run's clock stands still."""
+        if self.data.X_test is None:
+            return None
+        model = self.model()  # which waits for what the device still has to train
+        began = time.perf_counter()
+        try:
+            return self._score(model, self.data.X_test, self.data.y_test)
+        finally:
+            self.started += time.perf_counter() - began
 
     def _score_of_training(self, model: Model) -> Score:
         try:
