@@ -70,7 +70,7 @@ def uses_in(path):
 
 USES = [use for path in sorted(ROOT.rglob("*.py")) for use in uses_in(path)]
 # What kernels_for replaces on a GPU runs on NumPy alone; its names must exist, its keywords may be NumPy's own.
-NUMPY_ONLY = {REFERENCE[name].__name__ for name in FUSED}
+NUMPY_ONLY = {getattr(REFERENCE[name], "func", REFERENCE[name]).__name__ for name in FUSED}
 CALLS = [u for u in USES if u.call and not (u.where.startswith("kernels") and u.function in NUMPY_ONLY)]
 
 
