@@ -181,7 +181,7 @@ DeviceArray.__hash__ = None
 
 
 UFUNCS = (
-    "abs", "divide", "equal", "exp", "expm1", "greater_equal", "isfinite", "log", "log1p", "maximum", "minimum",
+    "abs", "add", "divide", "equal", "exp", "expm1", "greater_equal", "isfinite", "log", "log1p", "maximum", "minimum",
     "multiply", "negative", "sign", "sqrt", "subtract", "tanh",
 )  # fmt: skip
 
