@@ -500,7 +500,6 @@ PRELUDE = """
 #include <stdint.h>
 #include <string.h>
 #include <ucontext.h>
-#include <functional>
 #include <type_traits>
 #define __device__
 #define __shared__ static
@@ -550,7 +549,8 @@ static Dim threadIdx, blockIdx, blockDim;
 static const unsigned int MOST = 256;
 static jmp_buf scheduler, fibers[MOST];
 static bool started[MOST], ended[MOST];
-static std::function<void()> body;
+static void (*body)(void *);
+static void *work;
 static char stacks[MOST][65536];
 static void __syncthreads() {
   unsigned int me = threadIdx.x;
@@ -558,7 +558,7 @@ static void __syncthreads() {
 }
 static void fiber() {
   for (;;) {
-    body();
+    body(work);
     ended[threadIdx.x] = true;
     __syncthreads();
   }
@@ -627,7 +627,7 @@ extern "C" long long FUNCTION(const long long *const *_args, long long _size, lo
   blockDim.x = _size < _block ? _size : _block;
   for (long long _at = (_size + _block - 1) / _block; _at-- > 0;) {
     blockIdx.x = _at;
-    body = [&] {
+    auto one = [&] {
       ptrdiff_t i = (ptrdiff_t)blockIdx.x * blockDim.x + threadIdx.x;
       %s;
       if (i < _size) {
@@ -637,6 +637,8 @@ extern "C" long long FUNCTION(const long long *const *_args, long long _size, lo
       }
       %s;
     };
+    work = &one;
+    body = [](void *w) { (*static_cast<decltype(one) *>(w))(); };
     if (blockDim.x > MOST || !run_block(blockDim.x)) return 2;
   }
   return _fault;
@@ -703,16 +705,19 @@ def usual(formulas=FORMULAS):
         yield from _with_types(kernel, types)
 
 
-def usual_on_device(formulas=device.FORMULAS):
-    """Likewise of the kernels of a step; T is that of H, or float under halves."""
+WHOLE = (("float32", "float32"), ("float64", "float64"))
+HALVES = (("float32", "float16"), ("float32", "bfloat16"))
+
+
+def usual_on_device(types=WHOLE, formulas=device.FORMULAS):
+    """Likewise of the kernels of a step; types are those of T, parameters and loss, and of H, what is multiplied."""
     for name, f in formulas.items():
         kernel = ElementwiseKernel(
             f.inputs, f.outputs, f.operation, f"fcgpu_device_{name}", device.PREAMBLE, f.before, f.after
         )
-        for T, H in (("float32", "float32"), ("float64", "float64"), ("float32", "float16"), ("float32", "bfloat16")):
-            types = {"T": (T,), "H": (H,), "I": ("int64", T), "U": ("uint8", "int64", T)}
-            if "H" in {p.c for p in (*kernel.ins, *kernel.outs)} or T == H:
-                yield from _with_types(kernel, types)
+        for T, H in types:
+            if T == H or "H" in {p.c for p in (*kernel.ins, *kernel.outs)}:
+                yield from _with_types(kernel, {"T": (T,), "H": (H,), "I": ("int64", T), "U": ("uint8", "int64", T)})
 
 
 def _with_types(kernel, types):
@@ -721,14 +726,14 @@ def _with_types(kernel, types):
         yield kernel, dict(zip(used, map(np.dtype, chosen), strict=True))
 
 
-def double_backend(monkeypatch=None):
+def double_backend(monkeypatch=None, types=WHOLE):
     """A fresh double, its counts at zero, as the backend of device cuda:0; skips where no C++ compiler is.
 
-    With monkeypatch, nvmath-python is installed, and is the double's.
+    With monkeypatch, nvmath-python is installed, and is the double's; else it is not.
     """
     if compiler() is None:
         pytest.skip("no C++ compiler: install g++, or name one in CXX")
-    COMPILED.build([*usual(), *usual_on_device()])
+    COMPILED.build([*usual(), *usual_on_device(types)])
     xp = DeviceDouble()
     if monkeypatch is not None:
         bindings = ModuleType("nvmath.bindings")
