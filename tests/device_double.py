@@ -234,7 +234,7 @@ class DeviceDouble:
             Stream=self.streams.make,
             Event=self.streams.event,
             alloc_pinned_memory=pinned,
-            Device=lambda: SimpleNamespace(compute_capability="90"),
+            Device=lambda device=SimpleNamespace(compute_capability="90"): device,
             device=SimpleNamespace(get_cublas_handle=lambda: self.HANDLE),
             cublas=self.cublas.of_cupy(),
         )
@@ -262,9 +262,11 @@ class DeviceDouble:
         if out is not None and not isinstance(operand(out), np.ndarray):
             raise TypeError("Output arguments type must be cupy.ndarray")
 
+        n, given = len(inputs), out is not None  # a recorded call must not keep the arrays alive
+
         def run(*hosts):
             with np.errstate(all="ignore"):
-                return getattr(np, name)(*hosts[: len(inputs)], out=None if out is None else hosts[-1], dtype=dtype)
+                return getattr(np, name)(*hosts[:n], out=hosts[-1] if given else None, dtype=dtype)
 
         if out is None:
             self.streams.wait("a new array")
@@ -272,7 +274,7 @@ class DeviceDouble:
         shape = np.broadcast_shapes(*(np.shape(x) for x in inputs))
         if out.shape != shape:
             raise ValueError(f"non-broadcastable output operand with shape {out.shape}, expected {shape}")
-        self.streams.launch(run, *(np.asarray(x) if isinstance(x, np.ndarray) else x for x in inputs), out._host)
+        self.streams.launch(run, *inputs, out._host)
         return out
 
     def _reduce(self, name, a, axis=None, out=None, **options):

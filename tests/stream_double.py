@@ -60,7 +60,7 @@ class Memory:
 
     def borrowed(self, host):
         """A function that gives the same view again as long as its memory is there."""
-        if not self.holds(host):
+        if not (isinstance(host, np.ndarray) and self.holds(host)):
             return lambda: host
         owner = owner_of(host)
         reference, offset = weakref.ref(owner), host.ctypes.data - owner.ctypes.data
@@ -82,6 +82,7 @@ class Streams:
         self.null = Stream(self, 0)
         self._stack = [self.null]
         self.counts = Counter()
+        self.lengths = []  # launches in each graph that was recorded
 
     @property
     def current(self):
@@ -161,6 +162,7 @@ class Stream:
     def end_capture(self):
         recorded, self.recorded = self.recorded, None
         self._streams.counts["graphs"] += 1
+        self._streams.lengths.append(len(recorded))
         return Graph(self._streams, recorded)
 
     def is_capturing(self):
@@ -209,7 +211,7 @@ class Cublas:
     """One handle's worth of cuBLAS for a device double; `calls` holds what was asked of it."""
 
     def __init__(self, xp):
-        self._xp, self._handles = xp, {}
+        self._xp, self._handles, self._numbers = xp, {}, itertools.count(1000)
         self.calls = []
 
     def module(self):
@@ -235,7 +237,7 @@ class Cublas:
 
     def _create(self):
         self._xp.streams.refuse_while_recording("the making of a handle")
-        handle = 1000 + len(self._handles)
+        handle = next(self._numbers)
         self._handles[handle] = SimpleNamespace(stream=0, workspace=None)
         return handle
 
