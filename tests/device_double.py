@@ -25,7 +25,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 import pytest
 from stream_double import Cublas, Memory, Streams, pinned
@@ -226,6 +225,7 @@ class DeviceDouble:
     def __init__(self):
         self.synchronisations = self.uploads = self.upload_bytes = self.copies = 0
         self.launches, self.allocations = Counter(), 0
+        self._device = SimpleNamespace(compute_capability="90")
         self.memory = Memory()
         self.streams, self.cublas = Streams(self.memory), Cublas(self)
         self.cuda = SimpleNamespace(
@@ -234,13 +234,13 @@ class DeviceDouble:
             Stream=self.streams.make,
             Event=self.streams.event,
             alloc_pinned_memory=pinned,
-            Device=lambda device=SimpleNamespace(compute_capability="90"): device,
-            device=SimpleNamespace(get_cublas_handle=lambda: self.HANDLE),
+            Device=lambda: self._device,
+            device=SimpleNamespace(get_cublas_handle=lambda: self._HANDLE),
             cublas=self.cublas.of_cupy(),
         )
 
     ndarray, __version__ = DeviceArray, "14.0.0"
-    HANDLE = 7  # of CuPy's cuBLAS
+    _HANDLE = 7  # of CuPy's cuBLAS
 
     def __getattr__(self, name):
         if name in UFUNCS:
@@ -487,7 +487,9 @@ class ElementwiseKernel:
             const = "const " if p.const else ""
             arrays.append(f"{const}CArray<{p.c}> {'' if p.raw else '_raw_'}{p.name}(_args[{at}], &_fault);")
             if not p.raw:  # what has a type of its own in such a kernel is a number, which serves outside of the loop
-                where, index = (scalars, "0") if blocks and p.dtype is not None and p.const else (elements, "_ind.get()")
+                where, index = (
+                    (scalars, "0") if blocks and p.dtype is not None and p.const else (elements, "_ind.get()")
+                )
                 where.append(f"{const}{p.c} &{p.name} = _raw_{p.name}[{index}];")
         declared, numbers, bound = ("\n  ".join(lines) for lines in (arrays, scalars, elements))
         if blocks:

@@ -41,7 +41,8 @@ class Memory:
 
     def add(self, host):
         owner = owner_of(host)
-        self._owners[id(owner)] = weakref.ref(owner, lambda _, key=id(owner): self._owners.pop(key, None))
+        key = id(owner)
+        self._owners[key] = weakref.ref(owner, lambda _: self._owners.pop(key, None))
 
     def holds(self, host):
         return id(owner_of(host)) in self._owners
@@ -269,14 +270,13 @@ class Cublas:
             assert its.workspace is not None, "cuBLAS would allocate a workspace"
             its.workspace()
         else:
-            assert handle == xp.HANDLE
+            assert handle == xp._HANDLE
             assert not recording
         types = TYPES[atype], TYPES[btype], TYPES[ctype]
         legal = {
             COMPUTE_64F: {("float64",) * 3},
             COMPUTE_TF32: {("float32",) * 3},
-            COMPUTE_32F: {("float32",) * 3}
-            | {(h, h, c) for h in ("float16", "bfloat16") for c in (h, "float32")},
+            COMPUTE_32F: {("float32",) * 3} | {(h, h, c) for h in ("float16", "bfloat16") for c in (h, "float32")},
         }
         if tuple(t.name for t in types) not in legal[compute_type]:
             raise RuntimeError(f"CUBLAS_STATUS_NOT_SUPPORTED: {types} with compute type {compute_type}")
@@ -299,7 +299,9 @@ class Cublas:
         A, B, C = views
         assert not np.may_share_memory(C, A), "a product overwrites its operand"
         assert not np.may_share_memory(C, B), "a product overwrites its operand"
-        self.calls.append((transa, transb, m, n, k, lda, ldb, ldc, alpha, beta, types[0].name, types[2].name, compute_type))
+        self.calls.append(
+            (transa, transb, m, n, k, lda, ldb, ldc, alpha, beta, types[0].name, types[2].name, compute_type)
+        )
 
         def run(A, B, C):
             a, b = (operand(x, compute_type) for x in (A, B))

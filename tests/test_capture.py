@@ -1,7 +1,7 @@
 """Steps recorded as graphs against the same steps called one by one, on the device double: equal bit for bit.
 
-A graph of the double knows memory by address, reads what stands there when it is replayed, and is refused an allocation,
-an upload, a wait, or CuPy's own way to cuBLAS while it is recorded.
+A graph of the double knows memory by address and reads what stands there when it is replayed; while it is recorded, an
+allocation, an upload, a wait and CuPy's own way to cuBLAS are refused.
 """
 
 import gc
@@ -166,7 +166,9 @@ def launches(backend, **changes):
     return [tuple(b - a for a, b in itertools.pairwise(column)) for column in zip(*seen[:-2], strict=True)]
 
 
-@pytest.mark.parametrize("changes", [{}, {"alpha": 1.0}, {"dropout": 0.3}, {"gradient_clip": 0.5}, {"optimizer": "rprop"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"alpha": 1.0}, {"dropout": 0.3}, {"gradient_clip": 0.5}, {"optimizer": "rprop"}]
+)
 def test_an_epoch_of_full_batches_is_one_launch(changes, recording):
     kernels, graphs, uploads, allocations, waits = launches(recording, **changes)
     assert graphs == (0, 1, 1, 1, 1)

@@ -118,7 +118,11 @@ def dropout_backward(operand):
 def function(name, operand):
     if name in LOSSES:
         return loss(name, operand)
-    others = {"count_correct": count_correct, "dropout": dropout(operand), "dropout_backward": dropout_backward(operand)}
+    others = {
+        "count_correct": count_correct,
+        "dropout": dropout(operand),
+        "dropout_backward": dropout_backward(operand),
+    }
     return others.get(name) or (derivative if name.endswith("_backward") else activation)(name, operand)
 
 
@@ -148,7 +152,11 @@ def test_counts_right_answers(dtype, xp):
 @pytest.mark.parametrize(("n", "weighted"), [(1, False), (127, True), (300, False), (300, True)])
 def test_the_partial_sums_of_a_loss_are_those_of_its_blocks(n, weighted, dtype, xp):
     random = np.random.default_rng(1)
-    Z, y, weights = random.normal(0, 2, (n, 10)).astype(dtype), random.integers(0, 10, n), random.random(n).astype(dtype)
+    Z, y, weights = (
+        random.normal(0, 2, (n, 10)).astype(dtype),
+        random.integers(0, 10, n),
+        random.random(n).astype(dtype),
+    )
     expected, right = np.empty((n, 1), dtype), np.empty((n,), bool)
     REFERENCE["count_correct"](Z, y, right, xp=np)
     logits = xp.asarray(wider(Z))
@@ -286,11 +294,11 @@ def test_a_turn_limits_the_norm(limit, dtype, xp):
 
 # Each formula with one of its numbers 0.1 % off, or one of its words turned round.
 WRONG = {
-    **{name: ("x.v[j] = H(column + j < n ? g", "x.v[j] = H(column + j < n ? T(1.001) * g") for name in HIDDEN_ACTIVATIONS},
+    **dict.fromkeys(HIDDEN_ACTIVATIONS, ("x.v[j] = H(column + j < n ? g", "x.v[j] = H(column + j < n ? T(1.001) * g")),
     **{
         f"{name}_backward": ("? d : T(0)", "? T(1.001) * d : T(0)") for name in HIDDEN_ACTIVATIONS if name != "identity"
     },
-    **{name: ("double(sum * weight)", "double(sum * weight) * 1.001") for name in LOSSES},
+    **dict.fromkeys(LOSSES, ("double(sum * weight)", "double(sum * weight) * 1.001")),
     "dropout": (">= threshold", "< threshold"),
     "dropout_backward": ("T(da) * T(factor)", "T(da) * T(factor) * T(1.001)"),
 }

@@ -188,13 +188,16 @@ class Run:
 
     def _epoch(self, epoch: int) -> float:
         """Every batch once; returns the last learning rate. Adds the epoch's loss and right answers to the history."""
-        n, size, evaluate, every = self.plan.samples, self.plan.batch, self.evaluate, self.plan.steps_per_epoch
+        n, size, every = self.plan.samples, self.plan.batch, self.plan.steps_per_epoch
         order = self.order.permutation(n) if self.drawn else None
         if self.gpu is not None:
             self.gpu.epoch(epoch, self._learning_rates, (self.drops, self.halvings), order)
             return self._learning_rate(self.step.steps - 1, epoch)
         if order is not None and self.stairs is not None:
             order = self.stairs.batches(order, size)
+        step, evaluate = self.step, self.evaluate
+        assert isinstance(step, Step)
+        assert isinstance(evaluate, Evaluate)
         loss, penalty, correct = (self.history[epoch, i : i + 1] for i in range(3))
         rates = self._learning_rates(every)
         for start, rate in zip(range(0, n, size), rates, strict=True):
@@ -202,7 +205,7 @@ class Run:
             if self.rule.learning_rate is not None:
                 self.rule.learning_rate.fill(rate)
             share = (stop - start) / n
-            loss += self.step(slice(start, stop) if order is None else order[start:stop], stop - start) * share
+            loss += step(slice(start, stop) if order is None else order[start:stop], stop - start) * share
             if self.recipe.alpha:
                 penalty += evaluate.penalty * share
             if self.counts:
