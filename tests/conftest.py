@@ -2,8 +2,12 @@
 
 import os
 
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # SciPy reads it when imported; scikit-learn's array checks need it
+
 import numpy as np
 import pytest
+from browser import chromium
+from threadpoolctl import threadpool_limits
 
 import fcgpu
 from fcgpu.backend import Workers
@@ -13,6 +17,13 @@ ASKED = os.environ.get("FCGPU_TEST_BACKENDS", "").split(",")
 
 def pytest_addoption(parser):
     parser.addoption("--thorough", action="store_true", help="every point of the enumerations, which takes minutes")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_blas_thread():
+    """On small products two BLAS threads mostly spin, on the core of the tests beside. Workers hold it themselves."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +48,13 @@ def workers():
     pool = Workers(1)
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium, for `browser.visit`: started once a file; skips without one."""
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

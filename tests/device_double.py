@@ -69,6 +69,8 @@ class DeviceArray:
     )
     data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
 
+    mT = property(lambda self: DeviceArray(self._xp, self._host.mT))
+
     def __len__(self):
         return len(self._host)
 
@@ -214,7 +216,7 @@ DeviceArray.__hash__ = None
 
 
 UFUNCS = (
-    "abs", "divide", "equal", "exp", "expm1", "greater_equal", "isfinite", "log", "log1p", "maximum", "minimum",
+    "abs", "add", "divide", "equal", "exp", "expm1", "greater_equal", "isfinite", "log", "log1p", "maximum", "minimum",
     "multiply", "negative", "sign", "sqrt", "subtract", "tanh",
 )  # fmt: skip
 

@@ -4,10 +4,11 @@ What changes from step to step they read on the device: `at` counts the steps, a
 loss is written and which learning rate is due. Sums go block by block into an array of partial sums, which `turn` adds
 up in order: no order of threads changes a bit.
 
-A layer is one matrix [W; b] of n_in + 1 rows and n_out columns, and its input has one unit more, which is always 1: then
+A layer is one matrix [W; b] of n_in + 1 rows and n_out columns, and its input has one unit more, which is always 1:
     Z = [A 1] [W; b]   and   [dW; db] = [A 1]ᵀ dZ,
 and neither the bias nor its gradient costs a launch. Rows and columns are padded to multiples of 8, and what is padded
-is 0 and stays 0: the products find whole vectors of 16 bytes, and so do the kernels here, which take 8 numbers a thread.
+is 0 and stays 0: the products find whole vectors of 16 bytes, and so do the kernels here, which take 8 numbers a
+thread.
 
 H is the type of the products' operands, T that of parameters and loss, both double or T float. `FORMULAS` is data, as
 in fused.py: a test compiles the same text for the CPU.

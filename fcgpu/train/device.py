@@ -28,8 +28,8 @@ from fcgpu.train.recipe import Recipe
 from fcgpu.train.upload import Upload
 
 AHEAD = 1024  # steps, about, whose learning rates the device knows
-# What multiplies dZ in float16, whose numbers end at 65,504 and lose digits below 6e-5. Predictions of classes are wrong
-# by at most 1, which leaves a factor of 256 for the way back through the layers; other errors know no limit.
+# What multiplies dZ in float16, whose numbers end at 65,504 and lose digits below 6e-5. Predictions of classes are
+# wrong by at most 1, which leaves a factor of 256 for the way back through the layers; other errors know no limit.
 LOSS_SCALE = {True: 256.0, False: 1.0}
 
 

@@ -12,7 +12,7 @@ from fcgpu.errors import ConfigError, DataError
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Spec
 from fcgpu.train.events import EpochEnded, Event
-from fcgpu.train.plan import plan
+from fcgpu.train.plan import is_mapped, plan, readable
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.run import Monitor, Run
 from fcgpu.train.state import State
@@ -40,8 +40,8 @@ def train(
     data : a Dataset, or (X, y) with X (n_samples, n_features) and y (n_samples,) labels or targets, or
         (n_samples, n_outputs) targets: for output="sigmoid" any numbers from 0 to 1, as in multilabel problems.
     recipe, **changes : what to do, and keys of it to change; see `Recipe`.
-    device, threads, memory_budget : where; they change no bit of the result on the CPU, unless the budget (bytes) is
-        too small for the usual tiles.
+    device, threads, memory_budget : where; on the CPU they change no bit of the result. The budget is in bytes; an X
+        that is mapped from disk (np.load(..., mmap_mode="r")) takes none of it there.
     sample_weight : (n_samples,) of 0 or more, or None for equal ones. A batch's loss is its weighted mean.
     start : the state of an earlier run to go on from; State(params) starts from these parameters.
     order : what draws the order of mini-batches: an object with NumPy's permutation(n). Default: from the seed.
@@ -65,6 +65,11 @@ def train(
             f"precision={recipe.precision!r} is for a GPU, and this run is on the CPU ({backend.reason}): leave it out"
         )
     if recipe.early_stopping and monitor is None:
+        if is_mapped(data.X) and data.X.nbytes > (memory_budget or choose("cpu").memory()):
+            raise ConfigError(
+                f"early_stopping=True copies the samples, and the {readable(data.X.nbytes)} of {data.name} are left on "
+                "disk for want of memory: raise the memory budget, or leave early_stopping out"
+            )
         data, weights, held_out = _hold_out(data, weights, recipe)
         monitor = _loss_on(held_out, recipe, backend, threads)
     y = fit_to(recipe, data)[1]

@@ -1,11 +1,12 @@
 """How a run is cut: tiles of rows, lanes of gradients, threads; and what it will allocate, before it does.
 
 A batch is cut into tiles, and tile t is added into lane t mod lanes. Tiles and lanes decide the order of every sum, so
-they decide the bits of the result; they depend on the network, the batch and the memory budget, never on the number of
-threads. Threads only decide which lanes run side by side.
+they decide the bits of the result; on the CPU they depend on the network and the batch alone. Threads only decide which
+lanes run side by side, and the memory budget how many threads there are, and how many lanes are in memory at once.
 """
 
 from dataclasses import dataclass, replace
+from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,11 @@ from fcgpu.train.recipe import Recipe
 # each other, 256 and 2,048 rows 5 to 15 % slower.
 TILE_ROWS = 2048
 TILE_BYTES = 8 << 20  # of workspace: wide inputs get fewer rows
-SMALL_TILE = 64  # rows below which a product is mostly overhead
 LANES = 16
 LANE_BYTES = 128 << 20  # of gradients: a large network gets fewer lanes
 LANE_FLOP = 2e8  # multiplications and additions under which a lane is not worth a thread's start, some 50 µs
+PARTS = 4
+PART_FLOP = 1e7  # likewise of a part of a product, which only waits for a thread that has been started
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Plan:
     data_bytes: int  # X and y where the run computes
     work_bytes: int  # parameters, gradients, optimizer state and workspaces
     budget: int
+    held: int = LANES  # lanes that are in memory at once, 2 or more where there are several; the others wait their turn
+    parts: int = 1  # that threads share a small batch in, where one lane is all there is
 
     @property
     def bytes(self) -> int:
@@ -60,8 +64,8 @@ def plan(
 ) -> Plan:
     """The plan for X (n_samples, n_features) and y (n_samples, ...), within `memory_budget` bytes (None: what is free).
 
-    The data count as they will lie on the device, X in its stored type. Where the budget is short the tile shrinks
-    first, then the lanes, then the tile again.
+    The data count as they will lie on the device, X in its stored type; on the CPU not at all where X is mapped from
+    disk. Where the budget is short, fewer lanes are held and then fewer threads used; on a GPU the tile shrinks.
     Raises ConfigError for a batch larger than the data or a thread count below 1; DeviceError, with the least that
     would do, for a budget that nothing fits.
     """
@@ -72,7 +76,7 @@ def plan(
         raise ConfigError(f'batch={rows} is more than the {n} samples; use batch="full"')
     if threads is not None and threads < 1:
         raise ConfigError(f"threads={threads}: expected 1 or more")
-    resident = X.nbytes + y.nbytes
+    resident = y.nbytes + (0 if is_mapped(X) and not backend.on_gpu else X.nbytes)
     budget = memory_budget
     if budget is None:  # on the CPU the data are in memory already, so what is free is free for the rest
         budget = backend.memory() + (0 if backend.on_gpu else resident)
@@ -80,20 +84,26 @@ def plan(
     widest = Plan(n, rows, rows, 1, 1, resident, 0, budget)
     if not backend.on_gpu:
         widest = _cut_for_cpu(widest, spec, size)
-        widest = replace(widest, threads=min(threads or cpu_count(), widest.lanes))
-    cut = fitted = _sized(widest, spec, size, recipe)
-    while fitted.bytes > budget:
-        if cut.tile > SMALL_TILE or cut.lanes == 1 < cut.tile:
-            cut = replace(cut, tile=-(-cut.tile // 2))
-        elif cut.lanes > 1:
-            cut = replace(cut, lanes=cut.lanes // 2, threads=min(cut.threads, cut.lanes // 2))
-        else:
+        widest = replace(widest, threads=min(threads or cpu_count(), max(widest.lanes, widest.parts)))
+    row = 0 if backend.on_gpu else spec.sizes[0] * X.dtype.itemsize
+    cut = _sized(widest, spec, size, row, recipe)
+    while cut.bytes > budget:
+        smaller = _smaller_tile(cut) if backend.on_gpu else _fewer_at_once(cut)
+        if smaller == cut:
+            npy = "" if is_mapped(X) or backend.on_gpu else "save the data as .npy, which can stay on disk, "
             raise DeviceError(
                 f"memory budget of {readable(budget)} is too small; this network and data need at least "
-                f"{readable(fitted.bytes)} on {backend.device}: raise the budget, or use a smaller network or dtype"
+                f"{readable(cut.bytes)} on {backend.device}: raise the budget, {npy}or use a smaller network or dtype"
             )
-        fitted = _sized(cut, spec, size, recipe)
-    return fitted
+        cut = _sized(smaller, spec, size, row, recipe)
+    return cut
+
+
+def is_mapped(X: Any) -> bool:
+    """Is it a NumPy view of a file, of which the system keeps in memory what there is room for?"""
+    while isinstance(X, np.ndarray):
+        X = X.base
+    return isinstance(X, mmap)
 
 
 def readable(n: float) -> str:
@@ -107,14 +117,29 @@ def readable(n: float) -> str:
 def _cut_for_cpu(whole: Plan, spec: Spec, size: int) -> Plan:
     flop = 6.0 * spec.n_params * whole.batch
     lanes = int(max(1, min(LANES, LANE_BYTES // (size * spec.n_params), flop // LANE_FLOP, whole.batch)))
+    lanes = 1 << lanes.bit_length() - 1  # so that an even number of threads has equal work
     rows = max(32, min(TILE_ROWS, TILE_BYTES // (size * Workspace.values(spec))))
     rounds = max(1, round(whole.batch / (lanes * rows)))  # tiles a lane; all of one size, so that lanes end together
-    return replace(whole, lanes=lanes, tile=-(-whole.batch // (lanes * rounds)))
+    first = 2.0 * spec.sizes[0] * spec.sizes[1] * whole.batch
+    parts = int(max(1, min(PARTS, first // PART_FLOP))) if lanes == 1 and whole.batch < whole.samples else 1
+    return replace(whole, lanes=lanes, held=lanes, tile=-(-whole.batch // (lanes * rounds)), parts=parts)
 
 
-def _sized(cut: Plan, spec: Spec, size: int, recipe: Recipe) -> Plan:
-    """The plan with its bytes: vectors of the parameters' length, and a workspace and scratch gradient a thread."""
+def _smaller_tile(cut: Plan) -> Plan:
+    return replace(cut, tile=-(-cut.tile // 2))
+
+
+def _fewer_at_once(cut: Plan) -> Plan:
+    """Lanes go first, down to one for each thread and the sum; then threads."""
+    threads = cut.threads if cut.held > cut.threads + 1 else max(1, cut.threads - 1)
+    return replace(cut, threads=threads, held=min(cut.lanes, max(threads + 1, cut.held // 2)))
+
+
+def _sized(cut: Plan, spec: Spec, size: int, row: int, recipe: Recipe) -> Plan:
+    """The plan with its bytes: vectors of the parameters' length; a workspace and a scratch gradient a thread, and for
+    each row of a tile the `row` bytes that it is stored in, where it is taken out of its place.
+    """
     state = 2 * recipe.history_size + 4 if recipe.optimizer == "lbfgs" else state_arrays(recipe.optimizer)
-    vectors = 1 + state + cut.lanes + cut.threads + 2  # 2: temporaries of the update
-    work = cut.threads * cut.tile * Workspace.values(spec)
-    return replace(cut, work_bytes=size * (vectors * spec.n_params + work))
+    vectors = 1 + state + min(cut.held, cut.lanes) + cut.threads + 2  # 2: temporaries of the update
+    work = cut.threads * cut.tile * (size * Workspace.values(spec) + row)
+    return replace(cut, work_bytes=size * vectors * spec.n_params + work)

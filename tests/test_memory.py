@@ -1,0 +1,148 @@
+"""A memory budget: what it changes, which is never a bit of the result; and data that are larger than it, on disk."""
+
+import dataclasses
+import tracemalloc
+
+import numpy as np
+import pytest
+from command import call
+
+import fcgpu
+from fcgpu.data import npy
+from fcgpu.train.loop import fit_to
+from fcgpu.train.plan import is_mapped, plan
+
+N, FEATURES, CPU = 40_000, 100, fcgpu.choose("cpu")
+RECIPE = fcgpu.Recipe(hidden=(128,), epochs=2, learning_rate=0.01)
+
+
+@pytest.fixture(scope="module", params=["dense", "sparse"])
+def table(request, tmp_path_factory):
+    """A file of 16 MB: labels and features; the sparse ones are trained in another order."""
+    random = np.random.default_rng(7)
+    made = random.standard_normal((N, 1 + FEATURES)).astype(np.float32)
+    if request.param == "sparse":
+        made[random.random(made.shape) < np.linspace(0, 1.2, 1 + FEATURES)] = 0
+    made[:, 0] = np.arange(N) % 3
+    path = tmp_path_factory.mktemp("memory") / "table.npy"
+    np.save(path, made)
+    return path
+
+
+def least(data, recipe, **where):
+    """The smallest budget that the plan takes."""
+    spec, y = fit_to(recipe, data)
+    low, high = 0, 2**30
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            plan(spec, (data.X, y), recipe, CPU, memory_budget=middle, **where)
+            high = middle
+        except fcgpu.DeviceError:
+            low = middle
+    return high
+
+
+def trained(data, recipe, **where):
+    started, *_, done = fcgpu.train(data, recipe, device="cpu", **where)
+    return started.plan, done.model.params
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"optimizer": "lbfgs", "learning_rate": 0.001}, {"dtype": "float64"}, {"batch": 9000, "dropout": 0.2}],
+    ids=["lbfgs", "float64", "batches"],
+)
+def test_data_larger_than_the_budget_give_the_same_bits(changes, table):
+    recipe = RECIPE.but(**changes)
+    ample, expected = trained(fcgpu.load(table), recipe)
+    data = fcgpu.load(table, memory_budget=4_000_000)
+    assert is_mapped(data.X)
+    smallest = least(data, recipe)
+    fitted = []
+    assert data.X.nbytes > smallest
+    for budget in (smallest, 5 * smallest):
+        cut, found = trained(data, recipe, threads=3, memory_budget=budget)
+        assert cut.bytes <= budget
+        assert (cut.tile, cut.lanes) == (ample.tile, ample.lanes)
+        assert found.tobytes() == expected.tobytes()
+        fitted.append((cut.threads, cut.held))
+    assert fitted[0] == (1, 2)
+    assert fitted[-1] == (3, ample.lanes)
+
+
+def test_what_is_allocated_stays_within_the_budget(table):
+    budget = 6_000_000
+    tracemalloc.start()
+    data = fcgpu.load(table, memory_budget=budget)
+    cut, _ = trained(data, RECIPE, memory_budget=budget, threads=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert data.X.nbytes > 2.5 * budget
+    assert 0.5 * cut.bytes < peak < 1.2 * budget
+
+
+def test_a_run_with_little_memory_goes_on_with_much(table, tmp_path):
+    words = ("train", table, "--hidden", 128, "--epochs", 3, "--device", "cpu", "--quiet")
+    for name, memory in (("little", "7MB"), ("much", "1GB")):
+        result = call(*words, "--out", tmp_path / name, "--memory", memory, "--checkpoint-every", 1, "--keep", 3)
+        assert result.code == 0, result.err
+    model = tmp_path / "little/model.safetensors"
+    model.unlink()
+    for epoch in (2, 3):
+        (tmp_path / f"little/checkpoints/epoch-{epoch}.safetensors").unlink()
+    result = call("train", "--resume", tmp_path / "little", "--device", "cpu", "--quiet")
+    assert (result.code, result.err) == (0, "fcgpu: going on after epoch 1 of 3\n")
+    assert model.read_bytes() == (tmp_path / "much/model.safetensors").read_bytes()
+
+
+def test_early_stopping_does_not_copy_what_does_not_fit(table):
+    data = fcgpu.load(table, memory_budget=4_000_000)
+    with pytest.raises(fcgpu.ConfigError, match=r"copies the samples, and the 15\.3 MiB of .* raise the memory budget"):
+        next(fcgpu.train(data, RECIPE.but(early_stopping=True), device="cpu", memory_budget=4_000_000))
+    events = fcgpu.train(data, RECIPE.but(early_stopping=True), device="cpu", memory_budget=40_000_000)
+    assert next(events).plan.samples == 36_000
+
+
+def test_a_budget_that_nothing_fits_names_the_least(mnist):
+    spec = fcgpu.Spec((784, 128, 64, 10))
+    smallest = least(mnist, RECIPE.but(hidden=(128, 64)))
+    arguments = (spec, (mnist.X, mnist.y), fcgpu.Recipe(), CPU)
+    with pytest.raises(fcgpu.DeviceError, match=r"memory budget of 1\.0 MiB is too small.*need at least 5\d\.\d MiB"):
+        plan(*arguments, memory_budget=2**20)
+    cut = plan(*arguments, memory_budget=smallest)
+    assert (cut.threads, cut.held, cut.lanes, cut.bytes) == (1, 2, 16, smallest)
+
+
+def test_fewer_lanes_are_held_before_fewer_threads_are_used(mnist):
+    arguments = (fcgpu.Spec((784, 128, 64, 10)), (mnist.X, mnist.y), fcgpu.Recipe(), CPU)
+    cut = plan(*arguments, threads=8)
+    seen = []
+    while True:
+        seen.append((cut.threads, cut.held))
+        try:
+            cut = plan(*arguments, threads=8, memory_budget=cut.bytes - 1)
+        except fcgpu.DeviceError:
+            break
+    assert seen == [(8, 16), (8, 9), (7, 8), (6, 7), (5, 6), (4, 5), (3, 4), (2, 3), (1, 2)]
+
+
+@pytest.mark.parametrize("change", [lambda a: a, np.asfortranarray, lambda a: a.astype(a.dtype.newbyteorder())])
+def test_a_mapped_table_is_the_table(change, tmp_path):
+    table = np.random.default_rng(0).standard_normal((50, 4))
+    table[:, 0] = np.arange(50) % 2
+    np.save(tmp_path / "t.npy", change(table))
+    whole, mapped = fcgpu.load(tmp_path / "t.npy"), fcgpu.load(tmp_path / "t.npy", memory_budget=1000)
+    assert not is_mapped(whole.X)
+    assert is_mapped(mapped.X) == (change(table).dtype.isnative and change(table).flags.c_contiguous)
+    for name in ("X", "y"):
+        np.testing.assert_array_equal(getattr(mapped, name), getattr(whole, name))
+    assert dataclasses.replace(mapped, X=0, y=0) == dataclasses.replace(whole, X=0, y=0)
+
+
+def test_a_table_to_be_mapped_is_checked_as_any(tmp_path):
+    path = tmp_path / "t.npy"
+    np.save(path, np.zeros((50, 4)))
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(fcgpu.DataError, match="needs 1600 bytes, found 1592"):
+        npy.load_npy(path, 10)
