@@ -13,6 +13,8 @@ last index to the first, since a GPU promises no order.
 
 import atexit
 import ctypes
+import fcntl
+import hashlib
 import itertools
 import os
 import shutil
@@ -660,32 +662,23 @@ def compiler():
 
 
 class Compiled:
-    """Compiled kernels by their text. One call of the compiler for a hundred of them costs as much as for five."""
+    """Compiled kernels by their text. One call of the compiler for a hundred of them costs as much as for five.
+
+    The workers of one run of the tests share what they compile.
+    """
 
     def __init__(self):
-        self.functions, self._folder, self._count = {}, None, itertools.count()
+        self.functions = {}
 
     def build(self, requests):
         """Compile those (kernel, placeholders) that are missing, together."""
-        missing = {
-            text: f"f{next(self._count)}"
-            for kernel, kinds in requests
-            if (text := kernel.source(kinds)) not in self.functions
-        }
+        texts = dict.fromkeys(kernel.source(kinds) for kernel, kinds in requests)
+        missing = {text: f"f{n}" for n, text in enumerate(t for t in texts if t not in self.functions)}
         if not missing:
             return
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="fcgpu-kernels-"))
-            atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
-        path = self._folder / f"{next(iter(missing.values()))}.cpp"
         preambles = dict.fromkeys(kernel.preamble for kernel, _ in requests)
-        texts = (text.replace("FUNCTION", name) for text, name in missing.items())
-        path.write_text("".join((PRELUDE, *preambles, *texts)), encoding="ascii")
-        command = [compiler(), "-std=c++17", "-O0", "-w", "-fPIC", "-shared", "-o", path.with_suffix(".so"), path]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"a kernel does not compile:\n{done.stderr}")
-        library = ctypes.CDLL(str(path.with_suffix(".so")))
+        named = (text.replace("FUNCTION", name) for text, name in missing.items())
+        library = ctypes.CDLL(str(library_of("".join((PRELUDE, *preambles, *named)))))
         for text, name in missing.items():
             function = getattr(library, name)
             function.argtypes, function.restype = (ctypes.c_void_p, *[ctypes.c_longlong] * 2), ctypes.c_longlong
@@ -694,6 +687,40 @@ class Compiled:
     def function(self, kernel, kinds):
         self.build([(kernel, kinds)])
         return self.functions[kernel.source(kinds)]
+
+
+def library_of(source):
+    """The shared library of a C++ source, compiled unless another worker of this run has."""
+    path = folder() / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.so"
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            path.with_suffix(".cpp").write_text(source, encoding="ascii")
+            command = [compiler(), "-std=c++17", "-O0", "-w", "-fPIC", "-shared", "-o", path, path.with_suffix(".cpp")]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"a kernel does not compile:\n{done.stderr}")
+    return path
+
+
+@cache
+def folder():
+    """Of this run of the tests; the last of its workers to end removes it."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"{os.getpid()}")
+    made = Path(tempfile.gettempdir()) / f"fcgpu-kernels-{run}"
+    made.mkdir(mode=0o700, exist_ok=True)
+    used = os.open(made / "used", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(used, fcntl.LOCK_SH)
+
+    def leave():
+        try:
+            fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        shutil.rmtree(made, ignore_errors=True)
+
+    atexit.register(leave)
+    return made
 
 
 COMPILED = Compiled()

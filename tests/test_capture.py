@@ -6,7 +6,9 @@ allocation, an upload, a wait and CuPy's own way to cuBLAS are refused.
 
 import gc
 import itertools
+import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from device_double import HALVES, WHOLE, double_backend
 from stream_double import Recording
 
 import fcgpu
+from fcgpu.backend import INSTALL
+from fcgpu.cli import main
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.optim import FULL_BATCH
 from fcgpu.optim.schedules import SCHEDULES
@@ -225,7 +229,7 @@ def test_many_steps_are_few_graphs(recording, monkeypatch):
 
 def test_it_is_said_why_steps_are_not_recorded(monkeypatch):
     backend = double_backend()
-    monkeypatch.setitem(__import__("sys").modules, "nvmath", None)
+    monkeypatch.setitem(sys.modules, "nvmath", None)
     assert "nvmath-python is not installed: pip install 'fcgpu[cuda12]'" in capture.why_eager(backend)
     assert trained(backend)[2].capture.startswith("eager: nvmath-python is not installed")
 
@@ -241,7 +245,7 @@ def test_a_cublas_that_does_not_start_leaves_cupys_own(recording, monkeypatch):
     def create():
         raise RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED")
 
-    monkeypatch.setattr(__import__("sys").modules["nvmath.bindings.cublas"], "create", create)
+    monkeypatch.setattr(sys.modules["nvmath.bindings.cublas"], "create", create)
     _, _, finished = trained(recording)
     assert finished.capture == (
         "eager: cuBLAS does not start through nvmath-python (RuntimeError: CUBLAS_STATUS_NOT_INITIALIZED)"
@@ -375,3 +379,33 @@ def test_a_precision_that_cannot_be_is_refused(changes, capability, words, recor
 def test_a_precision_on_the_cpu_is_refused():
     with pytest.raises(fcgpu.ConfigError, match=r"precision='tf32' is for a GPU, and this run is on the CPU"):
         trained("cpu", precision="tf32")
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_command_line_says_how_steps_are_run(installed, monkeypatch, capsys, tmp_path):
+    backend = double_backend(monkeypatch)
+    if not installed:
+        monkeypatch.setitem(sys.modules, "nvmath", None)
+    monkeypatch.setattr("fcgpu.backend._gpu", lambda number, reason: backend)
+    assert main(["info", "--device", "cuda", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["capture"]
+    assert said == ("CUDA graphs" if installed else f"nvmath-python is not installed: {INSTALL}")
+    assert main(["info", "--device", "cuda"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ("recorded in CUDA graphs" if installed else "eager: nvmath-python is not installed") in shown
+    data = blobs()
+    np.save(tmp_path / "data.npy", np.column_stack([data.y, data.X]))
+    words = ["train", str(tmp_path / "data.npy"), "--epochs", "3", "--device", "cuda", "--precision", "tf32"]
+    assert main([*words, "--out", str(tmp_path / "run"), "--json", "--quiet"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["precision"] == "tf32"
+    assert result["capture"] == ("graph of 1 step" if installed else f"eager: {said}")
+    assert main([*words, "--out", str(tmp_path / "shown")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ("tf32, graph of 1 step" if installed else "tf32, eager: nvmath-python is not installed") in shown
+
+
+def test_on_the_cpu_nothing_is_said_of_graphs(capsys, tmp_path):
+    assert trained("cpu", epochs=1)[2].capture == ""
+    assert main(["info", "--device", "cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["capture"] is None
