@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from device_double import DeviceDouble, decide, usual
+from device_double import HALVES, WHOLE, DeviceDouble, decide, usual, usual_on_device
 from stream_double import Cublas
 
 import fcgpu
-from fcgpu.kernels import REFERENCE, products
+from fcgpu.kernels import REFERENCE, device, products
 from fcgpu.kernels.fused import FORMULAS, FUSED
 
 ROOT = Path(fcgpu.__file__).parent
@@ -184,13 +184,18 @@ def test_the_device_double_holds_the_same_names():
     assert functions <= {name.split(".")[0] for name in (*names, *(use.name for use in USES))}
 
 
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("name", [*FORMULAS, *(f"device {name}" for name in device.FORMULAS)])
 def test_types_are_decided_as_cupy_decides(name, cupy):
     """For the types that training meets, and with each of them wrong in turn."""
-    theirs = cupy.ElementwiseKernel(*FORMULAS[name], name)
+    *of_a_step, name = name.split()
+    if of_a_step:
+        requests = list(usual_on_device(WHOLE + HALVES, {name: device.FORMULAS[name]}))
+    else:
+        requests = list(usual({name: FORMULAS[name]}))
+    theirs = cupy.ElementwiseKernel(*requests[0][0].formula, name)
     if not hasattr(theirs, "_decide_params_type"):
         pytest.skip("this CuPy does not show how it decides")
-    for ours, kinds in usual({name: FORMULAS[name]}):
+    for ours, kinds in requests:
         every, n = (*ours.ins, *ours.outs), len(ours.ins)
         right = [p.dtype or kinds[p.c] for p in every]
         scalars = [None if p.const and not p.raw else dtype for p, dtype in zip(every, right, strict=True)]
