@@ -8,6 +8,7 @@ from rich.table import Table
 from fcgpu.backend import choose, cpu_count
 from fcgpu.cli.machine import machine, version
 from fcgpu.streams import show
+from fcgpu.train.capture import why_eager
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS, load_recipe, recipe_names, to_toml
 
@@ -25,6 +26,7 @@ EXTRAS = {
 def info(args: Namespace) -> int:
     backend = choose(args.device)
     result = machine(backend) | {
+        "capture": (why_eager(backend) or "CUDA graphs") if backend.on_gpu else None,
         "memory_to_plan_with": backend.memory(),
         "cpu_threads": cpu_count(),
         "extras": {extra: version(package) for extra, (package, _) in EXTRAS.items()},
@@ -37,6 +39,8 @@ def info(args: Namespace) -> int:
     table.add_column(overflow="fold")
     table.add_row("fcgpu", f"{result['fcgpu_version']}, Python {result['python']}, {result['system']}")
     table.add_row("device", f"{backend.device}, {backend.hardware} ({backend.reason})")
+    if backend.on_gpu:
+        table.add_row("steps", f"eager: {why}" if (why := why_eager(backend)) else "recorded in CUDA graphs")
     table.add_row("memory", f"{readable(result['memory_to_plan_with'])} to plan with")
     table.add_row("CPU", f"{cpu_count()} threads, BLAS {', '.join(result['blas']) or 'unknown'}")
     table.add_row("packages", ", ".join(f"{name} {its}" for name, its in result["packages"].items()))

@@ -199,6 +199,8 @@ def _result(started: Started, done: Finished, run: RunDirectory, digest: str) ->
         "sizes": list(done.model.spec.sizes),
         "parameters": done.model.spec.n_params,
         "dtype": recipe.dtype,
+        "precision": recipe.precision,
+        "capture": done.capture or None,
         "seed": recipe.seed,
         "samples": plan.samples,
         "batch": plan.batch,

@@ -60,6 +60,10 @@ def train(
     if start is not None and start.params.shape != (spec.n_params,):
         raise ConfigError(f"start has {start.params.size} parameters, this network {spec.n_params}: expected the same")
     backend = choose(device) if isinstance(device, str) else device
+    if recipe.precision != "float32" and not backend.on_gpu:
+        raise ConfigError(
+            f"precision={recipe.precision!r} is for a GPU, and this run is on the CPU ({backend.reason}): leave it out"
+        )
     if recipe.early_stopping and monitor is None:
         if is_mapped(data.X) and data.X.nbytes > (memory_budget or choose("cpu").memory()):
             raise ConfigError(

@@ -18,6 +18,7 @@ from fcgpu.optim.first_order import FirstOrder
 from fcgpu.optim.lbfgs import LBFGS
 from fcgpu.optim.schedules import SCHEDULES, Progress, warm_up
 from fcgpu.params import Spec, initial, weights_only
+from fcgpu.train.device import OnGpu
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import KEYS, Recipe
@@ -68,16 +69,30 @@ class Run:
         else:
             widths = None
         if weights is not None:
-            weights = backend.to_device(weights, dtype=recipe.dtype).reshape(-1, 1)
+            weights = backend.to_device(weights, dtype=recipe.dtype)
         ids = None if ids is None else backend.to_device(ids, dtype=np.uint32)
-        evaluate = SmallBatches if is_small(self.plan) and not backend.on_gpu else Evaluate
-        self.evaluate = evaluate(
-            spec, (X, backend.to_device(y), weights), plan, backend, self.workers, recipe,
-            scale=self.scale, count=self.counts, ids=ids, widths=widths,
-        )  # fmt: skip
-        self.rule = self._rule()
-        self.step = Step(self.evaluate, self.rule)
-        self.history = backend.xp.zeros((recipe.epochs, 3), dtype=np.float64)  # loss, penalty in it, right answers
+        first = start.epochs if start else 0
+        self.gpu: OnGpu | None = None
+        self.evaluate: Evaluate | OnGpu
+        self.step: Step | OnGpu
+        if backend.on_gpu:
+            self.evaluate = self.step = self.gpu = OnGpu(
+                spec, (X, backend.to_device(y), weights), plan, backend, recipe,
+                scale=self.scale, count=self.counts, ids=ids, shuffled=self.drawn,
+            )  # fmt: skip
+            self.plan = replace(plan, data_bytes=plan.data_bytes + self.gpu.resident)
+            self.rule = self._rule(self.gpu.kernels)
+            self.gpu.begin(self.rule, first)
+            self.history = self.gpu.history
+        else:
+            evaluate = SmallBatches if is_small(self.plan) else Evaluate
+            self.evaluate = evaluate(
+                spec, (X, y, None if weights is None else weights.reshape(-1, 1)), plan, backend, self.workers, recipe,
+                scale=self.scale, count=self.counts, ids=ids, widths=widths,
+            )  # fmt: skip
+            self.rule = self._rule(self.evaluate.net.kernels)
+            self.step = Step(self.evaluate, self.rule)
+            self.history = np.zeros((recipe.epochs, 3))  # loss, penalty in it, right answers
         self.order = order or np.random.Generator(np.random.PCG64(np.random.SeedSequence(recipe.seed).spawn(1)[0]))
         self.fresh = start is None or not start.rule
         self._restore(start or State(initial(spec, recipe.seed)))
@@ -89,7 +104,7 @@ class Run:
             return stairs, plan
         return stairs.copy(plan.threads), replace(plan, data_bytes=plan.data_bytes + nbytes)
 
-    def _rule(self) -> Any:
+    def _rule(self, kernels: Any) -> Any:
         recipe, at = self.recipe, self.evaluate
         if recipe.optimizer == "lbfgs":
             return LBFGS(
@@ -102,9 +117,10 @@ class Run:
         options = {key: getattr(recipe, key) for key in UPDATES[recipe.optimizer].defaults if key in KEYS}
         if "weight_decay" in options:
             flat = weights_only(self.spec, options["weight_decay"])
-            options["weight_decay"] = self.backend.to_device(flat, dtype=recipe.dtype)
-        rule = FirstOrder(recipe.optimizer, at.params, at.net.kernels, self.backend.xp, **options)
-        if recipe.optimizer == "gradient_descent" and not (self.backend.on_gpu or recipe.alpha or recipe.gradient_clip):
+            options["weight_decay"] = self._inside(flat, recipe.dtype)
+        rule = FirstOrder(recipe.optimizer, at.params, kernels, self.backend.xp, **options)
+        plain = recipe.optimizer == "gradient_descent" and not (recipe.alpha or recipe.gradient_clip)
+        if plain and isinstance(at, Evaluate):
             at.descend(rule)  # a pass over the parameters less; on a GPU the update is one pass already
         return rule
 
@@ -168,30 +184,34 @@ class Run:
         data = self.data
         yield Finished(
             model, self.epochs, self.step.steps, self.seconds, self.evaluate.samples, self.stopped,
-            partial(self._score_of_training, model),
+            self.gpu.capture.how if self.gpu else "", partial(self._score_of_training, model),
             partial(self._score, model, data.X_test, data.y_test) if data.X_test is not None else lambda: None,
         )  # fmt: skip
 
     def _epoch(self, epoch: int) -> float:
         """Every batch once; returns the last learning rate. Adds the epoch's loss and right answers to the history."""
-        n, size, evaluate = self.plan.samples, self.plan.batch, self.evaluate
-        total = self.recipe.epochs * self.plan.steps_per_epoch
-        order = None
-        if self.drawn:
-            order = self.order.permutation(n)
-            order = self.backend.to_device(order) if self.stairs is None else self.stairs.batches(order, size)
+        n, size = self.plan.samples, self.plan.batch
+        order = self.order.permutation(n) if self.drawn else None
+        if self.gpu is not None:
+            self.gpu.epoch(epoch, self._learning_rates, (self.drops, self.halvings), order)
+            return self._learning_rates(1, -1)[0]
+        if order is not None and self.stairs is not None:
+            order = self.stairs.batches(order, size)
+        step, evaluate, total = self.step, self.evaluate, self.recipe.epochs * self.plan.steps_per_epoch
+        assert isinstance(step, Step)
+        assert isinstance(evaluate, Evaluate)
         loss, penalty, correct = (self.history[epoch, i : i + 1] for i in range(3))
         seen = 0 if self.fresh and epoch == 0 else self.samples
         held = self.rule.learning_rate
         rate = last = math.nan
         for start in range(0, n, size):
             stop = min(start + size, n)
-            rate = self._learning_rate(Progress(self.step.steps, total, epoch, seen, self.drops))
+            rate = self._learning_rate(Progress(step.steps, total, epoch, seen, self.drops))
             if rate != last and held is not None:
                 held.fill(rate)
             last = rate
             share = (stop - start) / n
-            measured = self.step(slice(start, stop) if order is None else order[start:stop], stop - start)
+            measured = step(slice(start, stop) if order is None else order[start:stop], stop - start)
             if not evaluate.kept or self.recipe.alpha:
                 loss += measured * share
             if self.recipe.alpha:
@@ -203,6 +223,16 @@ class Run:
             loss += measured
             correct += right
         return rate
+
+    def _learning_rates(self, n: int, first: int = 0) -> list[float]:
+        """Of n steps, from the next on, or from so many behind it; all of this epoch, or of epochs to come."""
+        every, rates = self.plan.steps_per_epoch, []
+        for i in range(first, first + n):
+            step, later = self.step.steps + i, max(0, i // every)
+            seen = 0 if self.fresh and self.epochs + later == 0 else self.samples + later * self.plan.samples
+            at = Progress(step, self.recipe.epochs * every, self.epochs + later, seen, self.drops)
+            rates.append(self._learning_rate(at))
+        return rates
 
     def _learning_rate(self, at: Progress) -> float:
         rate = self.recipe.learning_rate * self._factor(at) * warm_up(at, self._warm_up_steps)
@@ -245,7 +275,9 @@ class Run:
 
     def _inside(self, vectors: Any, dtype: Any = None) -> Any:
         """Parameters, or vectors like them (..., n_params), as this run holds them; other arrays as they are."""
-        if self.stairs is not None and vectors.shape[-1:] == (self.spec.n_params,):
+        if self.gpu is not None and vectors.shape[-1:] == (self.spec.n_params,):
+            vectors = self.gpu.layout.padded(vectors)
+        elif self.stairs is not None and vectors.shape[-1:] == (self.spec.n_params,):
             vectors = np.array(vectors)
             W = self.spec.layers(vectors)[0].W
             W[...] = W[..., self.stairs.features, :]
@@ -254,6 +286,8 @@ class Run:
     def _outside(self, vectors: Any) -> Any:
         """A copy on the host of what `_inside` made."""
         vectors = np.array(self.backend.to_host(vectors))
+        if self.gpu is not None and vectors.shape[-1:] == (self.gpu.layout.size,):
+            return self.gpu.layout.packed(vectors)
         if self.stairs is not None and vectors.shape[-1:] == (self.spec.n_params,):
             W = self.spec.layers(vectors)[0].W
             W[..., self.stairs.features, :] = W.copy()
