@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from device_memory import Clock, Copy, Event, Memory, Stream, is_pinned, pinned
 
 from fcgpu.backend import Backend
 from fcgpu.kernels.fused import FORMULAS
@@ -44,6 +45,9 @@ FREE_BYTES = 1 << 30
 def operand(x):
     """What an operator or a ufunc computes with: a device array's values, or a scalar."""
     if isinstance(x, DeviceArray):
+        if x._block.coming is not None:
+            raise AssertionError("a look at a buffer before its copy was waited for")
+        x._block.used = x._xp.clock.now
         return x._host
     if isinstance(x, bool | int | float | np.generic):
         return x
@@ -53,11 +57,13 @@ def operand(x):
 class DeviceArray:
     """cupy.ndarray, as far as fcgpu uses it."""
 
-    __slots__ = ("_host", "_xp")
+    __slots__ = ("_block", "_host", "_xp")
     __array_ufunc__ = None  # NumPy's operators hand over to ours, which refuse
 
-    def __init__(self, xp, host):
+    def __init__(self, xp, host, of=None):
         self._xp, self._host = xp, host
+        view = of is not None and np.may_share_memory(host, of._host)
+        self._block = of._block if view else xp.memory.block(host.nbytes)
 
     shape, dtype, ndim, size, nbytes = (
         property(lambda self, name=name: getattr(self._host, name))
@@ -85,7 +91,7 @@ class DeviceArray:
         return tuple(parts) if any(p is Ellipsis for p in parts) else (*parts, ...)
 
     def __getitem__(self, index):
-        return DeviceArray(self._xp, self._host[self._index(index)])
+        return DeviceArray(self._xp, self._host[self._index(index)], self)
 
     def __setitem__(self, index, value):
         if not isinstance(value, DeviceArray):
@@ -103,10 +109,10 @@ class DeviceArray:
         self[...] = value
 
     def reshape(self, *shape):
-        return DeviceArray(self._xp, self._host.reshape(*shape))
+        return DeviceArray(self._xp, self._host.reshape(*shape), self)
 
     def view(self, dtype):
-        return DeviceArray(self._xp, self._host.view(dtype))
+        return DeviceArray(self._xp, self._host.view(dtype), self)
 
     def astype(self, dtype):
         with np.errstate(all="ignore"):
@@ -119,6 +125,27 @@ class DeviceArray:
         """A copy on the host: waits for the device."""
         self._xp.synchronisations += 1
         return self._host.copy()
+
+    def set(self, host, stream=None):
+        """From an array like this one. On a stream of its own only from pinned memory, which CuPy does not check."""
+        if not isinstance(host, np.ndarray):
+            raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
+        if (host.dtype, host.shape) != (self.dtype, self.shape):
+            raise ValueError(f"Shape mismatch, or type: {host.dtype}{host.shape} for {self.dtype}{self.shape}")
+        if not self._host.flags.c_contiguous:
+            raise RuntimeError("Cannot set to non-contiguous array")
+        self._xp.uploads += 1
+        self._xp.upload_bytes += host.nbytes
+        if stream is None or stream.null:
+            self._host[...] = host
+        elif not is_pinned(host):
+            raise AssertionError("a copy from memory that is not pinned waits for the device")
+        else:
+            stream.copy(Copy(self._host, host, self._block))
+
+    @property
+    def device(self):
+        return self._xp.cuda.Device(0)
 
     def item(self):
         if self.size != 1:
@@ -189,10 +216,17 @@ class DeviceDouble:
 
     def __init__(self):
         self.synchronisations = self.uploads = self.upload_bytes = self.copies = 0
-        self.launches = Counter()
+        self.launches, self.event_waits, self.clock = Counter(), Counter(), Clock()
+        self.memory, null = Memory(FREE_BYTES), Stream(self.clock, null=True)
+        null.synchronize = self._synchronize
         self.cuda = SimpleNamespace(
-            get_current_stream=lambda: SimpleNamespace(synchronize=self._synchronize),
-            runtime=SimpleNamespace(memGetInfo=lambda: (FREE_BYTES, FREE_BYTES)),
+            Device=lambda number: SimpleNamespace(id=number, use=lambda: None),
+            Event=lambda block=False, disable_timing=False: Event(null, self.event_waits),
+            Stream=lambda non_blocking=False: Stream(self.clock),
+            alloc_pinned_memory=pinned,
+            get_current_stream=lambda: null,
+            get_elapsed_time=lambda begin, end: 0.0,  # this clock counts launches, not milliseconds
+            runtime=SimpleNamespace(memGetInfo=self.memory.info),
         )
 
     ndarray = DeviceArray
@@ -201,6 +235,10 @@ class DeviceDouble:
         if name in UFUNCS:
             return partial(self._ufunc, name)
         raise AttributeError(f"the device double has no {name!r}: it holds the functions of CuPy that fcgpu uses")
+
+    def _launch(self, name):
+        self.launches[name] += 1
+        self.clock.now += 1
 
     def _synchronize(self):
         self.synchronisations += 1
@@ -212,7 +250,7 @@ class DeviceDouble:
         """cupy._core._kernel.ufunc: no `where=`, and an `out` of exactly the broadcast shape."""
         if wrong:
             raise TypeError(f"Wrong arguments {wrong}")
-        self.launches[name] += 1
+        self._launch(name)
         inputs = [operand(a) for a in args]
         if out is not None and not isinstance(operand(out), np.ndarray):
             raise TypeError("Output arguments type must be cupy.ndarray")
@@ -221,7 +259,7 @@ class DeviceDouble:
         return self._new(result) if out is None else out
 
     def _reduce(self, name, a, axis=None, out=None, **options):
-        self.launches[name] += 1
+        self._launch(name)
         if not isinstance(a, DeviceArray) or not (out is None or isinstance(out, DeviceArray)):
             raise TypeError(f"Argument must be cupy.ndarray, not {type(a)}, {type(out)}")
         with np.errstate(all="ignore"):
@@ -234,7 +272,7 @@ class DeviceDouble:
         return out
 
     def where(self, condition, x, y):
-        self.launches["where"] += 1
+        self._launch("where")
         return self._new(np.where(operand(condition), operand(x), operand(y)))
 
     def sum(self, a, axis=None, dtype=None, out=None, keepdims=False):
@@ -248,7 +286,7 @@ class DeviceDouble:
 
     def matmul(self, a, b, out=None):
         """cupy._core._routines_linalg.matmul: counts the temporary copies that it makes of operands and of out."""
-        self.launches["matmul"] += 1
+        self._launch("matmul")
         A, B = operand(a), operand(b)
         if out is None:
             return self._new(A @ B)
@@ -264,7 +302,7 @@ class DeviceDouble:
         return out
 
     def swapaxes(self, a, axis1, axis2):
-        return self._new(operand(a).swapaxes(axis1, axis2))
+        return DeviceArray(self, operand(a).swapaxes(axis1, axis2), a)
 
     def asarray(self, a, dtype=None):
         """Always a copy where it comes from the host, in native byte order, Fortran order kept."""
@@ -306,7 +344,7 @@ class DeviceDouble:
         return self._new(np.arange(stop, dtype=dtype))
 
     def get_default_memory_pool(self):
-        return SimpleNamespace(free_bytes=lambda: 0)
+        return self.memory
 
     def ElementwiseKernel(self, in_params, out_params, operation, name="kernel"):
         return ElementwiseKernel(in_params, out_params, operation, name)
@@ -381,7 +419,9 @@ class ElementwiseKernel:
                 raise TypeError("Output arguments type must be cupy.ndarray")
             if not p.raw and a.shape != shape:
                 raise ValueError("Out shape is mismatched")
-        arrays[0]._xp.launches[self.name] += 1
+        arrays[0]._xp._launch(self.name)
+        for a in arrays:
+            a._block.used = a._xp.clock.now
         if 0 not in shape:
             hosts = [
                 value if isinstance(value, np.ndarray) else np.array(value, dtype=kind)

@@ -61,7 +61,7 @@ class Job:
 
     def __init__(self, args: Namespace, recipe: Recipe, checkpoint: Checkpoint | None = None) -> None:
         self.args, self.recipe = args, recipe
-        self.backend = choose(args.device)
+        self.device = args.device if args.device == "auto" else choose(args.device)  # auto needs to know the work
         source = recipe.data if args.data is None else _source(args.data)
         self.data = load(source, image_size=recipe.image_size or None)
         if checkpoint is not None:
@@ -69,7 +69,10 @@ class Job:
         self.events = self._events(None if checkpoint is None else checkpoint.state)
         started = next(self.events)
         assert isinstance(started, Started)
-        self.started, self.cut = started, cut_of(started.plan, self.backend.on_gpu)
+        self.started, self.cut = started, cut_of(started.plan, started.backend.on_gpu)
+        self.device = started.backend
+        if started.plan.note:
+            say(f"fcgpu: warning: {started.plan.note}")
         if checkpoint is not None:
             check_cut(args.resume, checkpoint, self.cut)
             say(f"fcgpu: going on after epoch {checkpoint.state.epochs} of {recipe.epochs}")
@@ -84,6 +87,8 @@ class Job:
                 progress.print(_small(data))
             for event in self._halving(run) if args.on_divergence == "halve" else self.events:
                 if isinstance(event, EpochEnded):
+                    if event.note:
+                        say(f"fcgpu: warning: {event.note}")
                     run.add(event)
                     progress.add(event)
                     if speak and recipe.cost_every and (event.epoch - 1) % recipe.cost_every == 0:
@@ -107,9 +112,7 @@ class Job:
 
     def _events(self, state: State | None) -> Iterator[Event]:
         threads, budget = count("threads", self.args.threads), size("memory", self.args.memory)
-        return events_of(
-            self.data, self.recipe, device=self.backend, threads=threads, memory_budget=budget, start=state
-        )
+        return events_of(self.data, self.recipe, device=self.device, threads=threads, memory_budget=budget, start=state)
 
     def _halving(self, run: RunDirectory) -> Iterator[Event]:
         """The events; where they diverge, those of going on from the last good checkpoint at half the rate."""
@@ -170,7 +173,7 @@ def _source(text: str) -> str:
 
 
 def _result(started: Started, done: Finished, run: RunDirectory, digest: str) -> dict[str, Any]:
-    backend, plan, recipe = started.backend, started.plan, started.recipe
+    backend, plan, recipe = started.backend, done.plan, started.recipe
     return {
         "fcgpu_version": __version__,
         "recipe": recipe.name,
@@ -187,6 +190,7 @@ def _result(started: Started, done: Finished, run: RunDirectory, digest: str) ->
         "tile": plan.tile,
         "lanes": plan.lanes,
         "threads": plan.threads,
+        "chunk": plan.chunk,
         "memory_planned": plan.bytes,
         "epochs": done.epochs,
         "stopped": done.stopped,

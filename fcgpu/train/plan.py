@@ -1,16 +1,21 @@
-"""How a run is cut: tiles of rows, lanes of gradients, threads; and what it will allocate, before it does.
+"""How a run is cut: tiles of rows, lanes of gradients, threads; what lies where; and the bytes, before they are taken.
 
 A batch is cut into tiles, and tile t is added into lane t mod lanes. Tiles and lanes decide the order of every sum, so
 they decide the bits of the result; they depend on the network, the batch and the memory budget, never on the number of
 threads. Threads only decide which lanes run side by side.
+
+On a GPU there is one lane, the tile is the batch where that fits, and the features lie on the device in their stored
+type. Where memory is short tiles are halved first; where that does not help the features stay on the host, and go
+through the device in chunks (`train/stream.py`).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from fcgpu.backend import Backend, cpu_count
+from fcgpu.backend import Backend, Work, cpu_count
 from fcgpu.errors import ConfigError, DeviceError
 from fcgpu.network import Workspace
 from fcgpu.optim.first_order import state_arrays
@@ -26,23 +31,39 @@ LANES = 16
 LANE_BYTES = 128 << 20  # of gradients: a large network gets fewer lanes
 LANE_FLOP = 2e8  # multiplications and additions under which a lane is not worth a thread's start, some 50 µs
 
+# Not measured yet, from counts: a tile of 784-128-64-10 is some 30 launches of about 5 µs, so above GPU_TILE_ROWS they
+# are few beside its products, and below GPU_SMALL_TILE reading the features from the host again may be cheaper.
+GPU_TILE_ROWS = 1 << 16
+GPU_SMALL_TILE = 1 << 12
+CHUNK_BYTES = 64 << 20  # of features that go to the device at once; there are two chunks there, and two on the host
+
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows per update, rows per tile, gradient accumulators, threads, and bytes."""
+    """Rows per update, rows per tile, gradient accumulators, threads, and bytes.
+
+    `note` says in words why it is not the plan of choice, where memory ran out although it should have been enough.
+    """
 
     samples: int
     batch: int
     tile: int
     lanes: int
     threads: int
-    data_bytes: int  # X and y where the run computes
+    data_bytes: int  # the samples, as far as they lie where the run computes
     work_bytes: int  # parameters, gradients, optimizer state and workspaces
     budget: int
+    chunk: int = 0  # rows of X that go through the GPU at a time; 0 where all of it lies where the run computes
+    note: str = ""
 
     @property
     def bytes(self) -> int:
         return self.data_bytes + self.work_bytes
+
+    @property
+    def remedy(self) -> str:
+        """What to do where even that is not there."""
+        return f"this network and data need {readable(self.bytes)} there; free its memory, or use a smaller dtype"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -57,11 +78,14 @@ def plan(
     *,
     threads: int | None = None,
     memory_budget: int | None = None,
+    weighted: bool = False,
+    beside: int = 0,
 ) -> Plan:
     """The plan for X (n_samples, n_features) and y (n_samples, ...), within `memory_budget` bytes (None: what is free).
 
-    The data count as they will lie on the device, X in its stored type. Where the budget is short the tile shrinks
-    first, then the lanes, then the tile again.
+    The data count as they will lie on the device, X in its stored type; `weighted` where samples have weights; `beside`
+    are bytes of other samples that lie there where X does. Where the budget is short the tile shrinks first, on the CPU
+    then the lanes, on a GPU the features stay on the host; then the tile shrinks again.
     Raises ConfigError for a batch larger than the data or a thread count below 1; DeviceError, with the least that
     would do, for a budget that nothing fits.
     """
@@ -72,28 +96,49 @@ def plan(
         raise ConfigError(f'batch={rows} is more than the {n} samples; use batch="full"')
     if threads is not None and threads < 1:
         raise ConfigError(f"threads={threads}: expected 1 or more")
-    resident = X.nbytes + y.nbytes
+    size, row_bytes = np.dtype(recipe.dtype).itemsize, X.dtype.itemsize * X.shape[1]
+    there = not backend.on_gpu or backend.holds(X)  # in memory already: what is free is free for the rest
     budget = memory_budget
-    if budget is None:  # on the CPU the data are in memory already, so what is free is free for the rest
-        budget = backend.memory() + (0 if backend.on_gpu else resident)
+    if budget is None:
+        budget = backend.memory() + (X.nbytes + y.nbytes if there else 0)
+    small = y.nbytes + n * (size * weighted + 4 * bool(recipe.dropout))  # of every sample, beside its features
+    if backend.on_gpu and recipe.shuffle and rows < n:
+        small += 8 * n  # the order
+
+    def sized(cut: Plan) -> Plan:
+        features = 2 * cut.chunk * row_bytes if cut.chunk else X.nbytes + beside
+        return with_work(replace(cut, data_bytes=features + small), spec, recipe)
+
+    whole = Plan(n, rows, rows, 1, 1, 0, 0, budget)
+    cuts = _gpu_cuts(whole, row_bytes, movable=not there) if backend.on_gpu else _cpu_cuts(whole, spec, size, threads)
+    fitted = whole
+    for cut in cuts:
+        fitted = sized(cut)
+        if fitted.bytes <= budget:
+            return fitted
+    raise DeviceError(
+        f"memory budget of {readable(budget)} is too small; this network and data need at least "
+        f"{readable(fitted.bytes)} on {backend.device}: raise the budget, or use a smaller network or dtype"
+    )
+
+
+def with_work(cut: Plan, spec: Spec, recipe: Recipe) -> Plan:
+    """The plan with its work_bytes: vectors of the parameters' length, workspaces, the history of the losses."""
     size = np.dtype(recipe.dtype).itemsize
-    widest = Plan(n, rows, rows, 1, 1, resident, 0, budget)
-    if not backend.on_gpu:
-        widest = _cut_for_cpu(widest, spec, size)
-        widest = replace(widest, threads=min(threads or cpu_count(), widest.lanes))
-    cut = fitted = _sized(widest, spec, size, recipe)
-    while fitted.bytes > budget:
-        if cut.tile > SMALL_TILE or cut.lanes == 1 < cut.tile:
-            cut = replace(cut, tile=-(-cut.tile // 2))
-        elif cut.lanes > 1:
-            cut = replace(cut, lanes=cut.lanes // 2, threads=min(cut.threads, cut.lanes // 2))
-        else:
-            raise DeviceError(
-                f"memory budget of {readable(budget)} is too small; this network and data need at least "
-                f"{readable(fitted.bytes)} on {backend.device}: raise the budget, or use a smaller network or dtype"
-            )
-        fitted = _sized(cut, spec, size, recipe)
-    return fitted
+    state = 2 * recipe.history_size + 4 if recipe.optimizer == "lbfgs" else state_arrays(recipe.optimizer)
+    chosen = bool(recipe.alpha) + (recipe.optimizer == "adamw") + recipe.early_stopping
+    vectors = 1 + state + chosen + cut.lanes + cut.threads + 2  # 2: temporaries of the update
+    row = size * Workspace.values(spec) + (sum(recipe.hidden) if recipe.dropout else 0) + 1
+    history = 24 * recipe.epochs
+    return replace(cut, work_bytes=size * vectors * spec.n_params + cut.threads * cut.tile * row + history)
+
+
+def work_of(spec: Spec, batch: int) -> Work:
+    """One update from `batch` samples: two products of the first layer, three of the others, and some 6 launches a
+    layer and 8 more, as the device double of the tests counts them.
+    """
+    first, *others = (2 * n_in * n_out for n_in, n_out in spec.layer_sizes)
+    return Work(float(batch * (2 * first + 3 * sum(others))), 8 + 6 * len(spec.layer_sizes))
 
 
 def readable(n: float) -> str:
@@ -104,17 +149,43 @@ def readable(n: float) -> str:
     return f"{n / 1024**power:,.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
 
 
-def _cut_for_cpu(whole: Plan, spec: Spec, size: int) -> Plan:
+def _cpu_cuts(whole: Plan, spec: Spec, size: int, threads: int | None) -> Iterator[Plan]:
+    """From the fastest to the one that needs least."""
     flop = 6.0 * spec.n_params * whole.batch
     lanes = int(max(1, min(LANES, LANE_BYTES // (size * spec.n_params), flop // LANE_FLOP, whole.batch)))
     rows = max(32, min(TILE_ROWS, TILE_BYTES // (size * Workspace.values(spec))))
     rounds = max(1, round(whole.batch / (lanes * rows)))  # tiles a lane; all of one size, so that lanes end together
-    return replace(whole, lanes=lanes, tile=-(-whole.batch // (lanes * rounds)))
+    tile, threads = -(-whole.batch // (lanes * rounds)), threads or cpu_count()
+    while True:
+        yield replace(whole, lanes=lanes, tile=tile, threads=min(threads, lanes))
+        if tile > SMALL_TILE or lanes == 1 < tile:
+            tile = half(tile)
+        elif lanes > 1:
+            lanes //= 2
+        else:
+            return
 
 
-def _sized(cut: Plan, spec: Spec, size: int, recipe: Recipe) -> Plan:
-    """The plan with its bytes: vectors of the parameters' length, and a workspace and scratch gradient a thread."""
-    state = 2 * recipe.history_size + 4 if recipe.optimizer == "lbfgs" else state_arrays(recipe.optimizer)
-    vectors = 1 + state + cut.lanes + cut.threads + 2  # 2: temporaries of the update
-    work = cut.threads * cut.tile * Workspace.values(spec)
-    return replace(cut, work_bytes=size * (vectors * spec.n_params + work))
+def _gpu_cuts(whole: Plan, row_bytes: int, *, movable: bool) -> Iterator[Plan]:
+    """From the fastest to the one that needs least; X can stay on the host where it is `movable`."""
+    tile = min(whole.batch, GPU_TILE_ROWS)
+    yield replace(whole, tile=tile)
+    while tile > (GPU_SMALL_TILE if movable else 1):
+        tile = half(tile)
+        yield replace(whole, tile=tile)
+    if not movable:
+        return
+    rows = max(1, CHUNK_BYTES // row_bytes)
+    tile = min(whole.batch, GPU_TILE_ROWS, rows)
+    batches = min(rows, whole.samples) // whole.batch  # whole ones in a chunk; else a chunk is a tile
+    while batches > 1:
+        yield replace(whole, tile=tile, chunk=batches * whole.batch)
+        batches //= 2
+    yield replace(whole, tile=tile, chunk=tile)
+    while tile > 1:
+        tile = half(tile)
+        yield replace(whole, tile=tile, chunk=tile)
+
+
+def half(tile: int) -> int:
+    return -(-tile // 2)

@@ -25,6 +25,7 @@ from fcgpu.train.staircase import Staircase, staircase
 from fcgpu.train.state import State
 from fcgpu.train.step import Evaluate, Step
 from fcgpu.train.stopping import Patience
+from fcgpu.train.stream import Stream, on_device
 
 LOOK_SECONDS = 0.25  # on a GPU the loss is looked at this often, not every epoch: a look waits for the device
 
@@ -32,7 +33,10 @@ Monitor = Callable[[EpochEnded], float]
 
 
 class Run:
-    """The state of one training run, all of it here or in the step's device arrays."""
+    """The state of one training run, all of it here or in the step's device arrays.
+
+    `drawn` is the order (n,) that `order` drew first, None before it did; a run that begins anew takes it `again`.
+    """
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Run:
         order: Any,
         monitor: Monitor | None,
         ids: Any,
+        again: Any = None,
     ) -> None:
         self.recipe, self.data, self.spec, self.backend, self.plan = recipe, data, spec, backend, plan
         self.scale, self.counts = recipe.scale or data.scale, data.classes is not None and y.ndim == 1
@@ -56,21 +61,29 @@ class Run:
         self._factor = partial(schedule.factor, **{key: getattr(recipe, key) for key in schedule.defaults})
         self._warm_up_steps = recipe.warmup * plan.steps_per_epoch
         self.workers = Workers(plan.threads)
-        self.X = X = backend.to_device(data.X)
-        self.drawn = recipe.shuffle and plan.batch < plan.samples  # batches in a new order each epoch
-        self.stairs = staircase(X, plan, recipe.epochs, drawn=self.drawn) if isinstance(X, np.ndarray) else None
+        self.X = X = data.X if plan.chunk else on_device(data.X, backend)
+        self.shuffled = recipe.shuffle and plan.batch < plan.samples  # batches in a new order each epoch
+        self.drawn: Any = None
+        self._again = again
+        self.stairs = self.stream = widths = None
+        if isinstance(X, np.ndarray) and not plan.chunk:
+            self.stairs = staircase(X, plan, recipe.epochs, drawn=self.shuffled)
         if self.stairs is not None:
             samples, widths = self.stairs.samples, self.stairs.widths
             X, self.plan = self._in_order(self.stairs)
             y, weights = y[samples], None if weights is None else weights[samples]
             ids = samples if ids is None else ids[samples]
+        weights = None if weights is None else np.asarray(weights, dtype=recipe.dtype).reshape(-1, 1)
+        if plan.chunk:
+            if recipe.dropout:
+                ids = np.asarray(np.arange(plan.samples) if ids is None else ids, dtype=np.uint32)
+            X = self.stream = Stream(X, (y, weights, ids), plan, backend)
+            y, weights, ids = X.y, X.weights, X.ids
         else:
-            widths = None
-        if weights is not None:
-            weights = backend.to_device(weights, dtype=recipe.dtype).reshape(-1, 1)
-        ids = None if ids is None else backend.to_device(ids, dtype=np.uint32)
+            y, weights = (None if a is None else backend.to_device(a) for a in (y, weights))
+            ids = None if ids is None else backend.to_device(ids, dtype=np.uint32)
         self.evaluate = Evaluate(
-            spec, (X, backend.to_device(y), weights), plan, backend, self.workers, recipe,
+            spec, (X, y, weights), plan, backend, self.workers, recipe,
             scale=self.scale, count=self.counts, ids=ids, widths=widths,
         )  # fmt: skip
         self.rule = self._rule()
@@ -139,7 +152,7 @@ class Run:
         started = looked - self.seconds
         try:
             while self.epochs < recipe.epochs and not self.stopped:
-                with self.workers.quiet():
+                with self.workers.quiet(), self.backend.enough_memory(self.plan.remedy):
                     rate = self._epoch(self.epochs)
                 self.epochs += 1
                 self.samples += n
@@ -152,12 +165,15 @@ class Run:
                     self.evaluate.samples, rate, None, partial(self._fetch, self.epochs - 1), self.state,
                     self.model, n, self.counts,
                 )  # fmt: skip
-                event, stopped = self._judged(event)
+                with self.backend.enough_memory(self.plan.remedy):
+                    event, stopped = self._judged(event)
                 self.stopped = stopped or self.rule.finished
                 self.seconds = time.perf_counter() - started
                 yield event
         finally:
             self.workers.close()
+            if self.stream is not None:
+                self.stream.close()
         if self.best is not None:
             self.evaluate.params[...] = self.best
         model = self.model()
@@ -165,7 +181,7 @@ class Run:
             raise self._diverged(math.nan, self.epochs)
         data = self.data
         yield Finished(
-            model, self.epochs, self.step.steps, self.seconds, self.evaluate.samples, self.stopped,
+            model, self.epochs, self.step.steps, self.seconds, self.evaluate.samples, self.stopped, self.plan,
             partial(self._score_of_training, model),
             partial(self._score, model, data.X_test, data.y_test) if data.X_test is not None else lambda: None,
         )  # fmt: skip
@@ -174,10 +190,7 @@ class Run:
         """Every batch once; returns the last learning rate. Adds the epoch's loss and right answers to the history."""
         n, size, evaluate = self.plan.samples, self.plan.batch, self.evaluate
         total = self.recipe.epochs * self.plan.steps_per_epoch
-        order = None
-        if self.drawn:
-            order = self.order.permutation(n)
-            order = self.backend.to_device(order) if self.stairs is None else self.stairs.batches(order, size)
+        order = self._draw() if self.shuffled else None
         loss, penalty, correct = (self.history[epoch, i : i + 1] for i in range(3))
         seen = 0 if self.fresh and epoch == 0 else self.samples
         rate = 0.0
@@ -193,6 +206,16 @@ class Run:
             if self.counts:
                 correct += evaluate.correct
         return rate
+
+    def _draw(self) -> Any:
+        """An epoch's order (n,) as the evaluation takes it; None where the samples are brought into it themselves."""
+        order = self.order.permutation(self.plan.samples) if self._again is None else self._again
+        self.drawn, self._again = order if self.drawn is None else self.drawn, None
+        if self.stairs is not None:
+            return self.stairs.batches(order, self.plan.batch)
+        if self.stream is not None:
+            return self.stream.begin(order)
+        return self.backend.to_device(order)
 
     def _learning_rate(self, at: Progress) -> float:
         rate = self.recipe.learning_rate * self._factor(at) * warm_up(at, self._warm_up_steps)
