@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from device_double import double_backend
 
 import fcgpu
 from fcgpu.backend import Workers
@@ -30,6 +31,12 @@ def gpu():
 def backend(request):
     """Each backend in turn."""
     return fcgpu.choose("cpu") if request.param == "numpy" else request.getfixturevalue("gpu")
+
+
+@pytest.fixture(params=["double", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request):
+    """The GPU, and its double where there is none: what is written for the one has then run on the other."""
+    return double_backend() if request.param == "double" else request.getfixturevalue("gpu")
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ class Memory:
     """`total` bytes of device memory. `refused` holds the numbers of the allocations, from 1, that fail."""
 
     def __init__(self, total):
-        self.total, self.held, self.allocations, self.refused, self.peak = total, 0, 0, set(), 0
+        self.total, self.limit, self.held, self.peak = total, total, 0, 0
+        self.allocations, self.refused = 0, set()
         self.free = Counter()  # blocks by size
 
     def block(self, nbytes):
@@ -37,12 +38,15 @@ class Memory:
         self.allocations += 1
         if self.allocations in self.refused:
             raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (refused by a test).")
-        if self.held + size > self.total:
+        if self.held + size > self.limit:
             self.free_all_blocks()
-        if self.held + size > self.total:
+        if self.held + size > self.limit:
             raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (allocated so far: {self.held:,} bytes).")
         self.held += size
         self.peak = max(self.peak, self.used_bytes())
+
+    def set_limit(self, size=0):
+        self.limit = size or self.total
 
     def free_bytes(self):
         return sum(size * n for size, n in self.free.items())
@@ -69,9 +73,11 @@ class Block:
     """
 
     def __init__(self, memory, nbytes):
-        self.memory, self.size, self.used, self.coming = memory, -(-nbytes // UNIT) * UNIT, 0, None
-        if self.size:
-            memory.take(self.size)
+        self.memory, self.size, self.used, self.coming = memory, 0, 0, None
+        size = -(-nbytes // UNIT) * UNIT
+        if size:
+            memory.take(size)
+        self.size = size  # and is given back
 
     def __del__(self):
         if self.size:

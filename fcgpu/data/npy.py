@@ -14,15 +14,19 @@ from fcgpu.data.dataset import Dataset, dataset, scale_of
 from fcgpu.data.idx import fill, unpacked_limit
 from fcgpu.errors import DataError
 
+MAPPED_BYTES = 1 << 30  # a larger NPY file is not read into memory
 NPZ_KEYS = (("X", "y", "X_test", "y_test"), ("x_train", "y_train", "x_test", "y_test"))
 
 
 def load_npy(path: Path) -> Dataset:
-    """A Dataset from an array (n, 1 + n_features), the label first; for a moment it is in memory twice."""
+    """A Dataset from an array (n, 1 + n_features), the label first; for a moment it is in memory twice.
+
+    Of a file of more than MAPPED_BYTES the features stay there, and are read when they are used.
+    """
     table = read_npy(path)
     if table.ndim != 2 or table.shape[1] < 2:
         raise DataError(f"{path}: shape {table.shape}; expected (n_samples, 1 + n_features), the label first")
-    X = np.ascontiguousarray(table[:, 1:])
+    X = table[:, 1:] if isinstance(table, np.memmap) else np.ascontiguousarray(table[:, 1:])
     return dataset(X, table[:, 0], scale=scale_of(X), name=str(path))
 
 
@@ -47,9 +51,17 @@ def rolled_out(X: Any) -> tuple[Any, tuple[int, ...] | None]:
 
 
 def read_npy(path: Path) -> Any:
-    """The array of an NPY file, in C order and native bytes. Raises DataError: see `_array`."""
+    """The array of an NPY file, in C order and native bytes; a large one is mapped, read-only, where it is so in the
+    file. Raises DataError: see `_array`.
+    """
     with path.open("rb") as stream:
-        return _array(stream, os.fstat(stream.fileno()).st_size, str(path))
+        size = os.fstat(stream.fileno()).st_size
+        if size > MAPPED_BYTES:
+            shape, fortran, dtype = _header(stream, size, str(path))
+            if dtype.isnative and dtype.kind != "U" and not fortran:
+                return np.memmap(path, dtype, "r", stream.tell(), shape)
+            stream.seek(0)
+        return _array(stream, size, str(path))
 
 
 def read_npz(path: Path, *, features_only: bool = False) -> list[Any]:
@@ -95,11 +107,10 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: st
         return _array(stream, info.file_size, f"{path}: array {key}")
 
 
-def _array(stream: Any, size: int, name: str) -> Any:
-    """The array of an NPY stream of `size` bytes.
+def _header(stream: Any, size: int, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, is it in Fortran order, and type of an NPY stream of `size` bytes, which is read up to the data.
 
-    Raises DataError: not NPY 1.0, Python objects, not numbers or text, empty, a header that disagrees with the size,
-    truncated.
+    Raises DataError: not NPY 1.0, Python objects, not numbers or text, empty, a header that disagrees with the size.
     """
     try:
         version = np.lib.format.read_magic(stream)
@@ -121,6 +132,13 @@ def _array(stream: Any, size: int, name: str) -> Any:
         raise DataError(
             f"{name}: truncated or corrupt: {shape} of {dtype} needs {claimed} bytes, found {there}; save it again"
         )
+    return shape, fortran, dtype
+
+
+def _array(stream: Any, size: int, name: str) -> Any:
+    """The array of an NPY stream of `size` bytes. Raises DataError: see `_header`; truncated."""
+    shape, fortran, dtype = _header(stream, size, name)
+    claimed = math.prod(shape) * dtype.itemsize
     data = np.empty(claimed, np.uint8)
     found = fill(data, stream)
     if found != claimed:

@@ -108,8 +108,11 @@ class Stream:
         else:  # take would copy all of X
             pinned[...] = X[order[start:stop]]
         self._copies.wait_event(self._done[side])
-        buffer.set(pinned, stream=self._copies)
+        self._copy(pinned, buffer)
         self._there[side].record(self._copies)
+
+    def _copy(self, pinned: Any, buffer: Any) -> None:
+        buffer.set(pinned, stream=self._copies)
 
 
 def on_device(X: Any, backend: Backend) -> Any:
