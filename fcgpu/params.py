@@ -1,7 +1,7 @@
 """What a network is, and its parameters: one flat vector, layer-major, with W and b as views into it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,6 +60,46 @@ class Spec:
             views.append(Layer(W, b))
             at = end + n_out
         return views
+
+
+class Padded:
+    """The flat vector as a GPU computes with it: layer after layer one matrix [W; b], padded with zeros.
+
+    shapes : of the matrices, n_in + 1 and n_out, each up to the next multiple of `width`; size : of the vector.
+    """
+
+    def __init__(self, spec: Spec, width: int) -> None:
+        self.spec = spec
+        self.shapes = tuple((-(-(n_in + 1) // width) * width, -(-n_out // width) * width) for n_in, n_out in spec.layer_sizes)
+        self.size = sum(rows * columns for rows, columns in self.shapes)
+
+    def matrices(self, flat: Any) -> list[Any]:
+        """Views of the matrices into a flat vector (..., size)."""
+        views, at = [], 0
+        for rows, columns in self.shapes:
+            views.append(flat[..., at : at + rows * columns].reshape(*flat.shape[:-1], rows, columns))
+            at += rows * columns
+        return views
+
+    def padded(self, vectors: Any) -> Any:
+        """(..., size) from parameters, or vectors like them, (..., n_params), on the host."""
+        made = np.zeros((*vectors.shape[:-1], self.size), dtype=vectors.dtype)
+        for there, here in self._pairs(made, vectors):
+            there[...] = here
+        return made
+
+    def packed(self, vectors: Any) -> Any:
+        """The reverse: (..., n_params) from (..., size), on the host."""
+        made = np.empty((*vectors.shape[:-1], self.spec.n_params), dtype=vectors.dtype)
+        for there, here in self._pairs(vectors, made):
+            here[...] = there
+        return made
+
+    def _pairs(self, padded: Any, packed: Any) -> Iterator[tuple[Any, Any]]:
+        for M, (W, b) in zip(self.matrices(padded), self.spec.layers(packed), strict=True):
+            n_in, n_out = W.shape[-2:]
+            yield M[..., :n_in, :n_out], W
+            yield M[..., n_in : n_in + 1, :n_out], b
 
 
 def initial(spec: Spec, seed: int) -> Any:

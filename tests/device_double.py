@@ -17,21 +17,26 @@ import itertools
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from functools import cache, partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
 
+import ml_dtypes
 import numpy as np
 import pytest
-from device_memory import Clock, Copy, Event, Memory, Stream, is_pinned, pinned
+from memory_double import Memory
+from stream_double import Cublas, Streams, is_pinned, pinned
 
 from fcgpu.backend import Backend
+from fcgpu.kernels import device
 from fcgpu.kernels.fused import FORMULAS
 
 C_TYPES = {
+    "float16": "float16", "bfloat16": "bfloat16",
     "bool": "bool", "int8": "signed char", "int16": "short", "int32": "int", "int64": "long long",
     "uint8": "unsigned char", "uint16": "unsigned short", "uint32": "unsigned int", "uint64": "unsigned long long",
     "float32": "float", "float64": "double",
@@ -45,9 +50,6 @@ FREE_BYTES = 1 << 30
 def operand(x):
     """What an operator or a ufunc computes with: a device array's values, or a scalar."""
     if isinstance(x, DeviceArray):
-        if x._block.coming is not None:
-            raise AssertionError("a look at a buffer before its copy was waited for")
-        x._block.used = x._xp.clock.now
         return x._host
     if isinstance(x, bool | int | float | np.generic):
         return x
@@ -57,18 +59,17 @@ def operand(x):
 class DeviceArray:
     """cupy.ndarray, as far as fcgpu uses it."""
 
-    __slots__ = ("_block", "_host", "_xp")
+    __slots__ = ("_host", "_xp")
     __array_ufunc__ = None  # NumPy's operators hand over to ours, which refuse
 
-    def __init__(self, xp, host, of=None):
+    def __init__(self, xp, host):
         self._xp, self._host = xp, host
-        view = of is not None and np.may_share_memory(host, of._host)
-        self._block = of._block if view else xp.memory.block(host.nbytes)
 
-    shape, dtype, ndim, size, nbytes = (
+    shape, dtype, ndim, size, nbytes, itemsize, strides = (
         property(lambda self, name=name: getattr(self._host, name))
-        for name in ("shape", "dtype", "ndim", "size", "nbytes")
+        for name in ("shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides")
     )
+    data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
 
     def __len__(self):
         return len(self._host)
@@ -91,7 +92,11 @@ class DeviceArray:
         return tuple(parts) if any(p is Ellipsis for p in parts) else (*parts, ...)
 
     def __getitem__(self, index):
-        return DeviceArray(self._xp, self._host[self._index(index)], self)
+        found = self._host[self._index(index)]
+        if not np.may_share_memory(found, self._host):  # taken by index: a new array
+            self._xp.streams.wait("a selection")
+            return self._xp._new(self._host[self._index(index)])
+        return DeviceArray(self._xp, found)
 
     def __setitem__(self, index, value):
         if not isinstance(value, DeviceArray):
@@ -100,7 +105,37 @@ class DeviceArray:
                 raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
         else:
             value = value._host
-        self._host[self._index(index)] = value
+        target = self._host[self._index(index)]
+        if not np.may_share_memory(target, self._host):
+            self._xp.streams.wait("an assignment by index")
+            self._host[self._index(index)] = value
+            return
+        np.broadcast_to(value, target.shape)  # or ValueError, here and not when it runs
+
+        def run(target, value):
+            with np.errstate(all="ignore"):
+                target[...] = value
+
+        self._xp.streams.launch(run, target, value)
+
+    def set(self, arr, stream=None):
+        """Queued: the host's memory is read when the copy is made."""
+        xp = self._xp
+        xp.streams.refuse_while_recording("H2D transfers are disallowed")
+        if self.dtype != arr.dtype:
+            raise TypeError(f"{arr.dtype} array cannot be set to {self.dtype} array")
+        if self.shape != arr.shape:
+            raise ValueError(f"Shape mismatch. Old shape: {self.shape}, new shape: {arr.shape}")
+        if not self._host.flags.c_contiguous:
+            raise RuntimeError("Cannot set to non-contiguous array")
+        assert stream is None or is_pinned(arr), "a copy from memory that is not pinned makes the host wait"
+        xp.uploads += 1
+        xp.upload_bytes += arr.nbytes
+        xp.streams.launch(lambda target: np.copyto(target, arr), self._host, stream=stream)
+
+    @property
+    def device(self):
+        return self._xp.cuda.Device(0)
 
     def sum(self, axis=None, dtype=None, out=None, keepdims=False):
         return self._xp.sum(self, axis, dtype, out, keepdims)
@@ -109,43 +144,25 @@ class DeviceArray:
         self[...] = value
 
     def reshape(self, *shape):
-        return DeviceArray(self._xp, self._host.reshape(*shape), self)
+        return DeviceArray(self._xp, self._host.reshape(*shape))
 
     def view(self, dtype):
-        return DeviceArray(self._xp, self._host.view(dtype), self)
+        return DeviceArray(self._xp, self._host.view(dtype))
 
     def astype(self, dtype):
+        self._xp.streams.wait("a new array")
         with np.errstate(all="ignore"):
-            return DeviceArray(self._xp, self._host.astype(dtype))
+            return self._xp._new(self._host.astype(dtype))
 
     def copy(self):
+        self._xp.streams.wait("a new array")
         return self._xp._new(self._host.copy())
 
     def get(self):
         """A copy on the host: waits for the device."""
+        self._xp.streams.wait("D2H transfers are disallowed")
         self._xp.synchronisations += 1
         return self._host.copy()
-
-    def set(self, host, stream=None):
-        """From an array like this one. On a stream of its own only from pinned memory, which CuPy does not check."""
-        if not isinstance(host, np.ndarray):
-            raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
-        if (host.dtype, host.shape) != (self.dtype, self.shape):
-            raise ValueError(f"Shape mismatch, or type: {host.dtype}{host.shape} for {self.dtype}{self.shape}")
-        if not self._host.flags.c_contiguous:
-            raise RuntimeError("Cannot set to non-contiguous array")
-        self._xp.uploads += 1
-        self._xp.upload_bytes += host.nbytes
-        if stream is None or stream.null:
-            self._host[...] = host
-        elif not is_pinned(host):
-            raise AssertionError("a copy from memory that is not pinned waits for the device")
-        else:
-            stream.copy(Copy(self._host, host, self._block))
-
-    @property
-    def device(self):
-        return self._xp.cuda.Device(0)
 
     def item(self):
         if self.size != 1:
@@ -216,52 +233,62 @@ class DeviceDouble:
 
     def __init__(self):
         self.synchronisations = self.uploads = self.upload_bytes = self.copies = 0
-        self.launches, self.event_waits, self.clock = Counter(), Counter(), Clock()
-        self.memory, null = Memory(FREE_BYTES), Stream(self.clock, null=True)
-        null.synchronize = self._synchronize
+        self.launches, self.allocations = Counter(), 0
+        self.memory = Memory(FREE_BYTES)
+        self.streams, self.cublas = Streams(self.memory), Cublas(self)
         self.cuda = SimpleNamespace(
-            Device=lambda number: SimpleNamespace(id=number, use=lambda: None),
-            Event=lambda block=False, disable_timing=False: Event(null, self.event_waits),
-            Stream=lambda non_blocking=False: Stream(self.clock),
+            get_current_stream=lambda: self.streams.current,
+            get_elapsed_time=lambda begin, end: 0.0,  # nothing here takes the time that it would take there
+            runtime=SimpleNamespace(memGetInfo=self.memory.info, is_hip=False),
+            Stream=self.streams.make,
+            Event=self.streams.event,
             alloc_pinned_memory=pinned,
-            get_current_stream=lambda: null,
-            get_elapsed_time=lambda begin, end: 0.0,  # this clock counts launches, not milliseconds
-            runtime=SimpleNamespace(memGetInfo=self.memory.info),
+            Device=lambda number=0: SimpleNamespace(id=number, use=lambda: None, compute_capability="90"),
+            device=SimpleNamespace(get_cublas_handle=lambda: self.HANDLE),
+            cublas=self.cublas.of_cupy(),
         )
 
-    ndarray = DeviceArray
+    ndarray, __version__ = DeviceArray, "14.0.0"
+    HANDLE = 7  # of CuPy's cuBLAS
 
     def __getattr__(self, name):
         if name in UFUNCS:
             return partial(self._ufunc, name)
         raise AttributeError(f"the device double has no {name!r}: it holds the functions of CuPy that fcgpu uses")
 
-    def _launch(self, name):
-        self.launches[name] += 1
-        self.clock.now += 1
-
-    def _synchronize(self):
-        self.synchronisations += 1
-
     def _new(self, host):
-        return DeviceArray(self, np.asarray(host))
+        self.streams.refuse_while_recording("an allocation, whose memory could serve another array at the replay")
+        self.allocations += 1
+        self.memory.add(host := np.asarray(host))
+        return DeviceArray(self, host)
 
     def _ufunc(self, name, *args, out=None, dtype=None, **wrong):
         """cupy._core._kernel.ufunc: no `where=`, and an `out` of exactly the broadcast shape."""
         if wrong:
             raise TypeError(f"Wrong arguments {wrong}")
-        self._launch(name)
+        self.launches[name] += 1
         inputs = [operand(a) for a in args]
         if out is not None and not isinstance(operand(out), np.ndarray):
             raise TypeError("Output arguments type must be cupy.ndarray")
-        with np.errstate(all="ignore"):
-            result = getattr(np, name)(*inputs, out=None if out is None else out._host, dtype=dtype)
-        return self._new(result) if out is None else out
+
+        def run(*hosts):
+            with np.errstate(all="ignore"):
+                return getattr(np, name)(*hosts[: len(inputs)], out=None if out is None else hosts[-1], dtype=dtype)
+
+        if out is None:
+            self.streams.wait("a new array")
+            return self._new(run(*inputs))
+        shape = np.broadcast_shapes(*(np.shape(x) for x in inputs))
+        if out.shape != shape:
+            raise ValueError(f"non-broadcastable output operand with shape {out.shape}, expected {shape}")
+        self.streams.launch(run, *(np.asarray(x) if isinstance(x, np.ndarray) else x for x in inputs), out._host)
+        return out
 
     def _reduce(self, name, a, axis=None, out=None, **options):
-        self._launch(name)
+        self.launches[name] += 1
         if not isinstance(a, DeviceArray) or not (out is None or isinstance(out, DeviceArray)):
             raise TypeError(f"Argument must be cupy.ndarray, not {type(a)}, {type(out)}")
+        self.streams.wait("a reduction, which allocates")
         with np.errstate(all="ignore"):
             result = getattr(np, name)(a._host, axis=axis, **options)
         if out is None:
@@ -272,7 +299,8 @@ class DeviceDouble:
         return out
 
     def where(self, condition, x, y):
-        self._launch("where")
+        self.launches["where"] += 1
+        self.streams.wait("a new array")
         return self._new(np.where(operand(condition), operand(x), operand(y)))
 
     def sum(self, a, axis=None, dtype=None, out=None, keepdims=False):
@@ -286,7 +314,10 @@ class DeviceDouble:
 
     def matmul(self, a, b, out=None):
         """cupy._core._routines_linalg.matmul: counts the temporary copies that it makes of operands and of out."""
-        self._launch("matmul")
+        self.launches["matmul"] += 1
+        if self.streams.current.recorded is not None:
+            raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+        self.streams.wait("a product")
         A, B = operand(a), operand(b)
         if out is None:
             return self._new(A @ B)
@@ -302,15 +333,16 @@ class DeviceDouble:
         return out
 
     def swapaxes(self, a, axis1, axis2):
-        return DeviceArray(self, operand(a).swapaxes(axis1, axis2), a)
+        return DeviceArray(self, operand(a).swapaxes(axis1, axis2))
 
     def asarray(self, a, dtype=None):
         """Always a copy where it comes from the host, in native byte order, Fortran order kept."""
         if isinstance(a, DeviceArray):
             return a if dtype in (None, a.dtype) else a.astype(dtype)
         host = np.array(a, dtype=dtype, order="F" if isinstance(a, np.ndarray) and a.flags.fnc else "C")
-        if host.dtype.newbyteorder("=").name not in (*C_TYPES, "float16"):
+        if host.dtype.newbyteorder("=").name not in C_TYPES:
             raise ValueError(f"Unsupported dtype {host.dtype}")
+        self.streams.refuse_while_recording("H2D transfers are disallowed")
         self.uploads += 1
         self.upload_bytes += host.nbytes
         return self._new(host.astype(host.dtype.newbyteorder("=")))
@@ -338,7 +370,7 @@ class DeviceDouble:
 
     def empty(self, shape, dtype=float):
         dtype = np.dtype(dtype)
-        return self._new(np.full(shape, np.nan if dtype.kind == "f" else 1, dtype))
+        return self._new(np.full(shape, np.nan if dtype.kind == "f" or dtype.itemsize == 2 else 1, dtype))
 
     def arange(self, stop, dtype=None):
         return self._new(np.arange(stop, dtype=dtype))
@@ -346,8 +378,10 @@ class DeviceDouble:
     def get_default_memory_pool(self):
         return self.memory
 
-    def ElementwiseKernel(self, in_params, out_params, operation, name="kernel"):
-        return ElementwiseKernel(in_params, out_params, operation, name)
+    def ElementwiseKernel(
+        self, in_params, out_params, operation, name="kernel", *, preamble="", loop_prep="", after_loop=""
+    ):
+        return ElementwiseKernel(in_params, out_params, operation, name, preamble, loop_prep, after_loop)
 
 
 class Param(NamedTuple):
@@ -384,15 +418,20 @@ def decide(in_params, out_params, in_dtypes, out_dtypes):
 
 
 class ElementwiseKernel:
-    """cupy.ElementwiseKernel without options: scalars become the type of their parameter, shapes are broadcast."""
+    """cupy.ElementwiseKernel: scalars become the type of their parameter, shapes are broadcast.
 
-    def __init__(self, in_params, out_params, operation, name):
+    With `loop_prep` or `after_loop` the threads of a block run as fibers, and meet at __syncthreads.
+    """
+
+    def __init__(self, in_params, out_params, operation, name, preamble="", loop_prep="", after_loop=""):
         self.ins, self.outs = params(in_params, True), params(out_params, False)
         self.formula, self.operation, self.name = (in_params, out_params, operation), operation, name
+        self.preamble, self.before, self.after = preamble, loop_prep, after_loop
+        self.options = {"preamble": preamble, "loop_prep": loop_prep, "after_loop": after_loop}
         if "i" in (p.name for p in (*self.ins, *self.outs)):
             raise ValueError("Can not use 'i' as a parameter name")
 
-    def __call__(self, *args):
+    def __call__(self, *args, size=None, block_size=128):
         ins, outs, n = self.ins, self.outs, len(self.ins)
         if len(args) not in (n, n + len(outs)):
             raise TypeError(
@@ -405,55 +444,155 @@ class ElementwiseKernel:
                 raise TypeError(f"{self.name}: raw {p.name} is a scalar, which CUDA C++ cannot index")
         arrays = [a for a in args if isinstance(a, DeviceArray)]
         looped = [v for v, p in zip(values, (*ins, *outs), strict=False) if isinstance(v, np.ndarray) and not p.raw]
-        if not looped:
+        if size is not None and looped:
+            raise ValueError("Specified 'size' can be used only if all of the ndarray are 'raw'.")
+        if size is None and not looped:
             raise ValueError("Loop size is undecided.")
-        shape = np.broadcast_shapes(*(v.shape for v in looped))
+        shape = (size,) if size is not None else np.broadcast_shapes(*(v.shape for v in looped))
         dtypes = [v.dtype if isinstance(v, np.ndarray) else None for v in values]
         in_types, kinds = decide(ins, outs[: len(values) - n], dtypes[:n], dtypes[n:])
+        xp = arrays[0]._xp
         if not values[n:]:
             if any(p.raw for p in outs):
                 raise ValueError("Output array size is Undecided")
-            args += tuple(arrays[0]._xp._new(np.empty(shape, p.dtype or kinds[p.c])) for p in outs)
+            args += tuple(xp._new(np.empty(shape, p.dtype or kinds[p.c])) for p in outs)
         for p, a in zip(outs, args[n:], strict=True):
             if not isinstance(a, DeviceArray):
                 raise TypeError("Output arguments type must be cupy.ndarray")
             if not p.raw and a.shape != shape:
                 raise ValueError("Out shape is mismatched")
-        arrays[0]._xp._launch(self.name)
-        for a in arrays:
-            a._block.used = a._xp.clock.now
+        xp.launches[self.name] += 1
         if 0 not in shape:
             hosts = [
                 value if isinstance(value, np.ndarray) else np.array(value, dtype=kind)
                 for value, kind in zip(values[:n], in_types, strict=True)
             ]
-            self._run(hosts + [a._host for a in args[n:]], kinds, shape)
+            function = COMPILED.function(self, kinds)
+            xp.streams.launch(
+                lambda *hosts: self._run(function, hosts, shape, block_size), *hosts, *(a._host for a in args[n:])
+            )
         return args[n] if len(outs) == 1 else args[n:]
 
-    def _run(self, hosts, kinds, shape):
+    def _run(self, function, hosts, shape, block_size):
         size, described = int(np.prod(shape)), []
         for p, host in zip((*self.ins, *self.outs), hosts, strict=True):
             value = host if p.raw else np.broadcast_to(host, shape)
             described.append(np.array([value.ctypes.data, value.size, value.ndim, *value.shape, *value.strides]))
         pointers = (ctypes.c_void_p * len(described))(*(d.ctypes.data for d in described))
-        if COMPILED.function(self, kinds)(pointers, size):
+        fault = function(pointers, size, block_size)
+        if fault == 1:
             raise IndexError(f"{self.name} reads or writes outside of a raw array")
+        if fault:
+            raise RuntimeError(f"{self.name}: not every thread of a block comes to __syncthreads")
 
     def source(self, kinds):
         """The operation as a C++ function named FUNCTION, its parameters declared as CuPy declares them."""
         typedefs = " ".join(f"typedef {C_TYPES[dtype.name]} {c};" for c, dtype in sorted(kinds.items()))
-        arrays, elements = [], []
+        blocks = bool(self.before or self.after)
+        arrays, scalars, elements = [], [], []
         for at, p in enumerate((*self.ins, *self.outs)):
             const = "const " if p.const else ""
             arrays.append(f"{const}CArray<{p.c}> {'' if p.raw else '_raw_'}{p.name}(_args[{at}], &_fault);")
-            if not p.raw:
-                elements.append(f"{const}{p.c} &{p.name} = _raw_{p.name}[_ind.get()];")
-        return LOOP % (typedefs, "\n  ".join(arrays), "\n    ".join(elements), self.operation)
+            if not p.raw:  # what has a type of its own in such a kernel is a number, which serves outside of the loop
+                where, index = (scalars, "0") if blocks and p.dtype is not None and p.const else (elements, "_ind.get()")
+                where.append(f"{const}{p.c} &{p.name} = _raw_{p.name}[{index}];")
+        declared, numbers, bound = ("\n  ".join(lines) for lines in (arrays, scalars, elements))
+        if blocks:
+            return BLOCKS % (typedefs, declared, numbers, self.before, bound, self.operation, self.after)
+        return LOOP % (typedefs, declared, bound, self.operation)
 
 
 PRELUDE = """
 #include <math.h>
+#include <setjmp.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <ucontext.h>
+#include <functional>
+#include <type_traits>
+#define __device__
+#define __shared__ static
+static uint32_t bits_of(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
+static float float_of(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
+// float and back, to the nearest, ties to even, as the classes of cupy/float16.cuh and cupy/bfloat16.cuh convert
+class float16 {
+  uint16_t word;
+public:
+  float16() {}
+  float16(float f) {
+    uint32_t u = bits_of(f), sign = u >> 16 & 0x8000;
+    float size = fabsf(f);
+    if (f != f) word = sign | 0x7e00;
+    else if (size >= 65520.0f) word = sign | 0x7c00;
+    else if (size < 6.103515625e-05f) word = sign | (uint16_t)nearbyintf(size * 16777216.0f);
+    else {
+      u = bits_of(size);
+      u += 0x0fff + (u >> 13 & 1);
+      word = sign | ((u >> 13) - (112 << 10));
+    }
+  }
+  template <typename V, typename = typename std::enable_if<std::is_arithmetic<V>::value>::type>
+  explicit float16(V v) : float16(float(v)) {}
+  operator float() const {
+    uint32_t sign = (uint32_t)(word & 0x8000) << 16, rest = word & 0x7fff;
+    if (rest >= 0x7c00) return float_of(sign | 0x7f800000 | (rest & 0x3ff) << 13);
+    if (rest < 0x400) return (sign ? -1.0f : 1.0f) * rest / 16777216.0f;
+    return float_of(sign | ((rest << 13) + (112 << 23)));
+  }
+};
+class bfloat16 {
+  uint16_t word;
+public:
+  bfloat16() {}
+  bfloat16(float f) {
+    uint32_t u = bits_of(f);
+    word = f != f ? 0x7fc0 : (u + 0x7fff + (u >> 16 & 1)) >> 16;
+  }
+  template <typename V, typename = typename std::enable_if<std::is_arithmetic<V>::value>::type>
+  explicit bfloat16(V v) : bfloat16(float(v)) {}
+  operator float() const { return float_of((uint32_t)word << 16); }
+};
+// The threads of a block take turns, the last one first, each until the barrier that the others must come to.
+struct Dim { unsigned int x; };
+static Dim threadIdx, blockIdx, blockDim;
+static const unsigned int MOST = 256;
+static jmp_buf scheduler, fibers[MOST];
+static bool started[MOST], ended[MOST];
+static std::function<void()> body;
+static char stacks[MOST][65536];
+static void __syncthreads() {
+  unsigned int me = threadIdx.x;
+  if (!_setjmp(fibers[me])) _longjmp(scheduler, 1);
+}
+static void fiber() {
+  for (;;) {
+    body();
+    ended[threadIdx.x] = true;
+    __syncthreads();
+  }
+}
+static void resume(unsigned int t) {
+  threadIdx.x = t;
+  if (_setjmp(scheduler)) return;
+  if (started[t]) _longjmp(fibers[t], 1);
+  started[t] = true;
+  static ucontext_t context[MOST];
+  getcontext(&context[t]);
+  context[t].uc_stack.ss_sp = stacks[t];
+  context[t].uc_stack.ss_size = sizeof stacks[t];
+  makecontext(&context[t], fiber, 0);
+  setcontext(&context[t]);
+}
+static bool run_block(unsigned int n) {
+  for (unsigned int t = 0; t < n; ++t) ended[t] = false;
+  for (;;) {
+    unsigned int done = 0;
+    for (unsigned int t = n; t-- > 0;) resume(t), done += ended[t];
+    if (done == n) return true;
+    if (done) return false;
+  }
+}
 template <typename T> struct CArray {  // cupy/carray.cuh: indexed by the flat index in C order, whatever the strides
   const long long *d;  // data, size, ndim, shape, strides
   long long *fault;
@@ -475,7 +614,7 @@ struct CIndexer {
 };
 """
 LOOP = """
-extern "C" long long FUNCTION(const long long *const *_args, long long _size) {
+extern "C" long long FUNCTION(const long long *const *_args, long long _size, long long) {
   %s
   long long _fault = 0;
   %s
@@ -483,6 +622,31 @@ extern "C" long long FUNCTION(const long long *const *_args, long long _size) {
     const CIndexer _ind = {i};
     %s
     %s;
+  }
+  return _fault;
+}
+"""
+
+BLOCKS = """
+extern "C" long long FUNCTION(const long long *const *_args, long long _size, long long _block) {
+  %s
+  long long _fault = 0;
+  %s
+  %s
+  blockDim.x = _size < _block ? _size : _block;
+  for (long long _at = (_size + _block - 1) / _block; _at-- > 0;) {
+    blockIdx.x = _at;
+    body = [&] {
+      ptrdiff_t i = (ptrdiff_t)blockIdx.x * blockDim.x + threadIdx.x;
+      %s;
+      if (i < _size) {
+        const CIndexer _ind = {i};
+        %s
+        %s;
+      }
+      %s;
+    };
+    if (blockDim.x > MOST || !run_block(blockDim.x)) return 2;
   }
   return _fault;
 }
@@ -515,9 +679,9 @@ class Compiled:
             self._folder = Path(tempfile.mkdtemp(prefix="fcgpu-kernels-"))
             atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
         path = self._folder / f"{next(iter(missing.values()))}.cpp"
-        path.write_text(
-            PRELUDE + "".join(text.replace("FUNCTION", name) for text, name in missing.items()), encoding="ascii"
-        )
+        preambles = dict.fromkeys(kernel.preamble for kernel, _ in requests)
+        texts = (text.replace("FUNCTION", name) for text, name in missing.items())
+        path.write_text("".join((PRELUDE, *preambles, *texts)), encoding="ascii")
         command = [compiler(), "-std=c++17", "-O0", "-w", "-fPIC", "-shared", "-o", path.with_suffix(".so"), path]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -525,7 +689,7 @@ class Compiled:
         library = ctypes.CDLL(str(path.with_suffix(".so")))
         for text, name in missing.items():
             function = getattr(library, name)
-            function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_longlong), ctypes.c_longlong
+            function.argtypes, function.restype = (ctypes.c_void_p, *[ctypes.c_longlong] * 2), ctypes.c_longlong
             self.functions[text] = function
 
     def function(self, kernel, kinds):
@@ -540,21 +704,45 @@ def usual(formulas=FORMULAS):
     """Every formula with the types that training and its tests meet: (kernel, placeholders) for `Compiled.build`."""
     for name, formula in formulas.items():
         kernel = ElementwiseKernel(*formula, f"fcgpu_{name}")
-        every = (*kernel.ins, *kernel.outs)
-        targets = ("uint8", "float32", "float64") if any(p.name == "y" for p in every) else ()
         types = {
             "T": ("float32", "float64"),
-            "I": ("int64", "int32", *targets),
+            "I": ("int64", "int32"),
             "U": ("uint8", "bool", "int64", "float32", "float64"),
         }
-        used = sorted({p.c for p in every if p.dtype is None})
-        for chosen in itertools.product(*(types[c] for c in used)):
-            yield kernel, dict(zip(used, map(np.dtype, chosen), strict=True))
+        yield from _with_types(kernel, types)
 
 
-def double_backend():
-    """A fresh double, its counts at zero, as the backend of device cuda:0; skips where no C++ compiler is."""
+def usual_on_device(formulas=device.FORMULAS):
+    """Likewise of the kernels of a step; T is that of H, or float under halves."""
+    for name, f in formulas.items():
+        kernel = ElementwiseKernel(
+            f.inputs, f.outputs, f.operation, f"fcgpu_device_{name}", device.PREAMBLE, f.before, f.after
+        )
+        for T, H in (("float32", "float32"), ("float64", "float64"), ("float32", "float16"), ("float32", "bfloat16")):
+            types = {"T": (T,), "H": (H,), "I": ("int64", T), "U": ("uint8", "int64", T)}
+            if "H" in {p.c for p in (*kernel.ins, *kernel.outs)} or T == H:
+                yield from _with_types(kernel, types)
+
+
+def _with_types(kernel, types):
+    used = sorted({p.c for p in (*kernel.ins, *kernel.outs) if p.dtype is None})
+    for chosen in itertools.product(*(types[c] for c in used)):
+        yield kernel, dict(zip(used, map(np.dtype, chosen), strict=True))
+
+
+def double_backend(monkeypatch=None):
+    """A fresh double, its counts at zero, as the backend of device cuda:0; skips where no C++ compiler is.
+
+    With monkeypatch, nvmath-python is installed, and is the double's.
+    """
     if compiler() is None:
         pytest.skip("no C++ compiler: install g++, or name one in CXX")
-    COMPILED.build(list(usual()))
-    return Backend("cupy", "cuda:0", DeviceDouble(), "a double on the CPU", "a test asks for it")
+    COMPILED.build([*usual(), *usual_on_device()])
+    xp = DeviceDouble()
+    if monkeypatch is not None:
+        bindings = ModuleType("nvmath.bindings")
+        bindings.cublas = xp.cublas.module()
+        for name, module in {"nvmath": ModuleType("nvmath"), "nvmath.bindings": bindings}.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setitem(sys.modules, "nvmath.bindings.cublas", bindings.cublas)
+    return Backend("cupy", "cuda:0", xp, "a double on the CPU", "a test asks for it")

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from fcgpu.backend import choose, cpu_count
 from fcgpu.streams import show
+from fcgpu.train.capture import why_eager
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS, load_recipe, recipe_names, to_toml
 from fcgpu.version import __version__
@@ -36,6 +37,7 @@ def info(args: Namespace) -> int:
         "backend": backend.name,
         "hardware": backend.hardware,
         "why": backend.reason,
+        "capture": (why_eager(backend) or "CUDA graphs") if backend.on_gpu else None,
         "memory_to_plan_with": backend.memory(),
         "cpu_threads": cpu_count(),
         "blas": [f"{b['internal_api']} {b['version']}" for b in threadpool_info() if b["user_api"] == "blas"],
@@ -50,6 +52,8 @@ def info(args: Namespace) -> int:
     table.add_column(overflow="fold")
     table.add_row("fcgpu", f"{__version__}, Python {result['python']}, {result['system']}")
     table.add_row("device", f"{backend.device}, {backend.hardware} ({backend.reason})")
+    if backend.on_gpu:
+        table.add_row("steps", f"eager: {why}" if (why := why_eager(backend)) else "recorded in CUDA graphs")
     table.add_row("memory", f"{readable(result['memory_to_plan_with'])} to plan with")
     table.add_row("CPU", f"{cpu_count()} threads, BLAS {', '.join(result['blas']) or 'unknown'}")
     table.add_row("packages", ", ".join(f"{name} {version}" for name, version in packages.items()))

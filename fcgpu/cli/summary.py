@@ -27,6 +27,7 @@ def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
         "plan": f"{cut}, {_some(plan.threads, 'thread')}",
         "memory planned": f"{readable(plan.bytes)}, {readable(plan.data_bytes)} of it data{streamed}",
         "training": f"{done.seconds:.2f} s, {_some(done.epochs, 'epoch')}, {_some(done.steps, 'step')}",
+        **({"steps": f"{recipe.precision}, {done.capture}"} if done.capture else {}),
         **({"stopped": done.stopped} if done.stopped else {}),
         "throughput": f"{result['samples_per_second']:,.0f} samples/s",
         "train": _score(done.train),

@@ -185,6 +185,8 @@ def _result(started: Started, done: Finished, run: RunDirectory, digest: str) ->
         "hardware": backend.hardware,
         "why": backend.reason,
         "dtype": recipe.dtype,
+        "precision": recipe.precision,
+        "capture": done.capture or None,
         "seed": recipe.seed,
         "batch": plan.batch,
         "tile": plan.tile,

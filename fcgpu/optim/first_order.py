@@ -49,13 +49,13 @@ class FirstOrder:
     def restore(self, state: Mapping[str, Any], to_device: Callable[[Any], Any]) -> None:
         """Go on from what `state_on_host` returned. Raises CheckpointError where it is of another rule or network."""
         for name, array in self.state._asdict().items():
-            found = getattr(state.get(name), "shape", "none")
-            if found != array.shape:
+            value = to_device(state[name]) if name in state else None
+            if (found := getattr(value, "shape", "none")) != array.shape:
                 raise CheckpointError(
                     f"{name} of the optimizer's state has shape {found}, expected {array.shape}: resume with the "
                     "optimizer and network that it was saved with"
                 )
-            array[...] = to_device(state[name])
+            array[...] = value
 
 
 def known(name: str) -> Any:

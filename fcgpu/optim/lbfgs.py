@@ -121,6 +121,7 @@ class LBFGS:
         """
         m = self.memory
         shapes = {"history": self._history.shape, "gradient": self.gradient.shape, "sy": (m, m), "yy": (m, m)}
+        state = {**state, **{name: to_device(state[name]) for name in ("history", "gradient") if name in state}}
         for name, expected in (shapes | {"along": (2 * m,)}).items():
             found = getattr(state.get(name), "shape", "none")
             if expected != found:
@@ -134,8 +135,7 @@ class LBFGS:
         slots = np.unique(state["slots"])
         if state["slots"].ndim != 1 or not np.isin(slots, range(m)).all() or len(slots) != len(state["slots"]):
             raise CheckpointError(f"the slots of L-BFGS are {state['slots']}, expected some of {m}, each once")
-        self._history[...] = to_device(state["history"])
-        self.gradient[...] = to_device(state["gradient"])
+        self._history[...], self.gradient[...] = state["history"], state["gradient"]
         self._sy, self._yy, self._along = (np.array(state[name]) for name in ("sy", "yy", "along"))
         self._slots = [int(slot) for slot in state["slots"]]
         self.loss, self.evaluations = float(state["loss"]), int(state["evaluations"])

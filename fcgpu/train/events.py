@@ -85,6 +85,7 @@ class Finished:
     samples: int
     stopped: str  # why before the last epoch; empty where it was the last
     plan: Plan  # as it was at the end
+    capture: str  # how a GPU was given its steps: "graph of 64 steps", or "eager: " and why; empty on the CPU
     _train: Callable[[], Score] = field(repr=False)
     _test: Callable[[], Score | None] = field(repr=False)
 

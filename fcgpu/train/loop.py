@@ -64,6 +64,10 @@ def train(
         backend = device
     else:
         backend = choose(device, work_of(spec, data.n_samples if recipe.batch == "full" else int(recipe.batch)))
+    if recipe.precision != "float32" and not backend.on_gpu:
+        raise ConfigError(
+            f"precision={recipe.precision!r} is for a GPU, and this run is on the CPU ({backend.reason}): leave it out"
+        )
     held_out = None
     if recipe.early_stopping and monitor is None:
         data, weights, held_out = _hold_out(data, weights, recipe)

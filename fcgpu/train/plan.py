@@ -17,9 +17,10 @@ import numpy as np
 
 from fcgpu.backend import Backend, Work, cpu_count
 from fcgpu.errors import ConfigError, DeviceError
+from fcgpu.kernels.device import WIDTH
 from fcgpu.network import Workspace
 from fcgpu.optim.first_order import state_arrays
-from fcgpu.params import Spec
+from fcgpu.params import Padded, Spec
 from fcgpu.train.recipe import Recipe
 
 # Chosen on a 2-core Xeon with 2 MB of L2 a core, 784-128-64-10, float32: tiles of 512 to 1,024 rows were within 3 % of
@@ -98,16 +99,15 @@ def plan(
         raise ConfigError(f"threads={threads}: expected 1 or more")
     size, row_bytes = np.dtype(recipe.dtype).itemsize, X.dtype.itemsize * X.shape[1]
     there = not backend.on_gpu or backend.holds(X)  # in memory already: what is free is free for the rest
-    budget = memory_budget
-    if budget is None:
-        budget = backend.memory() + (X.nbytes + y.nbytes if there else 0)
+    counted = X.nbytes + y.nbytes if there else 0
+    budget = backend.memory() + counted if memory_budget is None else memory_budget
     small = y.nbytes + n * (size * weighted + 4 * bool(recipe.dropout))  # of every sample, beside its features
     if backend.on_gpu and recipe.shuffle and rows < n:
         small += 8 * n  # the order
 
     def sized(cut: Plan) -> Plan:
         features = 2 * cut.chunk * row_bytes if cut.chunk else X.nbytes + beside
-        return with_work(replace(cut, data_bytes=features + small), spec, recipe)
+        return with_work(replace(cut, data_bytes=features + small), spec, recipe, backend)
 
     whole = Plan(n, rows, rows, 1, 1, 0, 0, budget)
     cuts = _gpu_cuts(whole, row_bytes, movable=not there) if backend.on_gpu else _cpu_cuts(whole, spec, size, threads)
@@ -122,15 +122,28 @@ def plan(
     )
 
 
-def with_work(cut: Plan, spec: Spec, recipe: Recipe) -> Plan:
-    """The plan with its work_bytes: vectors of the parameters' length, workspaces, the history of the losses."""
-    size = np.dtype(recipe.dtype).itemsize
+def with_work(cut: Plan, spec: Spec, recipe: Recipe, backend: Backend) -> Plan:
+    """The plan with its work_bytes: vectors of the parameters' length, workspaces, the history of the losses.
+
+    What a GPU's libraries take for themselves is not in it: up to 32 MiB of cuBLAS and the kernels' own code.
+    """
+    size, history = np.dtype(recipe.dtype).itemsize, 24 * recipe.epochs
     state = 2 * recipe.history_size + 4 if recipe.optimizer == "lbfgs" else state_arrays(recipe.optimizer)
     chosen = bool(recipe.alpha) + (recipe.optimizer == "adamw") + recipe.early_stopping
-    vectors = 1 + state + chosen + cut.lanes + cut.threads + 2  # 2: temporaries of the update
-    row = size * Workspace.values(spec) + (sum(recipe.hidden) if recipe.dropout else 0) + 1
-    history = 24 * recipe.epochs
-    return replace(cut, work_bytes=size * vectors * spec.n_params + cut.threads * cut.tile * row + history)
+    masks = sum(recipe.hidden) if recipe.dropout else 0
+    if not backend.on_gpu:
+        vectors = 1 + state + chosen + cut.lanes + cut.threads + 2  # 2: temporaries of the update
+        row = size * Workspace.values(spec) + masks + 1
+        return replace(cut, work_bytes=size * vectors * spec.n_params + cut.threads * cut.tile * row + history)
+    operand = 2 if recipe.precision in ("float16", "bfloat16") else size
+    layout = Padded(spec, WIDTH)
+    (first, _), *hidden = layout.shapes
+    n_out = layout.shapes[-1][1]
+    vectors = size * (2 + state + chosen) + (operand if operand < size else 0)
+    if recipe.optimizer == "lbfgs":
+        vectors += 2 * size  # temporaries of an iteration
+    row = operand * (first + 2 * sum(rows for rows, _ in hidden)) + (size + operand) * n_out + masks
+    return replace(cut, work_bytes=vectors * layout.size + cut.tile * row + history)
 
 
 def work_of(spec: Spec, batch: int) -> Work:

@@ -19,6 +19,7 @@ from fcgpu.optim import FULL_BATCH, LBFGS, OPTIMIZERS
 from fcgpu.optim.schedules import SCHEDULES
 from fcgpu.params import INITS, Spec
 
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 MAX_FILE = 1 << 20  # bytes of a recipe that are read
 
 
@@ -148,6 +149,9 @@ class Recipe:
     epochs: int = _key(100, EPOCHS, "passes over the data")
     seed: int = _key(0, WHOLE, "of the weights and of the order")
     dtype: str = _key("float32", _one_of(["float32", "float64"]), "type of parameters and arithmetic")
+    precision: str = _key(
+        "float32", _one_of(PRECISIONS), "of the products on a GPU; parameters, sums and loss stay float32"
+    )
     cost_every: int = _key(0, WHOLE, "print the cost, the loss summed over samples, every so many epochs; 0 for never")
     check: str = _key("test", _one_of(["test", "train"]), "which samples the closing check of ten shows")
 
@@ -180,6 +184,15 @@ class Recipe:
                         f"{key}={value!r} is not for optimizer={self.optimizer!r}, which measures full batches, each "
                         f"the same way: use optimizer='adam' or another first-order rule, or leave {key} out"
                     )
+        if self.precision != "float32" and self.dtype != "float32":
+            raise ConfigError(
+                f"precision={self.precision!r} is for dtype='float32', and dtype is {self.dtype!r}: leave one of them out"
+            )
+        if self.precision in ("float16", "bfloat16") and self.optimizer == "lbfgs":
+            raise ConfigError(
+                f"precision={self.precision!r} is not for optimizer='lbfgs', whose line search compares losses to more "
+                "digits than it has: use precision='tf32' or another optimizer"
+            )
         if self.schedule == "adaptive" and not self.n_iter_no_change:
             raise ConfigError("schedule='adaptive' needs n_iter_no_change, the epochs to wait for an improvement")
         if self.init == "article" and self.seed >= 2**32:

@@ -18,6 +18,7 @@ from fcgpu.optim.first_order import FirstOrder
 from fcgpu.optim.lbfgs import LBFGS
 from fcgpu.optim.schedules import SCHEDULES, Progress, warm_up
 from fcgpu.params import Spec, initial, weights_only
+from fcgpu.train.device import OnGpu
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import KEYS, Recipe
@@ -73,7 +74,7 @@ class Run:
             X, self.plan = self._in_order(self.stairs)
             y, weights = y[samples], None if weights is None else weights[samples]
             ids = samples if ids is None else ids[samples]
-        weights = None if weights is None else np.asarray(weights, dtype=recipe.dtype).reshape(-1, 1)
+        weights = None if weights is None else np.asarray(weights, dtype=recipe.dtype)
         if plan.chunk:
             if recipe.dropout:
                 ids = np.asarray(np.arange(plan.samples) if ids is None else ids, dtype=np.uint32)
@@ -82,13 +83,27 @@ class Run:
         else:
             y, weights = (None if a is None else backend.to_device(a) for a in (y, weights))
             ids = None if ids is None else backend.to_device(ids, dtype=np.uint32)
-        self.evaluate = Evaluate(
-            spec, (X, y, weights), plan, backend, self.workers, recipe,
-            scale=self.scale, count=self.counts, ids=ids, widths=widths,
-        )  # fmt: skip
-        self.rule = self._rule()
-        self.step = Step(self.evaluate, self.rule)
-        self.history = backend.xp.zeros((recipe.epochs, 3), dtype=np.float64)  # loss, penalty in it, right answers
+        first = start.epochs if start else 0
+        self.gpu: OnGpu | None = None
+        self.evaluate: Evaluate | OnGpu
+        self.step: Step | OnGpu
+        if backend.on_gpu:
+            self.evaluate = self.step = self.gpu = OnGpu(
+                spec, (X, y, weights), plan, backend, recipe,
+                scale=self.scale, count=self.counts, ids=ids, shuffled=self.shuffled,
+            )  # fmt: skip
+            self.plan = replace(plan, data_bytes=plan.data_bytes + self.gpu.resident)
+            self.rule = self._rule(self.gpu.kernels)
+            self.gpu.begin(self.rule, first)
+            self.history = self.gpu.history
+        else:
+            self.evaluate = Evaluate(
+                spec, (X, y, None if weights is None else weights.reshape(-1, 1)), plan, backend, self.workers, recipe,
+                scale=self.scale, count=self.counts, ids=ids, widths=widths,
+            )  # fmt: skip
+            self.rule = self._rule(self.evaluate.net.kernels)
+            self.step = Step(self.evaluate, self.rule)
+            self.history = np.zeros((recipe.epochs, 3))  # loss, penalty in it, right answers
         self.order = order or np.random.Generator(np.random.PCG64(np.random.SeedSequence(recipe.seed).spawn(1)[0]))
         self.fresh = start is None or not start.rule
         self._restore(start or State(initial(spec, recipe.seed)))
@@ -100,7 +115,7 @@ class Run:
             return stairs, plan
         return stairs.copy(plan.threads), replace(plan, data_bytes=plan.data_bytes + nbytes)
 
-    def _rule(self) -> Any:
+    def _rule(self, kernels: Any) -> Any:
         recipe, at = self.recipe, self.evaluate
         if recipe.optimizer == "lbfgs":
             return LBFGS(
@@ -113,9 +128,10 @@ class Run:
         options = {key: getattr(recipe, key) for key in UPDATES[recipe.optimizer].defaults if key in KEYS}
         if "weight_decay" in options:
             flat = weights_only(self.spec, options["weight_decay"])
-            options["weight_decay"] = self.backend.to_device(flat, dtype=recipe.dtype)
-        rule = FirstOrder(recipe.optimizer, at.params, at.net.kernels, self.backend.xp, **options)
-        if recipe.optimizer == "gradient_descent" and not (self.backend.on_gpu or recipe.alpha or recipe.gradient_clip):
+            options["weight_decay"] = self._inside(flat, recipe.dtype)
+        rule = FirstOrder(recipe.optimizer, at.params, kernels, self.backend.xp, **options)
+        plain = recipe.optimizer == "gradient_descent" and not (recipe.alpha or recipe.gradient_clip)
+        if plain and isinstance(at, Evaluate):
             at.factor = rule.scaled()  # a pass over the parameters less; on a GPU the update is one pass already
         return rule
 
@@ -182,21 +198,23 @@ class Run:
         data = self.data
         yield Finished(
             model, self.epochs, self.step.steps, self.seconds, self.evaluate.samples, self.stopped, self.plan,
-            partial(self._score_of_training, model),
+            self.gpu.capture.how if self.gpu else "", partial(self._score_of_training, model),
             partial(self._score, model, data.X_test, data.y_test) if data.X_test is not None else lambda: None,
         )  # fmt: skip
 
     def _epoch(self, epoch: int) -> float:
         """Every batch once; returns the last learning rate. Adds the epoch's loss and right answers to the history."""
-        n, size, evaluate = self.plan.samples, self.plan.batch, self.evaluate
-        total = self.recipe.epochs * self.plan.steps_per_epoch
+        n, size, evaluate, every = self.plan.samples, self.plan.batch, self.evaluate, self.plan.steps_per_epoch
         order = self._draw() if self.shuffled else None
+        if self.gpu is not None:
+            self.gpu.epoch(epoch, self._learning_rates, (self.drops, self.halvings), order)
+            return self._learning_rate(self.step.steps - 1, epoch)
+        if order is not None and self.stairs is not None:
+            order = self.stairs.batches(order, size)
         loss, penalty, correct = (self.history[epoch, i : i + 1] for i in range(3))
-        seen = 0 if self.fresh and epoch == 0 else self.samples
-        rate = 0.0
-        for start in range(0, n, size):
+        rates = self._learning_rates(every)
+        for start, rate in zip(range(0, n, size), rates, strict=True):
             stop = min(start + size, n)
-            rate = self._learning_rate(Progress(self.step.steps, total, epoch, seen, self.drops))
             if self.rule.learning_rate is not None:
                 self.rule.learning_rate.fill(rate)
             share = (stop - start) / n
@@ -205,19 +223,24 @@ class Run:
                 penalty += evaluate.penalty * share
             if self.counts:
                 correct += evaluate.correct
-        return rate
+        return rates[-1]
 
     def _draw(self) -> Any:
-        """An epoch's order (n,) as the evaluation takes it; None where the samples are brought into it themselves."""
+        """An epoch's order (n,), on the host."""
         order = self.order.permutation(self.plan.samples) if self._again is None else self._again
         self.drawn, self._again = order if self.drawn is None else self.drawn, None
-        if self.stairs is not None:
-            return self.stairs.batches(order, self.plan.batch)
-        if self.stream is not None:
-            return self.stream.begin(order)
-        return self.backend.to_device(order)
+        return order
 
-    def _learning_rate(self, at: Progress) -> float:
+    def _learning_rates(self, n: int) -> list[float]:
+        """Of the next n steps."""
+        every = self.plan.steps_per_epoch
+        return [self._learning_rate(self.step.steps + i, self.epochs + i // every) for i in range(n)]
+
+    def _learning_rate(self, step: int, epoch: int) -> float:
+        """Of a step, which is one of this epoch or of one to come."""
+        total = self.recipe.epochs * self.plan.steps_per_epoch
+        seen = 0 if self.fresh and epoch == 0 else self.samples + (epoch - self.epochs) * self.plan.samples
+        at = Progress(step, total, epoch, seen, self.drops)
         rate = self.recipe.learning_rate * self._factor(at) * warm_up(at, self._warm_up_steps)
         return math.ldexp(rate, -self.halvings)
 
@@ -258,7 +281,9 @@ class Run:
 
     def _inside(self, vectors: Any, dtype: Any = None) -> Any:
         """Parameters, or vectors like them (..., n_params), as this run holds them; other arrays as they are."""
-        if self.stairs is not None and vectors.shape[-1:] == (self.spec.n_params,):
+        if self.gpu is not None and vectors.shape[-1:] == (self.spec.n_params,):
+            vectors = self.gpu.layout.padded(vectors)
+        elif self.stairs is not None and vectors.shape[-1:] == (self.spec.n_params,):
             vectors = np.array(vectors)
             W = self.spec.layers(vectors)[0].W
             W[...] = W[..., self.stairs.features, :]
@@ -267,6 +292,8 @@ class Run:
     def _outside(self, vectors: Any) -> Any:
         """A copy on the host of what `_inside` made."""
         vectors = np.array(self.backend.to_host(vectors))
+        if self.gpu is not None and vectors.shape[-1:] == (self.gpu.layout.size,):
+            return self.gpu.layout.packed(vectors)
         if self.stairs is not None and vectors.shape[-1:] == (self.spec.n_params,):
             W = self.spec.layers(vectors)[0].W
             W[..., self.stairs.features, :] = W.copy()

@@ -1,0 +1,118 @@
+"""Dense layers on a GPU: products by cuBLAS on CuPy's memory as it lies, without a copy, an allocation or a wait.
+
+cuBLAS reads matrices by columns. C (m, n) by rows is the same memory as Cᵀ (n, m) by columns, and
+    C = op(A) op(B)   is   Cᵀ = op(B)ᵀ op(A)ᵀ,
+so B goes first and A second, each with the flag that it has here, and nothing is transposed.
+
+`nvidias` calls cuBLAS through nvmath-python, which a CUDA graph can record; `cupys` through CuPy, which refuses while one
+is recorded. Both pass the same numbers to the same function, so their results are equal bit for bit.
+"""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+# cudaDataType of library_types.h; cublasComputeType_t, cublasOperation_t and cublasGemmAlgo_t of cublas_api.h
+DATA = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
+COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32 = 68, 70, 77
+PLAIN, TRANSPOSED = 0, 1
+ALGORITHM = -1  # cuBLAS chooses by the shapes alone: the same shapes, the same bits
+WORKSPACE = 32 << 20  # bytes, what NVIDIA's manual recommends for Hopper
+
+
+class Products:
+    """C = alpha op(A) op(B) + beta C on arrays of one device; sums in float32, in float64 for float64.
+
+    A and B share a type, of float64, float32, float16 or bfloat16; C has theirs, or float32 under halves. Rows must lie
+    in one piece. With a leading axis each is a stack (M, rows, columns); a single A or B then serves every one.
+    tf32 lets float32 operands be rounded to 10 bits behind the point, which tensor cores need.
+    """
+
+    def __init__(
+        self, gemm: Callable[..., None], gemm_batched: Callable[..., None], handle: int, *, tf32: bool, keep: Any = None
+    ) -> None:
+        self._gemm, self._gemm_batched, self.handle, self._keep = gemm, gemm_batched, handle, keep
+        self._compute = {np.dtype(np.float64): COMPUTE_64F, np.dtype(np.float32): COMPUTE_TF32 if tf32 else COMPUTE_32F}
+
+    def dense_forward(self, A: Any, W: Any, Z: Any, *, alpha: float = 1.0) -> None:
+        """Overwrite Z (..., n, n_out) with alpha A W."""
+        self(A, W, Z, alpha=alpha)
+
+    def dense_backward(
+        self, dZ: Any, A: Any, W: Any, ones: Any, dW: Any, db: Any, dA: Any, *, alpha: float = 1.0, beta: float = 0.0
+    ) -> None:
+        """dW ← alpha Aᵀ dZ + beta dW; db ← alpha 1ᵀ dZ + beta db and dA ← dZ Wᵀ unless None."""
+        self(A, dZ, dW, transposed_a=True, alpha=alpha, beta=beta)
+        if db is not None:
+            self(ones, dZ, db, alpha=alpha, beta=beta)
+        if dA is not None:
+            self(dZ, W, dA, transposed_b=True)
+
+    def __call__(
+        self,
+        A: Any,
+        B: Any,
+        C: Any,
+        *,
+        transposed_a: bool = False,
+        transposed_b: bool = False,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+    ) -> None:
+        """Raises ValueError for shapes or types that do not go together, or rows that do not lie in one piece."""
+        *stack, m, n = C.shape
+        k = A.shape[-2] if transposed_a else A.shape[-1]
+        a, b = (k, m) if transposed_a else (m, k), (n, k) if transposed_b else (k, n)
+        if A.shape not in (a, (*stack, *a)) or B.shape not in (b, (*stack, *b)) or len(stack) > 1:
+            raise ValueError(f"a product of {A.shape} and {B.shape} does not give {C.shape}")
+        if A.dtype != B.dtype or (C.dtype != A.dtype and not (A.dtype.itemsize == 2 and C.dtype == np.float32)):
+            raise ValueError(f"a product of {A.dtype} and {B.dtype} does not give {C.dtype}")
+        scale = np.float64 if C.dtype == np.float64 else np.float32
+        factors = np.array([alpha, beta], dtype=scale)  # cuBLAS reads them during the call
+        compute = self._compute.get(A.dtype, COMPUTE_32F)
+        shape = (TRANSPOSED if transposed_b else PLAIN, TRANSPOSED if transposed_a else PLAIN, n, m, k)
+        at, beside = factors.ctypes.data, factors.ctypes.data + factors.itemsize
+        if C.ndim == 2:
+            matrices = [(*_place(x), _row(x)) for x in (B, A, C)]
+            self._gemm(self.handle, *shape, at, *matrices[0], *matrices[1], beside, *matrices[2], compute, ALGORITHM)
+            return
+        stacks = [(*_place(x), _row(x), x.strides[0] // x.itemsize if x.ndim == 3 else 0) for x in (B, A, C)]
+        self._gemm_batched(
+            self.handle, *shape, at, *stacks[0], *stacks[1], beside, *stacks[2], len(C), compute, ALGORITHM
+        )
+
+
+def nvidias(xp: Any, stream: Any, *, tf32: bool = False) -> Products:
+    """On a handle of its own that works on `stream`, with a workspace of its own: nothing is allocated in a call.
+
+    Raises ImportError without nvmath-python, and what it raises where cuBLAS does not load.
+    """
+    from nvmath.bindings import cublas
+
+    handle, workspace = cublas.create(), xp.empty((WORKSPACE,), dtype=np.uint8)
+    cublas.set_stream(handle, stream.ptr)
+    cublas.set_workspace(handle, workspace.data.ptr, WORKSPACE)  # after the stream, which takes cuBLAS's own back
+    products = Products(
+        cublas.gemm_ex, cublas.gemm_strided_batched_ex, handle, tf32=tf32, keep=(workspace, stream)
+    )
+    weakref.finalize(products, cublas.destroy, handle).atexit = False
+    return products
+
+
+def cupys(xp: Any, *, tf32: bool = False) -> Products:
+    """On CuPy's own handle, which follows its current stream."""
+    cublas = xp.cuda.cublas
+    return Products(cublas.gemmEx, cublas.gemmStridedBatchedEx, xp.cuda.device.get_cublas_handle(), tf32=tf32)
+
+
+def _place(x: Any) -> tuple[int, int]:
+    return x.data.ptr, DATA[x.dtype.name]
+
+
+def _row(x: Any) -> int:
+    """The distance of two rows, in numbers."""
+    if x.strides[-1] != x.itemsize and x.shape[-1] > 1:
+        raise ValueError(f"a matrix {x.shape} with strides {x.strides}: its rows do not lie in one piece")
+    return max(x.strides[-2] // x.itemsize, x.shape[-1]) if x.shape[-2] == 1 else x.strides[-2] // x.itemsize

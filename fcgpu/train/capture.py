@@ -1,0 +1,112 @@
+"""Steps as CUDA graphs: called once, recorded once, replayed. What a graph cannot hold is called each time.
+
+A step is a function without arguments that launches the same kernels on the same buffers at each call; what differs
+from one call to the next stands in device memory. Recording a call runs nothing, so replays and calls may be mixed, and
+give equal bits. The first call is a step as any other: it compiles and loads every kernel, which a recording must not.
+
+A change of shape cannot be replayed by mistake, for a step has no arguments: other shapes are other steps.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fcgpu.backend import INSTALL, Backend
+from fcgpu.kernels import products
+
+GRAPH = 64  # steps of a graph: the 2 or so µs that a graph takes to start then vanish; recording one takes 10 ms or so
+OLDEST_CUPY = 14
+
+
+class Capture:
+    """A stream, products that work on it, and whether steps on it can be recorded: `why` not, in words, or ""."""
+
+    def __init__(self, backend: Backend, *, tf32: bool = False) -> None:
+        xp = backend.xp
+        self.xp, self.stream = xp, xp.cuda.Stream(non_blocking=True)
+        self.longest = 0  # steps of the longest graph
+        self.why = why_eager(backend)
+        if not self.why:
+            try:
+                self.products = products.nvidias(xp, self.stream, tf32=tf32)
+            except Exception as error:  # whatever keeps cuBLAS from loading: CuPy's own way to it may still work
+                self.why = f"cuBLAS does not start through nvmath-python ({_line(error)})"
+        if self.why:
+            self.products = products.cupys(xp, tf32=tf32)
+
+    @contextmanager
+    def on_stream(self) -> Iterator[None]:
+        """What is launched inside runs on the stream, behind all that was launched before, and before all that follows."""
+        outside = self.xp.cuda.get_current_stream()
+        self.stream.wait_event(outside.record())
+        try:
+            with self.stream:
+                yield
+        finally:
+            outside.wait_event(self.stream.record())
+
+    @property
+    def how(self) -> str:
+        """How the steps were run, in words."""
+        if self.why:
+            return f"eager: {self.why}"
+        return f"graph of {self.longest} step{'s' if self.longest != 1 else ''}" if self.longest else "eager: one step"
+
+
+class Steps:
+    """Runs a step again and again, from graphs of up to `most` where that works. Keeps alive what the graphs touch."""
+
+    def __init__(self, step: Callable[[], Any], capture: Capture, most: int) -> None:
+        self._step, self._capture, self._most = step, capture, min(most, GRAPH)
+        self._called = False
+        self._graphs: dict[int, Any] = {}
+
+    def run(self, times: int) -> None:
+        """Launch `times` steps, inside `capture.on_stream()`."""
+        while times:
+            size = self._most if times >= self._most else 1
+            graph = self._graph(size) if self._called and not self._capture.why else None
+            if graph is None:
+                self._step()
+                self._called, size = True, 1
+            else:
+                graph.launch()
+            times -= size
+
+    def _graph(self, size: int) -> Any:
+        """The graph of so many steps, recorded when it is first asked for; None where that fails."""
+        if size not in self._graphs:
+            stream = self._capture.stream
+            try:
+                stream.begin_capture()
+                try:
+                    for _ in range(size):
+                        self._step()
+                finally:
+                    graph = stream.end_capture()
+            except Exception as error:  # nothing of it has run, so the steps can be called instead
+                self._capture.why = f"a graph cannot be recorded ({_line(error)})"
+                return None
+            self._graphs[size] = graph
+            self._capture.longest = max(self._capture.longest, size)
+        return self._graphs[size]
+
+
+def why_eager(backend: Backend) -> str:
+    """Why steps on this GPU cannot be recorded, in words; "" where they can."""
+    xp = backend.xp
+    if xp.cuda.runtime.is_hip:
+        return "CUDA graphs are NVIDIA's"
+    if int(xp.__version__.split(".")[0]) < OLDEST_CUPY:
+        return f"CuPy {xp.__version__} is older than {OLDEST_CUPY}: {INSTALL}"
+    try:
+        import nvmath.bindings.cublas  # noqa: F401
+    except ModuleNotFoundError:
+        return f"nvmath-python is not installed: {INSTALL}"
+    except Exception as error:  # a package whose libraries do not load: any error can come out of its import
+        return f"nvmath-python does not import ({_line(error)}): {INSTALL}"
+    return ""
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

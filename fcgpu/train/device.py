@@ -1,0 +1,352 @@
+"""Steps on a GPU: every launch of one, in order. Nothing is allocated, fetched or waited for after the first.
+
+`step.py` says the same for a CPU, where tiles are dealt to threads; the formulas are those of kernels/device.py. A batch
+is one tile, or as many as the memory asks for. Full batches keep their features on the device as the products take
+them, [X 1]; mini-batches are gathered from the features as stored, in the order of the epoch, by one launch, which
+brings their targets along. Features that the device has no room for come to it in chunks, from a `Stream`: then a step
+is called each time, for a graph would read the same chunk again and again.
+
+In half precision the parameters stay float32 and a copy of them is rounded in each step. Pixels are whole numbers up to
+255, which every type here holds, so they stay unscaled and the first layer's products are multiplied by their scale.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fcgpu.backend import INSTALL, Backend
+from fcgpu.errors import ConfigError
+from fcgpu.kernels import device, dropout
+from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.params import Padded, Spec, weights_only
+from fcgpu.train.capture import Capture, Steps
+from fcgpu.train.plan import Plan
+from fcgpu.train.recipe import Recipe
+from fcgpu.train.stream import Stream
+from fcgpu.train.upload import Upload
+
+AHEAD = 1024  # steps, about, whose learning rates the device knows
+# What multiplies dZ in float16, whose numbers end at 65,504 and begin to lose digits at 6e-5. A prediction of classes is
+# wrong by at most 1, which leaves a factor of 256 for the way back through the layers; other errors know no limit.
+LOSS_SCALE = {True: 256.0, False: 1.0}
+
+
+class Tile(NamedTuple):
+    """Buffers of some rows. A[0] is rows.X, the others [g(Z) 1 0] of the hidden layers, dA their gradients, keep masks."""
+
+    start: int  # rows of the batch before it
+    rows: device.Rows
+    A: list[Any]
+    dA: list[Any]
+    keep: list[Any]
+    Z: Any
+    dZ: Any
+    losses: Any
+    rights: Any
+
+
+class Batch(NamedTuple):
+    """One size of batch: `steps` runs its step. boost is what dZ is multiplied by, besides share, 1 / Σ weights."""
+
+    samples: int
+    tiles: list[Tile]
+    share: Any  # (1,)
+    boost: float
+    steps: Any = None  # a `Steps`
+
+
+class OnGpu:
+    """The steps of a run on a GPU: `begin` prepares them for a rule, `epoch` makes them.
+
+    data : X (n, n_features) as stored or a `Stream`, y as the loss takes it, and weights (n,) or None, on the device.
+    ids : (n,) uint32 on the device, what dropout's masks depend on; None for 0, 1, ...
+
+    `params`, `gradient` : (layout.size,) flat vectors, as `Padded` has them. `totals` : (3,) float64, loss with penalty,
+    penalty and right answers of the last batch, before its update; `history` : (epochs, 3) float64, their sums by epoch.
+    `resident` : bytes of the features as the products take them, 0 where the budget has no room or batches are gathered.
+
+    Raises ConfigError for a precision that this GPU lacks.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        data: tuple[Any, Any, Any],
+        plan: Plan,
+        backend: Backend,
+        recipe: Recipe,
+        *,
+        scale: float,
+        count: bool,
+        ids: Any,
+        shuffled: bool,
+    ) -> None:
+        self.xp = xp = backend.xp
+        self.spec, self.plan, self.recipe, self.count, self.shuffled = spec, plan, recipe, count, shuffled
+        self.layout, dtype, self._dropout = Padded(spec, device.WIDTH), np.dtype(recipe.dtype), recipe.dropout_of(spec)
+        self._operand = operand = _operand(recipe.precision, dtype, xp)
+        self.capture = Capture(backend, tf32=recipe.precision == "tf32")
+        self.kernels = SimpleNamespace(**{name: partial(rule, xp=xp) for name, rule in device.UPDATES.items()})
+        self.params, self.gradient = self._vector(dtype), self._vector(dtype)
+        self._copy = None if operand == dtype else self._vector(operand)
+        self._M = self.layout.matrices(self.params if self._copy is None else self._copy)
+        self._dM = self.layout.matrices(self.gradient)
+        alpha = self.layout.padded(weights_only(spec, recipe.alpha))
+        self._alpha = xp.asarray(alpha, dtype=dtype) if recipe.alpha else None
+        X, y, weights = data
+        self._stream = X if isinstance(X, Stream) else None
+        if self._stream is not None:
+            self.capture.why = self.capture.why or "the features come from the host in chunks"
+        if ids is None:
+            ids = xp.arange(len(y) if self._dropout else 1, dtype=np.uint32)
+        self._weighted, self._named = weights is not None, bool(self._dropout)
+        self._data = device.Rows(X, y, xp.ones((1,), dtype=dtype) if weights is None else weights, ids)
+        with np.errstate(over="ignore"):
+            whole = X.dtype.itemsize == 1 and np.isfinite(np.asarray(1 / scale).astype(operand))
+        # Whole numbers are multiplied with W, and the product with the scale; the unit that b is multiplied with is then
+        # one over it.
+        self._load_scale, self._one, self._scale = (1.0, 1 / scale, scale) if whole else (scale, 1.0, 1.0)
+        wide = plan.samples * self.layout.shapes[0][0] * operand.itemsize
+        fits = plan.batch == plan.samples and not plan.chunk and plan.bytes + wide <= plan.budget
+        self.resident = wide if fits else 0
+        self._row = 0  # of the epoch, where the next batch begins
+        self.steps = self.samples = self._done = 0
+        self._known: tuple[int, Any] = (0, None)  # until which step the device knows the rates, and what drew them
+
+    def _vector(self, dtype: Any) -> Any:
+        return self.xp.zeros((self.layout.size,), dtype=dtype)
+
+    def begin(self, rule: Any, epochs: int) -> None:
+        """Allocate what the steps of `rule` need, and start behind so many epochs."""
+        xp, plan, dtype, every = self.xp, self.plan, self.params.dtype, self.plan.steps_per_epoch
+        self.rule, self._done = rule, epochs * every
+        ahead, n_keys = every * max(1, AHEAD // every), max(1, 2 * len(self._dropout))
+        self._rates, self._first = Upload(xp, (ahead,), dtype), Upload(xp, (1,), np.int64)
+        self._keys = Upload(xp, (ahead + 1, n_keys), np.uint32)
+        ordered = self.shuffled and self._stream is None  # which brings the samples in their order
+        self._order = Upload(xp, (plan.samples,), np.int64) if ordered else None
+        self._tables = device.Tables(self._rates.array, self._keys.array, self._first.array)
+        n_tiles = -(-plan.batch // plan.tile)
+        lengths = [device.blocks(plan.tile) * n_tiles] * 2 + [device.blocks(self.layout.size)] * 2
+        self._sums = device.Sums(*(xp.zeros((n,), dtype=np.float64) for n in lengths))
+        counted = getattr(getattr(rule, "state", None), "t", None)
+        self._now = device.Now(
+            totals=xp.zeros((3,), dtype=np.float64),
+            history=xp.zeros((self.recipe.epochs, 3), dtype=np.float64),
+            at=xp.zeros((1,), dtype=np.int64),
+            t=xp.zeros((1,), dtype=np.float64) if counted is None else counted,
+            rate=xp.zeros((1,), dtype=dtype) if rule.learning_rate is None else rule.learning_rate,
+            clip=xp.zeros((1,), dtype=dtype),
+            key=xp.zeros((n_keys,), dtype=np.uint32),
+        )
+        self.totals, self.history = self._now.totals, self._now.history
+        self._now.at.fill(self._done)
+        self._place = device.Place(
+            self._now.at, every, plan.batch, None if self._order is None else self._order.array
+        )
+        with self.capture.on_stream():
+            self._batches = self._cut()
+
+    def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drawn_by: Any, order: Any) -> None:
+        """Every batch once. rates(n) are the learning rates of the next n steps, and stay so while `drawn_by` does.
+
+        order (n_samples,) is on the host; None where the samples go in their own.
+        """
+        whole, *ragged = self._batches
+        with self.capture.on_stream():
+            if self.rule.learning_rate is None:
+                self._iteration(number, whole)
+                return
+            if self._order is not None:
+                self._order.send(order)
+            elif order is not None and self._stream is not None:
+                self._stream.begin(order)
+            self._tell(rates, drawn_by)
+            whole.steps.run(self.plan.samples // whole.samples)
+            for batch in ragged:
+                batch.steps.run(1)
+        self._done += self.plan.steps_per_epoch
+        self.steps += self.plan.steps_per_epoch
+        self.samples += self.plan.samples
+
+    def _iteration(self, number: int, batch: Batch) -> None:
+        """One iteration of a rule that decides on the host; the steps are its evaluations, and move no parameter."""
+
+        def evaluate() -> Any:
+            batch.steps.run(1)
+            self.samples += batch.samples
+            return self.totals[0]
+
+        loss, penalty, right = (self.history[number, i : i + 1] for i in range(3))
+        loss += self.rule.step(self.params, self.gradient, evaluate)
+        penalty += self.totals[1:2]
+        right += self.totals[2:3]
+        self.steps += 1
+
+    def _tell(self, rates: Callable[[int], Sequence[float]], drawn_by: Any) -> None:
+        """Let the device know the rates, and dropout's keys, of this epoch's steps and of some more."""
+        if self._done < self._known[0] and drawn_by == self._known[1]:
+            return
+        n = min(len(self._rates.array), self.recipe.epochs * self.plan.steps_per_epoch - self._done)
+        self._rates.send(rates(n))
+        self._first.send([self._done])
+        if layers := len(self._dropout):
+            self._keys.send([dropout.keys(self.recipe.seed, self.steps + i, layers).ravel() for i in range(n)])
+            self._now.key[...] = self._keys.array[0]
+        self._known = self._done + n, drawn_by
+
+    # What is allocated
+
+    def _cut(self) -> list[Batch]:
+        """The whole batch and, where the samples do not divide, the ragged one behind it, in the same memory."""
+        xp, plan, spec, operand = self.xp, self.plan, self.spec, self._operand
+        dtype, n, sizes = self.params.dtype, self.plan.tile, self.spec.sizes[1:-1]
+        width = self.layout.shapes[0][0]
+        if self.resident:
+            inputs = self._data._replace(X=xp.empty((plan.samples, width), dtype=operand))
+            self._bring(0, inputs, weighted=False, named=False)
+        else:
+            _, y, weights, ids = self._data
+            inputs = device.Rows(
+                xp.empty((n, width), dtype=operand),
+                xp.empty((n, *y.shape[1:]), dtype=y.dtype),
+                xp.empty((n,), dtype=dtype) if self._weighted else weights,
+                xp.empty((n,), dtype=np.uint32) if self._named else ids,
+            )
+        hidden = [rows for rows, _ in self.layout.shapes[1:]]
+        A, dA = ([xp.empty((n, rows), dtype=operand) for rows in hidden] for _ in range(2))
+        keep = [xp.empty((n, size), dtype=bool) for size, _ in zip(sizes, self._dropout, strict=False)]
+        Z = xp.empty((n, self.layout.shapes[-1][1]), dtype=dtype)
+        dZ = Z if operand == dtype else xp.zeros(Z.shape, dtype=operand)
+        whole = Tile(0, inputs, A, dA, keep, Z, dZ, self._sums.losses, self._sums.rights)
+        batches = [self._batch(plan.batch, whole)]
+        if rest := plan.samples % plan.batch:
+            batches.append(self._batch(rest, whole))
+        return batches
+
+    def _batch(self, samples: int, whole: Tile) -> Batch:
+        tiles, block = [], 0
+        for start in range(0, samples, self.plan.tile):
+            n = min(self.plan.tile, samples - start)
+            rows = slice(start, start + n) if self.resident else slice(n)
+            X, y, weights, ids = whole.rows
+            inputs = device.Rows(
+                X[rows], y[rows], weights[rows] if self._weighted else weights, ids[rows] if self._named else ids
+            )
+            heads = ([a[:n] for a in buffers] for buffers in (whole.A, whole.dA, whole.keep))
+            sums = slice(block, block := block + device.blocks(n))
+            tiles.append(
+                Tile(start, inputs, *heads, whole.Z[:n], whole.dZ[:n], whole.losses[sums], whole.rights[sums])
+            )
+        share = self.xp.zeros((1,), dtype=self.params.dtype)
+        share.fill(1 / samples)
+        loss_scale = LOSS_SCALE[OUTPUTS[self.spec.output].classifies]
+        boost = samples * loss_scale if self._operand == np.float16 else 1.0
+        batch = Batch(samples, tiles, share, boost)
+        if self._weighted and samples == self.plan.samples:
+            self._share(batch)  # once for all
+        host = self.rule.learning_rate is None
+        step = partial(self._evaluate, batch, advance=False) if host else partial(self._step, batch)
+        return batch._replace(steps=Steps(step, self.capture, 1 if host else self.plan.samples // samples))
+
+    # What is launched
+
+    def _step(self, batch: Batch) -> None:
+        self.rule.step(self.params, self.gradient, partial(self._evaluate, batch, advance=True))
+
+    def _evaluate(self, batch: Batch, *, advance: bool) -> Any:
+        """Fill gradient and totals; to advance, set the rate and count the step. Returns the loss, on the device."""
+        recipe, xp, kernel, sums = self.recipe, self.xp, device.kernel, self._sums
+        if self._copy is not None:
+            kernel("cast", xp)(self.params, self._copy)
+        if self._weighted and batch.samples < self.plan.samples:
+            self._share(batch)
+        for tile in batch.tiles:
+            self._forward(tile)
+            self._loss(tile, batch)
+            self._backward(tile, batch)
+        self._row = (self._row + batch.samples) % self.plan.samples
+        used = [sum(tile.losses.size for tile in batch.tiles), 0, 0]
+        if self._alpha is not None:
+            kernel("add_l2", xp)(self.params, self._alpha, batch.share, self.gradient, sums.penalties)
+            used[1] = sums.penalties.size
+        if recipe.gradient_clip:
+            kernel("squares", xp)(self.gradient, sums.squares)
+            used[2] = sums.squares.size
+        device.turn(
+            sums, self._tables, self._now, used, self.plan.steps_per_epoch, batch.samples / self.plan.samples,
+            recipe.gradient_clip, advance, xp=xp,
+        )  # fmt: skip
+        if recipe.gradient_clip:
+            kernel("clip", xp)(self._now.clip, self.gradient)
+        return self.totals[0:1]
+
+    def _share(self, batch: Batch) -> None:
+        tiny = float(np.finfo(self.params.dtype).tiny)
+        device.share(self._data.weights, self._place, batch.samples, tiny, batch.share, xp=self.xp)
+
+    def _bring(self, start: int, into: device.Rows, *, weighted: bool, named: bool) -> None:
+        samples, place = self._data, self._place
+        if self._stream is not None:
+            first = self._row + start
+            rows = self._stream[first : first + len(into.X)]
+            samples, place = samples._replace(X=rows), place._replace(first=first)
+        device.load(samples, place, start, self._load_scale, self._one, into, weighted, named, xp=self.xp)
+
+    def _forward(self, tile: Tile) -> None:
+        """Z = [A 1] [W; b], A = g(Z), from the tile's samples to its logits."""
+        product, inputs = self.capture.products.dense_forward, [tile.rows.X, *tile.A]
+        if not self.resident:
+            self._bring(tile.start, tile.rows, weighted=self._weighted, named=self._named)
+        for i, M in enumerate(self._M):
+            alpha = self._scale if i == 0 else 1.0
+            if i == len(tile.A):
+                product(inputs[i], M, tile.Z, alpha=alpha)
+                return
+            A, n = tile.A[i], self.spec.sizes[i + 1]
+            product(inputs[i], M, A[:, : M.shape[1]], alpha=alpha)
+            device.activate(self.spec.activation, A, n, xp=self.xp)
+            if self._dropout:
+                key = self._now.key[2 * i : 2 * i + 2]
+                device.dropout(A, n, tile.keep[i], key, tile.rows.ids, self._dropout[i], xp=self.xp)
+
+    def _loss(self, tile: Tile, batch: Batch) -> None:
+        device.loss(
+            OUTPUTS[self.spec.output].loss, tile.rows, batch.share, self.spec.sizes[-1], batch.boost, self._weighted,
+            self.count, tile.Z, tile.dZ, tile.losses, tile.rights, xp=self.xp,
+        )  # fmt: skip
+
+    def _backward(self, tile: Tile, batch: Batch) -> None:
+        """[dW; db] = [A 1]ᵀ dZ, summed over the tiles; dA = dZ Wᵀ; dZ = dA g'(Z)."""
+        product, inputs, dZ = self.capture.products.dense_backward, [tile.rows.X, *tile.A], tile.dZ
+        beta = 1.0 if tile.start else 0.0
+        for i in reversed(range(len(self._M))):
+            M, dA = self._M[i], tile.dA[i - 1] if i else None
+            alpha = (1.0 if i else self._scale) / batch.boost
+            product(dZ, inputs[i], M, None, self._dM[i], None, dA, alpha=alpha, beta=beta)
+            if i:
+                n = self.spec.sizes[i]
+                if self._dropout:
+                    device.dropout_backward(inputs[i], dA, n, tile.keep[i - 1], self._dropout[i - 1], xp=self.xp)
+                device.derive(self.spec.activation, inputs[i], dA, n, xp=self.xp)
+                dZ = dA[:, : self._M[i - 1].shape[1]]
+
+
+def _operand(precision: str, dtype: Any, xp: Any) -> Any:
+    """The type of what is multiplied."""
+    capability = int(xp.cuda.Device().compute_capability)
+    if precision in ("tf32", "bfloat16") and capability < 80:
+        raise ConfigError(
+            f"precision={precision!r} needs a GPU of compute capability 8.0 (Ampere) or later, and this one has "
+            f"{capability / 10:.1f}: use precision='float16' or 'float32'"
+        )
+    if precision == "bfloat16":
+        try:
+            from ml_dtypes import bfloat16
+        except ModuleNotFoundError:
+            raise ConfigError(f"precision='bfloat16' needs ml_dtypes: {INSTALL}") from None
+        return np.dtype(bfloat16)
+    return np.dtype(np.float16) if precision == "float16" else dtype

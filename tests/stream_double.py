@@ -1,0 +1,288 @@
+"""Streams, events, graphs, pinned memory and cuBLAS for the device double, as strict as a GPU is.
+
+The null stream runs at once. Another stream runs as late as it may: when the host waits for it, fetches something
+inside it, or a stream that was told to wait for it goes on. Who forgets an event, or overwrites pinned memory too
+early, therefore gets other numbers.
+
+While a stream is recorded nothing runs, and whatever a graph cannot hold is refused: an allocation, an upload, a wait,
+a call of cuBLAS through CuPy. A graph knows memory by its address alone; when it is launched and the memory is gone,
+that is an error. cuBLAS reads and writes by the definition of BLAS, in columns, from the addresses that it is given.
+"""
+
+import ctypes
+import itertools
+import threading
+from collections import Counter
+from types import ModuleType, SimpleNamespace
+
+import ml_dtypes
+import numpy as np
+
+TYPES = {0: np.dtype("float32"), 1: np.dtype("float64"), 2: np.dtype("float16"), 14: np.dtype(ml_dtypes.bfloat16)}
+COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32 = 68, 70, 77
+
+
+class Recording(RuntimeError):
+    """What CUDA, or CuPy before it, says of a call that a recorded stream does not take."""
+
+
+class Streams:
+    """cupy.cuda's streams, for one device double. `launch` is how everything runs that runs on the device."""
+
+    def __init__(self, memory):
+        self.memory, self._numbers = memory, itertools.count(1)
+        self.null = Stream(self, 0)
+        self._stack, self.one_at_a_time = [self.null], threading.RLock()
+        self.counts = Counter()
+
+    @property
+    def current(self):
+        return self._stack[-1]
+
+    def launch(self, function, *hosts, stream=None):
+        """Run function(*hosts) in a stream, the current one where none is given, or record it."""
+        stream = self.current if stream is None else stream
+        if stream.recorded is not None:
+            again = [self.memory.borrowed(host) for host in hosts]
+            stream.recorded.append(lambda: function(*(view() for view in again)))
+        elif stream is self.null:
+            function(*hosts)
+        else:
+            stream.queue.append(lambda: function(*hosts))
+
+    def refuse_while_recording(self, what):
+        if self.current.recorded is not None:
+            raise Recording(f"the current stream is capturing: {what}")
+
+    def wait(self, what="a fetch"):
+        """The host waits for the current stream."""
+        self.refuse_while_recording(what)
+        self.current.catch_up()
+
+    def make(self, null=False, non_blocking=False):
+        assert non_blocking, "cudaStreamLegacy is unhappy when a blocking stream is recorded"
+        return Stream(self, next(self._numbers))
+
+    def event(self, block=False, disable_timing=False):
+        return Event(self)
+
+
+class Stream:
+    def __init__(self, streams, ptr):
+        self.ptr, self._streams = ptr, streams
+        self.queue, self.done, self.recorded = [], 0, None
+
+    def __enter__(self):
+        self._streams._stack.append(self)
+        return self
+
+    def __exit__(self, *_):
+        assert self._streams._stack.pop() is self
+
+    def catch_up(self, until=None):
+        until = len(self.queue) if until is None else until
+        with self._streams.one_at_a_time:
+            while self.done < until:
+                run, self.queue[self.done] = self.queue[self.done], None
+                self.done += 1
+                run()
+
+    def synchronize(self):
+        if self.recorded is not None:
+            raise Recording("a capturing stream cannot be waited for")
+        self._streams.counts["synchronisations"] += 1
+        self.catch_up()
+
+    def record(self, event=None):
+        event = Event(self._streams) if event is None else event
+        event.stream, event.position = self, len(self.queue)
+        return event
+
+    def wait_event(self, event):
+        if self is self._streams.null:
+            event.reached()
+        else:
+            self.queue.append(event.reached)
+
+    def begin_capture(self, mode=None):
+        if self.ptr == 0:
+            raise RuntimeError("cannot capture on the default (legacy) stream")
+        assert self._streams.current is self
+        assert self.recorded is None
+        self.recorded = []
+
+    def end_capture(self):
+        recorded, self.recorded = self.recorded, None
+        self._streams.counts["graphs"] += 1
+        return Graph(self._streams, recorded)
+
+    def is_capturing(self):
+        return self.recorded is not None
+
+
+class Event:
+    def __init__(self, streams):
+        self._streams, self.stream, self.position = streams, None, 0
+
+    def record(self, stream=None):
+        self._streams.refuse_while_recording("an event of its own")
+        (self._streams.current if stream is None else stream).record(self)
+
+    def reached(self):
+        if self.stream is not None:
+            self.stream.catch_up(self.position)
+
+    def synchronize(self):
+        self._streams.refuse_while_recording("a wait for an event")
+        self._streams.counts["event waits"] += 1
+        self.reached()
+
+
+class Graph:
+    def __init__(self, streams, recorded):
+        self._streams, self.recorded = streams, recorded
+
+    def launch(self, stream=None):
+        self._streams.refuse_while_recording("the launch of another graph")
+        stream = self._streams.current if stream is None else stream
+        self._streams.counts["graph launches"] += 1
+        if stream is self._streams.null:
+            for run in self.recorded:
+                run()
+        else:
+            stream.queue.extend(self.recorded)
+
+
+def pinned(size):
+    """cupy.cuda.alloc_pinned_memory: memory of the host, with nothing in it that means anything."""
+    return bytearray(b"\xff" * size)
+
+
+def is_pinned(host):
+    while isinstance(host, np.ndarray):
+        host = host.base
+    return isinstance(host.obj if isinstance(host, memoryview) else host, bytearray)
+
+
+class Cublas:
+    """One handle's worth of cuBLAS for a device double; `calls` holds what was asked of it."""
+
+    def __init__(self, xp):
+        self._xp, self._handles = xp, {}
+        self.calls = []
+
+    def module(self):
+        """As `nvmath.bindings.cublas`."""
+        made = ModuleType("nvmath.bindings.cublas")
+        made.create, made.destroy = self._create, self._handles.pop
+        made.set_stream, made.set_workspace = self._set_stream, self._set_workspace
+        made.gemm_ex, made.gemm_strided_batched_ex = self._gemm, self._gemm_batched
+        return made
+
+    def of_cupy(self):
+        """As `cupy.cuda.cublas`, whose handle follows the current stream."""
+
+        def guarded(function):
+            def call(*arguments):
+                if self._xp.streams.current.recorded is not None:
+                    raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+                return function(*arguments)
+
+            return call
+
+        return SimpleNamespace(gemmEx=guarded(self._gemm), gemmStridedBatchedEx=guarded(self._gemm_batched))
+
+    def _create(self):
+        self._xp.streams.refuse_while_recording("the making of a handle")
+        handle = 1000 + len(self._handles)
+        self._handles[handle] = SimpleNamespace(stream=0, workspace=None)
+        return handle
+
+    def _set_stream(self, handle, stream_id):
+        self._handles[handle] = SimpleNamespace(stream=stream_id, workspace=None)  # the stream takes the workspace away
+
+    def _set_workspace(self, handle, workspace, workspace_size_in_bytes):
+        view = self._xp.memory.view(workspace, (workspace_size_in_bytes,), (1,), np.dtype(np.uint8))
+        self._handles[handle].workspace = self._xp.memory.borrowed(view)
+
+    def _gemm(
+        self, handle, transa, transb, m, n, k, alpha, a, atype, lda, b, btype, ldb, beta, c, ctype, ldc,
+        compute_type, algo,
+    ):  # fmt: skip
+        self._gemm_batched(
+            handle, transa, transb, m, n, k, alpha, a, atype, lda, 0, b, btype, ldb, 0, beta, c, ctype, ldc, 0, 1,
+            compute_type, algo,
+        )  # fmt: skip
+
+    def _gemm_batched(
+        self, handle, transa, transb, m, n, k, alpha, a, atype, lda, stride_a, b, btype, ldb, stride_b, beta, c, ctype,
+        ldc, stride_c, batch_count, compute_type, algo,
+    ):  # fmt: skip
+        xp = self._xp
+        recording = xp.streams.current.recorded is not None
+        if handle in self._handles:  # else CuPy's, on the current stream
+            its = self._handles[handle]
+            assert its.stream == xp.streams.current.ptr, "cuBLAS works on another stream than the kernels beside it"
+            assert its.workspace is not None, "cuBLAS would allocate a workspace"
+            its.workspace()
+        else:
+            assert handle == xp.HANDLE
+            assert not recording
+        types = TYPES[atype], TYPES[btype], TYPES[ctype]
+        legal = {
+            COMPUTE_64F: {("float64",) * 3},
+            COMPUTE_TF32: {("float32",) * 3},
+            COMPUTE_32F: {("float32",) * 3} | {(h, h, c) for h in ("float16", "bfloat16") for c in (h, "float32")},
+        }
+        if tuple(t.name for t in types) not in legal[compute_type]:
+            raise RuntimeError(f"CUBLAS_STATUS_NOT_SUPPORTED: {types} with compute type {compute_type}")
+        assert algo == -1
+        scalar = ctypes.c_double if compute_type == COMPUTE_64F else ctypes.c_float
+        alpha, beta = (scalar.from_address(place).value for place in (alpha, beta))
+        stored = [
+            (a, types[0], (m, k) if transa == 0 else (k, m), lda, stride_a),
+            (b, types[1], (k, n) if transb == 0 else (n, k), ldb, stride_b),
+            (c, types[2], (m, n), ldc, stride_c),
+        ]
+        views = []
+        for place, dtype, (rows, columns), ld, stride in stored:
+            if ld < max(1, rows) or min(rows, columns) < 1:
+                raise RuntimeError("CUBLAS_STATUS_INVALID_VALUE")
+            assert place % 16 == 0 or dtype.itemsize > 2, "an address that tensor cores cannot load from"
+            size = dtype.itemsize
+            shape, strides = (batch_count, rows, columns), (stride * size, size, ld * size)
+            views.append(xp.memory.view(place, shape, strides, dtype))
+        A, B, C = views
+        assert not np.may_share_memory(C, A), "a product overwrites its operand"
+        assert not np.may_share_memory(C, B), "a product overwrites its operand"
+        self.calls.append(
+            (transa, transb, m, n, k, lda, ldb, ldc, alpha, beta, types[0].name, types[2].name, compute_type)
+        )
+
+        def run(A, B, C):
+            a, b = (operand(x, compute_type) for x in (A, B))
+            a, b = (a if transa == 0 else a.swapaxes(1, 2)), (b if transb == 0 else b.swapaxes(1, 2))
+            with np.errstate(all="ignore"):
+                product = np.dtype(scalar).type(alpha) * np.matmul(a, b)
+                if beta:
+                    product += np.dtype(scalar).type(beta) * C.astype(product.dtype)
+                C[...] = product.astype(C.dtype)
+
+        xp.streams.launch(run, A, B, C)
+
+
+def operand(x, compute_type):
+    """What the multipliers see: halves as they are, float32 rounded to 10 bits behind the point for TF32."""
+    if compute_type == COMPUTE_64F:
+        return x
+    x = x.astype(np.float32)
+    return rounded(x, 10) if compute_type == COMPUTE_TF32 else x
+
+
+def rounded(x, bits):
+    """float32 to so many bits behind the point, to the nearest, ties to even."""
+    drop = 23 - bits
+    words = x.view(np.uint32)
+    up = ((words >> np.uint32(drop)) & np.uint32(1)) + np.uint32(2 ** (drop - 1) - 1)
+    kept = ((words + up) >> np.uint32(drop)) << np.uint32(drop)
+    return np.where(np.isfinite(x), kept.view(np.float32), x)
