@@ -13,6 +13,7 @@ import ctypes
 import itertools
 import threading
 from collections import Counter
+from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import ml_dtypes
@@ -99,10 +100,14 @@ class Stream:
         return event
 
     def wait_event(self, event):
+        """For what the event marks now; it may be recorded again before this stream comes here."""
+        if event.stream is None:
+            return
+        reach = partial(event.stream.catch_up, event.position)
         if self is self._streams.null:
-            event.reached()
+            reach()
         else:
-            self.queue.append(event.reached)
+            self.queue.append(reach)
 
     def begin_capture(self, mode=None):
         if self.ptr == 0:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fcgpu.backend import Backend, choose
 from fcgpu.data.dataset import Dataset, check_weights, dataset, not_a_label, shown, targets
-from fcgpu.errors import ConfigError, DataError, DeviceMemoryError
+from fcgpu.errors import ConfigError, DataError, DeviceError, DeviceMemoryError
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Spec
 from fcgpu.train.events import EpochEnded, Event
@@ -95,11 +95,13 @@ def train(
 
     def less(made: Plan) -> Plan:
         backend.give_back()
-        smaller = cut(memory_budget=made.bytes - 1)
-        note = (
-            f"{backend.device} ran out of memory: {readable(smaller.bytes)} planned, in place of {readable(made.bytes)}"
-        )
-        return replace(smaller, note=note)
+        try:
+            smaller = cut(memory_budget=made.bytes - 1)
+        except DeviceError:
+            what = f"{backend.device} ran out of memory, and no plan needs less"
+            raise DeviceMemoryError(f"{what}: {made.remedy}") from None
+        words = f"{readable(smaller.bytes)} planned, in place of {readable(made.bytes)}"
+        return replace(smaller, note=f"{backend.device} ran out of memory: {words}")
 
     kept = order is not None and not (start and start.order)  # an order that a new run does not draw again by itself
     return _events(

@@ -64,7 +64,7 @@ class Plan:
     @property
     def remedy(self) -> str:
         """What to do where even that is not there."""
-        return f"this network and data need {readable(self.bytes)} there; free its memory, or use a smaller dtype"
+        return f"this network and data need at least {readable(self.bytes)}; free its memory, or use a smaller network"
 
     @property
     def steps_per_epoch(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fcgpu.backend import Backend, Workers
 from fcgpu.data.dataset import Dataset, targets
-from fcgpu.errors import DivergenceError
+from fcgpu.errors import DeviceMemoryError, DivergenceError
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.model import Model, Score
 from fcgpu.optim.first_order import FirstOrder
@@ -314,4 +314,7 @@ class Run:
     def _score(self, model: Model, X: Any, y: Any) -> Score:
         if not self.counts:
             y = targets(self.data, y)
-        return model.score(X, y, device=self.backend, threads=self.plan.threads)
+        try:
+            return model.score(X, y, device=self.backend, threads=self.plan.threads)
+        except DeviceMemoryError:  # what was learned is not to be lost for it
+            return model.score(self.backend.to_host(X), y, device="cpu")
