@@ -236,6 +236,7 @@ class DeviceDouble:
         self.launches, self.allocations = Counter(), 0
         self.memory = Memory(FREE_BYTES)
         self.streams, self.cublas = Streams(self.memory), Cublas(self)
+        the_one = SimpleNamespace(id=0, use=lambda: None, compute_capability="90")
         self.cuda = SimpleNamespace(
             get_current_stream=lambda: self.streams.current,
             get_elapsed_time=lambda begin, end: 0.0,  # nothing here takes the time that it would take there
@@ -243,7 +244,7 @@ class DeviceDouble:
             Stream=self.streams.make,
             Event=self.streams.event,
             alloc_pinned_memory=pinned,
-            Device=lambda number=0: SimpleNamespace(id=number, use=lambda: None, compute_capability="90"),
+            Device=lambda number=0: the_one,
             device=SimpleNamespace(get_cublas_handle=lambda: self.HANDLE),
             cublas=self.cublas.of_cupy(),
         )
@@ -271,9 +272,11 @@ class DeviceDouble:
         if out is not None and not isinstance(operand(out), np.ndarray):
             raise TypeError("Output arguments type must be cupy.ndarray")
 
+        n, given = len(inputs), out is not None  # a recorded call must not keep the arrays alive
+
         def run(*hosts):
             with np.errstate(all="ignore"):
-                return getattr(np, name)(*hosts[: len(inputs)], out=None if out is None else hosts[-1], dtype=dtype)
+                return getattr(np, name)(*hosts[:n], out=hosts[-1] if given else None, dtype=dtype)
 
         if out is None:
             self.streams.wait("a new array")
@@ -281,7 +284,7 @@ class DeviceDouble:
         shape = np.broadcast_shapes(*(np.shape(x) for x in inputs))
         if out.shape != shape:
             raise ValueError(f"non-broadcastable output operand with shape {out.shape}, expected {shape}")
-        self.streams.launch(run, *(np.asarray(x) if isinstance(x, np.ndarray) else x for x in inputs), out._host)
+        self.streams.launch(run, *inputs, out._host)
         return out
 
     def _reduce(self, name, a, axis=None, out=None, **options):
@@ -509,7 +512,6 @@ PRELUDE = """
 #include <stdint.h>
 #include <string.h>
 #include <ucontext.h>
-#include <functional>
 #include <type_traits>
 #define __device__
 #define __shared__ static
@@ -559,7 +561,8 @@ static Dim threadIdx, blockIdx, blockDim;
 static const unsigned int MOST = 256;
 static jmp_buf scheduler, fibers[MOST];
 static bool started[MOST], ended[MOST];
-static std::function<void()> body;
+static void (*body)(void *);
+static void *work;
 static char stacks[MOST][65536];
 static void __syncthreads() {
   unsigned int me = threadIdx.x;
@@ -567,7 +570,7 @@ static void __syncthreads() {
 }
 static void fiber() {
   for (;;) {
-    body();
+    body(work);
     ended[threadIdx.x] = true;
     __syncthreads();
   }
@@ -636,7 +639,7 @@ extern "C" long long FUNCTION(const long long *const *_args, long long _size, lo
   blockDim.x = _size < _block ? _size : _block;
   for (long long _at = (_size + _block - 1) / _block; _at-- > 0;) {
     blockIdx.x = _at;
-    body = [&] {
+    auto one = [&] {
       ptrdiff_t i = (ptrdiff_t)blockIdx.x * blockDim.x + threadIdx.x;
       %s;
       if (i < _size) {
@@ -646,6 +649,8 @@ extern "C" long long FUNCTION(const long long *const *_args, long long _size, lo
       }
       %s;
     };
+    work = &one;
+    body = [](void *w) { (*static_cast<decltype(one) *>(w))(); };
     if (blockDim.x > MOST || !run_block(blockDim.x)) return 2;
   }
   return _fault;
@@ -712,16 +717,19 @@ def usual(formulas=FORMULAS):
         yield from _with_types(kernel, types)
 
 
-def usual_on_device(formulas=device.FORMULAS):
-    """Likewise of the kernels of a step; T is that of H, or float under halves."""
+WHOLE = (("float32", "float32"), ("float64", "float64"))
+HALVES = (("float32", "float16"), ("float32", "bfloat16"))
+
+
+def usual_on_device(types=WHOLE, formulas=device.FORMULAS):
+    """Likewise of the kernels of a step; types are those of T, parameters and loss, and of H, what is multiplied."""
     for name, f in formulas.items():
         kernel = ElementwiseKernel(
             f.inputs, f.outputs, f.operation, f"fcgpu_device_{name}", device.PREAMBLE, f.before, f.after
         )
-        for T, H in (("float32", "float32"), ("float64", "float64"), ("float32", "float16"), ("float32", "bfloat16")):
-            types = {"T": (T,), "H": (H,), "I": ("int64", T), "U": ("uint8", "int64", T)}
-            if "H" in {p.c for p in (*kernel.ins, *kernel.outs)} or T == H:
-                yield from _with_types(kernel, types)
+        for T, H in types:
+            if T == H or "H" in {p.c for p in (*kernel.ins, *kernel.outs)}:
+                yield from _with_types(kernel, {"T": (T,), "H": (H,), "I": ("int64", T), "U": ("uint8", "int64", T)})
 
 
 def _with_types(kernel, types):
@@ -730,14 +738,14 @@ def _with_types(kernel, types):
         yield kernel, dict(zip(used, map(np.dtype, chosen), strict=True))
 
 
-def double_backend(monkeypatch=None):
+def double_backend(monkeypatch=None, types=WHOLE):
     """A fresh double, its counts at zero, as the backend of device cuda:0; skips where no C++ compiler is.
 
-    With monkeypatch, nvmath-python is installed, and is the double's.
+    With monkeypatch, nvmath-python is installed, and is the double's; else it is not.
     """
     if compiler() is None:
         pytest.skip("no C++ compiler: install g++, or name one in CXX")
-    COMPILED.build([*usual(), *usual_on_device()])
+    COMPILED.build([*usual(), *usual_on_device(types)])
     xp = DeviceDouble()
     if monkeypatch is not None:
         bindings = ModuleType("nvmath.bindings")

@@ -96,7 +96,7 @@ class Memory:
 
     def borrowed(self, host):
         """A function that gives the same view again as long as its memory is there."""
-        if not self.holds(host):
+        if not (isinstance(host, np.ndarray) and self.holds(host)):
             return lambda: host
         owner = owner_of(host)
         reference, offset = weakref.ref(owner), host.ctypes.data - owner.ctypes.data

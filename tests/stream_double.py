@@ -35,6 +35,7 @@ class Streams:
         self.null = Stream(self, 0)
         self._stack, self.one_at_a_time = [self.null], threading.RLock()
         self.counts = Counter()
+        self.lengths = []  # launches in each graph that was recorded
 
     @property
     def current(self):
@@ -119,6 +120,7 @@ class Stream:
     def end_capture(self):
         recorded, self.recorded = self.recorded, None
         self._streams.counts["graphs"] += 1
+        self._streams.lengths.append(len(recorded))
         return Graph(self._streams, recorded)
 
     def is_capturing(self):
@@ -173,7 +175,7 @@ class Cublas:
     """One handle's worth of cuBLAS for a device double; `calls` holds what was asked of it."""
 
     def __init__(self, xp):
-        self._xp, self._handles = xp, {}
+        self._xp, self._handles, self._numbers = xp, {}, itertools.count(1000)
         self.calls = []
 
     def module(self):
@@ -199,7 +201,7 @@ class Cublas:
 
     def _create(self):
         self._xp.streams.refuse_while_recording("the making of a handle")
-        handle = 1000 + len(self._handles)
+        handle = next(self._numbers)
         self._handles[handle] = SimpleNamespace(stream=0, workspace=None)
         return handle
 

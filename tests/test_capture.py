@@ -1,0 +1,375 @@
+"""Steps recorded as graphs against the same steps called one by one, on the device double: equal bit for bit.
+
+A graph of the double knows memory by address, reads what stands there when it is replayed, and is refused an allocation,
+an upload, a wait, or CuPy's own way to cuBLAS while it is recorded.
+"""
+
+import gc
+import itertools
+import math
+
+import numpy as np
+import pytest
+from device_double import HALVES, WHOLE, double_backend
+from stream_double import Recording
+
+import fcgpu
+from fcgpu.kernels.updates import UPDATES
+from fcgpu.optim import FULL_BATCH
+from fcgpu.optim.schedules import SCHEDULES
+from fcgpu.params import Padded, Spec
+from fcgpu.train import capture, run
+from fcgpu.train.capture import Capture, Steps
+from fcgpu.train.upload import Upload
+
+SAMPLES, FEATURES = 60, 5
+
+
+@pytest.fixture(autouse=True)
+def no_look(monkeypatch):
+    """No look at the loss but the one at the end of a run."""
+    monkeypatch.setattr(run, "LOOK_SECONDS", math.inf)
+
+
+@pytest.fixture
+def recording(monkeypatch):
+    """A double on which steps are recorded."""
+    return double_backend(monkeypatch)
+
+
+def blobs(stored="float64"):
+    random = np.random.default_rng(3)
+    y = np.arange(SAMPLES) % 3
+    X = random.normal(0, 1, (SAMPLES, FEATURES)) + 2 * random.normal(0, 1, (3, FEATURES))[y]
+    if stored == "uint8":
+        X = np.clip(40 * X + 128, 0, 255).astype(np.uint8)
+    return fcgpu.dataset(X, y, scale=1 / 255 if stored == "uint8" else 1.0)
+
+
+def trained(backend, data=None, **changes):
+    """(numbers of every epoch, the state after each, Finished)."""
+    changes = {"hidden": (7, 4), "epochs": 4, **changes}
+    options = {key: changes.pop(key) for key in ("start", "memory_budget", "sample_weight") if key in changes}
+    numbers, states = [], []
+    for event in fcgpu.train(data or blobs(), device=backend, **options, **changes):
+        if isinstance(event, fcgpu.EpochEnded):
+            numbers.append((event.loss, event.penalty, event.accuracy, event.learning_rate, event.monitored))
+            states.append(event.state())
+    return numbers, states, event
+
+
+def same(monkeypatch, backend, **changes):
+    """The run recorded and the run called give equal bits; returns what the recorded run gave."""
+    with monkeypatch.context() as patch:
+        patch.setattr(capture, "why_eager", lambda backend: "a test asks for it")
+        expected, _, plain = trained(double_backend(), **changes)
+    assert plain.capture == "eager: a test asks for it"
+    found, states, finished = trained(backend, **changes)
+    assert found == expected
+    np.testing.assert_array_equal(finished.model.params, plain.model.params)
+    assert finished.capture.startswith("graph of ")
+    return found, states, finished
+
+
+CASES = {
+    **{f"{name}-full": {"optimizer": name} for name in (*UPDATES, "lbfgs")},
+    **{f"{name}-ragged": {"optimizer": name, "batch": 7} for name in UPDATES if name not in FULL_BATCH},
+    **{
+        f"schedule {name}": {"batch": 7, "schedule": name, "learning_rate": 0.05, "n_iter_no_change": 1, "tol": 0.5}
+        for name in SCHEDULES
+    },
+    "warm-up": {"batch": 13, "schedule": "one_cycle", "warmup": 2},
+    "in file order": {"batch": 7, "shuffle": False},
+    "whole batches": {"batch": 10},
+    "one sample a batch": {"batch": 1, "epochs": 2},
+    "regularised": {"batch": 7, "alpha": 6.0, "gradient_clip": 0.5, "dropout": 0.3},
+    "regularised, full": {"alpha": 6.0, "gradient_clip": 0.5, "dropout": (0.3, 0.1)},
+    "lbfgs, regularised": {"optimizer": "lbfgs", "alpha": 6.0},
+    "weighted": {"batch": 7, "sample_weight": np.linspace(0, 2, SAMPLES)},
+    "weighted, full": {"sample_weight": np.linspace(0, 2, SAMPLES), "alpha": 1.0},
+    "early stopping": {"batch": 7, "early_stopping": True, "n_iter_no_change": 1, "tol": 0.3, "epochs": 9},
+    "tiles": {"memory_budget": 9000, "dropout": 0.2},
+    "tiles of a batch": {"memory_budget": 8400, "batch": 33, "sample_weight": np.linspace(0, 2, SAMPLES)},
+    "pixels": {"data": blobs("uint8"), "batch": 7},
+    "float64": {"dtype": "float64", "batch": 7},
+    "sigmoid": {"output": "sigmoid", "activation": "sigmoid"},
+    "regression": {"output": "identity", "batch": 7},
+    "no hidden layer": {"hidden": (), "batch": 7},
+}
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+def test_recorded_steps_equal_called_ones_bit_for_bit(changes, recording, monkeypatch):
+    same(monkeypatch, recording, **changes)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_networks_do(seed, recording, monkeypatch):
+    random = np.random.default_rng(seed)
+    hidden = tuple(int(n) for n in random.integers(1, 20, random.integers(0, 4)))
+    batch = [int(random.integers(1, SAMPLES)), "full"][seed % 2]
+    found, _, finished = same(
+        monkeypatch, recording, hidden=hidden, batch=batch, seed=seed, activation=["tanh", "relu", "sigmoid"][seed % 3],
+        epochs=3, dtype="float64",
+    )  # fmt: skip
+    expected, _, on_cpu = trained("cpu", hidden=hidden, batch=batch, seed=seed, epochs=3, dtype="float64",
+                                  activation=["tanh", "relu", "sigmoid"][seed % 3])  # fmt: skip
+    np.testing.assert_allclose(finished.model.params, on_cpu.model.params, rtol=0, atol=1e-11)
+    assert [row[2] for row in found] == [row[2] for row in expected]
+
+
+@pytest.mark.parametrize("precision", ["tf32", "float16", "bfloat16"])
+@pytest.mark.parametrize("batch", ["full", 7])
+def test_every_precision_does_and_is_near_float32(precision, batch, monkeypatch):
+    recording = double_backend(monkeypatch, WHOLE + HALVES)
+    changes = {"data": blobs("uint8"), "batch": batch, "epochs": 20, "learning_rate": 0.02}
+    _, _, finished = same(monkeypatch, recording, precision=precision, **changes)
+    exact = trained("cpu", **changes)[2]
+    assert finished.model.params.dtype == np.float32
+    assert finished.train.loss == pytest.approx(exact.train.loss, rel=2e-2)
+    kinds = {call[-3:] for call in recording.xp.cublas.calls}
+    if precision == "tf32":
+        assert kinds == {("float32", "float32", 77)}
+    else:
+        assert kinds == {(precision, precision, 68), (precision, "float32", 68)}
+
+
+@pytest.mark.parametrize("changes", [{"batch": 7, "dropout": 0.3}, {"optimizer": "lbfgs"}, {"schedule": "cosine"}])
+def test_going_on_equals_never_having_stopped(changes, recording, monkeypatch):
+    whole, states, finished = same(monkeypatch, recording, epochs=5, **changes)
+    for at, state in enumerate(states[:-1], 1):
+        rest, _, again = trained(recording, epochs=5, start=state, **changes)
+        assert rest == whole[at:]
+        np.testing.assert_array_equal(again.model.params, finished.model.params)
+
+
+def test_a_state_goes_from_the_gpu_to_the_cpu_and_back(recording):
+    changes = {"batch": 7, "dtype": "float64", "epochs": 4}
+    whole, states, _ = trained(recording, **changes)
+    rest, others, _ = trained("cpu", start=states[0], **changes)
+    np.testing.assert_allclose([r[0] for r in rest], [r[0] for r in whole[1:]], rtol=1e-12)
+    back, _, _ = trained(recording, start=others[0], **changes)
+    np.testing.assert_allclose([r[0] for r in back], [r[0] for r in whole[2:]], rtol=1e-12)
+
+
+def launches(backend, **changes):
+    """What one more epoch costs: (kernels and products, graph launches, uploads, allocations, waits of the host)."""
+    xp, seen = backend.xp, []
+    for _ in fcgpu.train(blobs(), device=backend, hidden=(7, 4), epochs=6, **changes):
+        counts = xp.streams.counts
+        seen.append(
+            (
+                sum(xp.launches.values()) + len(xp.cublas.calls), counts["graph launches"], xp.uploads, xp.allocations,
+                xp.synchronisations + counts["synchronisations"],
+            )
+        )  # fmt: skip
+    return [tuple(b - a for a, b in itertools.pairwise(column)) for column in zip(*seen[:-2], strict=True)]
+
+
+@pytest.mark.parametrize("changes", [{}, {"alpha": 1.0}, {"dropout": 0.3}, {"gradient_clip": 0.5}, {"optimizer": "rprop"}])
+def test_an_epoch_of_full_batches_is_one_launch(changes, recording):
+    kernels, graphs, uploads, allocations, waits = launches(recording, **changes)
+    assert graphs == (0, 1, 1, 1, 1)
+    assert kernels[2:] == uploads[1:4] == (0, 0, 0)
+    assert allocations[1:] == (0,) * 4
+    assert waits == (0,) * 5
+
+
+@pytest.mark.parametrize("changes", [{}, {"alpha": 1.0, "dropout": 0.3, "gradient_clip": 0.5}])
+def test_an_epoch_of_mini_batches_is_two_launches_and_its_order(changes, recording):
+    kernels, graphs, uploads, allocations, waits = launches(recording, batch=7, **changes)
+    assert graphs == (7, 2, 2, 2, 2)  # the eight whole batches, and the ragged one; in the first epoch one is called
+    assert kernels[2:] == (0, 0, 0)
+    assert uploads[1:4] == (1, 1, 1)
+    assert allocations[1:] == (0,) * 4
+    assert waits == (0,) * 5
+
+
+def test_called_steps_allocate_and_wait_for_nothing_either(monkeypatch):
+    monkeypatch.setattr(capture, "why_eager", lambda backend: "a test asks for it")
+    for changes in ({}, {"batch": 7, "alpha": 1.0, "dropout": 0.3, "gradient_clip": 0.5}, {"optimizer": "rprop"}):
+        _, graphs, _, allocations, waits = launches(double_backend(), **changes)
+        assert allocations[1:] == waits[1:] == graphs[1:] == (0,) * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 15),  # three layers: 3 + 5 products, 2 + 2 activations, the loss, the turn, the update
+        ({"batch": 10}, 16),  # and what brings the samples
+        ({"alpha": 1.0}, 16),
+        ({"gradient_clip": 1.0}, 17),
+        ({"dropout": 0.1}, 19),
+        ({"precision": "float16"}, 16),
+        ({"optimizer": "lbfgs"}, 14),
+    ],
+)
+def test_the_launches_of_a_step(changes, expected, monkeypatch):
+    recording = double_backend(monkeypatch, WHOLE + HALVES)
+    trained(recording, blobs("uint8"), epochs=2, **changes)
+    found = recording.xp.streams.lengths  # of the graphs, in the order in which they were recorded
+    assert found == ([expected] if "batch" not in changes else [expected, 6 * expected])
+
+
+def test_many_steps_are_few_graphs(recording, monkeypatch):
+    monkeypatch.setattr(capture, "GRAPH", 16)
+    _, _, finished = same(monkeypatch, recording, batch=1, epochs=3)
+    assert finished.capture == "graph of 16 steps"
+    assert set(recording.xp.streams.counts) >= {"graphs"}
+    # 60 steps: one called and 59 replayed as 3 * 16 + 11, then twice 3 * 16 + 12
+    assert recording.xp.streams.counts["graphs"] == 2
+    assert recording.xp.streams.counts["graph launches"] == 3 * 3 + 11 + 12 + 12
+
+
+def test_it_is_said_why_steps_are_not_recorded(monkeypatch):
+    backend = double_backend()
+    monkeypatch.setitem(__import__("sys").modules, "nvmath", None)
+    assert "nvmath-python is not installed: pip install 'fcgpu[cuda12]'" in capture.why_eager(backend)
+    assert trained(backend)[2].capture.startswith("eager: nvmath-python is not installed")
+
+
+def test_an_old_cupy_and_another_maker_are_not_recorded(recording):
+    recording.xp.__version__ = "13.6.0"
+    assert "CuPy 13.6.0 is older than 14" in capture.why_eager(recording)
+    recording.xp.cuda.runtime.is_hip = True
+    assert capture.why_eager(recording) == "CUDA graphs are NVIDIA's"
+
+
+def test_a_cublas_that_does_not_start_leaves_cupys_own(recording, monkeypatch):
+    def create():
+        raise RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED")
+
+    monkeypatch.setattr(__import__("sys").modules["nvmath.bindings.cublas"], "create", create)
+    _, _, finished = trained(recording)
+    assert finished.capture == (
+        "eager: cuBLAS does not start through nvmath-python (RuntimeError: CUBLAS_STATUS_NOT_INITIALIZED)"
+    )
+
+
+def test_a_recording_that_fails_leaves_steps_that_are_called(recording, monkeypatch):
+    expected = trained(double_backend())[0]
+
+    def refuse(self, mode=None):
+        raise RuntimeError("cudaErrorStreamCaptureUnsupported")
+
+    monkeypatch.setattr("stream_double.Stream.begin_capture", refuse)
+    found, _, finished = trained(recording)
+    assert found == expected
+    assert "a graph cannot be recorded (RuntimeError: cudaErrorStreamCaptureUnsupported)" in finished.capture
+
+
+def test_what_a_graph_cannot_hold_is_refused(recording):
+    xp = recording.xp
+    with (made := Capture(recording)).on_stream():
+        device, pinned = xp.zeros((2,)), np.zeros(2)
+        steps = {
+            "an allocation": lambda: device + 1,
+            "another allocation": lambda: xp.zeros((2,)),
+            "an upload": lambda: device.set(pinned),
+            "a fetch": device.get,
+            "a wait": made.stream.synchronize,
+            "CuPy's product": lambda: xp.matmul(xp.zeros((2, 2)), xp.zeros((2, 2)), out=xp.zeros((2, 2))),
+        }
+        for what, step in steps.items():
+            made.stream.begin_capture()
+            with pytest.raises((Recording, NotImplementedError)):
+                step()
+            made.stream.end_capture()
+            made.why = ""
+            runner = Steps(step, made, 1)
+            runner.run(2)  # the second time it is to be recorded, and is called
+            assert made.why.startswith("a graph cannot be recorded"), what
+
+
+def test_a_graph_without_its_memory_is_found_out(recording):
+    """The double would say so; a run keeps all of it."""
+    xp = recording.xp
+    with (made := Capture(recording)).on_stream():
+        array, other = xp.zeros((2,)), xp.zeros((2,))
+        made.stream.begin_capture()
+        other *= array
+        graph = made.stream.end_capture()
+        del array
+        gc.collect()
+        graph.launch()
+        with pytest.raises(RuntimeError, match="memory that was freed"):
+            made.stream.synchronize()
+        made.stream.queue.clear()
+        made.stream.done = 0
+
+
+def test_pinned_memory_is_overwritten_when_it_has_been_read(recording):
+    xp = recording.xp
+    upload, stream = Upload(xp, (3,), np.int64), xp.cuda.Stream(non_blocking=True)
+    seen = [xp.zeros((3,), dtype=np.int64) for _ in range(5)]
+    with stream:
+        for i, array in enumerate(seen):
+            upload.send([i, i])
+            array[...] = upload.array
+    stream.synchronize()
+    assert [a.tolist() for a in seen] == [[i, i, 0] for i in range(5)]
+
+
+def test_streams_wait_for_one_another(recording):
+    """What ran outside is there inside, and the other way round; without the events the double runs it too late."""
+    xp, made = recording.xp, Capture(recording)
+    array = xp.zeros((1,))
+    with made.on_stream():
+        array += 1
+    assert array.tolist() == [1]
+    with made.stream:
+        array += 1
+    assert array.tolist() == [1]
+    made.stream.synchronize()
+    assert array.tolist() == [2]
+
+
+@pytest.mark.parametrize("sizes", [(3, 2), (7, 8, 9), (784, 128, 64, 10), (1, 1, 1)])
+def test_parameters_go_into_the_padded_vector_and_back(sizes):
+    spec, random = Spec(sizes, output="sigmoid"), np.random.default_rng(0)
+    layout = Padded(spec, 8)
+    for lead in ((), (3,)):
+        packed = random.random((*lead, spec.n_params)).astype(np.float32)
+        padded = layout.padded(packed)
+        assert padded.shape == (*lead, layout.size)
+        np.testing.assert_array_equal(layout.packed(padded), packed)
+        assert padded.sum(dtype=float) == pytest.approx(packed.sum(dtype=float))  # the rest is 0
+        for M, (W, b) in zip(layout.matrices(padded), spec.layers(packed), strict=True):
+            n_in, n_out = W.shape[-2:]
+            assert M.shape[-2] % 8 == M.shape[-1] % 8 == 0
+            np.testing.assert_array_equal(M[..., :n_in, :n_out], W)
+            np.testing.assert_array_equal(M[..., n_in, :n_out], b[..., 0, :])
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "rprop"}, {"alpha": 6.0, "gradient_clip": 0.5}])
+def test_what_is_padded_stays_zero(changes, recording):
+    made = []
+    for event in fcgpu.train(blobs(), device=recording, hidden=(7, 4), epochs=4, learning_rate=0.05, **changes):
+        if isinstance(event, fcgpu.EpochEnded):
+            gpu = event._state.__self__.gpu
+            made = [gpu.params, gpu.gradient, *(s for s in gpu.rule.state[:1])]  # rprop's steps may be anything
+    for vector in made:
+        host = vector.get()
+        np.testing.assert_array_equal(gpu.layout.padded(gpu.layout.packed(host)), host)
+        assert host.any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "capability", "words"),
+    [
+        ({"precision": "tf32"}, "75", "needs a GPU of compute capability 8.0"),
+        ({"precision": "bfloat16"}, "70", "and this one has 7.0: use precision='float16' or 'float32'"),
+        ({"precision": "float16", "dtype": "float64"}, "90", "is for dtype='float32'"),
+        ({"precision": "float16", "optimizer": "lbfgs"}, "90", "is not for optimizer='lbfgs'"),
+        ({"precision": "half"}, "90", "expected one of float32, tf32, float16, bfloat16"),
+    ],
+)
+def test_a_precision_that_cannot_be_is_refused(changes, capability, words, recording):
+    recording.xp.cuda.Device().compute_capability = capability
+    with pytest.raises(fcgpu.ConfigError, match=words):
+        trained(recording, **changes)
+
+
+def test_a_precision_on_the_cpu_is_refused():
+    with pytest.raises(fcgpu.ConfigError, match=r"precision='tf32' is for a GPU, and this run is on the CPU"):
+        trained("cpu", precision="tf32")

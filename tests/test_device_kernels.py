@@ -1,0 +1,328 @@
+"""The kernels of a step on a GPU against the references, compiled for the CPU by the device double; halves too.
+
+Each is called as its reference is, through a function that pads what the kernel takes padded, with NaN and numbers that
+mean nothing where it must not look, and judges what it writes there.
+"""
+
+import numpy as np
+import pytest
+from device_double import COMPILED, HALVES, WHOLE, double_backend, usual_on_device
+from kernel_cases import DTYPES, compare
+
+from fcgpu.kernels import REFERENCE, device
+from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
+from fcgpu.kernels.device import WIDTH, Now, Place, Rows, Sums, Tables, blocks
+from fcgpu.kernels.losses import OUTPUTS
+
+LOSSES = [row.loss for row in OUTPUTS.values()]
+TYPES = [*((dtype, None) for dtype in DTYPES), *HALVES]
+
+
+def wider(A, more=0, value=np.nan):
+    """The matrix (rows, n) with columns up to a multiple of WIDTH, on the host."""
+    rows, n = A.shape
+    made = np.full((rows, -(-(n + more) // WIDTH) * WIDTH), value).astype(A.dtype)
+    made[:, :n] = A
+    return made
+
+
+def flat(A):
+    return A.get().reshape(-1, A.shape[-1])
+
+
+def activation(name, operand):
+    def call(Z, b, *, xp):
+        Z += b
+        n, H = Z.shape[-1], operand or Z.dtype
+        A = xp.asarray(wider(flat(Z), 1).astype(H))
+        device.activate(name, A, n, xp=xp)
+        found = A.get()
+        assert (found[:, n] == 1).all()
+        assert not found[:, n + 1 :].any()
+        Z[...] = xp.asarray(found[:, :n].astype(Z.dtype).reshape(Z.shape))
+
+    return call
+
+
+def derivative(name, operand):
+    def call(A, dA, *, xp):
+        n, H = A.shape[-1], operand or A.dtype
+        found = xp.asarray(wider(flat(dA), 1).astype(H))
+        device.derive(name.removesuffix("_backward"), xp.asarray(wider(flat(A), 1).astype(H)), found, n, xp=xp)
+        found = found.get()
+        assert not found[:, n:].any()
+        dA[...] = xp.asarray(found[:, :n].astype(dA.dtype).reshape(dA.shape))
+
+    return call
+
+
+def loss(name, operand):
+    """Row by row, so that each row's loss is a partial sum of its own."""
+
+    def call(Z, y, weight, losses, *, xp):
+        k, T = Z.shape[-1], Z.dtype
+        rows, found = wider(flat(Z)), np.empty((losses.size, 1), T)
+        weighted = not isinstance(weight, float)
+        share = xp.asarray(np.array([1.0 if weighted else weight], T))
+        for i in range(len(rows)):
+            at = slice(i % len(y), i % len(y) + 1)
+            weights = weight[at, 0] if weighted else share
+            logits, sums = xp.asarray(rows[i : i + 1]), [xp.empty((1,)), xp.empty((1,))]
+            dZ = logits if operand is None else xp.asarray(np.zeros(logits.shape, operand))
+            device.loss(
+                name, Rows(None, y[at], weights, None), share, k, 1.0, weighted, False, logits, dZ, *sums, xp=xp
+            )
+            rows[i], found[i] = dZ.get()[0].astype(T), sums[0].get()
+            assert sums[1].get() == 0
+        Z[...] = xp.asarray(rows[:, :k].reshape(Z.shape))
+        losses[...] = xp.asarray(found.reshape(losses.shape))
+
+    return call
+
+
+def count_correct(Z, y, correct, *, xp):
+    rows, found = wider(flat(Z)), []
+    for i in range(len(rows)):
+        at = slice(i % len(y), i % len(y) + 1)
+        logits, one, right = xp.asarray(rows[i : i + 1]), xp.asarray(np.ones(1, Z.dtype)), xp.empty((1,))
+        device.loss(
+            "squared_error", Rows(None, y[at], one, None), one, Z.shape[-1], 1.0, False, True, logits, logits,
+            xp.empty((1,)), right, xp=xp,
+        )  # fmt: skip
+        found.append(right.get()[0])
+    correct[...] = xp.asarray(np.array(found).reshape(correct.shape) == 1)
+
+
+def dropout(operand):
+    def call(A, keep, key, ids, rate, *, xp):
+        n, H = A.shape[-1], operand or A.dtype
+        found = xp.asarray(wider(flat(A), 1).astype(H))
+        device.dropout(found, n, keep, key, ids, rate, xp=xp)
+        assert np.isnan(found.get()[:, n:].astype(float)).all()
+        A[...] = xp.asarray(found.get()[:, :n].astype(A.dtype))
+
+    return call
+
+
+def dropout_backward(operand):
+    def call(A, dA, keep, rate, *, xp):
+        n, H = A.shape[-1], operand or A.dtype
+        found = [xp.asarray(wider(flat(x), 1).astype(H)) for x in (A, dA)]
+        device.dropout_backward(*found, n, keep, rate, xp=xp)
+        for x, there in zip((A, dA), found, strict=True):
+            x[...] = xp.asarray(there.get()[:, :n].astype(x.dtype))
+
+    return call
+
+
+def function(name, operand):
+    if name in LOSSES:
+        return loss(name, operand)
+    others = {"count_correct": count_correct, "dropout": dropout(operand), "dropout_backward": dropout_backward(operand)}
+    return others.get(name) or (derivative if name.endswith("_backward") else activation)(name, operand)
+
+
+NAMES = [
+    *HIDDEN_ACTIVATIONS, *(f"{name}_backward" for name in HIDDEN_ACTIVATIONS if name != "identity"),
+    *LOSSES, "dropout", "dropout_backward",
+]  # fmt: skip
+
+
+@pytest.fixture(params=["double", pytest.param("cupy", marks=pytest.mark.gpu)])
+def xp(request):
+    return double_backend(types=WHOLE + HALVES).xp if request.param == "double" else request.getfixturevalue("gpu").xp
+
+
+@pytest.mark.parametrize(("dtype", "operand"), TYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_the_reference(name, dtype, operand, xp):
+    compare(name, function(name, operand), dtype, xp, operand)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_counts_right_answers(dtype, xp):
+    compare("count_correct", count_correct, dtype, xp)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "weighted"), [(1, False), (127, True), (300, False), (300, True)])
+def test_the_partial_sums_of_a_loss_are_those_of_its_blocks(n, weighted, dtype, xp):
+    random = np.random.default_rng(1)
+    Z, y, weights = random.normal(0, 2, (n, 10)).astype(dtype), random.integers(0, 10, n), random.random(n).astype(dtype)
+    expected, right = np.empty((n, 1), dtype), np.empty((n,), bool)
+    REFERENCE["count_correct"](Z, y, right, xp=np)
+    logits = xp.asarray(wider(Z))
+    REFERENCE["cross_entropy"](Z, y, 0.5 * weights[:, None] if weighted else 0.5, expected, xp=np)
+    sums = [xp.zeros((blocks(n) + 1,)) for _ in range(2)]
+    share, boost = xp.asarray(np.array([0.5], dtype)), 8.0
+    rows = Rows(None, xp.asarray(y), xp.asarray(weights), None)
+    device.loss("cross_entropy", rows, share, 10, boost, weighted, True, logits, logits, *sums, xp=xp)
+    for found, each in zip(sums, (expected[:, 0], right), strict=True):
+        by_block = [each[a : a + device.BLOCK].sum(dtype=float) for a in range(0, n, device.BLOCK)]
+        np.testing.assert_allclose(found.get(), [*by_block, 0], rtol=200 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(logits.get()[:, :10], boost * Z, rtol=0, atol=boost * 50 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize(("dtype", "operand"), TYPES)
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("stored", ["uint8", "float"])
+def test_brings_the_samples_of_a_step(stored, ordered, dtype, operand, xp):
+    random, H = np.random.default_rng(2), operand or dtype
+    n, d, batch, steps, k = 23, 5, 4, 6, 2
+    X = random.integers(0, 256, (n, d)).astype(dtype if stored == "float" else stored)
+    y, weights, order = random.random((n, k)).astype(dtype), random.random(n).astype(dtype), random.permutation(n)
+    ids = random.integers(0, 2**32, n).astype(np.uint32)
+    samples = Rows(*(xp.asarray(a) for a in (X, y, weights, ids)))
+    for step, start, rows in ((0, 0, 4), (3, 0, 4), (9, 1, 3), (11, 0, 3)):  # the last one is a ragged batch
+        place = Place(xp.asarray(np.array([step])), steps, batch, xp.asarray(order) if ordered else None)
+        into = Rows(
+            xp.empty((rows, 8), dtype=H), xp.empty((rows, k), dtype=dtype), xp.empty((rows,), dtype=dtype),
+            xp.empty((rows,), dtype=np.uint32),
+        )  # fmt: skip
+        device.load(samples, place, start, 1.0, 255.0, into, True, True, xp=xp)
+        chosen = np.arange(n) if not ordered else order
+        chosen = chosen[step % steps * batch + start :][:rows]
+        expected = np.hstack([X[chosen], np.full((rows, 1), 255), np.zeros((rows, 2))])
+        assert into.X.get().astype(float).tolist() == expected.tolist()  # whole numbers, to the last digit
+        for found, all_of_them in zip(into[1:], (y, weights, ids), strict=True):
+            assert found.get().tolist() == all_of_them[chosen].tolist()
+    device.load(samples, place, 0, 1 / 255, 1.0, into, False, False, xp=xp)
+    found, right = into.X.get().astype(dtype), (X[chosen] * np.asarray(1 / 255, dtype)).astype(H).astype(dtype)
+    np.testing.assert_allclose(found[:, :d], right, rtol=2 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ordered", [False, True])
+def test_the_share_of_a_sample_is_one_over_the_sum_of_weights(ordered, dtype, xp):
+    random = np.random.default_rng(3)
+    weights, order, found = random.random(1000).astype(dtype), random.permutation(1000), xp.empty((1,), dtype=dtype)
+    place = Place(xp.asarray(np.array([7])), 4, 300, xp.asarray(order) if ordered else None)
+    device.share(xp.asarray(weights), place, 100, 1e-30, found, xp=xp)
+    chosen = (order if ordered else np.arange(1000))[900:]
+    np.testing.assert_allclose(found.get(), [1 / weights[chosen].sum(dtype=float)], rtol=4 * np.finfo(dtype).eps)
+    device.share(xp.zeros((1000,), dtype=dtype), place, 100, 1e-30, found, xp=xp)
+    np.testing.assert_allclose(found.get(), [1e30], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 129, 1000])
+def test_the_penalty_and_the_norm_are_summed_by_blocks(n, dtype, xp):
+    random, eps = np.random.default_rng(4), float(np.finfo(dtype).eps)
+    w, g = (random.normal(0, 1, n).astype(dtype) for _ in range(2))
+    alpha = random.random(n).astype(dtype)
+    penalty, expected = np.empty((), dtype), g.copy()
+    REFERENCE["add_l2"](w, expected, alpha, np.array([0.25], dtype), penalty, xp=np)
+    found, penalties, squares = xp.asarray(g), xp.empty((blocks(n),)), xp.empty((blocks(n),))
+    share = xp.asarray(np.array([0.25], dtype))
+    device.kernel("add_l2", xp)(xp.asarray(w), xp.asarray(alpha), share, found, penalties)
+    np.testing.assert_allclose(found.get(), expected, rtol=4 * eps, atol=4 * eps)
+    assert penalties.get().sum() == pytest.approx(float(penalty), rel=50 * eps)
+    device.kernel("squares", xp)(found, squares)
+    assert squares.get().sum() == pytest.approx(float((expected.astype(float) ** 2).sum()), rel=8 * eps)
+    device.kernel("clip", xp)(share, found)
+    np.testing.assert_allclose(found.get(), expected / 4, rtol=4 * eps, atol=4 * eps)
+
+
+@pytest.mark.parametrize("operand", [H for _, H in HALVES])
+def test_the_copy_of_the_parameters_is_rounded_to_the_nearest(operand, xp):
+    random = np.random.default_rng(5)
+    w = np.concatenate([random.normal(0, 1, 500), 10.0 ** random.uniform(-9, 5, 500), [np.inf, np.nan, -0.0]])
+    w = w.astype(np.float32)
+    found = xp.empty(w.shape, dtype=operand)
+    device.kernel("cast", xp)(xp.asarray(w), found)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(found.get().astype(float), w.astype(operand).astype(float))
+
+
+class Turning:
+    """The arrays of `turn`, of an optimizer that counts and two dropped layers; the values are drawn."""
+
+    def __init__(self, xp, dtype, n=300, done=7, first=5, steps=3):
+        random = np.random.default_rng(6)
+        self.sums = [random.random(n) for _ in range(4)]
+        self.rates = random.random(10).astype(dtype)
+        self.keys = random.integers(0, 2**32, (11, 4)).astype(np.uint32)
+        self.history, self.done, self.first, self.steps = random.random((4, 3)), done, first, steps
+        self.now = Now(
+            xp.empty((3,)), xp.asarray(self.history), xp.asarray(np.array([done])), xp.asarray(np.array([20.0])),
+            xp.empty((1,), dtype=dtype), xp.empty((1,), dtype=dtype), xp.empty((4,), dtype=np.uint32),
+        )  # fmt: skip
+        tables = Tables(xp.asarray(self.rates), xp.asarray(self.keys), xp.asarray(np.array([first])))
+        self.call = lambda used, limit, advance: device.turn(
+            Sums(*(xp.asarray(s) for s in self.sums)), tables, self.now, used, steps, 0.4, limit, advance, xp=xp
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_turn_adds_up_writes_history_and_counts(dtype, xp):
+    it = Turning(xp, dtype)
+    it.call((300, 20, 0), 0.0, True)
+    (losses, rights, penalties, _), now = it.sums, it.now
+    loss, right, penalty = losses.sum(), rights.sum(), penalties[:20].sum()
+    np.testing.assert_allclose(now.totals.get(), [loss + penalty, penalty, right], rtol=1e-13)
+    row = it.history[2] + [0.4 * (loss + penalty), 0.4 * penalty, right]  # step 7 of three an epoch
+    np.testing.assert_allclose(now.history.get(), [*it.history[:2], row, it.history[3]], rtol=1e-13)
+    assert (now.at.get(), now.t.get(), now.rate.get(), now.clip.get()) == (8, 21, it.rates[7 - 5], 1)
+    assert now.key.get().tolist() == it.keys[8 - 5].tolist()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_turn_that_does_not_advance_only_adds_up(dtype, xp):
+    it = Turning(xp, dtype)
+    it.call((1, 0, 0), 0.0, False)
+    np.testing.assert_array_equal(it.now.totals.get(), [it.sums[0][0], 0, it.sums[1][0]])
+    np.testing.assert_array_equal(it.now.history.get(), it.history)
+    assert (it.now.at.get(), it.now.t.get()) == (7, 20)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("limit", [0.5, 1e6])
+def test_a_turn_limits_the_norm(limit, dtype, xp):
+    it = Turning(xp, dtype)
+    norm = np.sqrt(it.sums[3].sum())
+    it.call((1, 0, 300), limit, True)
+    assert it.now.clip.get() == pytest.approx(min(1, limit / norm), rel=float(4 * np.finfo(dtype).eps))
+
+
+# Each formula with one of its numbers 0.1 % off, or one of its words turned round.
+WRONG = {
+    **{name: ("x.v[j] = H(column + j < n ? g", "x.v[j] = H(column + j < n ? T(1.001) * g") for name in HIDDEN_ACTIVATIONS},
+    **{
+        f"{name}_backward": ("? d : T(0)", "? T(1.001) * d : T(0)") for name in HIDDEN_ACTIVATIONS if name != "identity"
+    },
+    **{name: ("double(sum * weight)", "double(sum * weight) * 1.001") for name in LOSSES},
+    "dropout": (">= threshold", "< threshold"),
+    "dropout_backward": ("T(da) * T(factor)", "T(da) * T(factor) * T(1.001)"),
+}
+
+
+def off(name):
+    formula = device.FORMULAS[name]
+    changed = formula._replace(operation=formula.operation.replace(*WRONG[name]))
+    assert changed != formula
+    return changed
+
+
+@pytest.fixture(scope="module")
+def wrong_formulas_compiled():
+    double_backend()
+    COMPILED.build([request for name in WRONG for request in usual_on_device(formulas={name: off(name)})])
+
+
+@pytest.mark.usefixtures("wrong_formulas_compiled")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", WRONG)
+def test_a_formula_that_is_a_thousandth_off_is_caught(name, dtype, monkeypatch):
+    monkeypatch.setitem(device.FORMULAS, name, off(name))
+    with pytest.raises(AssertionError):
+        compare(name, function(name, None), dtype, double_backend().xp)
+
+
+def test_every_formula_is_compared(xp):
+    if not hasattr(xp, "launches"):
+        pytest.skip("CuPy does not count launches")
+    for name in NAMES:
+        compare(name, function(name, None), "float32", xp)
+    seen = {name.removeprefix("fcgpu_device_") for name in xp.launches if name.startswith("fcgpu_device_")}
+    others = {"load", "share", "cast", "add_l2", "squares", "clip", "turn", "identity_backward"}
+    assert seen | others == set(device.FORMULAS)

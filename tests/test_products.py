@@ -1,0 +1,132 @@
+"""Products by cuBLAS, which the double executes by the definition of BLAS, in columns, from the addresses it is given.
+
+The expected value is NumPy's product of the same matrices by rows; so a wrong order of operands, flag, dimension or
+leading dimension is a wrong number or an address out of bounds.
+"""
+
+import gc
+
+import numpy as np
+import pytest
+from device_double import HALVES, double_backend
+from stream_double import COMPUTE_TF32, operand
+
+from fcgpu.kernels import REFERENCE, products
+
+TYPES = [(H, C) for H, C in (("float32", "float32"), ("float64", "float64"))]
+TYPES += [(H, C) for _, H in HALVES for C in (H, "float32")]
+
+
+@pytest.fixture(params=["nvmath", "cupy"])
+def product(request, monkeypatch):
+    """(namespace, Products, the stream they work on)."""
+    xp = double_backend(monkeypatch).xp
+    if request.param == "cupy":
+        return xp, products.cupys(xp), xp.cuda.get_current_stream()
+    stream = xp.cuda.Stream(non_blocking=True)
+    return xp, products.nvidias(xp, stream), stream
+
+
+def matrix(random, xp, shape, dtype, gap):
+    """Random numbers on the device; the last `gap` columns of what holds them are NaN."""
+    host = np.full((*shape[:-1], shape[-1] + gap), np.nan).astype(dtype)
+    host[..., : shape[-1]] = random.normal(0, 1, shape)
+    return xp.asarray(host)[..., : shape[-1]]
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(("dtype", "out"), TYPES)
+def test_random_shapes_give_numpys_product(dtype, out, seed, product):
+    xp, multiply, stream = product
+    random = np.random.default_rng(seed)
+    m, n, k, models = (int(v) for v in random.integers(1, 9, 4))
+    stacks = [(), (models,)][seed % 2]
+    flags = {"transposed_a": bool(seed & 2), "transposed_b": bool(seed & 4)}
+    alpha, beta = [(1.0, 0.0), (0.25, 1.0), (-2.0, 0.5)][seed % 3]
+    shapes = [(k, m) if flags["transposed_a"] else (m, k), (n, k) if flags["transposed_b"] else (k, n)]
+    single = [seed % 5 == 1, seed % 7 == 3]  # one matrix for the whole stack
+    A, B = (
+        matrix(random, xp, (*(() if alone else stacks), *shape), dtype, gap=int(random.integers(0, 3)))
+        for shape, alone in zip(shapes, single, strict=True)
+    )
+    C = matrix(random, xp, (*stacks, m, n), out, gap=1)
+    a, b, c = (x.get().astype(float) for x in (A, B, C))
+    a, b = (x.swapaxes(-1, -2) if turn else x for x, turn in zip((a, b), flags.values(), strict=True))
+    expected = alpha * (a @ b) + (beta * c if beta else 0)
+    if not beta:
+        C[...] = float("nan")  # what is overwritten is not read
+    with stream:
+        multiply(A, B, C, alpha=alpha, beta=beta, **flags)
+        found = C.get().astype(float)
+    eps = float(np.finfo(np.float32).eps if out != "float64" else np.finfo(float).eps) * k
+    eps += 2.0**-8 if out == "bfloat16" else 2.0**-11 if out == "float16" else 0
+    size = abs(alpha) * (np.abs(a) @ np.abs(b)) + beta * np.abs(np.nan_to_num(c))
+    assert (np.abs(found - expected) <= 4 * eps * size).all()
+
+
+def test_the_two_faces_of_a_dense_layer_are_the_references(product):
+    xp, multiply, stream = product
+    random = np.random.default_rng(0)
+    n, n_in, n_out = 6, 5, 3
+    A, W, dZ, ones = (random.normal(0, 1, s) for s in ((n, n_in), (n_in, n_out), (n, n_out), (1, n)))
+    expected = [np.empty(s) for s in ((n, n_out), (n_in, n_out), (1, n_out), (n, n_in))]
+    REFERENCE["dense_forward"](A, W, expected[0], xp=np)
+    REFERENCE["dense_backward"](dZ, A, W, ones, *expected[1:], xp=np)
+    found = [xp.empty(e.shape) for e in expected]
+    A, W, dZ, ones = (xp.asarray(x) for x in (A, W, dZ, ones))
+    with stream:
+        multiply.dense_forward(A, W, found[0])
+        multiply.dense_backward(dZ, A, W, ones, *found[1:])
+        for want, got in zip(expected, found, strict=True):
+            np.testing.assert_allclose(got.get(), want, rtol=1e-14, atol=1e-14)
+        multiply.dense_backward(dZ, A, W, ones, found[1], found[2], None, alpha=0.5, beta=2.0)
+        np.testing.assert_allclose(found[1].get(), 2.5 * expected[1], rtol=1e-14, atol=1e-14)
+        np.testing.assert_allclose(found[2].get(), 2.5 * expected[2], rtol=1e-14, atol=1e-14)
+
+
+def test_tf32_is_for_float32_alone(monkeypatch):
+    xp = double_backend(monkeypatch).xp
+    multiply = products.cupys(xp, tf32=True)
+    for dtype in ("float32", "float64", "float16"):
+        A, C = xp.asarray(np.full((8, 8), 1 + 2.0**-10 + 2.0**-12).astype(dtype)), xp.empty((8, 8), dtype=dtype)
+        multiply(A, A, C)
+    assert [call[-1] == COMPUTE_TF32 for call in xp.cublas.calls] == [True, False, False]
+    x = np.array([1 + 2.0**-11, 1 + 2.0**-11 + 2.0**-20, 1 + 3 * 2.0**-11, -1e-30, np.inf, np.nan], np.float32)
+    exact = [1, 1 + 2.0**-10, 1 + 2.0**-9, -1e-30, np.inf, np.nan]  # ties to even
+    np.testing.assert_allclose(operand(x, COMPUTE_TF32), exact, rtol=2.0**-11)
+    assert operand(x, COMPUTE_TF32)[:3].tolist() == exact[:3]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "types", "words"),
+    [
+        (((2, 3), (4, 5), (2, 5)), ("float32",) * 3, "does not give"),
+        (((2, 3), (3, 5), (5, 2)), ("float32",) * 3, "does not give"),
+        (((2, 2, 3), (3, 3, 5), (2, 2, 5)), ("float32",) * 3, "does not give"),
+        (((2, 2, 3), (3, 5), (2, 5)), ("float32",) * 3, "does not give"),
+        (((1, 1, 2, 3), (3, 5), (1, 1, 2, 5)), ("float32",) * 3, "does not give"),
+        (((2, 3), (3, 5), (2, 5)), ("float32", "float64", "float64"), "float32 and float64"),
+        (((2, 3), (3, 5), (2, 5)), ("float32", "float32", "float64"), "does not give float64"),
+        (((2, 3), (3, 5), (2, 5)), ("float16", "float16", "float64"), "does not give float64"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(shapes, types, words, product):
+    xp, multiply, _ = product
+    with pytest.raises(ValueError, match=words):
+        multiply(*(xp.zeros(shape, dtype=dtype) for shape, dtype in zip(shapes, types, strict=True)))
+
+
+def test_rows_in_pieces_are_refused(product):
+    xp, multiply, _ = product
+    whole = xp.zeros((4, 4))
+    with pytest.raises(ValueError, match="do not lie in one piece"):
+        multiply(xp.swapaxes(whole[:, :3], 0, 1), whole, xp.zeros((3, 4)))
+
+
+def test_a_handle_is_given_back(monkeypatch):
+    xp = double_backend(monkeypatch).xp
+    multiply = products.nvidias(xp, xp.cuda.Stream(non_blocking=True))
+    assert len(xp.cublas._handles) == 1
+    del multiply
+    gc.collect()
+    assert not xp.cublas._handles
