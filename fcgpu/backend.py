@@ -21,9 +21,10 @@ GPU_SPARE = 0.9
 INSTALL = "pip install 'fcgpu[cuda12]' (or cuda13, by the CUDA version that nvidia-smi shows)"
 
 
-# A launch costs a GPU what a CPU multiplies and adds meanwhile. An estimate, not measured: 8 µs for a launch through
-# CuPy at 50 GFLOP/s, half of what one core of the development machine reaches. `python -m bench gpu` measures it.
-LAUNCH_FLOP = 4e5
+# A launch costs a GPU what a CPU multiplies and adds meanwhile. An estimate, not measured: 5 µs, between some 2 of a
+# launch in a graph and 8 of one through CuPy, at 50 GFLOP/s, half of what one core of the development machine reaches.
+# `python -m bench gpu --parts crossover` measures it.
+LAUNCH_FLOP = 2.5e5
 
 
 class Work(NamedTuple):

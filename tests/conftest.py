@@ -1,5 +1,6 @@
 """Fixtures: the backends that a test runs on, and read-only arrays that make an illegal in-place write fail."""
 
+import gc
 import os
 
 import numpy as np
@@ -37,6 +38,15 @@ def backend(request):
 def device(request):
     """The GPU, and its double where there is none: what is written for the one has then run on the other."""
     return double_backend() if request.param == "double" else request.getfixturevalue("gpu")
+
+
+@pytest.fixture
+def little_garbage():
+    """What is there before the test is left alone by the garbage collector, which a run out of memory calls."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

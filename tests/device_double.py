@@ -239,7 +239,7 @@ class DeviceDouble:
         the_one = SimpleNamespace(id=0, use=lambda: None, compute_capability="90")
         self.cuda = SimpleNamespace(
             get_current_stream=lambda: self.streams.current,
-            get_elapsed_time=lambda begin, end: 0.0,  # nothing here takes the time that it would take there
+            get_elapsed_time=lambda begin, end: 1.0,  # nothing here takes the time that it would take there
             runtime=SimpleNamespace(memGetInfo=self.memory.info, is_hip=False),
             Stream=self.streams.make,
             Event=self.streams.event,

@@ -1,20 +1,23 @@
 """Memory of a GPU: less of it gives the same numbers, too little of it a word; each body also runs on the double."""
 
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import fcgpu
-from fcgpu.network import Network
 from fcgpu.train import plan
+from fcgpu.train.device import OnGpu
 from fcgpu.train.stream import Stream
 
-HIDDEN, FEATURES, SAMPLES = (17, 9), 40, 1000
+HIDDEN, FEATURES, SAMPLES = (17, 9), 40, 500
+pytestmark = pytest.mark.usefixtures("little_garbage")
 CHANGES = [
     {"batch": 64, "optimizer": "adam"},
     {"batch": 64, "optimizer": "adam", "dropout": 0.3, "alpha": 2.0, "gradient_clip": 1.0},
-    {"batch": 300, "optimizer": "momentum", "shuffle": False},
+    {"batch": 150, "optimizer": "momentum", "shuffle": False},
     {"optimizer": "nesterov"},
     {"optimizer": "lbfgs", "alpha": 1.0},
 ]
@@ -43,16 +46,10 @@ def run(data, device, **options):
     return Done(finished.plan, notes, finished.model.params, finished.train.loss)
 
 
-def streamed(planned, rows, monkeypatch):
-    """Make every plan stream, with tiles as they were and chunks of about so many rows."""
-    tile = planned.tile
-
-    def cuts(whole, row_bytes, *, movable):
-        assert movable
-        chunk = max(1, rows // whole.batch) * whole.batch if tile == whole.batch else tile
-        yield plan.replace(whole, tile=tile, chunk=chunk)
-
-    monkeypatch.setattr(plan, "_gpu_cuts", cuts)
+def streamed(tile, chunk, monkeypatch):
+    """Make every plan stream, with these tiles, in chunks of so many rows."""
+    cut = partial(replace, tile=tile, chunk=chunk)
+    monkeypatch.setattr(plan, "_gpu_cuts", lambda whole, row_bytes, movable: iter([cut(whole)]))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -60,8 +57,9 @@ def streamed(planned, rows, monkeypatch):
 def test_features_from_the_host_give_the_same_bits(changes, weighted, device, data, monkeypatch):
     weights = np.random.default_rng(0).random(SAMPLES) if weighted else None
     expected = run(data, device, sample_weight=weights, **changes)
-    for rows in (64, 200):
-        streamed(expected.plan, rows, monkeypatch)
+    tile, batch = expected.plan.tile, expected.plan.batch
+    for batches in (1, 3):
+        streamed(tile, min(batches * batch, SAMPLES), monkeypatch)
         found = run(data, device, sample_weight=weights, **changes)
         assert found.plan.chunk
         assert (found.params.tobytes(), found.loss) == (expected.params.tobytes(), expected.loss)
@@ -71,13 +69,13 @@ def test_features_from_the_host_give_the_same_bits(changes, weighted, device, da
 def test_a_batch_in_tiles_from_the_host_is_the_batch_in_tiles(device, data):
     """Full batches, where every tile is a chunk of its own."""
     whole = run(data, device)
-    found = run(data, device, memory_budget=whole.plan.data_bytes + 50_000)
+    found = run(data, device, memory_budget=whole.plan.data_bytes - 10_000)
     assert 0 < found.plan.chunk == found.plan.tile < SAMPLES
     tolerance = 3 * (SAMPLES + FEATURES + sum(HIDDEN)) * np.finfo(np.float32).eps
     np.testing.assert_allclose(found.params, whole.params, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("changes", CHANGES, ids=str)
+@pytest.mark.parametrize("changes", [CHANGES[1], CHANGES[3]], ids=str)
 def test_a_device_with_less_than_it_said_gets_a_smaller_plan_and_says_so(changes, device, data):
     """The pool is held to ever less: the run goes on with ever less, until a refusal names the least."""
     pool, notes, refusal = device.xp.get_default_memory_pool(), [], ""
@@ -95,7 +93,7 @@ def test_a_device_with_less_than_it_said_gets_a_smaller_plan_and_says_so(changes
             np.testing.assert_allclose(found.params, expected.params, rtol=0, atol=1e-3)
         finally:
             pool.set_limit(size=0)
-        held = held * 2 // 3
+        held = held // 2
     assert f"{device.device} ran out of memory: " in "".join(notes)
     assert "ran out of memory" in refusal
 
@@ -114,37 +112,35 @@ def test_the_plan_is_what_a_run_takes(device, data):
 
 
 def test_copies_run_beside_the_computation(device, monkeypatch):
-    """By the events of the device itself, the copy of a chunk begins before the computation of the one before ends."""
-    cuda, copies, tiles = device.xp.cuda, [], []
+    """By the events of the device itself: most of the time of the copies is time of the computation too."""
+    cuda, copies, tiles, real = device.xp.cuda, [], [], type(device.xp).__name__ == "module"
 
-    def timed(record, stream, work):
-        begin, end = cuda.Event(), cuda.Event()
-        begin.record(stream)
-        work()
-        end.record(stream)
-        record.append((begin, end))
+    def mark(record, stream):
+        record.append(cuda.Event())
+        record[-1].record(stream)
 
-    send, compute = Stream._copy, Network.loss_and_gradient
-    monkeypatch.setattr(Stream, "_copy", lambda self, *args: timed(copies, self._copies, lambda: send(self, *args)))
-    monkeypatch.setattr(
-        Network,
-        "loss_and_gradient",
-        lambda self, *args, **options: timed(tiles, cuda.get_current_stream(), lambda: compute(self, *args, **options)),
-    )
-    real = type(device.xp).__name__ == "module"
-    n, d, width = (65_536, 1024, 2048) if real else (64, 8, 4)
+    def around(cls, name, record, begin, end, stream):
+        method = getattr(cls, name)
+
+        def marked(self, *arguments):
+            if begin:
+                mark(record, stream(self))
+            method(self, *arguments)
+            if end:
+                mark(record, stream(self))
+
+        monkeypatch.setattr(cls, name, marked)
+
+    around(Stream, "_copy", copies, True, True, lambda self: self._copies)
+    around(OnGpu, "_loss", tiles, True, False, lambda self: self.capture.stream)
+    around(OnGpu, "_backward", tiles, False, True, lambda self: self.capture.stream)
+    n, d, width = (65_536, 1024, 16_384) if real else (64, 8, 4)  # a tile takes longer than to gather and copy one
     X = np.random.default_rng(0).random((n, d), dtype=np.float32)
-    monkeypatch.setattr(plan, "CHUNK_BYTES", X.nbytes // 16)
-    events = fcgpu.train(
-        (X, np.arange(n) % 10 % 2), device=device, hidden=(width,), epochs=2, memory_budget=X.nbytes * 3 // 4
-    )
-    assert next(events).plan.chunk == n // 16
-    assert len(list(events)) == 3
-    assert len(tiles) == 32
+    streamed(n // 16, n // 16, monkeypatch)
+    assert len(list(fcgpu.train((X, np.arange(n) % 2), device=device, hidden=(width,), epochs=2))) == 4
+    assert len(tiles) == 2 * 2 * 16 <= len(copies)
     if real:
-        first_copy, last_tile = copies[0][0], tiles[-1][1]
-        last_tile.synchronize()
-        at = [[cuda.get_elapsed_time(first_copy, e) for pair in pairs for e in pair] for pairs in (copies, tiles)]
+        at = [[cuda.get_elapsed_time(copies[0], event) for event in events] for events in (copies, tiles)]
         copied, computed = (np.reshape(times, (-1, 2)) for times in at)
-        together = sum((np.minimum(b, computed[:, 1]) - np.maximum(a, computed[:, 0])).clip(0).sum() for a, b in copied)
-        assert together > 0.3 * min(np.diff(copied).sum(), np.diff(computed).sum())
+        both = sum((np.minimum(b, computed[:, 1]) - np.maximum(a, computed[:, 0])).clip(0).sum() for a, b in copied)
+        assert both > 0.5 * np.diff(copied).sum()

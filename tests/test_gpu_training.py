@@ -28,7 +28,7 @@ def problem(recipe, mnist):
         X = np.random.default_rng(0).integers(0, 256, (24, 12_288)).astype(np.uint8)
         return fcgpu.dataset(X, np.arange(24) % 2, scale=1 / 255)
     if recipe.data == "mnist":
-        n = STEPS * 10 if recipe.batch == 10 else 600
+        n = STEPS * 10 if recipe.batch == 10 else 300
         return replace(mnist, X=mnist.X[:n], y=mnist.y[:n], X_test=mnist.X_test[:50], y_test=mnist.y_test[:50])
     return fcgpu.load(recipe.data)
 
@@ -65,8 +65,9 @@ def test_ten_steps_of_a_recipe_are_the_cpus(name, device, mnist):
     ids=lambda changes: changes["optimizer"],
 )
 def test_every_run_has_the_same_bits(changes, device, real, mnist):
-    data = replace(mnist, X=mnist.X[:1000], y=mnist.y[:1000], X_test=None, y_test=None)
-    runs = [model_of(data, device, epochs=3, seed=3, **changes) for _ in range(20 if real else 2)]
+    n = 1000 if real else 200
+    data = replace(mnist, X=mnist.X[:n], y=mnist.y[:n], X_test=None, y_test=None)
+    runs = [model_of(data, device, epochs=3, seed=3, hidden=(32, 16), **changes) for _ in range(20 if real else 2)]
     assert len({done.model.params.tobytes() for done in runs}) == 1
     assert len({done.train for done in runs}) == 1
 
@@ -75,9 +76,10 @@ def test_every_run_has_the_same_bits(changes, device, real, mnist):
 def test_no_memory_is_taken_after_the_first_epochs(optimizer, device, real, monkeypatch, mnist):
     """Ten thousand steps, or evaluations, with a look at the loss now and then."""
     monkeypatch.setattr(run, "LOOK_SECONDS", 0.01)
-    data = replace(mnist, X=mnist.X[:500], y=mnist.y[:500], X_test=None, y_test=None)
-    epochs = (1000 if real else 12) if optimizer == "adam" else (2000 if real else 12)
-    own = {"batch": 50, "dropout": 0.1} if optimizer == "adam" else {"tol": 1e-30, "alpha": 1.0}
+    n = 500 if real else 100
+    data = replace(mnist, X=mnist.X[:n], y=mnist.y[:n], X_test=None, y_test=None)
+    epochs = (1000 if real else 8) if optimizer == "adam" else (2000 if real else 8)
+    own = {"batch": n // 10, "dropout": 0.1} if optimizer == "adam" else {"tol": 1e-30, "alpha": 1.0}
     pool = device.xp.get_default_memory_pool()
     events = fcgpu.train(data, device=device, hidden=(32,), optimizer=optimizer, epochs=epochs, **own)
     held = [(pool.used_bytes(), pool.total_bytes()) for event in events if isinstance(event, fcgpu.EpochEnded)]

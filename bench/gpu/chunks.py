@@ -22,7 +22,9 @@ def rows(device: str, tiles: Sequence[int] = TILES, samples: int = 60_000) -> It
         for precision in PRECISIONS if backend.on_gpu else PRECISIONS[:1]:
             for tile in tiles:
                 plan.GPU_TILE_ROWS = tile
-                events = fcgpu.train(data, device=backend, optimizer="gradient_descent", epochs=100_000, precision=precision)
+                events = fcgpu.train(
+                    data, device=backend, optimizer="gradient_descent", epochs=100_000, precision=precision
+                )
                 cut = next(events).plan
                 seconds = seconds_of(lambda e=events: list(islice(e, STEPS)), backend) / STEPS
                 yield {"precision": precision, "tile": cut.tile, "seconds": seconds}

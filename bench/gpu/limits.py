@@ -16,7 +16,7 @@ SIDES = (2048, 8192)
 
 def rows(device: str) -> Iterator[dict[str, Any]]:
     backend = fcgpu.choose(device)
-    yield {"what": "copy on the device", "bytes_per_second": 2 * COPY / copy_seconds(backend), "read_and_written": True}
+    yield {"what": "copy on the device", "bytes_per_second": bandwidth(backend), "read_and_written": True}
     if backend.on_gpu:
         yield from _sending(backend)
     eager, recorded = launch_seconds(backend)
@@ -26,14 +26,15 @@ def rows(device: str) -> Iterator[dict[str, Any]]:
             yield {"what": "product", "side": side, "precision": precision, "flops": 2 * side**3 / made}
 
 
-def copy_seconds(backend: Any) -> float:
+def bandwidth(backend: Any) -> float:
+    """Bytes read and written in a second by a copy of an array."""
     xp = backend.xp
     source, target = (xp.ones((COPY if backend.on_gpu else SENT,), dtype=np.uint8) for _ in range(2))
 
     def copy() -> None:
         target[...] = source
 
-    return seconds_of(copy, backend) * (COPY / len(source))
+    return 2 * len(source) / seconds_of(copy, backend)
 
 
 def launch_seconds(backend: Any) -> tuple[float, float | None]:
@@ -75,7 +76,12 @@ def _products(backend: Any, side: int) -> Iterator[tuple[str, float]]:
 
     from fcgpu.kernels import products
 
-    for precision, stored in (("float32", np.float32), ("tf32", np.float32), ("float16", np.float16), ("bfloat16", bfloat16)):
+    for precision, stored in (
+        ("float32", np.float32),
+        ("tf32", np.float32),
+        ("float16", np.float16),
+        ("bfloat16", bfloat16),
+    ):
         product = products.cupys(xp, tf32=precision == "tf32")
         A = xp.asarray(host.astype(stored))
         C = xp.empty((side, side), dtype=np.float32)

@@ -5,11 +5,11 @@ import sys
 from importlib import import_module
 
 import fcgpu
-from bench.gpu.session import NO_GPU
+from bench.gpu.session import NO_GPU, module_of
 
 
 def main(name: str, device: str, path: str) -> int:
-    part = import_module(f"bench.gpu.{name}")
+    part = import_module(module_of(name))
     try:
         fcgpu.choose(device)
     except fcgpu.DeviceError as error:

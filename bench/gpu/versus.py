@@ -68,7 +68,11 @@ def _measured(case: Case, peers: dict[str, Any], reference: Any, rounds: int) ->
         try:
             answer = peer.ask("check", case, within=ANSWER)
             if not case.agrees(answer, reference):
-                yield {"case": case.name, "peer": name, "refused": f"it computes {shown(answer)}, not {shown(reference)}"}
+                yield {
+                    "case": case.name,
+                    "peer": name,
+                    "refused": f"it computes {shown(answer)}, not {shown(reference)}",
+                }
                 continue
             peer.ask("warm", case, within=ANSWER)
         except PeerError as error:

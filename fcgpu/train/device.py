@@ -23,12 +23,11 @@ from fcgpu.kernels import device, dropout
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Padded, Spec, weights_only
 from fcgpu.train.capture import Capture, Steps
-from fcgpu.train.plan import Plan
+from fcgpu.train.plan import AHEAD, Plan
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.stream import Stream
 from fcgpu.train.upload import Upload
 
-AHEAD = 1024  # steps, about, whose learning rates the device knows
 # What multiplies dZ in float16, whose numbers end at 65,504 and begin to lose digits at 6e-5. A prediction of classes is
 # wrong by at most 1, which leaves a factor of 256 for the way back through the layers; other errors know no limit.
 LOSS_SCALE = {True: 256.0, False: 1.0}

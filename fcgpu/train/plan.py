@@ -36,6 +36,7 @@ LANE_FLOP = 2e8  # multiplications and additions under which a lane is not worth
 # are few beside its products, and below GPU_SMALL_TILE reading the features from the host again may be cheaper.
 GPU_TILE_ROWS = 1 << 16
 GPU_SMALL_TILE = 1 << 12
+AHEAD = 1024  # steps, about, whose learning rates, and dropout's keys, a GPU knows
 CHUNK_BYTES = 64 << 20  # of features that go to the device at once; there are two chunks there, and two on the host
 
 
@@ -143,15 +144,16 @@ def with_work(cut: Plan, spec: Spec, recipe: Recipe, backend: Backend) -> Plan:
     if recipe.optimizer == "lbfgs":
         vectors += 2 * size  # temporaries of an iteration
     row = operand * (first + 2 * sum(rows for rows, _ in hidden)) + (size + operand) * n_out + masks
-    return replace(cut, work_bytes=vectors * layout.size + cut.tile * row + history)
+    ahead = max(AHEAD, cut.steps_per_epoch) * (size + (8 * len(recipe.hidden) if recipe.dropout else 0))
+    return replace(cut, work_bytes=vectors * layout.size + cut.tile * row + history + ahead)
 
 
 def work_of(spec: Spec, batch: int) -> Work:
-    """One update from `batch` samples: two products of the first layer, three of the others, and some 6 launches a
-    layer and 8 more, as the device double of the tests counts them.
+    """One update from `batch` samples: two products of the first layer, three of the others, and 5 launches a layer and
+    one more, as the device double of the tests counts them.
     """
     first, *others = (2 * n_in * n_out for n_in, n_out in spec.layer_sizes)
-    return Work(float(batch * (2 * first + 3 * sum(others))), 8 + 6 * len(spec.layer_sizes))
+    return Work(float(batch * (2 * first + 3 * sum(others))), 1 + 5 * len(spec.layer_sizes))
 
 
 def readable(n: float) -> str:
