@@ -15,7 +15,7 @@ from bench.session import PeerError, Remote
 
 WHOLE = ("startup", "memory", "race")  # cases that are processes or whole trainings
 CASES = (*TIMED, *WHOLE)
-PACKAGES = ("bench.peers", "bench.loaders", "bench.recipes")
+PACKAGES = ("bench.peers", "bench.loaders", "bench.estimators", "bench.recipes")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,7 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     commands = words.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure, and append rows of JSON to a file")
     run.add_argument("--cases", metavar="NAME,...", help=f"default: all of {', '.join(CASES)}")
-    run.add_argument("--peers", metavar="NAME,...", help="files of bench/peers, loaders and recipes; default: all")
+    run.add_argument(
+        "--peers", metavar="NAME,...", help="files of bench/peers, loaders, estimators and recipes; default: all"
+    )
     run.add_argument("--rounds", type=int, help="default: what the case says")
     run.add_argument("--threads", type=int, help="processors that each peer may use; default: all")
     run.add_argument("--out", type=Path, default=Path("bench/results/rows.jsonl"), help="default: %(default)s")

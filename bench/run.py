@@ -13,7 +13,11 @@ from bench.measure import Times, best, interleave, measured, quartiles, ratios
 from bench.rows import Writer, gpu
 from bench.session import PeerError
 
-REFERENCE = {"bench.peers": "bench.peers.article", "bench.loaders": "bench.loaders.loadtxt"}
+REFERENCE = {
+    "bench.peers": "bench.peers.article",
+    "bench.loaders": "bench.loaders.loadtxt",
+    "bench.estimators": "bench.estimators.scikit",
+}
 LIMIT = 120.0  # seconds after which a slow peer is called no more
 OURS = "ours"
 

@@ -35,7 +35,7 @@ class Session:
         return {
             "title": self.peer.TITLE,
             "devices": list(self.peer.CLOCKS),
-            "verbs": [verb for verb in ("setup", "setup_predict", "train") if hasattr(self.peer, verb)],
+            "verbs": [verb for verb in vars(self.peer) if verb.startswith("setup") or verb == "train"],
             "versions": versions(self.peer.PACKAGES),
             "recipe": getattr(self.peer, "RECIPE", ""),
         }

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -140,16 +141,13 @@ class Workers:
     """
 
     def __init__(self, threads: int) -> None:
-        from threadpoolctl import ThreadpoolController
-
         self.threads = threads
-        self._blas = ThreadpoolController()
         self._helpers: list[_Helper] = []
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """BLAS on one thread, and no warnings for the infinities that the divergence check will find."""
-        with self._blas.limit(limits=1, user_api="blas"), np.errstate(all="ignore"):
+        with _blas().limit(limits=1, user_api="blas"), np.errstate(all="ignore"):
             yield
 
     def run(self, function: Callable[[int], None], n: int) -> None:
@@ -173,6 +171,14 @@ class Workers:
             helper.jobs.put(None)
             helper.thread.join()
         self._helpers = []
+
+
+@cache
+def _blas() -> Any:
+    """The BLAS libraries of this process, NumPy's among them. To find them takes as long as some 50 small updates."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 class _Helper:

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcgpu.backend import Backend, Workers, choose, cpu_count
-from fcgpu.data.dataset import check_features
+from fcgpu.data.dataset import Dataset, check_features, encode_labels, not_a_label, shown, targets
 from fcgpu.errors import DataError, DivergenceError
-from fcgpu.kernels import REFERENCE
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.network import Network, Workspace
 from fcgpu.params import Layer, Spec
@@ -19,7 +18,7 @@ from fcgpu.params import Layer, Spec
 TILE_BYTES = 4 << 20  # of buffers, for a tile of predictions on the CPU: about what a core's caches hold
 GPU_TILE_BYTES = 256 << 20
 
-Compute = Callable[[Network, Sequence[Layer], Sequence[Any]], Any]
+Compute = Callable[[Network, Sequence[Layer], Workspace], Any]
 
 
 class Score(NamedTuple):
@@ -50,11 +49,11 @@ class Model:
         Raises DataError where X does not fit the model, DeviceError where the device cannot work, DivergenceError
         where the outputs are not finite.
         """
-        return self._outputs(X, device, threads, lambda net, layers, A: net.predict(layers, A))
+        return self._outputs(X, device, threads, Network.predict)
 
     def decision_function(self, X: Any, *, device: str | Backend = "cpu", threads: int | None = None) -> Any:
         """The logits (n, n_outputs): what `predict_proba` is computed from."""
-        return self._outputs(X, device, threads, lambda net, layers, A: net.forward(layers, A))
+        return self._outputs(X, device, threads, Network.forward)
 
     def predict(self, X: Any, *, device: str | Backend = "cpu", threads: int | None = None) -> Any:
         """The class of each sample (n,), as `classes` has it; for a regression the values (n,) or (n, n_outputs).
@@ -83,9 +82,28 @@ class Model:
             if y.shape != Z.shape:
                 raise DataError(f"targets of shape {y.shape} don't match the model: expected {Z.shape}")
         losses = np.empty((len(Z), 1))
-        loss = REFERENCE[OUTPUTS[self.spec.output].loss]
-        loss(Z.astype(np.float64), y, 1 / len(Z), losses, xp=np)
+        OUTPUTS[self.spec.output].measure(Z.astype(np.float64), y, 1 / len(Z), losses, xp=np)
         return Score(float(losses.sum()), accuracy, len(Z))
+
+    def targets(self, data: Dataset, y: Any) -> Any:
+        """y of `data` as `score` takes it: indices into this model's classes, or targets (n, n_outputs).
+
+        Raises DataError for a label that is none of the classes, and for targets of another number.
+        """
+        if self.classes is None:
+            values = targets(data, y)
+            if values.shape[1] != self.spec.sizes[-1]:
+                raise DataError(
+                    f"{data.name}: {values.shape[1]} targets a sample don't match the model: "
+                    f"expected {self.spec.sizes[-1]}"
+                )
+            return values
+        if data.classes is None:
+            raise DataError(
+                f"{data.name}: expected labels among the model's classes {shown(self.classes)}, "
+                f"found {not_a_label(data.y)}"
+            )
+        return encode_labels(np.asarray(data.classes)[y], self.classes, data.name)
 
     def _outputs(self, X: Any, device: str | Backend, threads: int | None, compute: Compute) -> Any:
         backend = choose(device) if isinstance(device, str) else device
@@ -111,7 +129,7 @@ class Model:
 def in_tiles(
     compute: Compute, spec: Spec, params: Any, X: Any, backend: Backend, threads: int | None, scale: float = 1.0
 ) -> Any:
-    """compute(net, layers, A) (n, n_outputs) for X (n, n_features), tile by tile, so that memory stays bounded.
+    """compute(net, layers, work) (n, n_outputs) for X (n, n_features), tile by tile, so that memory stays bounded.
 
     params (n_params,) is on the device. The answer is on the device where X is, else on the host. Nothing is checked.
     """
@@ -134,7 +152,7 @@ def in_tiles(
 def _in_tiles(
     compute: Compute, spec: Spec, params: Any, X: Any, backend: Backend, threads: int | None, scale: float, tile: int
 ) -> Any:
-    net, xp, dtype, n = Network(spec, backend), backend.xp, params.dtype, X.shape[0]
+    net, xp, dtype, n = Network(spec, backend, scale=scale), backend.xp, params.dtype, X.shape[0]
     layers = spec.layers(params)
     workers = Workers(1 if backend.on_gpu else threads or cpu_count())
     tile = min(n, tile)
@@ -148,8 +166,8 @@ def _in_tiles(
         part = X[rows] if resident else backend.to_device(X[rows])
         whole = free.pop()
         work = whole.head(rows.stop - rows.start, spec.sizes[0])
-        net.kernels.load_tile(part, slice(None), scale, work.A[0])
-        answer = compute(net, layers, work.A)
+        net.kernels.load_tile(part, slice(None), 1.0, work.A[0])
+        answer = compute(net, layers, work)
         out[rows] = answer if resident else backend.to_host(answer)
         free.append(whole)
 

@@ -35,18 +35,24 @@ class Workspace:
         self.ones = xp.ones((1, rows), dtype=dtype)
         self.losses = xp.empty((rows, 1), dtype=dtype)
         self.correct = xp.empty((rows,), dtype=bool)
-        self._heads: dict[tuple[int, int], Workspace] = {(rows, spec.sizes[0]): self}
+        self._parts: dict[tuple[int, int, int], Workspace] = {(0, rows, spec.sizes[0]): self}
 
     def head(self, rows: int, width: int) -> "Workspace":
         """The same buffers, the first `rows` rows of each and `width` features: for a tile that is not a full one."""
-        if (rows, width) not in self._heads:
-            head = object.__new__(Workspace)
-            head.rows = rows
-            head.A = [self.A[0][:rows, :width], *(a[:rows] for a in self.A[1:])]
-            head.dA, head.keep = ([a if a is None else a[:rows] for a in buffers] for buffers in (self.dA, self.keep))
-            head.ones, head.losses, head.correct = self.ones[:, :rows], self.losses[:rows], self.correct[:rows]
-            self._heads[rows, width] = head
-        return self._heads[rows, width]
+        return self.part(0, rows, width)
+
+    def part(self, start: int, stop: int, width: int) -> "Workspace":
+        """The same buffers, rows `start` to `stop` of each and `width` features."""
+        found = self._parts.get((start, stop, width))
+        if found is None:
+            rows = slice(start, stop)
+            found = object.__new__(Workspace)
+            found.rows = stop - start
+            found.A = [self.A[0][rows, :width], *(a[rows] for a in self.A[1:])]
+            found.dA, found.keep = ([a if a is None else a[rows] for a in buffers] for buffers in (self.dA, self.keep))
+            found.ones, found.losses, found.correct = self.ones[:, rows], self.losses[rows], self.correct[rows]
+            self._parts[start, stop, width] = found
+        return found
 
     @staticmethod
     def values(spec: Spec) -> int:
@@ -57,45 +63,66 @@ class Workspace:
 class Network:
     """A spec bound to the kernels of a backend. Parameters are arguments: `layers` are views into a flat vector.
 
-    dropout is empty, or the share of units dropped in each hidden layer while training.
+    dropout is empty, or the share of units dropped in each hidden layer while training. Features are multiplied by
+    `scale`, in the products of the first layer.
     """
 
-    def __init__(self, spec: Spec, backend: Backend, dropout: Sequence[float] = ()) -> None:
-        self.spec, self.dropout = spec, dropout
-        self.kernels = K = kernels_for(backend)
+    def __init__(self, spec: Spec, backend: Backend, dropout: Sequence[float] = (), scale: float = 1.0) -> None:
+        self.spec, self.dropout, self.scale = spec, dropout, scale
+        self.kernels, self.xp = kernels_for(backend), backend.xp
+        K = self.kernels
         n_hidden = len(spec.sizes) - 2
-        self._activations = [getattr(K, spec.activation)] * n_hidden + [K.identity]
+        self._activations = [*[getattr(K, spec.activation)] * n_hidden, None]
+        self._scales = [scale] + [1.0] * n_hidden
         self._derivative = getattr(K, f"{spec.activation}_backward")
-        self._loss = getattr(K, OUTPUTS[spec.output].loss)
-        self._prediction = getattr(K, OUTPUTS[spec.output].prediction)
+        output = OUTPUTS[spec.output]
+        self._loss, self._measure, self._delta, self._prediction = (
+            getattr(K, name)
+            for name in (output.loss, f"{output.loss}_alone", f"{output.loss}_delta", output.prediction)
+        )
 
-    def forward(self, layers: Sequence[Layer], A: Sequence[Any], after: Any = None) -> Any:
-        """Overwrite A[1:] from the tile A[0]; return the logits A[-1] (n, n_outputs).
+    def rise(self, layers: Sequence[Layer], work: Workspace, keys: Any = None, ids: Any = None) -> Any:
+        """Overwrite A[1:] from the tile A[0]; return A[-1], the logits (n, n_outputs) but for their bias.
 
-        `after(i)`, where given, is called when A[i] of a hidden layer is done.
+        With dropout, in training, keys (n_hidden, 2) and the samples' ids (n,), both uint32, decide the masks.
         """
-        for i, ((W, b), activation) in enumerate(zip(layers, self._activations, strict=True), start=1):
-            self.kernels.dense_forward(A[i - 1], W, A[i])
+        A, i = work.A, 0
+        for (W, b), activation, scale in zip(layers, self._activations, self._scales, strict=True):
+            self.kernels.dense_forward(A[i], W, A[i + 1], scale)
+            i += 1
+            if activation is None:
+                break
             activation(A[i], b)
-            if after and i < len(layers):
-                after(i)
-        return A[-1]
+            if ids is not None:
+                self.kernels.dropout(A[i], work.keep[i], keys[i - 1], ids, self.dropout[i - 1])
+        return A[i]
 
-    def predict(self, layers: Sequence[Layer], A: Sequence[Any]) -> Any:
-        """The forward pass through the output: probabilities, or for the identity the values (n, n_outputs)."""
-        Z = self.forward(layers, A)
-        self._prediction(Z, 0)
+    def forward(self, layers: Sequence[Layer], work: Workspace) -> Any:
+        """Overwrite A[1:] from the tile A[0]; return the logits A[-1] (n, n_outputs)."""
+        Z = self.rise(layers, work)
+        self.kernels.identity(Z, layers[-1].b)
         return Z
 
-    def loss(self, Z: Any, y: Any, weight: Any, losses: Any) -> None:
-        """Overwrite losses (n, 1) with weight * loss, and the logits Z with dZ."""
-        self._loss(Z, y, weight, losses)
+    def predict(self, layers: Sequence[Layer], work: Workspace) -> Any:
+        """The forward pass through the output: probabilities, or for the identity the values (n, n_outputs)."""
+        Z = self.rise(layers, work)
+        self._prediction(Z, layers[-1].b)
+        return Z
+
+    def measure(self, Z: Any, y: Any, weight: Any, losses: Any) -> None:
+        """Overwrite losses (n, 1) with weight * loss of the logits Z (n, n_outputs)."""
+        self._measure(Z, y, weight, losses)
 
     def gradient(self, layers: Sequence[Layer], gradients: Sequence[Layer], work: Workspace) -> None:
-        """Overwrite `gradients` with dW and db of every layer, from A after `forward` with dZ in A[-1] after `loss`."""
+        """Overwrite `gradients` with dW and db of every layer, from A after `rise` with dZ in A[-1].
+
+        The dW of a layer whose W in `gradients` is None is left out.
+        """
         A, dA, dZ = work.A, work.dA, work.A[-1]
         for below in reversed(range(len(layers))):
-            self.kernels.dense_backward(dZ, A[below], layers[below].W, work.ones, *gradients[below], dA[below])
+            self.kernels.dense_backward(
+                dZ, A[below], layers[below].W, work.ones, *gradients[below], dA[below], self._scales[below]
+            )
             if below:
                 if self.dropout:
                     self.kernels.dropout_backward(A[below], dA[below], work.keep[below], self.dropout[below - 1])
@@ -118,16 +145,25 @@ class Network:
         """All passes over the tile in work.A[0]: fills `gradients`, work.losses and, to count, work.correct.
 
         factor (1,), where given, multiplies the gradients, at their root: the last dZ is the smallest array there is.
-        With dropout, keys (n_hidden, 2) and the samples' ids (n,), both uint32, decide the masks.
+        keys and ids as for `rise`.
         """
-
-        def drop(i: int) -> None:
-            self.kernels.dropout(work.A[i], work.keep[i], keys[i - 1], ids, self.dropout[i - 1])
-
-        Z = self.forward(layers, work.A, drop if self.dropout else None)
+        Z = self.rise(layers, work, keys, ids)
+        self.kernels.identity(Z, layers[-1].b)
         if count:
             self.kernels.count_correct(Z, y, work.correct)
-        self.loss(Z, y, weight, work.losses)
+        self._loss(Z, y, weight, work.losses)
+        if factor is not None:
+            Z *= factor
+        self.gradient(layers, gradients, work)
+
+    def gradient_alone(
+        self, layers: Sequence[Layer], gradients: Sequence[Layer], work: Workspace, y: Any, weight: Any, logits: Any,
+        factor: Any = None,
+    ) -> None:  # fmt: skip
+        """From `rise` on as `loss_and_gradient`, but the logits (n, n_outputs) are filled instead of their loss."""
+        Z, b = work.A[-1], layers[-1].b
+        self.xp.add(Z, b, out=logits)
+        self._delta(Z, b, y, weight)
         if factor is not None:
             Z *= factor
         self.gradient(layers, gradients, work)

@@ -70,7 +70,9 @@ class Padded:
 
     def __init__(self, spec: Spec, width: int) -> None:
         self.spec = spec
-        self.shapes = tuple((-(-(n_in + 1) // width) * width, -(-n_out // width) * width) for n_in, n_out in spec.layer_sizes)
+        self.shapes = tuple(
+            (-(-(n_in + 1) // width) * width, -(-n_out // width) * width) for n_in, n_out in spec.layer_sizes
+        )
         self.size = sum(rows * columns for rows, columns in self.shapes)
 
     def matrices(self, flat: Any) -> list[Any]:

@@ -3,9 +3,13 @@
 import gc
 import os
 
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # SciPy reads it when imported; scikit-learn's array checks need it
+
 import numpy as np
 import pytest
+from browser import chromium
 from device_double import double_backend
+from threadpoolctl import threadpool_limits
 
 import fcgpu
 from fcgpu.backend import Workers
@@ -15,6 +19,13 @@ ASKED = os.environ.get("FCGPU_TEST_BACKENDS", "").split(",")
 
 def pytest_addoption(parser):
     parser.addoption("--thorough", action="store_true", help="every point of the enumerations, which takes minutes")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_blas_thread():
+    """On small products two BLAS threads mostly spin, on the core of the tests beside. Workers hold it themselves."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -35,9 +46,9 @@ def backend(request):
 
 
 @pytest.fixture(params=["double", pytest.param("gpu", marks=pytest.mark.gpu)])
-def device(request):
+def device(request, monkeypatch):
     """The GPU, and its double where there is none: what is written for the one has then run on the other."""
-    return double_backend() if request.param == "double" else request.getfixturevalue("gpu")
+    return double_backend(monkeypatch) if request.param == "double" else request.getfixturevalue("gpu")
 
 
 @pytest.fixture
@@ -54,6 +65,13 @@ def workers():
     pool = Workers(1)
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium, for `browser.visit`: started once a file; skips without one."""
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

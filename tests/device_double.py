@@ -13,6 +13,8 @@ last index to the first, since a GPU promises no order.
 
 import atexit
 import ctypes
+import fcntl
+import hashlib
 import itertools
 import os
 import shutil
@@ -25,7 +27,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 import pytest
 from memory_double import Memory
@@ -70,6 +71,8 @@ class DeviceArray:
         for name in ("shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides")
     )
     data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
+
+    mT = property(lambda self: DeviceArray(self._xp, self._host.mT))
 
     def __len__(self):
         return len(self._host)
@@ -223,7 +226,7 @@ DeviceArray.__hash__ = None
 
 
 UFUNCS = (
-    "abs", "divide", "equal", "exp", "expm1", "greater_equal", "isfinite", "log", "log1p", "maximum", "minimum",
+    "abs", "add", "divide", "equal", "exp", "expm1", "greater_equal", "isfinite", "log", "log1p", "maximum", "minimum",
     "multiply", "negative", "sign", "sqrt", "subtract", "tanh",
 )  # fmt: skip
 
@@ -235,8 +238,8 @@ class DeviceDouble:
         self.synchronisations = self.uploads = self.upload_bytes = self.copies = 0
         self.launches, self.allocations = Counter(), 0
         self.memory = Memory(FREE_BYTES)
+        self._device = SimpleNamespace(id=0, use=lambda: None, compute_capability="90")
         self.streams, self.cublas = Streams(self.memory), Cublas(self)
-        the_one = SimpleNamespace(id=0, use=lambda: None, compute_capability="90")
         self.cuda = SimpleNamespace(
             get_current_stream=lambda: self.streams.current,
             get_elapsed_time=lambda begin, end: 1.0,  # nothing here takes the time that it would take there
@@ -244,13 +247,13 @@ class DeviceDouble:
             Stream=self.streams.make,
             Event=self.streams.event,
             alloc_pinned_memory=pinned,
-            Device=lambda number=0: the_one,
-            device=SimpleNamespace(get_cublas_handle=lambda: self.HANDLE),
+            Device=lambda number=0: self._device,
+            device=SimpleNamespace(get_cublas_handle=lambda: self._HANDLE),
             cublas=self.cublas.of_cupy(),
         )
 
     ndarray, __version__ = DeviceArray, "14.0.0"
-    HANDLE = 7  # of CuPy's cuBLAS
+    _HANDLE = 7  # of CuPy's cuBLAS
 
     def __getattr__(self, name):
         if name in UFUNCS:
@@ -497,7 +500,9 @@ class ElementwiseKernel:
             const = "const " if p.const else ""
             arrays.append(f"{const}CArray<{p.c}> {'' if p.raw else '_raw_'}{p.name}(_args[{at}], &_fault);")
             if not p.raw:  # what has a type of its own in such a kernel is a number, which serves outside of the loop
-                where, index = (scalars, "0") if blocks and p.dtype is not None and p.const else (elements, "_ind.get()")
+                where, index = (
+                    (scalars, "0") if blocks and p.dtype is not None and p.const else (elements, "_ind.get()")
+                )
                 where.append(f"{const}{p.c} &{p.name} = _raw_{p.name}[{index}];")
         declared, numbers, bound = ("\n  ".join(lines) for lines in (arrays, scalars, elements))
         if blocks:
@@ -666,32 +671,23 @@ def compiler():
 
 
 class Compiled:
-    """Compiled kernels by their text. One call of the compiler for a hundred of them costs as much as for five."""
+    """Compiled kernels by their text. One call of the compiler for a hundred of them costs as much as for five.
+
+    The workers of one run of the tests share what they compile.
+    """
 
     def __init__(self):
-        self.functions, self._folder, self._count = {}, None, itertools.count()
+        self.functions = {}
 
     def build(self, requests):
         """Compile those (kernel, placeholders) that are missing, together."""
-        missing = {
-            text: f"f{next(self._count)}"
-            for kernel, kinds in requests
-            if (text := kernel.source(kinds)) not in self.functions
-        }
+        texts = dict.fromkeys(kernel.source(kinds) for kernel, kinds in requests)
+        missing = {text: f"f{n}" for n, text in enumerate(t for t in texts if t not in self.functions)}
         if not missing:
             return
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="fcgpu-kernels-"))
-            atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
-        path = self._folder / f"{next(iter(missing.values()))}.cpp"
         preambles = dict.fromkeys(kernel.preamble for kernel, _ in requests)
-        texts = (text.replace("FUNCTION", name) for text, name in missing.items())
-        path.write_text("".join((PRELUDE, *preambles, *texts)), encoding="ascii")
-        command = [compiler(), "-std=c++17", "-O0", "-w", "-fPIC", "-shared", "-o", path.with_suffix(".so"), path]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"a kernel does not compile:\n{done.stderr}")
-        library = ctypes.CDLL(str(path.with_suffix(".so")))
+        named = (text.replace("FUNCTION", name) for text, name in missing.items())
+        library = ctypes.CDLL(str(library_of("".join((PRELUDE, *preambles, *named)))))
         for text, name in missing.items():
             function = getattr(library, name)
             function.argtypes, function.restype = (ctypes.c_void_p, *[ctypes.c_longlong] * 2), ctypes.c_longlong
@@ -700,6 +696,40 @@ class Compiled:
     def function(self, kernel, kinds):
         self.build([(kernel, kinds)])
         return self.functions[kernel.source(kinds)]
+
+
+def library_of(source):
+    """The shared library of a C++ source, compiled unless another worker of this run has."""
+    path = folder() / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.so"
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            path.with_suffix(".cpp").write_text(source, encoding="ascii")
+            command = [compiler(), "-std=c++17", "-O0", "-w", "-fPIC", "-shared", "-o", path, path.with_suffix(".cpp")]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"a kernel does not compile:\n{done.stderr}")
+    return path
+
+
+@cache
+def folder():
+    """Of this run of the tests; the last of its workers to end removes it."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"{os.getpid()}")
+    made = Path(tempfile.gettempdir()) / f"fcgpu-kernels-{run}"
+    made.mkdir(mode=0o700, exist_ok=True)
+    used = os.open(made / "used", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(used, fcntl.LOCK_SH)
+
+    def leave():
+        try:
+            fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        shutil.rmtree(made, ignore_errors=True)
+
+    atexit.register(leave)
+    return made
 
 
 COMPILED = Compiled()

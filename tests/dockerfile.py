@@ -118,7 +118,7 @@ class Builder:
     def _process(self, command):
         return subprocess.run(
             ["/bin/sh", "-c", self._here(command)], cwd=self._place("."), env=self.env, capture_output=True, text=True,
-            check=False, timeout=900,
+            check=False, timeout=3600,
         )  # fmt: skip
 
     def _env(self, words):

@@ -17,8 +17,10 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any, NamedTuple
 
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"  # a process with threads is not to be forked
@@ -65,16 +67,16 @@ def check_whole(run):
         assert whole >= newest, (whole, newest)
 
 
-def recover(root, run, words):
+def recover(root, run, started):
     """Resume, or start again where not even the recipe was written; returns what it left."""
     if (run / "recipe.toml").exists():
-        code = train(root, "--resume", run, *words)
+        code = train(root, "--resume", run, *EVERY)
     else:
         assert not (run / "checkpoints").exists()
-        code = train(root, *root_words(root), *words)
+        code = train(root, *started)
     assert code == 0, (root / "said").read_text()
     left = sorted(str(path.relative_to(run)) for path in run.rglob("*") if not path.name.startswith("epoch-"))
-    assert left == ["checkpoints", "history.jsonl", "model.safetensors", "recipe.toml"], left
+    assert left == ["checkpoints", "history.jsonl", "model.safetensors", "recipe.toml", "result.json"], left
     return (run / "model.safetensors").read_bytes(), loss_lines(run)
 
 
@@ -83,16 +85,32 @@ def root_words(root):
     return (root / "d.csv", *recipe, "--out", root / "run")
 
 
-EVERY = ("--checkpoint-every", "1", "--keep", "1")
+def diverging_words(root):
+    recipe = ("--hidden", "", "--output", "identity", "--optimizer", "gradient_descent", "--learning-rate", "4")
+    return (root / "d.csv", *recipe, "--epochs", EPOCHS, "--batch", "7", "--out", root / "run")
+
+
+EVERY = ("--checkpoint-every", "1", "--keep", "1", "--on-divergence", "halve")
+
+
+class Case(NamedTuple):
+    """A kind of saves: what makes the run directory that is there before, the command's words, those that start such a
+    run, and the model and history that it is to end with.
+    """
+
+    before: Callable[[], Any]
+    words: tuple[Any, ...]
+    started: tuple[Any, ...]
+    expected: Any
 
 
 def cases(root):
-    """Kinds of saves by name: what makes the run directory that is there before, and the command's words."""
-    new, resume, run = (*root_words(root), *EVERY), ("--resume", root / "run", *EVERY), root / "run"
-    shutil.rmtree(run, ignore_errors=True)
-    with faults() as calls:
-        train(root, *new)
-    expected = (run / "model.safetensors").read_bytes(), loss_lines(run)
+    """Kinds of saves by name."""
+    new, resume = (*root_words(root), *EVERY), ("--resume", root / "run", *EVERY)
+    diverging = (*diverging_words(root), *EVERY)
+    calls, expected = undisturbed(root, new)
+    _, halved = undisturbed(root, diverging)
+    assert "going on after" in (root / "said").read_text()
     middle = [i for i, name in enumerate(calls) if name == "replace"][2]
     torn = next(i for i, name in enumerate(calls) if i > middle and name == "write")
 
@@ -103,64 +121,73 @@ def cases(root):
 
         return lambda: in_child(act)
 
-    return expected, {
-        "a new run": (lambda: None, new),
-        "a resumed run": (killed(middle, "after"), resume),
-        "a resumed run with a torn history": (killed(torn, "torn"), resume),
-        "a finished run that is resumed": (lambda: train(root, *new), resume),
+    return {
+        "a new run": Case(lambda: None, new, new, expected),
+        "a resumed run": Case(killed(middle, "after"), resume, new, expected),
+        "a resumed run with a torn history": Case(killed(torn, "torn"), resume, new, expected),
+        "a finished run that is resumed": Case(lambda: train(root, *new), resume, new, expected),
+        "a run that diverges": Case(lambda: None, diverging, diverging, halved),
     }
 
 
-def disturbed(root, words, before, at, how):
+def undisturbed(root, words):
+    """The system calls of a run, and what it leaves."""
+    shutil.rmtree(root / "run", ignore_errors=True)
+    with faults() as calls:
+        assert train(root, *words) == 0, (root / "said").read_text()
+    return list(calls), ((root / "run/model.safetensors").read_bytes(), loss_lines(root / "run"))
+
+
+def disturbed(root, case, at, how):
     """The exit code of the command with a fault, in a process of its own."""
     shutil.rmtree(root / "run", ignore_errors=True)
-    before()
+    case.before()
 
     def act():
         with faults(at, how):
-            return train(root, *words)
+            return train(root, *case.words)
 
     return in_child(act)
 
 
-def calls_of(root, words, before):
+def calls_of(root, case):
     shutil.rmtree(root / "run", ignore_errors=True)
-    before()
+    case.before()
     with faults() as calls:
-        assert train(root, *words) == 0, (root / "said").read_text()
+        assert train(root, *case.words) == 0, (root / "said").read_text()
     return list(calls)
 
 
 def killed_everywhere(root, seed, share):
-    expected, kinds = cases(root)
     counts, draw = Counter(), random.Random(seed)
-    for name, (before, words) in kinds.items():
-        for at, how in points(calls_of(root, words, before)):
+    for name, case in cases(root).items():
+        for at, how in points(calls_of(root, case)):
             if draw.random() * share >= 1:
                 continue
-            assert disturbed(root, words, before, at, how) == -signal.SIGKILL, (name, at, how)
+            assert disturbed(root, case, at, how) == -signal.SIGKILL, (name, at, how)
             check_whole(root / "run")
-            assert recover(root, root / "run", EVERY) == expected, (name, at, how)
+            assert recover(root, root / "run", case.started) == case.expected, (name, at, how)
             counts[f"killed in {name}"] += 1
     return {"kills": counts.total()} | counts
 
 
 def refused(root, seed, share):
     """Each call fails with an error, or is cut short: one line says so, nothing half written stays, none is lost."""
-    expected, kinds = cases(root)
     counts, draw = Counter(), random.Random(seed)
-    for name, (before, words) in kinds.items():
-        for at, call in enumerate(calls_of(root, words, before)):
+    for name, case in cases(root).items():
+        for at, call in enumerate(calls_of(root, case)):
             if draw.random() * share >= 1:
                 continue
             for how in (*ERRORS, "short") if call == "write" else ERRORS:
-                code, said = disturbed(root, words, before, at, how), (root / "said").read_text()
+                code, said = disturbed(root, case, at, how), (root / "said").read_text()
                 assert code in (0, 2), (name, at, call, how, said)
                 assert code == 0 or said.splitlines()[-1].startswith("fcgpu: error: "), said
                 assert how != "short" or code == 0, (name, at, said)
                 assert not list(root.rglob("*.tmp")), (name, at, call, how)
                 check_whole(root / "run")
-                assert recover(root, root / "run", EVERY) == expected, (name, at, call, how)
+                left = recover(root, root / "run", case.started)
+                elsewhere = "no checkpoint of" in said and "going on after" in said  # halved from another checkpoint
+                assert left == case.expected or elsewhere, (name, at, call, how)
                 counts["cut short" if how == "short" else errno.errorcode[how]] += 1
                 counts["told as an error" if code else "outlived"] += 1
     return counts
@@ -205,4 +232,4 @@ if __name__ == "__main__":
     X, y = blobs(30)
     csv(root / "d.csv", y, X)
     counts = killed_everywhere(root, seed, kills) | refused(root, seed, refusals)
-    print(json.dumps(counts | at_random(root, seed, times, cases(root)[0])))
+    print(json.dumps(counts | at_random(root, seed, times, cases(root)["a new run"].expected)))

@@ -90,7 +90,7 @@ class Memory:
             if owner is not None and (first := owner.ctypes.data) <= address < first + owner.nbytes:
                 if end > first + owner.nbytes:
                     raise IndexError(f"cuBLAS is sent {end - first - owner.nbytes} bytes beyond the end of an array")
-                flat = owner.reshape(-1).view(np.uint8)
+                flat = owner.ravel("K").view(np.uint8)  # a view, also of an array by columns
                 return np.ndarray(shape, dtype, flat, address - first, strides)
         raise IndexError("cuBLAS is sent to an address that is not the device's")
 
@@ -105,6 +105,6 @@ class Memory:
         def again():
             if (there := reference()) is None:
                 raise RuntimeError("a graph uses memory that was freed")
-            return np.ndarray(shape, dtype, there.reshape(-1).view(np.uint8), offset, strides)
+            return np.ndarray(shape, dtype, there.ravel("K").view(np.uint8), offset, strides)
 
         return again

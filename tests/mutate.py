@@ -1,12 +1,14 @@
 """Mutated files for every reader: `python tests/mutate.py FOLDER SEED N` tries N and prints the counts as JSON.
 
-Each of them must load, or raise an FcgpuError, within SECONDS, and with no more memory than its size and SPARE bytes.
+Each of them must load as what it is, or raise an FcgpuError, within SECONDS, and with no more memory than its size and
+SPARE bytes.
 """
 
 import gzip
 import io
 import json
 import random
+import re
 import resource
 import signal
 import sys
@@ -21,6 +23,7 @@ from hostile import overwrite
 import fcgpu
 from fcgpu.cli.history import History
 from fcgpu.train import checkpoint
+from fcgpu.train.recipe import from_toml, to_toml
 
 SECONDS = 5
 SPARE = 256 << 20
@@ -31,7 +34,7 @@ def seeds(folder):
     """(name, whole files' bytes, how the path is read) of each reader."""
     X, y = blobs(12)
     small = (X * 9).clip(0, 255).astype(np.uint8)
-    table = csv(folder / "seed.csv", y, small).read_bytes()
+    table, headed = (csv(folder / "seed.csv", y, *of).read_bytes() for of in ((small,), (X, "label,a,b,c,d")))
     arrays, packed = io.BytesIO(), io.BytesIO()
     np.savez(arrays, X=X, y=y)
     np.savez_compressed(packed, X=small, y=y, X_test=small, y_test=y)
@@ -59,13 +62,13 @@ def seeds(folder):
     return {
         "idx": ([idx], "idx/train-images-idx3-ubyte", lambda path: fcgpu.load(path.parent)),
         "idx.gz": ([gzip.compress(idx)], "idx/train-images-idx3-ubyte", lambda path: fcgpu.load(path.parent)),
-        "csv": ([table], "x.csv", fcgpu.load),
+        "csv": ([table, headed], "x.csv", fcgpu.load),
         "csv.gz": ([gzip.compress(table)], "x.csv.gz", fcgpu.load),
         "npy": ([npy.getvalue()], "x.npy", fcgpu.load),
         "npz": ([arrays.getvalue(), packed.getvalue()], "x.npz", fcgpu.load),
         "model": ([(folder / "seed.safetensors").read_bytes()], "x.safetensors", fcgpu.load_model),
         "checkpoint": ([(folder / "seed.checkpoint").read_bytes()], "x.checkpoint", checkpoint.load),
-        "recipe": ([toml], "x.toml", fcgpu.load_recipe),
+        "recipe": ([toml, to_toml(recipe).encode()], "x.toml", fcgpu.load_recipe),
         "history": ([(folder / "seed.jsonl").read_bytes()], "x.jsonl", lambda path: History(path).resume(0)),
         **pictures(),
     }
@@ -83,6 +86,35 @@ def pictures():
         whole.append(file.getvalue())
     read = lambda path: fcgpu.data.load_features(path, 48, image_shape=(4, 4, 3))  # noqa: E731
     return {"picture": (whole, "x.png", read)}
+
+
+def is_right(name, found, content):
+    """Is it what another reader, or a few lines of Python, make of the same bytes?"""
+    if name.endswith(".gz"):
+        name, content = name.removesuffix(".gz"), gzip.decompress(content)
+    if name == "idx":
+        return found.X.tobytes() == content[16:]
+    if name == "recipe":
+        return from_toml("again", to_toml(found).encode()) == found
+    if name == "csv":
+        lines = re.split(r"\r\n|\r|\n", content.decode("utf-8-sig"))
+        rows = [line.split(",") for line in lines if line.strip()]
+        header, table = len(rows) - len(found.X), rows[-len(found.X) :]
+        return header in (0, 1) and is_table(found, np.array([list(map(float, row)) for row in table]))
+    if name == "npy":
+        return is_table(found, np.load(io.BytesIO(content)))
+    if name == "npz":
+        there = np.lib.npyio.NpzFile(io.BytesIO(content))  # np.load asks for more than a zip of arrays
+        return np.array_equal(found.X, there["X"]) and np.array_equal(labels(found), there["y"].reshape(len(found.X)))
+    return True
+
+
+def is_table(found, table):
+    return np.array_equal(found.X, table[:, 1:]) and np.array_equal(labels(found), table[:, 0])
+
+
+def labels(data):
+    return data.y if data.classes is None else np.array([*map(float, data.classes)])[data.y]
 
 
 def mutated(whole, others, draw):
@@ -116,15 +148,14 @@ def mutated(whole, others, draw):
 
 
 def attempt(read, path):
-    """What became of it, loaded or refused; anything else is raised, and so is a file that takes more than SECONDS."""
+    """What is in it, or the FcgpuError; anything else is raised, and so is a file that takes more than SECONDS."""
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
-        read(path)
-    except fcgpu.FcgpuError:
-        return "refused"
+        return read(path)
+    except fcgpu.FcgpuError as error:
+        return error
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    return "loaded"
 
 
 def late(number, frame):
@@ -143,10 +174,12 @@ def mutate(folder, seed, n):
         overwrite(folder / file, content)
         began = time.perf_counter()
         try:
-            became = attempt(read, folder / file)
-            counts[f"{name} {became}"] += 1
+            found = attempt(read, folder / file)
+            refused = isinstance(found, fcgpu.FcgpuError)
+            counts[f"{name} {'refused' if refused else 'loaded'}"] += 1
             sealed = name in ("model", "checkpoint")
-            assert not sealed or became == "refused" or content in whole, "a changed file was loaded"
+            assert refused or not sealed or content in whole, "a changed file was loaded"
+            assert refused or is_right(name, found, content), "it was loaded wrongly"
         except BaseException:
             kept = Path(f"finding-{name}-{seed}-{number}").absolute()
             kept.write_bytes(content)

@@ -233,7 +233,7 @@ class Cublas:
             assert its.workspace is not None, "cuBLAS would allocate a workspace"
             its.workspace()
         else:
-            assert handle == xp.HANDLE
+            assert handle == xp._HANDLE
             assert not recording
         types = TYPES[atype], TYPES[btype], TYPES[ctype]
         legal = {

@@ -1,5 +1,6 @@
 """The harness itself, without waiting for a clock: what it must show, it is shown on machines that are made up."""
 
+import dataclasses
 import itertools
 import os
 import statistics
@@ -12,7 +13,7 @@ import pytest
 
 import fcgpu
 from bench import measure, race
-from bench.cases import CHECKED, LOAD, PREDICT, Case
+from bench.cases import CHECKED, FIT, FIT_SINGLE, LOAD, PREDICT, Case
 from bench.planted import delayed
 from bench.rows import Writer, read
 from bench.run import run_case
@@ -148,7 +149,7 @@ def test_a_check_makes_twenty_updates_and_looks_once_more():
     for case, updates in ((full, 1), (batches, CHECKED)):
         assert case.checks.rows == updates * case.batch
         assert case.check_calls == 1 + CHECKED // updates
-    for case in (PREDICT, LOAD):
+    for case in (PREDICT, LOAD, FIT):
         assert (case.checks.rows, case.check_calls) == (60_000, 1)
 
 
@@ -190,6 +191,19 @@ def test_readers_of_the_csv_agree(out, tmp_path, monkeypatch):
     case = Case("load", LOAD.title, rows=40, batch=40, peers=LOAD.peers, rounds=1, checked=0, tolerance=0.0)
     times, _ = run(case, [f"bench.loaders.{name}" for name in ("ours", "loadtxt", "genfromtxt")], out)
     assert set(times) == {"ours", "loadtxt", "genfromtxt"}
+
+
+@pytest.mark.parametrize("case", [FIT, FIT_SINGLE], ids=lambda case: case.name)
+def test_both_estimators_learn_the_same_from_the_same_program(case, out, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr("bench.run.gpu", lambda: None)
+    case = dataclasses.replace(case, rows=2000, batch=2000, rounds=1)
+    times, said = run(case, ["bench.estimators.ours", "bench.estimators.scikit"], out)
+    assert set(times) == {"ours", "scikit"}, said
+    accuracy = Session("bench.estimators.ours").check(case)
+    assert 0.7 < accuracy < 1
+    assert not case.agrees(accuracy - 0.003, accuracy)
+    assert case.agrees(accuracy - 0.002, accuracy)
 
 
 def test_warm_up_is_on_other_data_of_the_same_shape():

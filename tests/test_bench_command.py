@@ -71,7 +71,7 @@ def test_the_first_epoch_is_left_out_and_the_clock_read_when_the_loss_is_there(s
                 now[0] = done
                 return 1.0, 0.0, 0
 
-            yield fcgpu.EpochEnded(epoch, 1000, epoch, 0.0, 0, 0.1, None, fetch, None, None, 64, True)
+            yield fcgpu.EpochEnded(epoch, 1000, epoch, 0.0, 0, 0.1, None, fetch, None, None, None, 64, True)
 
     monkeypatch.setattr(bench, "train", train)
     monkeypatch.setattr(bench, "_limits", lambda backend, seconds: Limits(backend, 1e9, 1e9))

@@ -1,12 +1,14 @@
 """Steps recorded as graphs against the same steps called one by one, on the device double: equal bit for bit.
 
-A graph of the double knows memory by address, reads what stands there when it is replayed, and is refused an allocation,
-an upload, a wait, or CuPy's own way to cuBLAS while it is recorded.
+A graph of the double knows memory by address and reads what stands there when it is replayed; while it is recorded, an
+allocation, an upload, a wait and CuPy's own way to cuBLAS are refused.
 """
 
 import gc
 import itertools
+import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -14,11 +16,13 @@ from device_double import HALVES, WHOLE, double_backend
 from stream_double import Recording
 
 import fcgpu
+from fcgpu.backend import INSTALL
+from fcgpu.cli import main
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.optim import FULL_BATCH
 from fcgpu.optim.schedules import SCHEDULES
 from fcgpu.params import Padded, Spec
-from fcgpu.train import capture, run
+from fcgpu.train import capture, plan_gpu, run
 from fcgpu.train.capture import Capture, Steps
 from fcgpu.train.upload import Upload
 
@@ -49,7 +53,7 @@ def blobs(stored="float64"):
 def trained(backend, data=None, **changes):
     """(numbers of every epoch, the state after each, Finished)."""
     changes = {"hidden": (7, 4), "epochs": 4, **changes}
-    options = {key: changes.pop(key) for key in ("start", "memory_budget", "sample_weight") if key in changes}
+    options = {key: changes.pop(key) for key in ("start", "sample_weight") if key in changes}
     numbers, states = [], []
     for event in fcgpu.train(data or blobs(), device=backend, **options, **changes):
         if isinstance(event, fcgpu.EpochEnded):
@@ -88,8 +92,8 @@ CASES = {
     "weighted": {"batch": 7, "sample_weight": np.linspace(0, 2, SAMPLES)},
     "weighted, full": {"sample_weight": np.linspace(0, 2, SAMPLES), "alpha": 1.0},
     "early stopping": {"batch": 7, "early_stopping": True, "n_iter_no_change": 1, "tol": 0.3, "epochs": 9},
-    "tiles": {"memory_budget": 9000, "dropout": 0.2},
-    "tiles of a batch": {"memory_budget": 8400, "batch": 33, "sample_weight": np.linspace(0, 2, SAMPLES)},
+    "tiles": {"tile": 17, "dropout": 0.2},
+    "tiles of a batch": {"tile": 11, "batch": 33, "sample_weight": np.linspace(0, 2, SAMPLES)},
     "pixels": {"data": blobs("uint8"), "batch": 7},
     "float64": {"dtype": "float64", "batch": 7},
     "sigmoid": {"output": "sigmoid", "activation": "sigmoid"},
@@ -100,6 +104,8 @@ CASES = {
 
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_recorded_steps_equal_called_ones_bit_for_bit(changes, recording, monkeypatch):
+    changes = dict(changes)
+    monkeypatch.setattr(plan_gpu, "GPU_TILE_ROWS", changes.pop("tile", plan_gpu.GPU_TILE_ROWS))
     same(monkeypatch, recording, **changes)
 
 
@@ -166,7 +172,9 @@ def launches(backend, **changes):
     return [tuple(b - a for a, b in itertools.pairwise(column)) for column in zip(*seen[:-2], strict=True)]
 
 
-@pytest.mark.parametrize("changes", [{}, {"alpha": 1.0}, {"dropout": 0.3}, {"gradient_clip": 0.5}, {"optimizer": "rprop"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"alpha": 1.0}, {"dropout": 0.3}, {"gradient_clip": 0.5}, {"optimizer": "rprop"}]
+)
 def test_an_epoch_of_full_batches_is_one_launch(changes, recording):
     kernels, graphs, uploads, allocations, waits = launches(recording, **changes)
     assert graphs == (0, 1, 1, 1, 1)
@@ -223,7 +231,7 @@ def test_many_steps_are_few_graphs(recording, monkeypatch):
 
 def test_it_is_said_why_steps_are_not_recorded(monkeypatch):
     backend = double_backend()
-    monkeypatch.setitem(__import__("sys").modules, "nvmath", None)
+    monkeypatch.setitem(sys.modules, "nvmath", None)
     assert "nvmath-python is not installed: pip install 'fcgpu[cuda12]'" in capture.why_eager(backend)
     assert trained(backend)[2].capture.startswith("eager: nvmath-python is not installed")
 
@@ -239,7 +247,7 @@ def test_a_cublas_that_does_not_start_leaves_cupys_own(recording, monkeypatch):
     def create():
         raise RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED")
 
-    monkeypatch.setattr(__import__("sys").modules["nvmath.bindings.cublas"], "create", create)
+    monkeypatch.setattr(sys.modules["nvmath.bindings.cublas"], "create", create)
     _, _, finished = trained(recording)
     assert finished.capture == (
         "eager: cuBLAS does not start through nvmath-python (RuntimeError: CUBLAS_STATUS_NOT_INITIALIZED)"
@@ -373,3 +381,33 @@ def test_a_precision_that_cannot_be_is_refused(changes, capability, words, recor
 def test_a_precision_on_the_cpu_is_refused():
     with pytest.raises(fcgpu.ConfigError, match=r"precision='tf32' is for a GPU, and this run is on the CPU"):
         trained("cpu", precision="tf32")
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_command_line_says_how_steps_are_run(installed, monkeypatch, capsys, tmp_path):
+    backend = double_backend(monkeypatch)
+    if not installed:
+        monkeypatch.setitem(sys.modules, "nvmath", None)
+    monkeypatch.setattr("fcgpu.backend._gpu", lambda number, reason: backend)
+    assert main(["info", "--device", "cuda", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["capture"]
+    assert said == ("CUDA graphs" if installed else f"nvmath-python is not installed: {INSTALL}")
+    assert main(["info", "--device", "cuda"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ("recorded in CUDA graphs" if installed else "eager: nvmath-python is not installed") in shown
+    data = blobs()
+    np.save(tmp_path / "data.npy", np.column_stack([data.y, data.X]))
+    words = ["train", str(tmp_path / "data.npy"), "--epochs", "3", "--device", "cuda", "--precision", "tf32"]
+    assert main([*words, "--out", str(tmp_path / "run"), "--json", "--quiet"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["precision"] == "tf32"
+    assert result["capture"] == ("graph of 1 step" if installed else f"eager: {said}")
+    assert main([*words, "--out", str(tmp_path / "shown")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ("tf32, graph of 1 step" if installed else "tf32, eager: nvmath-python is not installed") in shown
+
+
+def test_on_the_cpu_nothing_is_said_of_graphs(capsys, tmp_path):
+    assert trained("cpu", epochs=1)[2].capture == ""
+    assert main(["info", "--device", "cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["capture"] is None

@@ -81,21 +81,30 @@ def test_train_says_in_json_what_it_did(run, data):
 
 def test_the_run_directory_holds_recipe_history_and_model(run, data):
     path, said = run
-    assert sorted(p.name for p in path.iterdir()) == ["history.jsonl", "model.safetensors", "recipe.toml"]
+    assert {p.name for p in path.iterdir()} == {"history.jsonl", "model.safetensors", "recipe.toml", "result.json"}
+    assert json.loads((path / "result.json").read_text()) == said
     recipe = fcgpu.Recipe(
         data=str(data), epochs=20, hidden=(8,), learning_rate=0.05, batch=16, schedule="cosine", seed=3
     )
     assert fcgpu.load_recipe(path / "recipe.toml") == recipe
-    _, *epochs, finished = fcgpu.train(fcgpu.load(data), recipe, device="cpu")
+    epochs, tests = [], []
+    for finished in fcgpu.train(fcgpu.load(data), recipe, device="cpu"):
+        if isinstance(finished, fcgpu.EpochEnded):
+            epochs.append(finished)
+            tests.append(finished.test())
     lines = [json.loads(line) for line in (path / "history.jsonl").read_text().splitlines()]
-    for line, event in zip(lines, epochs, strict=True):
+    for line, event, test in zip(lines, epochs, tests, strict=True):
         assert line.pop("seconds") > 0
         assert line == {
             "epoch": event.epoch,
             "step": event.step,
             "loss": event.loss,
+            "penalty": event.penalty,
             "accuracy": event.accuracy,
+            "monitored": event.monitored,
             "learning_rate": event.learning_rate,
+            "test_loss": test.loss,
+            "test_accuracy": test.accuracy,
         }
     model = fcgpu.load_model(path / "model.safetensors")
     assert model.params.tobytes() == finished.model.params.tobytes()

@@ -268,7 +268,10 @@ def test_cuda_where_there_is_none(here):
     [
         ((), r"no command given; choose from train, .*\(see fcgpu --help\)"),
         (("trian",), "'trian' is not a command; did you mean 'train'"),
-        (("zzz",), "'zzz' is not a command; choose from train, evaluate, predict, export, info, bench, recipes"),
+        (
+            ("zzz",),
+            "'zzz' is not a command; choose from train, .*, report, info, bench, recipes",
+        ),
         ((*TRAIN, "--epoch", "5"), "fcgpu train: error: --epoch is not an option; did you mean '--epochs'"),
         ((*TRAIN, "--momentun=0.5"), "--momentun is not an option; did you mean '--momentum'"),
         ((*TRAIN, "--zzz"), "--zzz is not an option .see fcgpu train --help"),

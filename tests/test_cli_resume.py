@@ -1,10 +1,12 @@
 """`fcgpu train --resume`, the checkpoints of a run directory, its lock, signals and divergence."""
 
+import itertools
 import json
 import os
 import re
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 from command import blobs, call, csv, finish, start
@@ -50,6 +52,13 @@ def test_the_last_few_and_the_best_are_kept(here):
     assert kept == sorted({1 + lines.index(min(lines)), 9})
 
 
+def test_checkpoints_by_the_clock(here, monkeypatch):
+    now = iter(range(0, 1000, 20))  # 20 s an epoch, 20 s a save
+    monkeypatch.setattr("fcgpu.cli.checkpoints.time", SimpleNamespace(monotonic=lambda: next(now)))
+    assert call(*words(here, "--checkpoint-every", "1min", "--keep", 9)).code == 0
+    assert epochs(here / "run") == [3, 6, 9]
+
+
 def test_a_short_run_has_no_checkpoint_unless_it_asks(here):
     assert call(*words(here)).code == 0
     assert not (here / "run/checkpoints").exists()
@@ -87,6 +96,12 @@ def test_what_is_no_run_directory_is_refused(here):
     refused(resume(here / "none"), "expected the folder of an earlier run")
     refused(resume(here), "neither recipe.toml nor checkpoints")
     assert sorted(path.name for path in here.iterdir()) == ["d.csv"]
+
+
+def test_a_run_that_another_version_cut_otherwise_is_refused(here, monkeypatch):
+    assert call(*words(here, "--checkpoint-every", 1)).code == 0
+    monkeypatch.setattr("fcgpu.cli.train.cut_of", lambda plan, on_gpu: {"tile": plan.tile + 1, "lanes": plan.lanes})
+    refused(resume(here / "run"), "cut into lanes 1, tile 30, and this version of fcgpu makes it lanes 1, tile 31")
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "3 s", "nan", "1e3"])
@@ -145,3 +160,16 @@ def test_a_rate_that_diverges_is_halved_from_the_last_checkpoint(here):
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, 401))
     assert {line["learning_rate"] for line in lines} == {8 / halvings[-1]}
+
+
+def test_a_checkpoint_that_leads_to_divergence_again_gives_way_to_the_one_before(here):
+    """At 4 the parameters of the second epoch are beyond help, whatever the rate: only the first epoch's are not."""
+    diverges = ("--optimizer", "gradient_descent", "--output", "identity", "--hidden", "", "--learning-rate", 4,
+                "--epochs", 4, "--batch", 7)  # fmt: skip
+    result = call(*words(here, *diverges, "--checkpoint-every", 1, "--on-divergence", "halve"))
+    assert result.code == 0, result.err
+    at = [int(n) for n in re.findall(r"going on after epoch (\d+) at", result.err)]
+    assert any(b < a for a, b in itertools.pairwise(at)), at
+    lines = [json.loads(line) for line in (here / "run/history.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert epochs(here / "run")[-1] == 4

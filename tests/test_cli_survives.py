@@ -21,7 +21,8 @@ from fcgpu.formats import atomic
 
 X, LABELS = blobs(30)
 TALKS = ("train", "--recipe", "multiclass", "--device", "cpu", "--out")  # prints its data and its cost on the way
-WHOLE = ["history.jsonl", "model.safetensors", "recipe.toml"]
+STOPPED = ["history.jsonl", "model.safetensors", "recipe.toml"]
+WHOLE = [*STOPPED, "result.json"]
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_ctrl_c_that_takes_the_reader_along_still_saves(tmp_path):
     os.close(reader)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
-    assert names(tmp_path / "run") == ["checkpoints", *WHOLE]
+    assert names(tmp_path / "run") == ["checkpoints", *STOPPED]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
@@ -201,6 +202,16 @@ def test_a_model_that_no_disk_takes_leaves_no_part_of_itself(good, tmp_path, mon
     assert names(tmp_path / "run") == ["history.jsonl", "recipe.toml"]
 
 
+def test_a_result_that_is_refused_costs_a_warning(good, tmp_path, monkeypatch):
+    replace = os.replace
+    monkeypatch.setattr(atomic.os, "replace", lambda a, b: no_space() if b.name == "result.json" else replace(a, b))
+    result = call(*good, "--epochs", 2, "--json")
+    assert result.code == 0
+    assert json.loads(result.out)["epochs"] == 2
+    assert re.fullmatch(r"fcgpu: warning: the model is saved, .*result\.json: cannot be written .*\n", result.err)
+    assert names(tmp_path / "run") == STOPPED
+
+
 @pytest.mark.skipif(os.name != "posix", reason="limits need a POSIX shell")
 def test_a_history_that_does_not_fit_does_not_cost_the_model(good, tmp_path):
     """The limit on a file's size makes the kernel write a part and refuse the rest, as a full disk does."""
@@ -233,10 +244,12 @@ def test_lines_that_are_refused_for_a_while_are_written_at_the_end(tmp_path, mon
 
 def test_a_loss_that_is_not_finite_is_no_number_in_the_history(tmp_path):
     """On a GPU the epochs that end before the next look at the loss are recorded, too."""
-    event = SimpleNamespace(epoch=1, step=1, seconds=1.0, loss=math.nan, accuracy=0.5, learning_rate=1.0)
+    numbers = {"seconds": 1.0, "loss": math.nan, "penalty": 0.0, "monitored": math.nan, "learning_rate": 1.0}
+    event = SimpleNamespace(epoch=1, epochs=2, step=1, accuracy=0.5, test=lambda: None, **numbers)
     with create(str(tmp_path / "run"), fcgpu.Recipe(), room=0) as run:
         run.add(event)
-    assert '"loss": null' in (tmp_path / "run/history.jsonl").read_text()
+    line = json.loads((tmp_path / "run/history.jsonl").read_text())
+    assert (line["loss"], line["monitored"], line["accuracy"]) == (None, None, 0.5)
 
 
 @pytest.mark.parametrize("epochs", [1, 3])

@@ -6,16 +6,18 @@ who has one. The device double is held to the same list, and its rules for the t
 
 import ast
 import inspect
+import re
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-from device_double import DeviceDouble, decide, usual
+from device_double import HALVES, WHOLE, DeviceDouble, decide, usual, usual_on_device
+from stream_double import Cublas
 
 import fcgpu
-from fcgpu.kernels import REFERENCE
+from fcgpu.kernels import REFERENCE, device, products
 from fcgpu.kernels.fused import FORMULAS, FUSED
 
 ROOT = Path(fcgpu.__file__).parent
@@ -75,7 +77,10 @@ CALLS = [u for u in USES if u.call and not (u.where.startswith("kernels") and u.
 
 
 def resolved(namespace, name):
-    return reduce(getattr, name.split("."), namespace)
+    try:
+        return reduce(getattr, name.split("."), namespace)
+    except ImportError as error:  # cupy.cuda.cublas, which loads cuBLAS; its functions are looked up below
+        pytest.skip(f"no cuBLAS: {str(error).splitlines()[0]}")
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +111,59 @@ def test_the_call_fits(use, cupy):
         try:
             signature = inspect.signature(target)
         except ValueError:  # compiled, and its signature not kept
-            assert not keywords
+            assert all(re.search(rf"^ +{word} \(", target.__doc__ or "", re.MULTILINE) for word in keywords)
         else:
             signature.bind(*use.call.args, **dict.fromkeys(keywords))
+
+
+def named(text):
+    """The parameters of a function as Cython writes its signature: "gemm(intptr_t handle, int m)"."""
+    return [word.split()[-1] for word in text.partition("(")[2].partition(")")[0].split(",") if word]
+
+
+def test_cublas_through_nvmath_is_called_as_it_is_written():
+    cublas = pytest.importorskip("nvmath.bindings.cublas")
+    double = Cublas(DeviceDouble())
+    for name, ours in vars(double.module()).items():
+        if not name.startswith("__") and name not in ("create", "destroy"):
+            theirs = named(getattr(cublas, name).__doc__)
+            assert list(inspect.signature(ours).parameters) == theirs, name
+    assert named(cublas.create.__doc__) == []
+    assert named(cublas.destroy.__doc__) == ["handle"]
+    kinds = {t.name: int(t) for t in cublas.ComputeType}
+    names = {"COMPUTE_32F": products.COMPUTE_32F, "COMPUTE_64F": products.COMPUTE_64F}
+    assert {name: kinds[name] for name in names} == names
+    assert kinds["COMPUTE_32F_FAST_TF32"] == products.COMPUTE_TF32
+    assert (cublas.Operation.N, cublas.Operation.T) == (products.PLAIN, products.TRANSPOSED)
+    assert cublas.GemmAlgo.DFALT == products.ALGORITHM
+
+
+def test_cublas_through_cupy_takes_the_same_arguments(cupy):
+    """Its module needs cuBLAS to load, so the signatures are read from the file."""
+    folder = Path(cupy.__file__).parent.parent / "cupy_backends" / "cuda" / "libs"
+    text = b"".join(path.read_bytes() for path in folder.glob("cublas*.so")).decode("latin-1")
+    double = Cublas(DeviceDouble()).module()
+    for name, same in (("gemmEx", double.gemm_ex), ("gemmStridedBatchedEx", double.gemm_strided_batched_ex)):
+        theirs = named(re.search(rf"\b{name}\(intptr_t handle[^)]*\)", text)[0])
+        ours = list(inspect.signature(same).parameters)
+        assert [t.lower() for t in theirs] == [o.replace("_", "") for o in ours]
+
+
+def test_the_types_have_cudas_numbers(cupy):
+    runtime = cupy.cuda.runtime
+    theirs = runtime.CUDA_R_32F, runtime.CUDA_R_64F, runtime.CUDA_R_16F, runtime.CUDA_R_16BF
+    assert tuple(products.DATA.values()) == theirs
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Stream.begin_capture", "Stream.end_capture", "Stream.record", "Stream.wait_event", "Stream.__enter__",
+        "Stream.synchronize", "Event.record", "Event.synchronize", "Graph.launch", "Device.compute_capability",
+    ],
+)  # fmt: skip
+def test_what_is_asked_of_streams_and_graphs_exists(name, cupy):
+    assert callable(resolved(cupy.cuda, name)) or "compute_capability" in name
 
 
 def test_the_device_double_holds_the_same_names():
@@ -129,13 +184,18 @@ def test_the_device_double_holds_the_same_names():
     assert functions <= {name.split(".")[0] for name in (*names, *(use.name for use in USES))}
 
 
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("name", [*FORMULAS, *(f"device {name}" for name in device.FORMULAS)])
 def test_types_are_decided_as_cupy_decides(name, cupy):
     """For the types that training meets, and with each of them wrong in turn."""
-    theirs = cupy.ElementwiseKernel(*FORMULAS[name], name)
+    *of_a_step, name = name.split()
+    if of_a_step:
+        requests = list(usual_on_device(WHOLE + HALVES, {name: device.FORMULAS[name]}))
+    else:
+        requests = list(usual({name: FORMULAS[name]}))
+    theirs = cupy.ElementwiseKernel(*requests[0][0].formula, name)
     if not hasattr(theirs, "_decide_params_type"):
         pytest.skip("this CuPy does not show how it decides")
-    for ours, kinds in usual({name: FORMULAS[name]}):
+    for ours, kinds in requests:
         every, n = (*ours.ins, *ours.outs), len(ours.ins)
         right = [p.dtype or kinds[p.c] for p in every]
         scalars = [None if p.const and not p.raw else dtype for p, dtype in zip(every, right, strict=True)]

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 STOCHASTIC = ["sgd", "adam", "nesterov", "momentum", "gradient_descent", "rmsprop", "adamw"]
 WHOLE = ["lbfgs", "rprop"]
 KINDS = [*CLASSIFY, "regression"]
-RATES = {"sgd": 0.05, "nesterov": 0.05, "momentum": 0.05, "gradient_descent": 0.3}
+RATES = {"sgd": 0.07, "nesterov": 0.07, "momentum": 0.07, "gradient_descent": 0.3}
 
 pytestmark = [
     pytest.mark.parametrize("kind", KINDS),
@@ -25,8 +25,8 @@ pytestmark = [
 def estimator(kind, solver, **given):
     if solver in STOCHASTIC:
         given["batch_size"] = 30
-    rate = RATES.get(solver, 0.02)
-    return ours(kind, solver=solver, learning_rate_init=rate, validation_fraction=0.25, max_iter=30, **given)
+    rate = RATES.get(solver, 0.04)
+    return ours(kind, solver=solver, learning_rate_init=rate, validation_fraction=0.25, max_iter=15, **given)
 
 
 def untrained_score(kind, X, y):
@@ -89,12 +89,12 @@ def test_partial_fit(kind, solver, early_stopping, warm_start):
         with pytest.raises(ValueError, match="early_stopping"):
             model.partial_fit(X, y, **first)
         return
-    for passes in range(1, 21):
+    for passes in range(1, 11):
         model.partial_fit(X, y, **first)
         first = {}
         assert model.t_ == 120 * passes
         assert model.n_iter_ == 1
-    assert len(model.loss_curve_) == 20
+    assert len(model.loss_curve_) == 10
     assert model.loss_curve_[-1] < model.loss_curve_[0]
     assert model.score(X, y) > untrained_score(kind, X, y) + 0.05
 

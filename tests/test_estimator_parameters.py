@@ -24,8 +24,9 @@ BAD = {
     "power_t": [-0.5],
     "max_iter": [0, -1, 2.5],
     "shuffle": ["yes"],
-    "random_state": ["seed"],
+    "random_state": ["seed", -1],
     "tol": [-1e-4],
+    "verbose": ["yes", -1],
     "warm_start": ["yes"],
     "momentum": [-0.1, 1.1],
     "nesterovs_momentum": ["yes"],
@@ -48,7 +49,7 @@ BAD = {
     "dtype": ["float16", "int"],
     "threads": [0, -2, 1.5],
 }
-CLASSIFIER = {"output": ["identity", None], "class_weight": ["even"]}
+CLASSIFIER = {"output": ["identity", None], "class_weight": ["even", [1, 2], {4: np.inf}, {4: "much"}, {4: -1.0}]}
 REGRESSOR = {"loss": ["absolute_error", None]}
 
 
@@ -72,6 +73,42 @@ def test_a_wrong_value_is_refused_by_name_and_value(kind, key, value):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "words"),
+    [
+        ("multiclass", {"solver": "adam", "rho": 0.5}, "rho=0.5 with solver='adam': it is for 'rmsprop'"),
+        ("regression", {"solver": "rmsprop", "weight_decay": 0.3}, "solver='rmsprop': it is for 'adamw'"),
+        ("multiclass", {"solver": "lbfgs", "gradient_clip": 1.0}, "leave gradient_clip out"),
+        ("multiclass", {"solver": "rprop", "learning_rate": "cosine"}, "follows no schedule"),
+        ("regression", {"early_stopping": True, "validation_fraction": 0}, "validation_fraction=0 with early_stopping"),
+        ("multiclass", {"early_stopping": True, "monitor": "f1_makro"}, "did you mean 'f1_macro'"),
+        ("multiclass", {"dropout": [0.1]}, r"dropout=.0\.1. with hidden_layer_sizes=.7, 5.: .*one a hidden layer"),
+    ],
+    ids=str,
+)
+def test_values_that_do_not_go_together_are_refused_with_the_remedy(kind, given, words):
+    with pytest.raises(ValueError, match=words):
+        ours(kind, **given).fit(*problem(kind))
+
+
+def test_what_is_changed_after_fit_is_judged_where_it_is_used():
+    X, y = problem("multiclass")
+    with pytest.warns(ConvergenceWarning):
+        model = ours("multiclass", max_iter=1).fit(X, y).set_params(activation="rleu")
+    with pytest.raises(ValueError, match="activation='rleu': did you mean 'relu'"):
+        model.predict(X)
+
+
+def test_balanced_classes_are_those_of_all_the_data():
+    X, y = problem("multiclass")
+    with pytest.raises(ValueError, match=r"class_weight='balanced' with partial_fit: .*compute_class_weight"):
+        ours("multiclass", class_weight="balanced").partial_fit(X, y, classes=np.unique(y))
+    ours("multiclass", class_weight={4: 2.0}).partial_fit(X, y, classes=np.unique(y))
+
+
+USERS = {"rho": {"solver": "rmsprop"}, "weight_decay": {"solver": "adamw"}}
+
+
 def test_the_values_at_the_borders_are_legal():
     X, y = problem("multiclass")
     borders = {
@@ -80,7 +117,7 @@ def test_the_values_at_the_borders_are_legal():
         "threads": 1,
     }  # fmt: skip
     for key, value in borders.items():
-        model = ours("multiclass", **{"max_iter": 1, key: value})
+        model = ours("multiclass", **{"max_iter": 1, **USERS.get(key, {}), key: value})
         with pytest.warns(ConvergenceWarning):
             model.fit(X, y)
         assert np.isfinite(model.loss_)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fcgpu
-from fcgpu.train import run
+from fcgpu.train import capture, run
 
 STEPS = 10
 
@@ -70,6 +70,45 @@ def test_every_run_has_the_same_bits(changes, device, real, mnist):
     runs = [model_of(data, device, epochs=3, seed=3, hidden=(32, 16), **changes) for _ in range(20 if real else 2)]
     assert len({done.model.params.tobytes() for done in runs}) == 1
     assert len({done.train for done in runs}) == 1
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch": 64, "optimizer": "adam", "schedule": "one_cycle", "warmup": 1, "learning_rate": 0.01},  # and a rest
+        {"batch": 50, "optimizer": "adamw", "dropout": 0.2, "alpha": 1.0, "gradient_clip": 1.0, "learning_rate": 0.01},
+        {"optimizer": "rmsprop", "schedule": "step", "step_size": 1, "learning_rate": 0.01},
+    ],
+    ids=lambda changes: changes["optimizer"],
+)
+def test_recorded_steps_have_the_bits_of_called_ones(changes, precision, device, real, monkeypatch, mnist):
+    if capture.why_eager(device):
+        pytest.skip(capture.why_eager(device))
+    if not real and precision in ("float16", "tf32"):
+        pytest.skip("on the double one half precision is enough")
+    data = replace(mnist, X=mnist.X[:230], y=mnist.y[:230], X_test=None, y_test=None)
+    options = {"epochs": 4, "hidden": (32, 16), "precision": precision, **changes}
+    recorded = model_of(data, device, **options)
+    monkeypatch.setattr(capture, "why_eager", lambda backend: "a test asks for it")
+    called = model_of(data, device, **options)
+    assert recorded.capture.startswith("graph of ")
+    assert called.capture == "eager: a test asks for it"
+    assert recorded.model.params.tobytes() == called.model.params.tobytes()
+    assert recorded.train == called.train
+
+
+def test_another_shape_is_another_recording(device, mnist):
+    """Runs of other batches and networks, in turn, are what they are alone."""
+    data = replace(mnist, X=mnist.X[:100], y=mnist.y[:100], X_test=None, y_test=None)
+    shapes = [{"batch": 10, "hidden": (16,)}, {"batch": 30, "hidden": (16,)}, {"batch": 10, "hidden": (8, 8)}]
+    alone = [model_of(data, device, epochs=3, **shape).model.params for shape in shapes]
+    runs = [fcgpu.train(data, device=device, epochs=3, **shape) for shape in shapes]
+    for _ in range(4):  # Started, and three epochs
+        for run_of in runs:
+            next(run_of)
+    for params, run_of in zip(alone, runs, strict=True):
+        assert next(run_of).model.params.tobytes() == params.tobytes()
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])

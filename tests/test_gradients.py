@@ -13,6 +13,7 @@ from fcgpu import kernels
 from fcgpu.backend import Workers
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.network import Workspace
 from fcgpu.train.plan import Plan
 from fcgpu.train.step import Evaluate
 
@@ -42,7 +43,7 @@ def draw(random):
         alpha=float(random.choice([0, 0.1, 1.0])),
         dropout=tuple(random.random(len(sizes) - 2)) if random.random() < 0.3 else (),
     )
-    return spec, X, y, weights, Plan(n, n, tile, lanes, 1, 0, 0, 0), recipe
+    return spec, X, y, weights, Plan(n, n, tile, lanes, 1, 0, 0, 0, held=int(random.integers(2, 6))), recipe
 
 
 def relative_error(random):
@@ -56,14 +57,10 @@ def relative_error(random):
         evaluate.params[...] = params
         evaluate.begin(3)  # the same masks each time
         loss = evaluate(slice(0, len(X)), len(X))
-        A = [X * 0.5, *(np.empty((len(X), size)) for size in spec.sizes[1:])]
-        keep = [np.empty(a.shape, bool) for a in A[1:-1]]
-
-        def drop(i):
-            evaluate.net.kernels.dropout(A[i], keep[i - 1], evaluate.keys[i - 1], ids, evaluate.net.dropout[i - 1])
-
-        evaluate.net.forward(evaluate.layers, A, drop if evaluate.net.dropout else None)
-        return float(loss), [a > 0 for a in A[1:-1]]
+        work = Workspace(spec, len(X), X.dtype, np, dropout=evaluate.net.dropout)
+        work.A[0][...] = X
+        evaluate.net.rise(spec.layers(params), work, evaluate.keys, ids if evaluate.net.dropout else None)
+        return float(loss), [a > 0 for a in work.A[1:-1]]
 
     at(start)
     gradient = evaluate.gradient.copy()
@@ -118,7 +115,7 @@ def test_the_gradient_does_not_depend_on_tiles_and_lanes_beyond_rounding():
     X, y = random.standard_normal((n, 7)), random.integers(0, 4, n)
     start, found = random.standard_normal(spec.n_params), []
     for tile, lanes in [(50, 1), (1, 1), (7, 3), (13, 5), (49, 2), (10, 16)]:
-        cut, recipe = Plan(n, n, tile, lanes, 1, 0, 0, 0), fcgpu.Recipe(dtype="float64")
+        cut, recipe = Plan(n, n, tile, lanes, 1, 0, 0, 0, held=2), fcgpu.Recipe(dtype="float64")
         evaluate = Evaluate(spec, (X, y, None), cut, CPU, Workers(1), recipe, count=True)
         evaluate.params[...] = start
         evaluate(slice(0, n), n)

@@ -3,12 +3,15 @@
 import gzip
 import json
 import os
+import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import blobs, call, csv
 
 import fcgpu
 from fcgpu.cli.history import History
@@ -64,11 +67,62 @@ def test_a_history_that_is_a_link_is_neither_read_nor_written(tmp_path):
         History(tmp_path / "history.jsonl").resume(0)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
+@pytest.mark.parametrize("name", ["recipe.toml", "model.safetensors", "history.jsonl", "lock", "checkpoints",
+                                  "checkpoints/epoch-1.safetensors", "checkpoints/epoch-2.safetensors"])  # fmt: skip
+def test_no_link_in_a_run_directory_lets_a_run_change_what_is_outside(tmp_path, name):
+    """It is read, replaced or refused; never written through, and never is another folder tidied up."""
+    X, y = blobs(12)
+    words = ("--device", "cpu", "--quiet", "--checkpoint-every", 1, "--keep", 1)
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    assert call("train", csv(tmp_path / "d.csv", y, X), "--epochs", 2, "--hidden", "", "--out", run, *words).code == 0
+    if name == "lock":
+        (run / name).write_text("1\n")
+    if name == "checkpoints":
+        (run / name / ".epoch-9.safetensors.01234567.tmp").write_text("somebody's")
+    (run / name).rename(outside) if (run / name).exists() else outside.write_text("somebody's")
+    (run / name).symlink_to(outside)
+    before = {path: path.read_bytes() for path in (outside, *outside.rglob("*")) if path.is_file()}
+    result = call("train", "--resume", run, *words)
+    assert result.code == (2 if name in ("history.jsonl", "lock", "checkpoints") else 0), result
+    assert {path: path.read_bytes() for path in (outside, *outside.rglob("*")) if path.is_file()} == before
+
+
+def test_no_name_in_an_archive_or_a_recipe_leads_out_of_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with zipfile.ZipFile("a.npz", "w") as archive:
+        for name in ("../X.npy", "/tmp/y.npy"):
+            archive.writestr(name, b"")
+    with pytest.raises(fcgpu.DataError, match=r"no array X or y, found \.\./X, /tmp/y"):
+        fcgpu.load("a.npz")
+    Path("r.toml").write_text('name = "../../out"\ndata = "multiclass"\nepochs = 1\n')
+    assert call("train", "--recipe", "r.toml", "--device", "cpu", "--quiet").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here"]
+    assert [path.name[:9] for path in (tmp_path / "here/runs").iterdir()] == ["..-..-out"]
+
+
 def test_a_picture_of_a_format_that_runs_programs_is_refused(tmp_path):
     pytest.importorskip("PIL")
     (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n%%EndComments\nshowpage\n")
     with pytest.raises(fcgpu.DataError, match="not a readable picture"):
         fcgpu.data.load_features(tmp_path / "x.png", 4)
+
+
+def rle_bitmap(height, width, rows):
+    """A BMP of 8 bits a pixel, run-length encoded."""
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(rows), 0, 0, 256, 0)
+    return struct.pack("<2sIII", b"BM", 1078 + len(rows), 0, 1078) + header + bytes(range(256)) * 4 + rows
+
+
+def test_a_bitmap_that_is_decoded_slowly_has_no_more_pixels_than_its_bytes_can_tell(tmp_path):
+    """A few bytes that claim eight million pixels took seconds."""
+    pytest.importorskip("PIL")
+    (tmp_path / "x.bmp").write_bytes(rle_bitmap(2, 4, b"\4\7\0\0\4\7\0\1"))
+    assert fcgpu.data.load_features(tmp_path / "x.bmp", 24).shape == (1, 24)
+    (tmp_path / "x.bmp").write_bytes(rle_bitmap(4, 2_000_000, b"\4\7\0\0\4\7\0\1"))
+    with pytest.raises(fcgpu.DataError, match="4 x 2000000 pixels; expected at most 217200"):
+        fcgpu.data.load_features(tmp_path / "x.bmp", 24)
 
 
 def test_bombs_are_refused_before_they_are_unpacked(tmp_path):

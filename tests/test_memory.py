@@ -1,222 +1,148 @@
-"""Memory that is not there, at each of the allocations of a run; and data that are not in memory."""
+"""A memory budget: what it changes, which is never a bit of the result; and data that are larger than it, on disk."""
 
-import math
-from collections import Counter
+import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
-from device_double import double_backend
-from test_gpu_memory import streamed
+from command import call
 
 import fcgpu
 from fcgpu.data import npy
-from fcgpu.train import plan
-from fcgpu.train import run as training
-from fcgpu.train.stream import Stream
+from fcgpu.train.loop import fit_to
+from fcgpu.train.plan import is_mapped, plan
 
-HIDDEN, SAMPLES = (7, 4), 60
-pytestmark = pytest.mark.usefixtures("little_garbage")
-
-
-@pytest.fixture
-def data():
-    random = np.random.default_rng(3)
-    y = np.arange(SAMPLES) % 3
-    X = random.normal(100, 30, (SAMPLES, 20)) + 20 * random.normal(0, 1, (3, 20))[y]
-    X = np.clip(X, 0, 255).astype(np.uint8)
-    return fcgpu.dataset(X, y, X[:20], y[:20], scale=1 / 255)
+N, FEATURES, CPU = 40_000, 100, fcgpu.choose("cpu")
+RECIPE = fcgpu.Recipe(hidden=(128,), epochs=2, learning_rate=0.01)
 
 
-def run(data, backend, **options):
-    """(where a word was said of it, parameters, loss)."""
-    started, *epochs, done = fcgpu.train(data, device=backend, hidden=HIDDEN, epochs=2, **options)
-    said = ["start"] * bool(started.plan.note) + ["epoch"] * any(event.note for event in epochs)
-    assert not any(event.note for event in epochs[1:])
-    return said, done.model.params, done.train.loss
+@pytest.fixture(scope="module", params=["dense", "sparse"])
+def table(request, tmp_path_factory):
+    """A file of 16 MB: labels and features; the sparse ones are trained in another order."""
+    random = np.random.default_rng(7)
+    made = random.standard_normal((N, 1 + FEATURES)).astype(np.float32)
+    if request.param == "sparse":
+        made[random.random(made.shape) < np.linspace(0, 1.2, 1 + FEATURES)] = 0
+    made[:, 0] = np.arange(N) % 3
+    path = tmp_path_factory.mktemp("memory") / "table.npy"
+    np.save(path, made)
+    return path
 
 
-class Drawn:
-    """Orders that a second run cannot draw again."""
+def least(data, recipe, **where):
+    """The smallest budget that the plan takes."""
+    spec, y = fit_to(recipe, data)
+    low, high = 0, 2**30
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            plan(spec, (data.X, y), recipe, CPU, memory_budget=middle, **where)
+            high = middle
+        except fcgpu.DeviceError:
+            low = middle
+    return high
 
-    def __init__(self):
-        self.random = np.random.RandomState(3)
 
-    def permutation(self, n):
-        return self.random.permutation(n)
+def trained(data, recipe, **where):
+    started, *_, done = fcgpu.train(data, recipe, device="cpu", **where)
+    return started.plan, done.model.params
 
 
 @pytest.mark.parametrize(
-    ("budget", "changes"),
-    [
-        (None, {"batch": 25, "optimizer": "adam", "dropout": 0.3, "alpha": 2.0, "learning_rate": 0.01}),
-        (9_400, {"batch": 25, "optimizer": "gradient_descent", "learning_rate": 0.1}),
-    ],
-    ids=["resident", "from the host"],
+    "changes",
+    [{"optimizer": "lbfgs", "learning_rate": 0.001}, {"dtype": "float64"}, {"batch": 9000, "dropout": 0.2}],
+    ids=["lbfgs", "float64", "batches"],
 )
-def test_whichever_allocation_fails_the_run_goes_on_and_says_so(budget, changes, data):
-    def attempt(refused):
-        backend = double_backend()
-        backend.xp.memory.refused = {refused}
-        order = Drawn() if "batch" in changes else None
-        return run(data, backend, memory_budget=budget, order=order, **changes), backend.xp.memory.allocations
-
-    (_, params, loss), allocations = attempt(0)
-    cut = next(
-        fcgpu.train(data, device=double_backend(), hidden=HIDDEN, memory_budget=budget, epochs=2, **changes)
-    ).plan
-    assert bool(cut.chunk) == (budget is not None)
-    ends = Counter()
-    for number in range(1, allocations + 1):
-        (said, found, found_loss), _ = attempt(number)
-        np.testing.assert_allclose(found, params, rtol=0, atol=1e-4)
-        assert found_loss == pytest.approx(loss, rel=1e-4)
-        ends[tuple(said)] += 1
-    assert set(ends) <= {("start",), ("epoch",), ()}
-    assert ends["start",] > 10  # the others are of the scores, which have smaller tiles and the CPU to go to
+def test_data_larger_than_the_budget_give_the_same_bits(changes, table):
+    recipe = RECIPE.but(**changes)
+    ample, expected = trained(fcgpu.load(table), recipe)
+    data = fcgpu.load(table, memory_budget=4_000_000)
+    assert is_mapped(data.X)
+    smallest = least(data, recipe)
+    fitted = []
+    assert data.X.nbytes > smallest
+    for budget in (smallest, 5 * smallest):
+        cut, found = trained(data, recipe, threads=3, memory_budget=budget)
+        assert cut.bytes <= budget
+        assert (cut.tile, cut.lanes) == (ample.tile, ample.lanes)
+        assert found.tobytes() == expected.tobytes()
+        fitted.append((cut.threads, cut.held))
+    assert fitted[0] == (1, 2)
+    assert fitted[-1] == (3, ample.lanes)
 
 
-def test_in_the_first_epoch_a_run_begins_anew_with_the_same_order(data, monkeypatch):
-    from fcgpu.train.device import OnGpu
-
-    epoch, failing = OnGpu.epoch, [MemoryError("no more")]
-
-    def fails(self, number, *arguments):
-        epoch(self, number, *arguments)
-        if number == 0 and failing:
-            raise failing.pop()
-
-    options = {"batch": 10, "optimizer": "adam", "learning_rate": 0.1}
-    plain = run(data, double_backend(), order=Drawn(), **options)
-    monkeypatch.setattr(OnGpu, "epoch", fails)
-    said, params, _ = run(data, double_backend(), order=Drawn(), **options)
-    assert said == ["epoch"]
-    np.testing.assert_allclose(params, plain[1], rtol=0, atol=1e-5)
+def test_what_is_allocated_stays_within_the_budget(table):
+    budget = 6_000_000
+    tracemalloc.start()
+    data = fcgpu.load(table, memory_budget=budget)
+    cut, _ = trained(data, RECIPE, memory_budget=budget, threads=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert data.X.nbytes > 2.5 * budget
+    assert 0.5 * cut.bytes < peak < 1.2 * budget
 
 
-def test_later_it_is_an_error_with_a_remedy(data, monkeypatch):
-    from fcgpu.train.device import OnGpu
-
-    epoch = OnGpu.epoch
-
-    def fails(self, number, *arguments):
-        if number == 1:
-            raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory")
-        epoch(self, number, *arguments)
-
-    monkeypatch.setattr(OnGpu, "epoch", fails)
-    with pytest.raises(fcgpu.DeviceError, match=r"cuda:0 ran out of memory \(RuntimeError: CUDA_ERROR_OUT_OF_MEMORY.*"
-                       r"need at least .* KiB; free its memory, or use a smaller network"):  # fmt: skip
-        run(data, double_backend())
+def test_a_run_with_little_memory_goes_on_with_much(table, tmp_path):
+    words = ("train", table, "--hidden", 128, "--epochs", 3, "--device", "cpu", "--quiet")
+    for name, memory in (("little", "7MB"), ("much", "1GB")):
+        result = call(*words, "--out", tmp_path / name, "--memory", memory, "--checkpoint-every", 1, "--keep", 3)
+        assert result.code == 0, result.err
+    model = tmp_path / "little/model.safetensors"
+    model.unlink()
+    for epoch in (2, 3):
+        (tmp_path / f"little/checkpoints/epoch-{epoch}.safetensors").unlink()
+    result = call("train", "--resume", tmp_path / "little", "--device", "cpu", "--quiet")
+    assert (result.code, result.err) == (0, "fcgpu: going on after epoch 1 of 3\n")
+    assert model.read_bytes() == (tmp_path / "much/model.safetensors").read_bytes()
 
 
-def test_other_errors_come_through(data, monkeypatch):
-    from fcgpu.train.device import OnGpu
-
-    def fails(self, *arguments):
-        raise ZeroDivisionError("another")
-
-    monkeypatch.setattr(OnGpu, "epoch", fails)
-    with pytest.raises(ZeroDivisionError, match="another"):
-        run(data, double_backend())
+def test_early_stopping_does_not_copy_what_does_not_fit(table):
+    data = fcgpu.load(table, memory_budget=4_000_000)
+    with pytest.raises(fcgpu.ConfigError, match=r"copies the samples, and the 15\.3 MiB of .* raise the memory budget"):
+        next(fcgpu.train(data, RECIPE.but(early_stopping=True), device="cpu", memory_budget=4_000_000))
+    events = fcgpu.train(data, RECIPE.but(early_stopping=True), device="cpu", memory_budget=40_000_000)
+    assert next(events).plan.samples == 36_000
 
 
-def test_a_prediction_with_too_little_memory_is_made_in_smaller_tiles():
-    backend, random = double_backend(), np.random.default_rng(0)
-    spec = fcgpu.Spec((40, 30, 3), "tanh", "softmax")
-    model = fcgpu.Model(spec, random.standard_normal(spec.n_params), (0, 1, 2))
-    X = random.standard_normal((300, 40))
-    expected = model.predict_proba(X)
-    backend.xp.memory.set_limit(80_000)
-    np.testing.assert_allclose(model.predict_proba(X, device=backend), expected, rtol=1e-12)
-    backend.xp.memory.set_limit(9_000)
-    with pytest.raises(fcgpu.DeviceError, match=r"cuda:0 ran out of memory .*use device='cpu'"):
-        model.predict_proba(X, device=backend)
+def test_a_budget_that_nothing_fits_names_the_least(mnist):
+    spec = fcgpu.Spec((784, 128, 64, 10))
+    smallest = least(mnist, RECIPE.but(hidden=(128, 64)))
+    arguments = (spec, (mnist.X, mnist.y), fcgpu.Recipe(), CPU)
+    with pytest.raises(fcgpu.DeviceError, match=r"memory budget of 1\.0 MiB is too small.*need at least 5\d\.\d MiB"):
+        plan(*arguments, memory_budget=2**20)
+    cut = plan(*arguments, memory_budget=smallest)
+    assert (cut.threads, cut.held, cut.lanes, cut.bytes) == (1, 2, 16, smallest)
 
 
-BREAKS = {
-    "the computation does not wait for the copy": ("_turn_to", "wait_event(self._there"),
-    "the copy does not wait for the computation": ("_send", "wait_event(self._done"),
-    "the host does not wait for its pinned memory": ("_send", "_there[side].synchronize"),
-}
+def test_fewer_lanes_are_held_before_fewer_threads_are_used(mnist):
+    arguments = (fcgpu.Spec((784, 128, 64, 10)), (mnist.X, mnist.y), fcgpu.Recipe(), CPU)
+    cut = plan(*arguments, threads=8)
+    seen = []
+    while True:
+        seen.append((cut.threads, cut.held))
+        try:
+            cut = plan(*arguments, threads=8, memory_budget=cut.bytes - 1)
+        except fcgpu.DeviceError:
+            break
+    assert seen == [(8, 16), (8, 9), (7, 8), (6, 7), (5, 6), (4, 5), (3, 4), (2, 3), (1, 2)]
 
 
-@pytest.mark.parametrize("what", BREAKS)
-def test_each_event_of_a_stream_is_needed(what, data, monkeypatch):
-    """Without it the double, which runs everything as late as it may, computes something else."""
-    options = {"batch": 10, "optimizer": "adam", "learning_rate": 0.1}
-    expected = run(data, double_backend(), **options)[1]
-    monkeypatch.setattr(training, "LOOK_SECONDS", math.inf)
-    streamed(10, 10, monkeypatch)
-    assert np.array_equal(run(data, double_backend(), **options)[1], expected)
-    monkeypatch.setattr(Stream, *without(*BREAKS[what]))
-    assert not np.array_equal(run(data, double_backend(), **options)[1], expected)
+@pytest.mark.parametrize("change", [lambda a: a, np.asfortranarray, lambda a: a.astype(a.dtype.newbyteorder())])
+def test_a_mapped_table_is_the_table(change, tmp_path):
+    table = np.random.default_rng(0).standard_normal((50, 4))
+    table[:, 0] = np.arange(50) % 2
+    np.save(tmp_path / "t.npy", change(table))
+    whole, mapped = fcgpu.load(tmp_path / "t.npy"), fcgpu.load(tmp_path / "t.npy", memory_budget=1000)
+    assert not is_mapped(whole.X)
+    assert is_mapped(mapped.X) == (change(table).dtype.isnative and change(table).flags.c_contiguous)
+    for name in ("X", "y"):
+        np.testing.assert_array_equal(getattr(mapped, name), getattr(whole, name))
+    assert dataclasses.replace(mapped, X=0, y=0) == dataclasses.replace(whole, X=0, y=0)
 
 
-def without(method, statement):
-    """The method's name, and the method without the line that holds the statement."""
-    import inspect
-    import textwrap
-
-    source = textwrap.dedent(inspect.getsource(getattr(Stream, method)))
-    lines = [line for line in source.splitlines() if statement not in line]
-    assert len(lines) == len(source.splitlines()) - 1
-    namespace = dict(vars(inspect.getmodule(Stream)))
-    exec("\n".join(lines), namespace)
-    return method, namespace[method]
-
-
-def test_a_stream_is_read_again_from_anywhere_and_leaves_no_thread(data):
-    import threading
-
-    before, backend = threading.active_count(), double_backend()
-    cut = plan.Plan(SAMPLES, 10, 10, 1, 1, 0, 0, 0, chunk=20)
-    stream = Stream(data.X, (data.y, None, None), cut, backend)
-    for order in (None, np.random.default_rng(0).permutation(SAMPLES)):
-        if order is not None:
-            stream.begin(order)
-        for start in (0, 10, 20, 30, 40, 50, 0, 40, 20):
-            rows = slice(start, start + 10) if order is None else order[start : start + 10]
-            assert stream[start : start + 10].tolist() == data.X[rows].tolist()
-        assert stream.y.tolist() == data.y[slice(None) if order is None else order].tolist()
-    stream.close()
-    assert threading.active_count() == before
-
-
-def test_rows_of_other_layouts_and_byte_orders_stream_too(data):
-    cut = plan.Plan(SAMPLES, 10, 10, 1, 1, 0, 0, 0, chunk=30)
-    X = data.X.astype(">f4")
-    order = np.random.default_rng(0).permutation(SAMPLES)
-    for layout in (X, np.asfortranarray(X), np.pad(X, ((0, 0), (1, 0)))[:, 1:]):
-        stream = Stream(layout, (data.y, None, None), cut, double_backend())
-        stream.begin(order)
-        assert stream[10:20].tolist() == X[order[10:20]].tolist()
-        assert stream[10:20].dtype == np.float32
-        stream.close()
-
-
-def test_a_large_npy_file_is_mapped_and_trains_as_one_that_is_read(mnist, tmp_path, monkeypatch):
-    path, n = tmp_path / "digits.npy", 300
-    np.save(path, np.concatenate([mnist.y[:n, None].astype(np.uint8), mnist.X[:n]], axis=1))
-    read = fcgpu.load(path)
-    monkeypatch.setattr(npy, "MAPPED_BYTES", 1000)
-    mapped = fcgpu.load(path)
-    assert is_mapped(mapped.X) > is_mapped(read.X)
-    assert not mapped.X.flags.writeable
-    np.testing.assert_array_equal(mapped.X, read.X)
-    assert (mapped.scale, mapped.classes) == (read.scale, read.classes)
-    for options in ({"device": "cpu", "batch": 50}, {"device": double_backend(), "memory_budget": 250_000}):
-        found = [list(fcgpu.train(d, hidden=(8,), epochs=2, **options))[-1].model.params for d in (read, mapped)]
-        assert found[0].tobytes() == found[1].tobytes()
-    damaged = path.read_bytes()[:-1]
-    path.write_bytes(damaged)
-    with pytest.raises(fcgpu.DataError, match=r"digits\.npy: truncated or corrupt"):
-        fcgpu.load(path)
-    for array in (np.asfortranarray(np.ones((50, 50))), np.ones((50, 50), ">f4")):
-        np.save(path, array)
-        assert not is_mapped(fcgpu.load(path).X)
-
-
-def is_mapped(array):
-    while array is not None and not isinstance(array, np.memmap):
-        array = getattr(array, "base", None)
-    return array is not None
+def test_a_table_to_be_mapped_is_checked_as_any(tmp_path):
+    path = tmp_path / "t.npy"
+    np.save(path, np.zeros((50, 4)))
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(fcgpu.DataError, match="needs 1600 bytes, found 1592"):
+        npy.load_npy(path, 10)

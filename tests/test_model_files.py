@@ -56,6 +56,7 @@ def test_every_single_bit_flip_is_detected(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(fcgpu.CheckpointError, match=r"m\.safetensors: "):
             fcgpu.load_model(path)
+    print(f"{8 * len(whole)} bits flipped, {8 * len(whole)} detected")
 
 
 def test_every_truncation_is_detected(tmp_path):
@@ -91,6 +92,31 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         fcgpu.load_model(tmp_path / "none")
     with pytest.raises(fcgpu.CheckpointError, match=str(tmp_path)):
         fcgpu.load_model(tmp_path)
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    calls, names = [], {}
+
+    def recorded(name, real):
+        def call(*args):
+            found = real(*args)
+            if name == "open":
+                names[found] = os.path.basename(args[0])  # noqa: PTH119
+            calls.append((name, names.get(found if name == "open" else args[0])))
+            return found
+
+        return call
+
+    for name in ("open", "write", "fsync", "close", "replace"):
+        monkeypatch.setattr(atomic.os, name, recorded(name, getattr(os, name)))
+    fcgpu.save_model(model(), tmp_path / "m.safetensors")
+    monkeypatch.undo()
+    temporary = calls[0][1]
+    assert temporary.endswith(".tmp")
+    assert calls == [
+        *((name, temporary) for name in ("open", "write", "fsync", "close")), ("replace", None),
+        *((name, tmp_path.name) for name in ("open", "fsync", "close")),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

@@ -6,39 +6,26 @@ text that CuPy itself generates and below CuPy's own headers.
 
 import ctypes
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from device_double import ElementwiseKernel, usual
+from device_double import HALVES, WHOLE, ElementwiseKernel, usual, usual_on_device
 
 ARCHITECTURES = (70, 80, 90, 100)  # Volta, Ampere, Hopper, Blackwell
 NDARRAY, INDEXER, SCALAR = 1, 2, 3  # _ArgKind in cupy/_core/_kernel.pxd
 NUMBERS = {
-    "b",
-    "scale",
-    "weight",
-    "mu",
-    "rho",
-    "rest",
-    "decay",
-    "epsilon",
-    "beta_1",
-    "beta_2",
-    "log_beta_1",
-    "log_beta_2",
-    "eta_plus",
-    "eta_minus",
-    "step_min",
-    "step_max",
-}
-ARRAYS = {"loss", "last_loss"}  # of a type that the formula names, and yet on the device
+    "b", "scale", "weight", "mu", "rho", "rest", "decay", "epsilon", "beta_1", "beta_2", "log_beta_1", "log_beta_2",
+    "eta_plus", "eta_minus", "step_min", "step_max",
+}  # fmt: skip
+ARRAYS = {"loss", "last_loss", "keep"}  # of a type that the formula names, and yet on the device
 # Class indices or targets of the weights' type, pixels or features of that type.
 TRAINING = [
     (kernel, kinds)
-    for kernel, kinds in usual()
-    if kinds.get("I", np.dtype("int64")) in ("int64", kinds["T"])
-    and kinds.get("U", kinds["T"]) in ("uint8", kinds["T"])
+    for kernel, kinds in (*usual(), *usual_on_device(WHOLE + HALVES))
+    if kinds.get("I", np.dtype("int64")) == "int64" or "T" in kinds
+    if kinds.get("U", kinds.get("T", "uint8")) in ("uint8", kinds.get("T"))
 ]
 
 
@@ -83,11 +70,12 @@ def supported(nvrtc):
 def generated(cupy, kernel, kinds):
     """The CUDA C++ that CuPy writes for a kernel: arrays in one piece or not, numbers as scalars or as arrays."""
     core, scalar = cupy._core._kernel, cupy._core._scalar.CScalar
-    made = cupy.ElementwiseKernel(*kernel.formula, kernel.name)
+    made = cupy.ElementwiseKernel(*kernel.formula, kernel.name, **kernel.options)
     every = (*kernel.ins, *kernel.outs)
     types = [np.dtype(p.dtype or kinds[p.c]) for p in every]
     _, _, typedefs = made._decide_params_type(tuple(types[: made.nin]), tuple(types[made.nin :]))
-    for contiguous, only_arrays in ((True, False), (False, True)):
+    as_called = ((True, False),) if kernel.preamble else ((True, False), (False, True))  # a step's are called one way
+    for contiguous, only_arrays in as_called:
         ndim = 1 if contiguous else 2
         arguments = [core._ArgInfo(INDEXER, cupy._core._carray.Indexer, None, ndim, True, True)]
         for p, dtype in zip(reversed(every), reversed(types), strict=True):
@@ -97,23 +85,28 @@ def generated(cupy, kernel, kinds):
             else:
                 arguments.insert(0, core._ArgInfo(NDARRAY, cupy.ndarray, dtype, ndim, contiguous, contiguous))
         yield core._get_elementwise_kernel_code(
-            tuple(arguments), typedefs, made.params, made.operation, made.name, made.preamble
+            tuple(arguments), typedefs, made.params, made.operation, made.name, made.preamble, **made.kwargs
         )
 
 
 def unit(cupy, requests):
     """One source of many kernels."""
-    source = "".join(f"#include <{name}>\n" for name in cupy._core.core._cupy_header_list)
+    headers = (*cupy._core.core._cupy_header_list, "cupy/float16.cuh", "cupy/bfloat16.cuh")
+    source = "".join(f"#include <{name}>\n" for name in headers)
     texts = itertools.chain.from_iterable(generated(cupy, *request) for request in requests)
     for at, text in enumerate(texts):
-        source += f"namespace formula_{at} {{\n" + text.replace('extern "C"', "") + "}\n"
+        text = re.sub(r"#include .*|extern \"C\"", "", text)
+        source += f"namespace formula_{at} {{\n{text}}}\n"
     return source
 
 
 def options(cupy, architecture):
     include = Path(cupy.__file__).parent / "_core" / "include"
     paths = [include, *(include / "cupy" / "_cccl" / part for part in ("cub", "thrust", "libcudacxx"))]
-    return [f"-arch=sm_{architecture}", "--std=c++17", *(f"-I{p}" for p in paths)]
+    runtime = Path(cupy.__file__).parent.parent / "nvidia" / "cuda_runtime" / "include"
+    if not (runtime / "cuda_bf16.h").exists():
+        pytest.skip("no headers of the CUDA runtime, install nvidia-cuda-runtime-cu12")
+    return [f"-arch=sm_{architecture}", "--std=c++17", *(f"-I{p}" for p in (*paths, runtime))]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -8,7 +8,8 @@ from device_double import double_backend
 
 import fcgpu
 from fcgpu.backend import GPU_SPARE, LAUNCH_FLOP, Work
-from fcgpu.train.plan import GPU_TILE_ROWS, plan, work_of
+from fcgpu.train.plan import plan, work_of
+from fcgpu.train.plan_gpu import GPU_TILE_ROWS
 
 GB = 1e9
 DEFAULT, LARGE = (128, 64), (8192, 8192, 8192)

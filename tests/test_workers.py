@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+import threadpoolctl
 
 from fcgpu.backend import Workers
 
@@ -48,3 +49,22 @@ def test_an_error_of_either_thread_reaches_the_caller_and_the_next_run_works(in_
     workers.close()
     assert sorted(seen) == [0, 1]
     assert threading.active_count() == before
+
+
+def blas_threads():
+    return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_blas_is_on_one_thread_in_a_run_and_then_as_it_was():
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        with Workers(2).quiet():
+            assert blas_threads() == {1}
+        assert blas_threads() == {2}
+
+
+def test_blas_is_looked_for_once_a_process(monkeypatch):
+    with Workers(1).quiet():
+        pass
+    monkeypatch.setattr(threadpoolctl, "ThreadpoolController", None)
+    with Workers(1).quiet():
+        pass

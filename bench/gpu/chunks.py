@@ -6,7 +6,7 @@ from typing import Any
 
 import fcgpu
 from bench.gpu.clock import seconds_of
-from fcgpu.train import plan
+from fcgpu.train import plan_gpu
 
 TITLE, LIMIT = "full batches in tiles of fewer rows", 60.0
 TILES = (65_536, 30_000, 15_000, 7_500, 3_750)
@@ -15,13 +15,13 @@ STEPS = 20
 
 
 def rows(device: str, tiles: Sequence[int] = TILES, samples: int = 60_000) -> Iterator[dict[str, Any]]:
-    """Seconds of a step for each tile; see GPU_TILE_ROWS in fcgpu/train/plan.py."""
-    backend, digits, before = fcgpu.choose(device), fcgpu.load("mnist"), plan.GPU_TILE_ROWS
+    """Seconds of a step for each tile; see GPU_TILE_ROWS in fcgpu/train/plan_gpu.py."""
+    backend, digits, before = fcgpu.choose(device), fcgpu.load("mnist"), plan_gpu.GPU_TILE_ROWS
     data = fcgpu.dataset(digits.X[:samples], digits.y[:samples], scale=digits.scale)
     try:
         for precision in PRECISIONS if backend.on_gpu else PRECISIONS[:1]:
             for tile in tiles:
-                plan.GPU_TILE_ROWS = tile
+                plan_gpu.GPU_TILE_ROWS = tile
                 events = fcgpu.train(
                     data, device=backend, optimizer="gradient_descent", epochs=100_000, precision=precision
                 )
@@ -30,4 +30,4 @@ def rows(device: str, tiles: Sequence[int] = TILES, samples: int = 60_000) -> It
                 yield {"precision": precision, "tile": cut.tile, "seconds": seconds}
                 events.close()
     finally:
-        plan.GPU_TILE_ROWS = before
+        plan_gpu.GPU_TILE_ROWS = before

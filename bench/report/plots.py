@@ -1,40 +1,18 @@
 """The report's pictures, as SVG that takes its ink from the page, so that it suits a light and a dark one."""
 
-import io
-import re
 from collections.abc import Iterable, Sequence
-from itertools import count
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from bench.report.select import Case, Row, is_ours
+from fcgpu.report.svg import INK, PAGE, STYLE, svg
 
-INK, GRID, PAGE = "#010203", "#040506", "#070809"  # stand-ins, replaced by the page's colours
 WIDTH = 5.6  # inches: on a narrow page the text stays legible
 OURS = "#e4572e"
 OTHERS = ("#3a7ca5", "#2a9d8f", "#8a6fdf", "#c9a227", "#8d99ae", "#d16ba5", "#6a994e", "#5fa8d3")
 MARKERS = "osD^vPX*<"
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fcgpu",
-    "font.size": 10,
-    "font.family": "sans-serif",
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": GRID,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
-_numbers = count(1)
 
 Looks = dict[str, dict[str, Any]]
 
@@ -68,7 +46,7 @@ def throughput(cases: Sequence[Case], looks: Looks) -> str:
             panel.minorticks_off()
         panels[0].set_ylabel("samples/s")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-        return _svg(figure)
+        return svg(figure)
 
 
 def ratio(cases: Sequence[Case], looks: Looks) -> str:
@@ -106,7 +84,7 @@ def ratio(cases: Sequence[Case], looks: Looks) -> str:
         panel.invert_yaxis()
         panel.grid(axis="y", visible=False)
         panel.set_xlabel("fcgpu's time over the library's")
-        return _svg(figure)
+        return svg(figure)
 
 
 def accuracy(case: Case, looks: Looks) -> str:
@@ -125,7 +103,7 @@ def accuracy(case: Case, looks: Looks) -> str:
         panel.xaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
         panel.legend(loc="lower right")
-        return _svg(figure)
+        return svg(figure)
 
 
 def memory(case: Case, looks: Looks) -> str:
@@ -142,20 +120,9 @@ def memory(case: Case, looks: Looks) -> str:
         panel.margins(x=0.15)
         panel.grid(axis="y", visible=False)
         panel.set_xlabel("MB resident at most")
-        return _svg(figure)
+        return svg(figure)
 
 
 def _weight(look: dict[str, Any]) -> dict[str, Any]:
     ours = look["color"] == OURS
     return {"linewidth": 2.4 if ours else 1.3, "zorder": 3 if ours else 2, "markersize": 6 if ours else 5}
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an svg element whose ids are its own and whose ink is the page's."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue()[text.getvalue().index("<svg") :], flags=re.DOTALL)
-    mark = f"p{next(_numbers)}-"
-    svg = re.sub(r'(\bid="|url\(#|href="#)', lambda found: found[1] + mark, svg)
-    svg = svg.replace(INK, "currentColor").replace(GRID, "var(--line)").replace(PAGE, "var(--page)")
-    return re.sub(r' (width|height)="[^"]*pt"', "", svg)

@@ -47,6 +47,8 @@ def _run(args: Namespace) -> int:
         from fcgpu.cli.use import predict as command
     elif args.command == "export":
         from fcgpu.cli.export import export as command
+    elif args.command == "report":
+        from fcgpu.cli.report import report as command
     elif args.command == "bench":
         from fcgpu.cli.bench import bench as command
     elif args.command == "info":

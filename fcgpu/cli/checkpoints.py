@@ -49,6 +49,14 @@ class Checkpoints:
                     self._path(old).unlink()
                 del self._scores[old]
 
+    def remove(self, epoch: int) -> None:
+        """Raises CheckpointError where the system refuses."""
+        try:
+            self._path(epoch).unlink()
+        except OSError as error:
+            raise cannot_write(self._path(epoch), error) from error
+        del self._scores[epoch]
+
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest that loads, and what was wrong with newer ones; None where there is none.
 

@@ -79,6 +79,12 @@ def parser() -> Parser:
     export.add_argument("out", metavar="FILE.onnx", help="the file to write; one that is there is replaced")
     _output(export)
 
+    report = _command(commands, "report", "a page of HTML about a run, or comparing several: curves, mistakes, weights")
+    report.add_argument("runs", nargs="+", metavar="RUN_DIR", help="a run directory, as fcgpu train leaves one")
+    where = "the file to write (default: report.html in the run directory; of several runs, in the working folder)"
+    report.add_argument("--out", metavar="FILE.html", help=where)
+    _output(report)
+
     info = _command(commands, "info", "what this machine offers, and which device would be used and why")
     info.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     _output(info)
@@ -126,7 +132,10 @@ def _train(commands: Any) -> None:
     train.add_argument("--keep", metavar="N", default="2", help="checkpoints beside the best one (default: 2)")
     halve = "after NaN or infinity: stop, or halve the learning rate and go on from the last checkpoint"
     train.add_argument("--on-divergence", choices=("stop", "halve"), default="stop", help=f"{halve} (default: stop)")
+    board = "log for TensorBoard, into DIR or into the run directory (needs the extra tensorboard)"
+    train.add_argument("--tensorboard", nargs="?", const="", metavar="DIR", help=board)
     train.add_argument("--memory", metavar="SIZE", help="budget, as 300MB or 2GiB (default: half of what is free)")
+    train.add_argument("--report", action="store_true", help="write report.html into the run directory, at the end")
     _where(train)
     _output(train)
     train.add_argument("--quiet", action="store_true", help="no progress, and of the results only --json's line")

@@ -1,5 +1,7 @@
-"""What a training run leaves: recipe.toml, history.jsonl, model.safetensors and checkpoints."""
+"""What a training run leaves: recipe.toml, history.jsonl, model.safetensors, result.json and checkpoints."""
 
+import json
+import math
 import os
 import shutil
 import tempfile
@@ -8,9 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from fcgpu.cli.checkpoints import FOLDER as CHECKPOINTS
 from fcgpu.cli.checkpoints import Checkpoints, Every
 from fcgpu.cli.history import History
 from fcgpu.cli.lock import NAME as LOCK
@@ -24,8 +28,9 @@ from fcgpu.train.events import EpochEnded
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import Recipe, load_recipe, to_toml
 
-RECIPE = "recipe.toml"
+RECIPE, RESULT = "recipe.toml", "result.json"
 NEVER = Every()
+LED_ASTRAY = math.inf  # the score of a checkpoint from which a run diverged
 
 
 class RunDirectory:
@@ -90,16 +95,22 @@ class RunDirectory:
             self.history.resume(found.state.epochs)
         return found, recipe, wrong
 
-    def halve(self) -> Checkpoint | None:
-        """The last good checkpoint with half the learning rate, also on the disk, and the history up to it.
+    def halve(self, halvings: int) -> Checkpoint | None:
+        """The last good checkpoint, its learning rate halved so often, also on the disk; and the history up to it.
 
-        None where there is none, and the history is empty. Raises CheckpointError.
+        One that has been gone on from in this way, and led to the next divergence, is removed: it is no good one.
+        None where there is none, and the history is empty. Raises CheckpointError, also where one does not load.
         """
-        found, _ = self._checkpoints.latest()
+        found, wrong = self._checkpoints.latest()
+        if found is not None and found.score == LED_ASTRAY:
+            self._checkpoints.remove(found.state.epochs)
+            found, wrong = self._checkpoints.latest()
+        if wrong:
+            raise CheckpointError(wrong[0])
         self.history.cut(found.state.epochs if found else 0)
         if found is None:
             return None
-        halved = replace(found, state=replace(found.state, halvings=found.state.halvings + 1))
+        halved = replace(found, state=replace(found.state, halvings=halvings), score=LED_ASTRAY)
         self._checkpoints.save(halved)
         return halved
 
@@ -113,6 +124,10 @@ class RunDirectory:
             return save(model, self.model)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {_rescue(model)}") from error
+
+    def keep(self, result: dict[str, Any]) -> None:
+        """Write what the run came to. Raises CheckpointError where the system refuses."""
+        write_atomically(self.path / RESULT, json.dumps(result, indent=1).encode())
 
     def _kept(self) -> str:
         there = [name for name, path in (("history", self.history.path), ("checkpoints", self._checkpoints.folder))
@@ -149,10 +164,15 @@ def create(path: str | None, recipe: Recipe, room: int, every: Every = NEVER, ke
 
 
 def reopen(path: str, every: Every = NEVER, keep: int = 1) -> RunDirectory:
-    """The folder of an earlier run. Raises ConfigError where it is none; CheckpointError where a run writes there."""
+    """The folder of an earlier run.
+
+    Raises ConfigError where it is none; CheckpointError where a run writes there, or its checkpoints lie elsewhere.
+    """
     folder = Path(os.path.expanduser(path))  # noqa: PTH111
     if not path or not folder.is_dir():
         raise ConfigError(f"resume={path!r}: expected the folder of an earlier run")
+    if (folder / CHECKPOINTS).is_symlink():  # files would be replaced and removed outside the run directory
+        raise CheckpointError(f"{folder / CHECKPOINTS}: a link; expected a folder: put the run's own in its place")
     with _refused(folder, lambda: None):
         lock = Lock(folder)
     remove_leftovers(folder)

@@ -6,7 +6,8 @@ import shlex
 import signal
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,27 @@ import numpy as np
 
 from fcgpu.backend import choose
 from fcgpu.cli.checkpoints import Every
+from fcgpu.cli.machine import machine
 from fcgpu.cli.options import count, every, recipe_changes, size
+from fcgpu.cli.report import write as write_report
 from fcgpu.cli.run_directory import RunDirectory, create, reopen
+from fcgpu.cli.samples import show_samples
 from fcgpu.cli.summary import summary
+from fcgpu.cli.tensorboard import TensorBoard
 from fcgpu.data import NAMED, load
-from fcgpu.data.dataset import Dataset, targets
+from fcgpu.data.dataset import Dataset
 from fcgpu.errors import CheckpointError, ConfigError, DivergenceError
 from fcgpu.optim import FULL_BATCH
 from fcgpu.params import initial
 from fcgpu.progress import Progress
+from fcgpu.report import check_extra
 from fcgpu.streams import say
 from fcgpu.train import train as events_of
 from fcgpu.train.checkpoint import Checkpoint, check_cut, check_data, cut_of, differing, fingerprint
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
+from fcgpu.train.plan import readable
 from fcgpu.train.recipe import Recipe, load_recipe
 from fcgpu.train.state import State
-from fcgpu.version import __version__
 
 FOR_OWN_DATA = Recipe(learning_rate=0.01, schedule="cosine")  # where no recipe is named
 HALVINGS = 10  # of the learning rate, before a run that diverges again is given up
@@ -38,6 +44,8 @@ SMALL = 10  # samples and features up to which the data themselves are shown
 
 
 def train(args: Namespace) -> int:
+    if args.report:
+        check_extra()
     policy = Every(*every(args.checkpoint_every)), count("keep", args.keep) or 1
     if args.resume is None:
         own_data = args.recipe is None and args.data not in (None, "mnist")
@@ -61,12 +69,15 @@ class Job:
 
     def __init__(self, args: Namespace, recipe: Recipe, checkpoint: Checkpoint | None = None) -> None:
         self.args, self.recipe = args, recipe
+        self.board = None if args.tensorboard is None else TensorBoard(recipe, args.tensorboard)
         self.device = args.device if args.device == "auto" else choose(args.device)  # auto needs to know the work
         source = recipe.data if args.data is None else _source(args.data)
-        self.data = load(source, image_size=recipe.image_size or None)
+        budget = size("memory", args.memory)
+        self.data = load(source, image_size=recipe.image_size or None, memory_budget=budget)
         if checkpoint is not None:
             check_data(args.resume, checkpoint, self.data)
         self.events = self._events(None if checkpoint is None else checkpoint.state)
+        self.halvings = 0 if checkpoint is None else checkpoint.state.halvings
         started = next(self.events)
         assert isinstance(started, Started)
         self.started, self.cut = started, cut_of(started.plan, started.backend.on_gpu)
@@ -82,7 +93,9 @@ class Job:
         speak = not (args.quiet or args.json)
         progress = Progress(recipe.epochs, shown=not args.quiet)
         room = self.started.spec.n_params * np.dtype(recipe.dtype).itemsize
-        with directory(room) as run, _stop_after_epoch() as stop, progress:
+        with self.board or nullcontext(), directory(room) as run, _stop_after_epoch() as stop, progress:
+            if self.board:
+                self.board.follow(run.history)
             if speak and data.n_samples <= SMALL and data.n_features <= SMALL:
                 progress.print(_small(data))
             for event in self._halving(run) if args.on_divergence == "halve" else self.events:
@@ -99,15 +112,25 @@ class Job:
                         self._checkpoint(run, event)
             assert isinstance(event, Finished)
             _ = event.train  # which finds a model that diverged in its very last step
-            digest = run.save(event.model)
+            result = _result(self.started, event, run, run.save(event.model))
+            try:
+                run.keep(result)
+            except CheckpointError as error:
+                say(f"fcgpu: warning: the model is saved, what the run came to is not: {error}")
         if progress.unprinted:
             raise progress.unprinted
-        result = _result(self.started, event, run, digest)
         if speak:
             summary(self.started, event, result)
-            print(_check(event, data, recipe))
-        if args.json:
-            print(json.dumps(result))
+            show_samples(event.model, data, recipe)
+        try:
+            if args.report:
+                path, size = write_report([str(run.path)])
+                result["report"] = str(path)
+                if speak:
+                    print(f"\n{path}: {readable(size)}; open it in a browser")
+        finally:
+            if args.json:
+                print(json.dumps(result))
         return 0
 
     def _events(self, state: State | None) -> Iterator[Event]:
@@ -116,7 +139,7 @@ class Job:
 
     def _halving(self, run: RunDirectory) -> Iterator[Event]:
         """The events; where they diverge, those of going on from the last good checkpoint at half the rate."""
-        events, halvings = self.events, 0
+        events, halvings = self.events, self.halvings
         while True:
             try:
                 for event in events:
@@ -127,10 +150,9 @@ class Job:
             except DivergenceError as error:
                 if self.recipe.optimizer in FULL_BATCH or halvings == HALVINGS:
                     raise
-                there = run.halve()
-                first = State(initial(self.started.spec, self.recipe.seed), halvings=halvings + 1)
-                state = there.state if there else first
-                halvings = state.halvings
+                halvings += 1
+                there = run.halve(halvings)
+                state = there.state if there else State(initial(self.started.spec, self.recipe.seed), halvings=halvings)
                 say(f"fcgpu: {error}; going on after epoch {state.epochs} at 1/{2**halvings} of the learning rate")
                 events = self._events(state)
 
@@ -173,27 +195,24 @@ def _source(text: str) -> str:
 
 
 def _result(started: Started, done: Finished, run: RunDirectory, digest: str) -> dict[str, Any]:
-    backend, plan, recipe = started.backend, done.plan, started.recipe
-    return {
-        "fcgpu_version": __version__,
+    plan, recipe = done.plan, started.recipe
+    return machine(started.backend) | {
         "recipe": recipe.name,
         "data": recipe.data,
         "sizes": list(done.model.spec.sizes),
         "parameters": done.model.spec.n_params,
-        "device": backend.device,
-        "backend": backend.name,
-        "hardware": backend.hardware,
-        "why": backend.reason,
         "dtype": recipe.dtype,
         "precision": recipe.precision,
         "capture": done.capture or None,
         "seed": recipe.seed,
+        "samples": plan.samples,
         "batch": plan.batch,
         "tile": plan.tile,
         "lanes": plan.lanes,
         "threads": plan.threads,
         "chunk": plan.chunk,
         "memory_planned": plan.bytes,
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "epochs": done.epochs,
         "stopped": done.stopped,
         "steps": done.steps,
@@ -235,21 +254,6 @@ def _small(data: Dataset) -> str:
     """The data themselves, in the article's layout."""
     labels = " ".join(str(v) for v in _labels(data, data.y))
     return f"X, a column a sample:\n{np.array2string(np.asarray(data.X).T)}\nlabels: {labels}\n"
-
-
-def _check(done: Finished, data: Dataset, recipe: Recipe) -> str:
-    """The article's last step: ten samples, what they are and what the network says."""
-    test = recipe.check == "test" and data.X_test is not None
-    X, y = (data.X_test, data.y_test) if test else (data.X, data.y)
-    actual, predicted = _labels(data, y[:10]), done.model.predict(X[:10])
-    if done.model.classes is None:
-        actual = targets(data, y[:10])
-        actual, predicted = ([f"{v:.4g}" for v in np.ravel(values)] for values in (actual, predicted))
-    words = [(str(a), str(p)) for a, p in zip(actual, predicted, strict=False)]
-    width = max(len(word) for pair in words for word in pair)
-    rows = (" ".join(pair[i].rjust(width) for pair in words) for i in (0, 1))
-    lines = [f"{title:<11}{row}" for title, row in zip(("actual", "predicted"), rows, strict=True)]
-    return f"\nthe first {len(words)} {'test' if test else 'training'} samples\n" + "\n".join(lines)
 
 
 def _labels(data: Dataset, y: Any) -> Any:

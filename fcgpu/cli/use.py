@@ -11,10 +11,10 @@ from fcgpu.backend import choose
 from fcgpu.cli.options import count
 from fcgpu.cli.run_directory import model_file
 from fcgpu.data import NAMED, is_image_folder, load, load_features
-from fcgpu.data.dataset import Dataset, encode_labels, not_a_label, shown, targets
+from fcgpu.data.dataset import Dataset
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.formats.safetensors import load as load_model
-from fcgpu.model import Model, class_index
+from fcgpu.model import class_index
 from fcgpu.streams import show
 from fcgpu.train.recipe import load_recipe
 
@@ -30,7 +30,7 @@ def evaluate(args: Namespace) -> int:
             f"{data.name}: {data.n_features} features don't match the model: expected {model.spec.sizes[0]}"
         )
     X, y, split = _part(data, args.split)
-    y = _labels_for(model, data, y)
+    y = model.targets(data, y)
     Z = model.decision_function(X, device=backend, threads=threads)
     score = model.score_logits(Z, y)
     result: dict[str, Any] = {"loss": score.loss, "accuracy": score.accuracy, "samples": score.samples, "split": split}
@@ -85,24 +85,6 @@ def _part(data: Dataset, split: str | None) -> tuple[Any, Any, str]:
         raise DataError(f"{data.name}: there are no test samples; use --split train")
     split = split or ("train" if data.X_test is None else "test")
     return (data.X_test, data.y_test, split) if split == "test" else (data.X, data.y, split)
-
-
-def _labels_for(model: Model, data: Dataset, y: Any) -> Any:
-    """y in the terms of the model: indices into its classes, or targets."""
-    if model.classes is None:
-        values = targets(data, y)
-        if values.shape[1] != model.spec.sizes[-1]:
-            raise DataError(
-                f"{data.name}: {values.shape[1]} targets a sample don't match the model: "
-                f"expected {model.spec.sizes[-1]}"
-            )
-        return values
-    if data.classes is None:
-        raise DataError(
-            f"{data.name}: expected labels among the model's classes {shown(model.classes)}, "
-            f"found {not_a_label(data.y)}"
-        )
-    return encode_labels(np.asarray(data.classes)[y], model.classes, data.name)
 
 
 def _show(result: dict[str, Any], name: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fcgpu.backend import choose
 from fcgpu.data import article, idx, images
 from fcgpu.data.dataset import Dataset, check_features, dataset, encode_labels
 from fcgpu.errors import ConfigError, DataError, choices
@@ -27,7 +28,7 @@ NAMED: dict[str, Callable[[], Dataset]] = {
 }
 
 
-def load(source: PathLike, *, image_size: Sequence[int] | None = None) -> Dataset:
+def load(source: PathLike, *, image_size: Sequence[int] | None = None, memory_budget: int | None = None) -> Dataset:
     """The samples and labels of a name in NAMED or of a path; a name wins over a file of that name (write ./mnist).
 
     A path is a folder of IDX files with MNIST's names; a folder of images with one sub-folder a class, or with `train`
@@ -35,6 +36,8 @@ def load(source: PathLike, *, image_size: Sequence[int] | None = None) -> Datase
     column; .npz with X, y and optionally X_test, y_test, or with Keras's x_train, y_train, x_test, y_test.
 
     image_size : (height, width) that the pictures of a folder are resized to; without it they must be of one size.
+    memory_budget : bytes; None for half of what is free. A .npy of more than half of it stays on disk, and X is a
+        read-only map of the file, which must not change while it is used.
 
     X is uint8 for pixels and for a CSV whose features are whole and in 0..255, with `scale` to bring it to 0..1;
     else a CSV is float64, and an array keeps its type.
@@ -58,7 +61,7 @@ def load(source: PathLike, *, image_size: Sequence[int] | None = None) -> Datase
             return named()
         if pictures:
             return images.load_folder(path, size)
-        return idx.load_idx(path, str(path)) if path.is_dir() else _load_table(path)
+        return idx.load_idx(path, str(path)) if path.is_dir() else _load_table(path, memory_budget)
 
 
 def is_image_folder(path: PathLike) -> bool:
@@ -96,11 +99,13 @@ def load_features(
         return _table_features(path, n_features)
 
 
-def _load_table(path: Path) -> Dataset:
+def _load_table(path: Path, memory_budget: int | None) -> Dataset:
     from fcgpu.data import csv, npy
 
-    readers = {".csv": csv.load_csv, ".npy": npy.load_npy, ".npz": npy.load_npz}
-    return readers[_kind(path)](path)
+    kind = _kind(path)
+    if kind == ".npy":
+        return npy.load_npy(path, memory_budget or choose("cpu").memory())
+    return csv.load_csv(path) if kind == ".csv" else npy.load_npz(path)
 
 
 def _table_features(path: Path, n_features: int) -> Any:

@@ -182,7 +182,7 @@ def _csv_fault(path: Path, columns: int, header: bool) -> DataError:
             for column, field in enumerate([] if header else fields, 1):
                 at = f"{path}, line {number}, column {column}"
                 if not _is_number(field):
-                    return DataError(f"{at}: {field[:40]!r}; expected a number (values are separated by commas)")
+                    return DataError(f"{at}: {field[:40]!r}; expected a number: the label comes first, commas between")
                 if not np.isfinite(float(field)):
                     return DataError(f"{at}: {field}; values must be finite: drop or fill such samples")
             header = False

@@ -125,7 +125,7 @@ def _pair(folder: Path, split: str) -> tuple[Any, Any]:
     images, labels = (_find(folder, name) for name in NAMES[split])
     if images is None or labels is None:
         missing = NAMES[split][images is not None]
-        raise DataError(f"{folder}: no {missing} and no {missing}.gz; expected images and labels: {NAMES[split]}")
+        raise DataError(f"{folder}: no {missing} and no {missing}.gz; expected {' and '.join(NAMES[split])}")
     X, y = read_idx(images, 3), read_idx(labels, 1)
     if len(X) != len(y):
         raise DataError(f"{labels}: {len(y)} labels for the {len(X)} images of {images.name}; counts must be equal")

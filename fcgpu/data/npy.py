@@ -14,16 +14,15 @@ from fcgpu.data.dataset import Dataset, dataset, scale_of
 from fcgpu.data.idx import fill, unpacked_limit
 from fcgpu.errors import DataError
 
-MAPPED_BYTES = 1 << 30  # a larger NPY file is not read into memory
 NPZ_KEYS = (("X", "y", "X_test", "y_test"), ("x_train", "y_train", "x_test", "y_test"))
 
 
-def load_npy(path: Path) -> Dataset:
+def load_npy(path: Path, most: float = math.inf) -> Dataset:
     """A Dataset from an array (n, 1 + n_features), the label first; for a moment it is in memory twice.
 
-    Of a file of more than MAPPED_BYTES the features stay there, and are read when they are used.
+    A file of more than half of `most` bytes stays on disk: X is then a read-only map of it.
     """
-    table = read_npy(path)
+    table = read_npy(path, most / 2)
     if table.ndim != 2 or table.shape[1] < 2:
         raise DataError(f"{path}: shape {table.shape}; expected (n_samples, 1 + n_features), the label first")
     X = table[:, 1:] if isinstance(table, np.memmap) else np.ascontiguousarray(table[:, 1:])
@@ -50,18 +49,19 @@ def rolled_out(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     return X, None
 
 
-def read_npy(path: Path) -> Any:
-    """The array of an NPY file, in C order and native bytes; a large one is mapped, read-only, where it is so in the
-    file. Raises DataError: see `_array`.
+def read_npy(path: Path, most: float = math.inf) -> Any:
+    """The array of an NPY file, in C order and native bytes. Raises DataError: see `_header`.
+
+    One of more than `most` bytes that is so on disk, too, is mapped.
     """
     with path.open("rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if size > MAPPED_BYTES:
-            shape, fortran, dtype = _header(stream, size, str(path))
-            if dtype.isnative and dtype.kind != "U" and not fortran:
-                return np.memmap(path, dtype, "r", stream.tell(), shape)
+        size, name = os.fstat(stream.fileno()).st_size, str(path)
+        if size > most:
+            shape, fortran, dtype = _header(stream, size, name)
+            if dtype.isnative and not fortran:
+                return np.memmap(stream, dtype, "r", stream.tell(), shape)
             stream.seek(0)
-        return _array(stream, size, str(path))
+        return _array(stream, size, name)
 
 
 def read_npz(path: Path, *, features_only: bool = False) -> list[Any]:
@@ -107,8 +107,19 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: st
         return _array(stream, info.file_size, f"{path}: array {key}")
 
 
-def _header(stream: Any, size: int, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, is it in Fortran order, and type of an NPY stream of `size` bytes, which is read up to the data.
+def _array(stream: Any, size: int, name: str) -> Any:
+    """The array of an NPY stream of `size` bytes. Raises DataError: see `_header`; truncated."""
+    shape, fortran, dtype = _header(stream, size, name)
+    data = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
+    found = fill(data, stream)
+    if found != len(data):
+        raise DataError(f"{name}: truncated: expected {len(data)} bytes of data, found {found}; save it again")
+    array = data.view(dtype).reshape(shape[::-1]).T if fortran else data.view(dtype).reshape(shape)
+    return np.ascontiguousarray(array, dtype.newbyteorder("="))
+
+
+def _header(stream: Any, size: int, name: str) -> tuple[tuple[int, ...], bool, Any]:
+    """Shape, whether in Fortran's order, and dtype of an NPY stream of `size` bytes, which is read up to its data.
 
     Raises DataError: not NPY 1.0, Python objects, not numbers or text, empty, a header that disagrees with the size.
     """
@@ -133,15 +144,3 @@ def _header(stream: Any, size: int, name: str) -> tuple[tuple[int, ...], bool, n
             f"{name}: truncated or corrupt: {shape} of {dtype} needs {claimed} bytes, found {there}; save it again"
         )
     return shape, fortran, dtype
-
-
-def _array(stream: Any, size: int, name: str) -> Any:
-    """The array of an NPY stream of `size` bytes. Raises DataError: see `_header`; truncated."""
-    shape, fortran, dtype = _header(stream, size, name)
-    claimed = math.prod(shape) * dtype.itemsize
-    data = np.empty(claimed, np.uint8)
-    found = fill(data, stream)
-    if found != claimed:
-        raise DataError(f"{name}: truncated: expected {claimed} bytes of data, found {found}; save it again")
-    array = data.view(dtype).reshape(shape[::-1]).T if fortran else data.view(dtype).reshape(shape)
-    return np.ascontiguousarray(array, dtype.newbyteorder("="))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn import get_config
+from sklearn.utils._array_api import array_api_compat, get_namespace_and_device
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from fcgpu.errors import ConfigError, DataError
@@ -48,17 +49,27 @@ def given(X: Any) -> Given:
     if on_gpu(X):
         import cupy
 
-        return Given(cupy.asarray(X), _to_cupy, "cupy")
-    if isinstance(X, np.ndarray) or not hasattr(X, "__dlpack__"):
+        array, back, name = cupy.asarray(X), _to_cupy, "cupy"
+    elif isinstance(X, np.ndarray) or not hasattr(X, "__dlpack__"):
         return Given(X, _same, "numpy")
-    kind, _ = X.__dlpack_device__()
-    if kind != CPU:
-        raise DataError(f"X lies on DLPack device type {kind}: expected the CPU's memory or a CUDA GPU's")
-    array, dispatch = np.from_dlpack(X), get_config()["array_api_dispatch"]
-    if not dispatch or not hasattr(X, "__array_namespace__"):
-        return Given(array, _same, "numpy")
-    namespace, device = X.__array_namespace__(), X.device
-    return Given(array, lambda answer: _to_namespace(answer, namespace, device), f"{namespace.__name__} on {device}")
+    else:
+        kind, _ = X.__dlpack_device__()
+        if kind != CPU:
+            raise DataError(f"X lies on DLPack device type {kind}: expected the CPU's memory or a CUDA GPU's")
+        array, back, name = _from_dlpack(X), _same, "numpy"
+    if array is not X and get_config()["array_api_dispatch"] and array_api_compat.is_array_api_obj(X):
+        namespace, _, device = get_namespace_and_device(X)
+        return Given(
+            array, lambda answer: _to_namespace(answer, namespace, device), f"{namespace.__name__} on {device}"
+        )
+    return Given(array, back, name)
+
+
+def _from_dlpack(X: Any) -> Any:
+    try:
+        return np.from_dlpack(X)
+    except (BufferError, RuntimeError, TypeError) as error:
+        raise DataError(f"{type(X).__name__} through DLPack: {error}; expected an array of a NumPy type") from error
 
 
 def same_namespace(estimator: Any, X: Given, method: str) -> None:
@@ -165,4 +176,6 @@ def _to_cupy(answer: Any) -> Any:
 
 def _to_namespace(answer: Any, namespace: Any, device: Any) -> Any:
     """Numbers in another namespace; text, which the standard does not know, as NumPy."""
-    return namespace.asarray(answer, device=device) if answer.dtype.kind in "biuf" else answer
+    if answer.dtype.kind not in "biuf":
+        return answer
+    return namespace.from_dlpack(answer) if on_gpu(answer) else namespace.asarray(answer, device=device)

@@ -18,7 +18,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fcgpu.backend import Backend, Work, choose
 from fcgpu.data.dataset import Dataset
-from fcgpu.errors import ConfigError, DataError, DivergenceError
+from fcgpu.errors import ConfigError, DataError, DivergenceError, choices
 from fcgpu.estimator import arrays
 from fcgpu.estimator.parameters import ACTIVATIONS, checked, recipe_of
 from fcgpu.estimator.watch import Watch
@@ -213,6 +213,10 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
     def _split(self, samples: Samples, found: dict[str, Any], random: Any) -> tuple[Samples, Samples]:
         """The share that early stopping watches, drawn as scikit-learn draws it."""
         n = samples.X.shape[0]
+        if not found["validation_fraction"]:
+            raise ConfigError(
+                "validation_fraction=0 with early_stopping=True: expected more than 0, or validation_data"
+            )
         parts = train_test_split(
             np.arange(n), random_state=random, test_size=found["validation_fraction"], stratify=self._strata(samples.y)
         )
@@ -233,6 +237,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
     @property
     def _spec(self) -> Spec:
+        if self.activation not in ACTIVATIONS:  # it has been set anew since fit
+            raise ConfigError(f"activation={self.activation!r}: {choices(self.activation, ACTIVATIONS)}")
         return Spec(self._sizes, ACTIVATIONS[self.activation], self._output)
 
     @property
@@ -275,8 +281,11 @@ def _shown(found: dict[str, Any]) -> Iterator[Callable[[Any], None]]:
 def _generator(random_state: Any) -> Any:
     try:
         return check_random_state(random_state)
-    except ValueError as error:
-        raise ConfigError(f"random_state={random_state!r}: {error}") from None
+    except ValueError:
+        raise ConfigError(
+            f"random_state={random_state!r}: expected None, a whole number from 0 to 2**32 - 1 or a "
+            "numpy.random.RandomState"
+        ) from None
 
 
 def _batch_size(found: dict[str, Any], n: int) -> str | int:

@@ -1,5 +1,8 @@
 """MLPClassifier: scikit-learn's parameters and attributes, and more."""
 
+import math
+from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,10 @@ def check_partial_fit(estimator: Any) -> bool:
             f"partial_fit does not support learning_rate={estimator.learning_rate!r}, which must know its end"
         )
     return True
+
+
+def _are_weights(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, Real) and 0 <= float(value) < math.inf for value in values)
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
@@ -153,6 +160,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     @available_if(check_partial_fit)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> "MLPClassifier":
         """One epoch over X and y, with the optimizer as the last call left it. The first call needs all `classes`."""
+        if self.class_weight == "balanced":
+            raise ConfigError(
+                "class_weight='balanced' with partial_fit: part of the data does not show how common classes are; give "
+                "a dict, whose weights sklearn.utils.class_weight.compute_class_weight finds for all of them"
+            )
         if classes is not None:
             classes = np.unique(arrays.on_host(classes))
         if not hasattr(self, "classes_"):
@@ -245,8 +257,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     def _weighted(self, y: Any, sample_weight: Any) -> Any:
         if self.class_weight is None:
             return sample_weight
-        if isinstance(self.class_weight, dict) and any(w < 0 for w in self.class_weight.values()):
-            raise ConfigError(f"class_weight={self.class_weight!r}: expected weights of 0 or more")
+        given = self.class_weight
+        if not (_are_weights(given.values()) if isinstance(given, dict) else str(given) == "balanced"):
+            words = "expected None, 'balanced', or a dict of label to a weight of 0 or more"
+            raise ConfigError(f"class_weight={given!r}: {words}")
         by_class = compute_sample_weight(self.class_weight, y)
         return by_class if sample_weight is None else by_class * sample_weight
 

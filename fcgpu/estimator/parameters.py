@@ -7,7 +7,7 @@ from fcgpu.errors import ConfigError, choices
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.optim import FULL_BATCH, OPTIMIZERS
 from fcgpu.params import INITS
-from fcgpu.train.recipe import COUNT, KEYS, Kind, Recipe
+from fcgpu.train.recipe import COUNT, KEYS, WHOLE, Kind, Recipe
 
 ACTIVATIONS = {"logistic": "sigmoid", **{name: name for name in HIDDEN_ACTIVATIONS if name != "sigmoid"}}
 SCHEDULES = {
@@ -74,6 +74,8 @@ def checked(parameters: dict[str, Any]) -> dict[str, Any]:
             f"dropout={list(rates)} with hidden_layer_sizes={hidden}: expected one number, or one a hidden layer"
         )
     _tested("max_fun", found["max_fun"], COUNT)
+    if not isinstance(found["verbose"], bool):
+        _tested("verbose", found["verbose"], Kind("True, False or a whole number of 0 or more", WHOLE.parse))
     if found["threads"] is not None:
         _tested("threads", found["threads"], COUNT)
     if not isinstance(found["device"], str):
@@ -93,6 +95,9 @@ def _go_together(found: dict[str, Any]) -> None:
                 raise ConfigError(f"solver={solver!r} with {name}={found[name]!r}: leave {name} out, or use 'adam'")
         if found["learning_rate"] not in ("constant", *FOR_SGD_ONLY):
             raise ConfigError(f"solver={solver!r} follows no schedule: use learning_rate='constant'")
+    for name, user in {"rho": "rmsprop", "weight_decay": "adamw"}.items():
+        if solver != user and found[name] != KEYS[name].default:
+            raise ConfigError(f"{name}={found[name]!r} with solver={solver!r}: it is for {user!r}, leave it out")
     if found["monitor"] is not None and not found["early_stopping"]:
         raise ConfigError(f"monitor={found['monitor']!r} needs early_stopping=True, which decides by it")
 

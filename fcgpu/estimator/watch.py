@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import Backend
-from fcgpu.errors import ConfigError
+from fcgpu.errors import ConfigError, nearest
 from fcgpu.estimator import arrays
 from fcgpu.kernels import REFERENCE
 from fcgpu.kernels.losses import OUTPUTS
@@ -72,8 +72,7 @@ class Watch:
 def _scorer(name: Any) -> Any:
     from sklearn.metrics import get_scorer, get_scorer_names
 
-    if name not in get_scorer_names():
-        raise ConfigError(
-            f"monitor={name!r}: expected 'loss', one of sklearn.metrics.get_scorer_names(), or a callable"
-        )
+    if name not in (known := get_scorer_names()):
+        words = nearest(name, ["loss", *known]) or "or a scorer of your own"
+        raise ConfigError(f"monitor={name!r}: expected 'loss' or one of sklearn.metrics.get_scorer_names(); {words}")
     return get_scorer(name)

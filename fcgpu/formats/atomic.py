@@ -7,6 +7,7 @@ end the process or fail the call at each of them.
 import errno
 import os
 import re
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -66,6 +67,18 @@ def append(path: str | os.PathLike[str], content: bytes, *, durable: bool = Fals
         if isinstance(error, OSError):
             raise cannot_write(path, error) from error
         raise
+
+
+def regular(path: str, flags: int) -> int:
+    """Opens a regular file that is no symlink: anything else might block, or be a file outside the run directory.
+
+    For `open(path, opener=regular)`. Raises OSError.
+    """
+    descriptor = os.open(path, flags | NOFOLLOW | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(0, "not a regular file")
+    return descriptor
 
 
 def remove_leftovers(folder: Path) -> None:

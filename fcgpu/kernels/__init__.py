@@ -15,7 +15,7 @@ from fcgpu.kernels import activations, dense, dropout, fused, losses, updates
 REFERENCE: dict[str, Callable[..., None]] = {
     **{name: row.forward for name, row in activations.ACTIVATIONS.items()},
     **{f"{name}_backward": row.backward for name, row in activations.ACTIVATIONS.items() if row.backward},
-    **{row.loss: row.loss_function for row in losses.OUTPUTS.values()},
+    **losses.LOSSES,
     **{f.__name__: f for f in (dense.load_tile, dense.dense_forward, dense.dense_backward, losses.count_correct)},
     **{f.__name__: f for f in (dropout.dropout, dropout.dropout_backward)},
     **{f.__name__: f for f in (updates.add_l2, updates.clip_by_norm)},

@@ -13,17 +13,28 @@ def load_tile(X: Any, rows: Any, scale: Any, A: Any, *, xp: Any) -> None:
         A *= scale
 
 
-def dense_forward(A: Any, W: Any, Z: Any, *, xp: Any) -> None:
-    """Overwrite Z (..., n, n_out) with A W, from A (..., n, n_in) and W (..., n_in, n_out)."""
-    xp.matmul(A, W, out=Z)
+def dense_forward(A: Any, W: Any, Z: Any, scale: float = 1.0, *, xp: Any) -> None:
+    """Overwrite Z (..., n, n_out) with scale A W, from A (..., n, n_in) and W (..., n_in, n_out).
 
-
-def dense_backward(dZ: Any, A: Any, W: Any, ones: Any, dW: Any, db: Any, dA: Any, *, xp: Any) -> None:
-    """Overwrite dW (..., n_in, n_out), db (..., 1, n_out) and, unless None, dA (..., n, n_in), from dZ (..., n, n_out).
-
-    dW = Aᵀ dZ, db = 1ᵀ dZ, dA = dZ Wᵀ. ones is 1ᵀ (1, n): as a product the sum over the samples is three times as fast.
+    The scale of pixels multiplies Z and not A, which is wider.
     """
-    xp.matmul(xp.swapaxes(A, -1, -2), dZ, out=dW)
+    xp.matmul(A, W, out=Z)
+    if scale != 1:
+        Z *= scale
+
+
+def dense_backward(
+    dZ: Any, A: Any, W: Any, ones: Any, dW: Any, db: Any, dA: Any, scale: float = 1.0, *, xp: Any
+) -> None:
+    """Overwrite db (..., 1, n_out) and, unless None, dW (..., n_in, n_out) and dA (..., n, n_in).
+
+    From dZ (..., n, n_out): dW = scale Aᵀ dZ, db = 1ᵀ dZ, dA = scale dZ Wᵀ. A scale multiplies dZ, and leaves it so.
+    ones is 1ᵀ (1, n): as a product the sum over the samples is three times as fast.
+    """
     xp.matmul(ones, dZ, out=db)
+    if scale != 1:
+        dZ *= scale
+    if dW is not None:
+        xp.matmul(A.mT, dZ, out=dW)
     if dA is not None:
-        xp.matmul(dZ, xp.swapaxes(W, -1, -2), out=dA)
+        xp.matmul(dZ, W.mT, out=dA)

@@ -4,10 +4,11 @@ What changes from step to step they read on the device: `at` counts the steps, a
 loss is written and which learning rate is due. Sums go block by block into an array of partial sums, which `turn` adds
 up in order: no order of threads changes a bit.
 
-A layer is one matrix [W; b], (n_in + 1 rows, n_out columns), and its input has one unit more, which is always 1: then
+A layer is one matrix [W; b] of n_in + 1 rows and n_out columns, and its input has one unit more, which is always 1:
     Z = [A 1] [W; b]   and   [dW; db] = [A 1]ᵀ dZ,
 and neither the bias nor its gradient costs a launch. Rows and columns are padded to multiples of 8, and what is padded
-is 0 and stays 0: the products find whole vectors of 16 bytes, and so do the kernels here, which take 8 numbers a thread.
+is 0 and stays 0: the products find whole vectors of 16 bytes, and so do the kernels here, which take 8 numbers a
+thread.
 
 H is the type of the products' operands, T that of parameters and loss, both double or T float. `FORMULAS` is data, as
 in fused.py: a test compiles the same text for the CPU.
@@ -315,10 +316,10 @@ def derive(name: str, A: Any, dA: Any, n: int, *, xp: Any) -> None:
 
 
 class Place(NamedTuple):
-    """Where the samples of a step stand: `order`, or their own order where that is None, from row at % steps * batch on.
+    """Where a step finds its samples: from row at % steps * batch on of `order`, or of their own where that is None.
 
-    at (1,) int64 counts the steps, steps is how many make an epoch; order is (n_samples,) int64. Row 0 of the features
-    is row `first`, where not all of them are on the device.
+    at (1,) int64 counts the steps, of which `steps` make an epoch; order is (n_samples,) int64. Where not all features
+    are on the device, their row 0 is row `first`.
     """
 
     at: Any
@@ -329,8 +330,7 @@ class Place(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Samples: features X, stored (n, d) or as [scale X, one, 0] (n, width); y; and where they serve, else of any size,
-
+    """Samples: X (n, d) as stored or (n, width) as [scale X, one, 0]; y; and, of any size where they do not serve,
     weights (n,) and ids (n,) uint32.
     """
 
@@ -341,9 +341,18 @@ class Rows(NamedTuple):
 
 
 def load(
-    samples: Rows, place: Place, start: int, scale: float, one: float, into: Rows, weighted: bool, named: bool, *, xp: Any
+    samples: Rows,
+    place: Place,
+    start: int,
+    scale: float,
+    one: float,
+    into: Rows,
+    weighted: bool,
+    named: bool,
+    *,
+    xp: Any,
 ) -> None:
-    """Fill `into` with the samples from `start` on, counted within the step: X as [scale X, one, 0] of the product's type."""
+    """Fill `into` with the step's samples from its row `start` on; its X is [scale X, one, 0]."""
     X, A = samples.X, into.X
     order = place.at if place.order is None else place.order
     k = samples.y.size // len(samples.y)
@@ -354,9 +363,8 @@ def load(
 
 
 def share(weights: Any, place: Place, n: int, tiny: float, share: Any, *, xp: Any) -> None:
-    """Overwrite share (1,) with 1 / Σ weights over the n samples of the step; where all are 0 with 1 / tiny, which makes
-
-    the loss and its gradient 0.
+    """Overwrite share (1,) with 1 / Σ weights over the n samples of the step; where all are 0 with 1 / tiny, which
+    makes the loss and its gradient 0.
     """
     kernel("share", xp)(
         weights, place.at if place.order is None else place.order, place.at, place.steps, place.batch, n, tiny,
@@ -368,10 +376,9 @@ def loss(
     name: str, rows: Rows, share: Any, n_outputs: int, boost: float, weighted: bool, count: bool, Z: Any, dZ: Any,
     losses: Any, rights: Any, *, xp: Any,
 ) -> None:  # fmt: skip
-    """From logits Z (..., n, width), which it uses up: dZ = (prediction - target) weight boost, its first n_outputs columns
-
-    alone, and of each block of rows the sums of weight * loss and, to count, of the right answers. weight is share, with
-    weights share times the sample's. dZ may be Z.
+    """Overwrite the first n_outputs columns of dZ with (prediction - target) weight boost, from the logits Z (..., n,
+    width), which it uses up and which dZ may be; losses and rights with the sums, over each block of rows, of weight *
+    loss and, to count, of right answers. weight is share, `weighted` times the sample's own.
     """
     y = rows.y
     kernel(name, xp)(
@@ -386,17 +393,17 @@ def blocks(n: int) -> int:
 
 
 def dropout(A: Any, n: int, keep: Any, key: Any, ids: Any, rate: float, *, xp: Any) -> None:
-    """The reference's, of the first n columns of A (rows, width): keep is (rows, n) bool, key (2,) and ids (rows,) uint32."""
+    """As the reference, of the first n columns of A (rows, width). keep is (rows, n) bool, key (2,), ids (rows,)."""
     kernel("dropout", xp)(key, ids, n, threshold(rate), 1 / (1 - rate), A[:, :n], keep)
 
 
 def dropout_backward(A: Any, dA: Any, n: int, keep: Any, rate: float, *, xp: Any) -> None:
-    """The reference's, of the first n columns of A and dA (rows, width)."""
+    """As the reference, of the first n columns of A and dA (rows, width)."""
     kernel("dropout_backward", xp)(keep, 1 - rate, 1 / (1 - rate), A[:, :n], dA[:, :n])
 
 
 class Sums(NamedTuple):
-    """Partial sums of a step, each (blocks,) float64: of the loss, right answers, the penalty, squares of the gradient."""
+    """Partial sums of a step, each (blocks,) float64: of loss, right answers, penalty, squares of the gradient."""
 
     losses: Any
     rights: Any
@@ -413,29 +420,24 @@ class Tables(NamedTuple):
 
 
 class Now(NamedTuple):
-    """What a step leaves and finds. totals (3,) float64: loss with penalty, penalty, right answers; history (epochs, 3)
+    """What a step leaves to the next, and to the host."""
 
-    float64, their sums by epoch; at (1,) int64, steps done; t (1,) float64, the optimizer's count; rate (1,); clip (1,),
-    what a gradient is to be multiplied by; key (2 layers,) uint32.
-    """
-
-    totals: Any
-    history: Any
-    at: Any
-    t: Any
-    rate: Any
-    clip: Any
-    key: Any
+    totals: Any  # (3,) float64: loss with penalty, penalty, right answers
+    history: Any  # (epochs, 3) float64, their sums by epoch
+    at: Any  # (1,) int64, steps done
+    t: Any  # (1,) float64, steps done as the optimizer counts them
+    rate: Any  # (1,)
+    clip: Any  # (1,), what the gradient is to be multiplied by
+    key: Any  # (2 layers,) uint32
 
 
 def turn(
     sums: Sums, tables: Tables, now: Now, used: Sequence[int], steps: int, portion: float, limit: float,
     advance: bool, *, xp: Any,
 ) -> None:  # fmt: skip
-    """Add up the partial sums, of which `used` serve (losses and rights, penalties, squares), and, to advance, write
-
-    the history's row of this epoch (of `steps` steps, of which this one is a `portion` of the samples), set the rate of
-    this step, the keys of the next, and count. limit is the greatest norm of a gradient.
+    """Add up the partial sums, of which `used` serve: of losses and rights, of penalties, of squares. To advance, add
+    to this epoch's row of the history, set the rate of this step and the keys of the next, and count. An epoch has
+    `steps` steps, and this one a `portion` of its samples; limit is the greatest norm of a gradient.
     """
     kernel("turn", xp)(
         *sums, *tables, *used, now.key.size, steps, portion, limit, advance, *now, size=ONE_BLOCK, block_size=ONE_BLOCK

@@ -151,8 +151,11 @@ def _adam(
     kernel(name, xp)(*inputs, rate, t, b1, b2, *logs, epsilon, w, m, v)
 
 
-FUSED = {
+FUSED: dict[str, Callable[..., None]] = {
     **{name: _forward(name) for name in ("identity", "sigmoid", "logistic", "tanh", "relu", "leaky_relu")},
     **{f.__name__: f for f in (load_tile, gradient_descent, momentum, nesterov, rmsprop, rprop)},
 }
-COUNTED = {"adam": adam, "adamw": adamw}  # as the references, but whoever calls them has added the step to t
+COUNTED: dict[str, Callable[..., None]] = {
+    "adam": adam,
+    "adamw": adamw,
+}  # as the references, but whoever calls them has added the step to t

@@ -1,19 +1,20 @@
 """The four legal pairs of output and loss, computed from the logits Z, and the count of right answers.
 
-`loss(Z, y, weight, losses)` overwrites the logits Z (..., n, k) with dZ = (prediction - target) * weight, and
-losses (..., n, 1) with weight * loss. weight is a number or (n, 1): 1 / batch size makes the sum of losses the mean.
-y is (n,) whole numbers, the class of each sample (for k = 1 the target itself), or (n, k) float targets; a class is
-never expanded to one-hot.
+Each loss is a measure, which leaves the logits Z (..., n, k) as they are and overwrites losses (..., n, 1) with
+weight * loss. Beside it stands the output's mean, for in a legal pair dZ = (mean - target) weight, whatever the loss.
+weight is a number or (n, 1): 1 / batch size makes the sum of losses the mean. y is (n,) whole numbers, the class of
+each sample (for k = 1 the target itself), or (n, k) float targets; a class is never expanded to one-hot.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-from fcgpu.kernels.activations import greatest, total
+from fcgpu.kernels.activations import exp, greatest, identity, sigmoid, softmax, total
 
 
 def binary_cross_entropy(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
-    """Σ over outputs of softplus(z) - t z, the cross-entropy of σ(z) against t; dZ = (σ(z) - t) weight.
+    """Σ over outputs of softplus(z) - t z, the cross-entropy of σ(z) against t.
 
     softplus(z) = max(z, 0) + log1p(e^-|z|): no log(0), no overflow.
     """
@@ -23,59 +24,47 @@ def binary_cross_entropy(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -
     xp.log1p(softplus, out=softplus)
     softplus += xp.maximum(Z, 0)
     softplus.sum(axis=-1, keepdims=True, out=losses)
-    if y.ndim == 2:
-        losses -= (Z * y).sum(axis=-1, keepdims=True)
-    elif Z.shape[-1] == 1:
-        losses -= Z * y[:, None]
-    else:
-        losses[..., 0] -= Z[..., xp.arange(len(y)), y]
-    Z *= 0.5
-    xp.tanh(Z, out=Z)
-    Z += 1
-    Z *= 0.5
-    _subtract_target(Z, y, xp)
+    losses -= _at_target(Z, y, xp)
     losses *= weight
-    Z *= weight
 
 
 def cross_entropy(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
-    """logsumexp(z) - z_y, the cross-entropy of softmax(z) against class y; dZ = (softmax(z) - onehot(y)) weight.
+    """logsumexp(z) - z_y, the cross-entropy of softmax(z) against class y.
 
     With float targets t (n, k) that sum to one: logsumexp(z) - Σ t z.
     """
-    Z -= greatest(Z, xp)
-    if y.ndim == 2:
-        xp.sum(Z * y, axis=-1, keepdims=True, out=losses)
-    else:
-        losses[..., 0] = Z[..., xp.arange(len(y)), y]
+    Z = Z - greatest(Z, xp)
+    losses[...] = _at_target(Z, y, xp)
     xp.exp(Z, out=Z)
-    sums = total(Z, xp)
-    Z /= sums
-    xp.subtract(xp.log(sums), losses, out=losses)
-    _subtract_target(Z, y, xp)
+    xp.subtract(xp.log(total(Z, xp)), losses, out=losses)
     losses *= weight
-    Z *= weight
 
 
 def squared_error(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
-    """½ Σ over outputs of (z - t)²; dZ = (z - t) weight."""
-    _subtract_target(Z, y, xp)
-    xp.sum(Z * Z, axis=-1, keepdims=True, out=losses)
+    """½ Σ over outputs of (z - t)²."""
+    errors = Z.copy()
+    _subtract_target(errors, y, xp)
+    errors *= errors
+    xp.sum(errors, axis=-1, keepdims=True, out=losses)
     losses *= 0.5
     losses *= weight
-    Z *= weight
 
 
 def poisson(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
-    """Σ over outputs of e^z - t z + t log t - t, half the Poisson deviance, t >= 0; dZ = (e^z - t) weight."""
+    """Σ over outputs of e^z - t z + t log t - t, half the Poisson deviance, t >= 0."""
     t = y if y.ndim == 2 else y[:, None]
     constant = t * xp.log(xp.where(t > 0, t, 1)) - t
-    product = Z * t
-    xp.exp(Z, out=Z)
-    xp.sum(Z - product + constant, axis=-1, keepdims=True, out=losses)
-    Z -= t
+    xp.sum(xp.exp(Z) - Z * t + constant, axis=-1, keepdims=True, out=losses)
     losses *= weight
-    Z *= weight
+
+
+def _at_target(Z: Any, y: Any, xp: Any) -> Any:
+    """Σ over outputs of t z (..., n, 1), of a class the one logit."""
+    if y.ndim == 2:
+        return (Z * y).sum(axis=-1, keepdims=True)
+    if Z.shape[-1] == 1:
+        return Z * y[:, None]
+    return Z[..., xp.arange(len(y)), y][..., None]
 
 
 def _subtract_target(P: Any, y: Any, xp: Any) -> None:
@@ -85,6 +74,19 @@ def _subtract_target(P: Any, y: Any, xp: Any) -> None:
         P -= y[:, None]
     else:
         P[..., xp.arange(len(y)), y] -= 1
+
+
+def delta(mean: Callable[..., None], Z: Any, b: Any, y: Any, weight: Any, *, xp: Any) -> None:
+    """Overwrite Z (..., n, k) with dZ = (mean(Z + b) - target) weight."""
+    mean(Z, b, xp=xp)
+    _subtract_target(Z, y, xp)
+    Z *= weight
+
+
+def loss(row: "Output", Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
+    """Overwrite losses (..., n, 1) with weight * loss, and the logits Z with dZ."""
+    row.measure(Z, y, weight, losses, xp=xp)
+    delta(row.mean, Z, 0, y, weight, xp=xp)
 
 
 def count_correct(Z: Any, y: Any, correct: Any, *, xp: Any) -> None:
@@ -99,13 +101,20 @@ def count_correct(Z: Any, y: Any, correct: Any, *, xp: Any) -> None:
 class Output(NamedTuple):
     prediction: str  # what makes the output of a logit
     loss: str
-    loss_function: Callable[..., None]
+    measure: Callable[..., None]
+    mean: Callable[..., None]  # the prediction to the precision of a difference
     classifies: bool  # accuracy means something, labels are class indices
 
 
 OUTPUTS = {
-    "sigmoid": Output("logistic", "binary_cross_entropy", binary_cross_entropy, True),
-    "softmax": Output("softmax", "cross_entropy", cross_entropy, True),
-    "identity": Output("identity", "squared_error", squared_error, False),
-    "exp": Output("exp", "poisson", poisson, False),
+    "sigmoid": Output("logistic", "binary_cross_entropy", binary_cross_entropy, sigmoid, True),
+    "softmax": Output("softmax", "cross_entropy", cross_entropy, softmax, True),
+    "identity": Output("identity", "squared_error", squared_error, identity, False),
+    "exp": Output("exp", "poisson", poisson, exp, False),
+}
+
+LOSSES: dict[str, Callable[..., None]] = {
+    **{row.loss: partial(loss, row) for row in OUTPUTS.values()},
+    **{f"{row.loss}_alone": row.measure for row in OUTPUTS.values()},
+    **{f"{row.loss}_delta": partial(delta, row.mean) for row in OUTPUTS.values()},
 }

@@ -4,8 +4,8 @@ cuBLAS reads matrices by columns. C (m, n) by rows is the same memory as Cᵀ (n
     C = op(A) op(B)   is   Cᵀ = op(B)ᵀ op(A)ᵀ,
 so B goes first and A second, each with the flag that it has here, and nothing is transposed.
 
-`nvidias` calls cuBLAS through nvmath-python, which a CUDA graph can record; `cupys` through CuPy, which refuses while one
-is recorded. Both pass the same numbers to the same function, so their results are equal bit for bit.
+`nvidias` calls cuBLAS through nvmath-python, which a CUDA graph can record; `cupys` through CuPy, which refuses while
+one is recorded. Both pass the same numbers to the same function.
 """
 
 import weakref
@@ -94,9 +94,7 @@ def nvidias(xp: Any, stream: Any, *, tf32: bool = False) -> Products:
     handle, workspace = cublas.create(), xp.empty((WORKSPACE,), dtype=np.uint8)
     cublas.set_stream(handle, stream.ptr)
     cublas.set_workspace(handle, workspace.data.ptr, WORKSPACE)  # after the stream, which takes cuBLAS's own back
-    products = Products(
-        cublas.gemm_ex, cublas.gemm_strided_batched_ex, handle, tf32=tf32, keep=(workspace, stream)
-    )
+    products = Products(cublas.gemm_ex, cublas.gemm_strided_batched_ex, handle, tf32=tf32, keep=(workspace, stream))
     weakref.finalize(products, cublas.destroy, handle).atexit = False
     return products
 
@@ -115,4 +113,5 @@ def _row(x: Any) -> int:
     """The distance of two rows, in numbers."""
     if x.strides[-1] != x.itemsize and x.shape[-1] > 1:
         raise ValueError(f"a matrix {x.shape} with strides {x.strides}: its rows do not lie in one piece")
-    return max(x.strides[-2] // x.itemsize, x.shape[-1]) if x.shape[-2] == 1 else x.strides[-2] // x.itemsize
+    distance: int = x.strides[-2] // x.itemsize
+    return distance if x.shape[-2] > 1 else max(distance, x.shape[-1])

@@ -27,17 +27,20 @@ class FirstOrder:
         self.learning_rate = xp.zeros((1,), dtype=w.dtype)
         self._update = partial(getattr(kernels, name), **{**row.defaults, **hyperparameters})
         self._needs_loss = row.needs_loss
-        self._scaled = False
+        self._rest: slice | None = None
 
-    def scaled(self) -> Any:
-        """The learning rate, for a caller whose gradients then come multiplied by it. For gradient descent alone."""
-        self._scaled = True
+    def scaled(self, done: int = 0) -> Any:
+        """The learning rate, for a caller whose gradients then come multiplied by it. For gradient descent alone.
+
+        The caller itself subtracts the first `done` numbers of the gradient.
+        """
+        self._rest = slice(done, None)
         return self.learning_rate
 
     def step(self, w: Any, g: Any, evaluate: Callable[[], Any]) -> Any:
         loss = evaluate()
-        if self._scaled:
-            w -= g
+        if self._rest:
+            w[self._rest] -= g[self._rest]
             return loss
         self._update(w, g, self.state, self.learning_rate, **({"loss": loss} if self._needs_loss else {}))
         return loss

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.errors import CheckpointError, ConfigError
+from fcgpu.errors import CheckpointError, ConfigError, DivergenceError
 from fcgpu.optim.line_search import Point, strong_wolfe
 
 GTOL = 1e-5
@@ -33,7 +33,8 @@ class LBFGS:
 
     Slopes are summed in float64, products with the history in w's type. Numbers come to the host three times an
     iteration with one trial, besides the loss: the slope of the direction, slope and greatest entry of the gradient at
-    the trial, and the products of a new pair. Raises ConfigError for a memory or a limit below 1.
+    the trial, and the products of a new pair. Raises ConfigError for a memory or a limit below 1;
+    `step` DivergenceError for a gradient at the start that is not finite.
     """
 
     learning_rate = None  # the line search finds the length of a step
@@ -146,8 +147,13 @@ class LBFGS:
         self.evaluations = 1
         self.gradient[...] = g
         _, self._greatest = self._measure(g)
-        if not (math.isfinite(self.loss) and math.isfinite(self._greatest)):
-            self._reason = f"the loss at the start is {self.loss}, its gradient's greatest entry {self._greatest}"
+        if not math.isfinite(self.loss):
+            self._reason = f"the loss at the start is {self.loss}"
+        elif not math.isfinite(self._greatest):
+            raise DivergenceError(
+                f"the loss is {self.loss:g} in epoch 1, but an entry of its gradient {self._greatest}: "
+                "try features of a smaller scale, or dtype='float64'"
+            )
         elif self._greatest <= self.gtol:
             self._reason = f"no entry of the gradient is above gtol={self.gtol:g}"
 

@@ -36,7 +36,7 @@ class Capture:
 
     @contextmanager
     def on_stream(self) -> Iterator[None]:
-        """What is launched inside runs on the stream, behind all that was launched before, and before all that follows."""
+        """What is launched inside runs on the stream, behind all that was launched before, ahead of what follows."""
         outside = self.xp.cuda.get_current_stream()
         self.stream.wait_event(outside.record())
         try:

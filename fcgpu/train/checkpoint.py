@@ -97,10 +97,10 @@ def check_data(name: str, there: Checkpoint, data: Dataset) -> None:
 def check_cut(name: str, there: Checkpoint, cut: Mapping[str, Any]) -> None:
     """Raises CheckpointError where the plan's cut is not that of the checkpoint, which gives other bits."""
     if there.cut and cut and dict(there.cut) != dict(cut):
-        was, now = (", ".join(f"{key} {value}" for key, value in c.items()) for c in (there.cut, cut))
+        was, now = (", ".join(f"{key} {value}" for key, value in sorted(c.items())) for c in (there.cut, cut))
         raise CheckpointError(
-            f"{name}: the run was cut into {was}, and the memory that is free now makes it {now}, which gives other "
-            "bits: give --memory as much as it had"
+            f"{name}: the run was cut into {was}, and this version of fcgpu makes it {now}, which gives other bits: "
+            "resume with the version that wrote it"
         )
 
 

@@ -1,13 +1,16 @@
 """Steps on a GPU: every launch of one, in order. Nothing is allocated, fetched or waited for after the first.
 
-`step.py` says the same for a CPU, where tiles are dealt to threads; the formulas are those of kernels/device.py. A batch
-is one tile, or as many as the memory asks for. Full batches keep their features on the device as the products take
-them, [X 1]; mini-batches are gathered from the features as stored, in the order of the epoch, by one launch, which
-brings their targets along. Features that the device has no room for come to it in chunks, from a `Stream`: then a step
-is called each time, for a graph would read the same chunk again and again.
+`step.py` says the same for a CPU, where tiles are dealt to threads; the formulas are those of kernels/device.py. A
+batch is one tile, or as many as the memory asks for. Full batches keep their features on the device as the products
+take them, [X 1]; mini-batches are gathered from the features as stored, in the order of the epoch, by one launch, which
+brings their targets along.
 
-In half precision the parameters stay float32 and a copy of them is rounded in each step. Pixels are whole numbers up to
-255, which every type here holds, so they stay unscaled and the first layer's products are multiplied by their scale.
+Features that the device has no room for come to it in chunks, from a `Stream`: then a step is
+called each time, for a graph would read the same chunk again and again.
+
+In half precision the parameters stay float32, and a copy of them is rounded in each step. Pixels are whole numbers up
+to 255, which every type here holds, so they stay as they are, and the first layer's products are multiplied by their
+scale.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,27 +26,28 @@ from fcgpu.kernels import device, dropout
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Padded, Spec, weights_only
 from fcgpu.train.capture import Capture, Steps
-from fcgpu.train.plan import AHEAD, Plan
+from fcgpu.train.plan import Plan
+from fcgpu.train.plan_gpu import AHEAD
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.stream import Stream
 from fcgpu.train.upload import Upload
 
-# What multiplies dZ in float16, whose numbers end at 65,504 and begin to lose digits at 6e-5. A prediction of classes is
+# What multiplies dZ in float16, whose numbers end at 65,504 and lose digits below 6e-5. Predictions of classes are
 # wrong by at most 1, which leaves a factor of 256 for the way back through the layers; other errors know no limit.
 LOSS_SCALE = {True: 256.0, False: 1.0}
 
 
 class Tile(NamedTuple):
-    """Buffers of some rows. A[0] is rows.X, the others [g(Z) 1 0] of the hidden layers, dA their gradients, keep masks."""
+    """Some rows of a batch and their buffers."""
 
-    start: int  # rows of the batch before it
-    rows: device.Rows
-    A: list[Any]
+    start: int  # rows of the batch before them
+    rows: device.Rows  # the input [X 1 0], and what belongs to it
+    A: list[Any]  # [g(Z) 1 0] of each hidden layer
     dA: list[Any]
-    keep: list[Any]
-    Z: Any
+    keep: list[Any]  # masks of dropout
+    Z: Any  # logits
     dZ: Any
-    losses: Any
+    losses: Any  # partial sums
     rights: Any
 
 
@@ -63,9 +67,10 @@ class OnGpu:
     data : X (n, n_features) as stored or a `Stream`, y as the loss takes it, and weights (n,) or None, on the device.
     ids : (n,) uint32 on the device, what dropout's masks depend on; None for 0, 1, ...
 
-    `params`, `gradient` : (layout.size,) flat vectors, as `Padded` has them. `totals` : (3,) float64, loss with penalty,
-    penalty and right answers of the last batch, before its update; `history` : (epochs, 3) float64, their sums by epoch.
-    `resident` : bytes of the features as the products take them, 0 where the budget has no room or batches are gathered.
+    `params`, `gradient` : (layout.size,) flat vectors, as `Padded` has them. `totals` : (3,) float64, loss with
+    penalty, penalty and right answers of the last batch, before its update; `history` : (epochs, 3) float64, their sums
+    by epoch. `resident` : bytes of the features as the products take them; 0 where batches are gathered, or the budget
+    has no room.
 
     Raises ConfigError for a precision that this GPU lacks.
     """
@@ -86,7 +91,7 @@ class OnGpu:
         self.xp = xp = backend.xp
         self.spec, self.plan, self.recipe, self.count, self.shuffled = spec, plan, recipe, count, shuffled
         self.layout, dtype, self._dropout = Padded(spec, device.WIDTH), np.dtype(recipe.dtype), recipe.dropout_of(spec)
-        self._operand = operand = _operand(recipe.precision, dtype, xp)
+        self._operand = operand = operand_of(recipe.precision, dtype, xp)
         self.capture = Capture(backend, tf32=recipe.precision == "tf32")
         self.kernels = SimpleNamespace(**{name: partial(rule, xp=xp) for name, rule in device.UPDATES.items()})
         self.params, self.gradient = self._vector(dtype), self._vector(dtype)
@@ -105,8 +110,7 @@ class OnGpu:
         self._data = device.Rows(X, y, xp.ones((1,), dtype=dtype) if weights is None else weights, ids)
         with np.errstate(over="ignore"):
             whole = X.dtype.itemsize == 1 and np.isfinite(np.asarray(1 / scale).astype(operand))
-        # Whole numbers are multiplied with W, and the product with the scale; the unit that b is multiplied with is then
-        # one over it.
+        # Whole numbers are multiplied with W, and the product with the scale; the unit of b is then one over the scale.
         self._load_scale, self._one, self._scale = (1.0, 1 / scale, scale) if whole else (scale, 1.0, 1.0)
         wide = plan.samples * self.layout.shapes[0][0] * operand.itemsize
         fits = plan.batch == plan.samples and not plan.chunk and plan.bytes + wide <= plan.budget
@@ -143,9 +147,7 @@ class OnGpu:
         )
         self.totals, self.history = self._now.totals, self._now.history
         self._now.at.fill(self._done)
-        self._place = device.Place(
-            self._now.at, every, plan.batch, None if self._order is None else self._order.array
-        )
+        self._place = device.Place(self._now.at, every, plan.batch, None if self._order is None else self._order.array)
         with self.capture.on_stream():
             self._batches = self._cut()
 
@@ -201,7 +203,7 @@ class OnGpu:
 
     def _cut(self) -> list[Batch]:
         """The whole batch and, where the samples do not divide, the ragged one behind it, in the same memory."""
-        xp, plan, spec, operand = self.xp, self.plan, self.spec, self._operand
+        xp, plan, _spec, operand = self.xp, self.plan, self.spec, self._operand
         dtype, n, sizes = self.params.dtype, self.plan.tile, self.spec.sizes[1:-1]
         width = self.layout.shapes[0][0]
         if self.resident:
@@ -227,7 +229,8 @@ class OnGpu:
         return batches
 
     def _batch(self, samples: int, whole: Tile) -> Batch:
-        tiles, block = [], 0
+        tiles: list[Tile] = []
+        block = 0
         for start in range(0, samples, self.plan.tile):
             n = min(self.plan.tile, samples - start)
             rows = slice(start, start + n) if self.resident else slice(n)
@@ -235,10 +238,10 @@ class OnGpu:
             inputs = device.Rows(
                 X[rows], y[rows], weights[rows] if self._weighted else weights, ids[rows] if self._named else ids
             )
-            heads = ([a[:n] for a in buffers] for buffers in (whole.A, whole.dA, whole.keep))
+            A, dA, keep = ([a[:n] for a in buffers] for buffers in (whole.A, whole.dA, whole.keep))
             sums = slice(block, block := block + device.blocks(n))
             tiles.append(
-                Tile(start, inputs, *heads, whole.Z[:n], whole.dZ[:n], whole.losses[sums], whole.rights[sums])
+                Tile(start, inputs, A, dA, keep, whole.Z[:n], whole.dZ[:n], whole.losses[sums], whole.rights[sums])
             )
         share = self.xp.zeros((1,), dtype=self.params.dtype)
         share.fill(1 / samples)
@@ -323,10 +326,10 @@ class OnGpu:
         product, inputs, dZ = self.capture.products.dense_backward, [tile.rows.X, *tile.A], tile.dZ
         beta = 1.0 if tile.start else 0.0
         for i in reversed(range(len(self._M))):
-            M, dA = self._M[i], tile.dA[i - 1] if i else None
+            M, dA = self._M[i], tile.dA[i - 1] if i else None  # no gradient of the samples
             alpha = (1.0 if i else self._scale) / batch.boost
             product(dZ, inputs[i], M, None, self._dM[i], None, dA, alpha=alpha, beta=beta)
-            if i:
+            if dA is not None:
                 n = self.spec.sizes[i]
                 if self._dropout:
                     device.dropout_backward(inputs[i], dA, n, tile.keep[i - 1], self._dropout[i - 1], xp=self.xp)
@@ -334,7 +337,7 @@ class OnGpu:
                 dZ = dA[:, : self._M[i - 1].shape[1]]
 
 
-def _operand(precision: str, dtype: Any, xp: Any) -> Any:
+def operand_of(precision: str, dtype: Any, xp: Any) -> Any:
     """The type of what is multiplied."""
     capability = int(xp.cuda.Device().compute_capability)
     if precision in ("tf32", "bfloat16") and capability < 80:

@@ -38,6 +38,7 @@ class EpochEnded:
     _fetch: Callable[[], tuple[float, float, int]] = field(repr=False)
     _state: Callable[[], State] = field(repr=False)
     _model: Callable[[], Model] = field(repr=False)
+    _test: Callable[[], Score | None] = field(repr=False)
     _n: int = field(repr=False)
     _counts: bool = field(repr=False)
     note: str = ""  # what a person should know of the epoch: memory ran out, and the tiles are smaller now
@@ -65,6 +66,13 @@ class EpochEnded:
     def model(self) -> Model:
         """The network as it is now, copied to the host."""
         return self._model()
+
+    def test(self) -> Score | None:
+        """The network as it is now on the test samples; None without any. `seconds` doesn't count what this takes.
+
+        Raises DivergenceError where the outputs are not finite.
+        """
+        return self._test()
 
     def state(self) -> State:
         """All that the run has come to, copied to the host: `train(..., start=state)` goes on from it."""

@@ -13,7 +13,7 @@ from fcgpu.errors import ConfigError, DataError, DeviceError, DeviceMemoryError
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Spec
 from fcgpu.train.events import EpochEnded, Event
-from fcgpu.train.plan import Plan, plan, readable, work_of
+from fcgpu.train.plan import Plan, is_mapped, plan, readable, work_of
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.run import Monitor, Run
 from fcgpu.train.state import State
@@ -41,8 +41,8 @@ def train(
     data : a Dataset, or (X, y) with X (n_samples, n_features) and y (n_samples,) labels or targets, or
         (n_samples, n_outputs) targets: for output="sigmoid" any numbers from 0 to 1, as in multilabel problems.
     recipe, **changes : what to do, and keys of it to change; see `Recipe`.
-    device, threads, memory_budget : where; they change no bit of the result on the CPU, unless the budget (bytes) is
-        too small for the usual tiles.
+    device, threads, memory_budget : where; on the CPU they change no bit of the result. The budget is in bytes; an X
+        that is mapped from disk (np.load(..., mmap_mode="r")) takes none of it there.
     sample_weight : (n_samples,) of 0 or more, or None for equal ones. A batch's loss is its weighted mean.
     start : the state of an earlier run to go on from; State(params) starts from these parameters.
     order : what draws the order of mini-batches: an object with NumPy's permutation(n). Default: from the seed.
@@ -70,6 +70,11 @@ def train(
         )
     held_out = None
     if recipe.early_stopping and monitor is None:
+        if is_mapped(data.X) and data.X.nbytes > (memory_budget or choose("cpu").memory()):
+            raise ConfigError(
+                f"early_stopping=True copies the samples, and the {readable(data.X.nbytes)} of {data.name} are left on "
+                "disk for want of memory: raise the memory budget, or leave early_stopping out"
+            )
         data, weights, held_out = _hold_out(data, weights, recipe)
     y = fit_to(recipe, data)[1]
     beside = 0 if held_out is None else held_out.X.nbytes

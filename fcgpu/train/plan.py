@@ -1,43 +1,36 @@
 """How a run is cut: tiles of rows, lanes of gradients, threads; what lies where; and the bytes, before they are taken.
 
 A batch is cut into tiles, and tile t is added into lane t mod lanes. Tiles and lanes decide the order of every sum, so
-they decide the bits of the result; they depend on the network, the batch and the memory budget, never on the number of
-threads. Threads only decide which lanes run side by side.
+they decide the bits of the result; on the CPU they depend on the network and the batch alone. Threads only decide which
+lanes run side by side, and the memory budget how many threads there are, and how many lanes are in memory at once.
 
-On a GPU there is one lane, the tile is the batch where that fits, and the features lie on the device in their stored
-type. Where memory is short tiles are halved first; where that does not help the features stay on the host, and go
-through the device in chunks (`train/stream.py`).
+On a GPU there is one lane, and `plan_gpu.py` says what lies where.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from mmap import mmap
 from typing import Any
 
 import numpy as np
 
 from fcgpu.backend import Backend, Work, cpu_count
 from fcgpu.errors import ConfigError, DeviceError
-from fcgpu.kernels.device import WIDTH
 from fcgpu.network import Workspace
 from fcgpu.optim.first_order import state_arrays
-from fcgpu.params import Padded, Spec
+from fcgpu.params import Spec
+from fcgpu.train import plan_gpu
 from fcgpu.train.recipe import Recipe
 
 # Chosen on a 2-core Xeon with 2 MB of L2 a core, 784-128-64-10, float32: tiles of 512 to 1,024 rows were within 3 % of
 # each other, 256 and 2,048 rows 5 to 15 % slower.
 TILE_ROWS = 2048
 TILE_BYTES = 8 << 20  # of workspace: wide inputs get fewer rows
-SMALL_TILE = 64  # rows below which a product is mostly overhead
 LANES = 16
 LANE_BYTES = 128 << 20  # of gradients: a large network gets fewer lanes
 LANE_FLOP = 2e8  # multiplications and additions under which a lane is not worth a thread's start, some 50 µs
-
-# Not measured yet, from counts: a tile of 784-128-64-10 is some 30 launches of about 5 µs, so above GPU_TILE_ROWS they
-# are few beside its products, and below GPU_SMALL_TILE reading the features from the host again may be cheaper.
-GPU_TILE_ROWS = 1 << 16
-GPU_SMALL_TILE = 1 << 12
-AHEAD = 1024  # steps, about, whose learning rates, and dropout's keys, a GPU knows
-CHUNK_BYTES = 64 << 20  # of features that go to the device at once; there are two chunks there, and two on the host
+PARTS = 4
+PART_FLOP = 1e7  # likewise of a part of a product, which only waits for a thread that has been started
 
 
 @dataclass(frozen=True)
@@ -55,6 +48,8 @@ class Plan:
     data_bytes: int  # the samples, as far as they lie where the run computes
     work_bytes: int  # parameters, gradients, optimizer state and workspaces
     budget: int
+    held: int = LANES  # lanes that are in memory at once, 2 or more where there are several; the others wait their turn
+    parts: int = 1  # that threads share a small batch in, where one lane is all there is
     chunk: int = 0  # rows of X that go through the GPU at a time; 0 where all of it lies where the run computes
     note: str = ""
 
@@ -85,9 +80,9 @@ def plan(
 ) -> Plan:
     """The plan for X (n_samples, n_features) and y (n_samples, ...), within `memory_budget` bytes (None: what is free).
 
-    The data count as they will lie on the device, X in its stored type; `weighted` where samples have weights; `beside`
-    are bytes of other samples that lie there where X does. Where the budget is short the tile shrinks first, on the CPU
-    then the lanes, on a GPU the features stay on the host; then the tile shrinks again.
+    The data count as they will lie on the device, X in its stored type; on the CPU not at all where X is mapped from
+    disk; `weighted` where samples have weights, `beside` are bytes of other samples that lie where X does. Where the
+    budget is short, fewer lanes are held and then fewer threads used; on a GPU the tile shrinks, and X is left behind.
     Raises ConfigError for a batch larger than the data or a thread count below 1; DeviceError, with the least that
     would do, for a budget that nothing fits.
     """
@@ -98,54 +93,26 @@ def plan(
         raise ConfigError(f'batch={rows} is more than the {n} samples; use batch="full"')
     if threads is not None and threads < 1:
         raise ConfigError(f"threads={threads}: expected 1 or more")
-    size, row_bytes = np.dtype(recipe.dtype).itemsize, X.dtype.itemsize * X.shape[1]
+    resident = y.nbytes + (0 if is_mapped(X) and not backend.on_gpu else X.nbytes)
     there = not backend.on_gpu or backend.holds(X)  # in memory already: what is free is free for the rest
-    counted = X.nbytes + y.nbytes if there else 0
-    budget = backend.memory() + counted if memory_budget is None else memory_budget
-    small = y.nbytes + n * (size * weighted + 4 * bool(recipe.dropout))  # of every sample, beside its features
-    if backend.on_gpu and recipe.shuffle and rows < n:
-        small += 8 * n  # the order
-
-    def sized(cut: Plan) -> Plan:
-        features = 2 * cut.chunk * row_bytes if cut.chunk else X.nbytes + beside
-        return with_work(replace(cut, data_bytes=features + small), spec, recipe, backend)
-
-    whole = Plan(n, rows, rows, 1, 1, 0, 0, budget)
-    cuts = _gpu_cuts(whole, row_bytes, movable=not there) if backend.on_gpu else _cpu_cuts(whole, spec, size, threads)
-    fitted = whole
+    budget = memory_budget
+    if budget is None:
+        budget = backend.memory() + (resident if there else 0)
+    whole = Plan(n, rows, rows, 1, 1, resident, 0, budget)
+    if backend.on_gpu:
+        small = y.nbytes + plan_gpu.sample_bytes(recipe, weighted=weighted, shuffled=recipe.shuffle and rows < n) * n
+        cuts = _on_gpu(whole, spec, X, recipe, small, beside, movable=not there)
+    else:
+        cuts = _on_cpu(whole, spec, X, recipe, threads or cpu_count())
+    cut = whole
     for cut in cuts:
-        fitted = sized(cut)
-        if fitted.bytes <= budget:
-            return fitted
+        if cut.bytes <= budget:
+            return cut
+    npy = "" if is_mapped(X) or backend.on_gpu else "save the data as .npy, which can stay on disk, "
     raise DeviceError(
         f"memory budget of {readable(budget)} is too small; this network and data need at least "
-        f"{readable(fitted.bytes)} on {backend.device}: raise the budget, or use a smaller network or dtype"
+        f"{readable(cut.bytes)} on {backend.device}: raise the budget, {npy}or use a smaller network or dtype"
     )
-
-
-def with_work(cut: Plan, spec: Spec, recipe: Recipe, backend: Backend) -> Plan:
-    """The plan with its work_bytes: vectors of the parameters' length, workspaces, the history of the losses.
-
-    What a GPU's libraries take for themselves is not in it: up to 32 MiB of cuBLAS and the kernels' own code.
-    """
-    size, history = np.dtype(recipe.dtype).itemsize, 24 * recipe.epochs
-    state = 2 * recipe.history_size + 4 if recipe.optimizer == "lbfgs" else state_arrays(recipe.optimizer)
-    chosen = bool(recipe.alpha) + (recipe.optimizer == "adamw") + recipe.early_stopping
-    masks = sum(recipe.hidden) if recipe.dropout else 0
-    if not backend.on_gpu:
-        vectors = 1 + state + chosen + cut.lanes + cut.threads + 2  # 2: temporaries of the update
-        row = size * Workspace.values(spec) + masks + 1
-        return replace(cut, work_bytes=size * vectors * spec.n_params + cut.threads * cut.tile * row + history)
-    operand = 2 if recipe.precision in ("float16", "bfloat16") else size
-    layout = Padded(spec, WIDTH)
-    (first, _), *hidden = layout.shapes
-    n_out = layout.shapes[-1][1]
-    vectors = size * (2 + state + chosen) + (operand if operand < size else 0)
-    if recipe.optimizer == "lbfgs":
-        vectors += 2 * size  # temporaries of an iteration
-    row = operand * (first + 2 * sum(rows for rows, _ in hidden)) + (size + operand) * n_out + masks
-    ahead = max(AHEAD, cut.steps_per_epoch) * (size + (8 * len(recipe.hidden) if recipe.dropout else 0))
-    return replace(cut, work_bytes=vectors * layout.size + cut.tile * row + history + ahead)
 
 
 def work_of(spec: Spec, batch: int) -> Work:
@@ -156,6 +123,13 @@ def work_of(spec: Spec, batch: int) -> Work:
     return Work(float(batch * (2 * first + 3 * sum(others))), 1 + 5 * len(spec.layer_sizes))
 
 
+def is_mapped(X: Any) -> bool:
+    """Is it a NumPy view of a file, of which the system keeps in memory what there is room for?"""
+    while isinstance(X, np.ndarray):
+        X = X.base
+    return isinstance(X, mmap)
+
+
 def readable(n: float) -> str:
     """Bytes as people write them."""
     if n < 1024:
@@ -164,43 +138,48 @@ def readable(n: float) -> str:
     return f"{n / 1024**power:,.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
 
 
-def _cpu_cuts(whole: Plan, spec: Spec, size: int, threads: int | None) -> Iterator[Plan]:
-    """From the fastest to the one that needs least."""
+def _cut_for_cpu(whole: Plan, spec: Spec, size: int) -> Plan:
     flop = 6.0 * spec.n_params * whole.batch
     lanes = int(max(1, min(LANES, LANE_BYTES // (size * spec.n_params), flop // LANE_FLOP, whole.batch)))
+    lanes = 1 << lanes.bit_length() - 1  # so that an even number of threads has equal work
     rows = max(32, min(TILE_ROWS, TILE_BYTES // (size * Workspace.values(spec))))
     rounds = max(1, round(whole.batch / (lanes * rows)))  # tiles a lane; all of one size, so that lanes end together
-    tile, threads = -(-whole.batch // (lanes * rounds)), threads or cpu_count()
+    first = 2.0 * spec.sizes[0] * spec.sizes[1] * whole.batch
+    parts = int(max(1, min(PARTS, first // PART_FLOP))) if lanes == 1 and whole.batch < whole.samples else 1
+    return replace(whole, lanes=lanes, held=lanes, tile=-(-whole.batch // (lanes * rounds)), parts=parts)
+
+
+def _on_gpu(
+    whole: Plan, spec: Spec, X: Any, recipe: Recipe, small: int, beside: int, *, movable: bool
+) -> Iterator[Plan]:
+    row = X.dtype.itemsize * X.shape[1]
+    for tile, chunk in plan_gpu.cuts(whole.samples, whole.batch, row, movable=movable):
+        data = small + (2 * chunk * row if chunk else X.nbytes + beside)
+        work = plan_gpu.work_bytes(spec, recipe, tile, whole.steps_per_epoch)
+        yield replace(whole, tile=tile, chunk=chunk, data_bytes=data, work_bytes=work)
+
+
+def _on_cpu(whole: Plan, spec: Spec, X: Any, recipe: Recipe, threads: int) -> Iterator[Plan]:
+    size, row = np.dtype(recipe.dtype).itemsize, X.dtype.itemsize * X.shape[1]
+    cut = _cut_for_cpu(whole, spec, size)
+    cut = replace(cut, threads=min(threads, max(cut.lanes, cut.parts)))
     while True:
-        yield replace(whole, lanes=lanes, tile=tile, threads=min(threads, lanes))
-        if tile > SMALL_TILE or lanes == 1 < tile:
-            tile = half(tile)
-        elif lanes > 1:
-            lanes //= 2
-        else:
+        yield _sized(cut, spec, size, row, recipe)
+        if cut == (cut := _fewer_at_once(cut)):
             return
 
 
-def _gpu_cuts(whole: Plan, row_bytes: int, *, movable: bool) -> Iterator[Plan]:
-    """From the fastest to the one that needs least; X can stay on the host where it is `movable`."""
-    tile = min(whole.batch, GPU_TILE_ROWS)
-    yield replace(whole, tile=tile)
-    while tile > (GPU_SMALL_TILE if movable else 1):
-        tile = half(tile)
-        yield replace(whole, tile=tile)
-    if not movable:
-        return
-    rows = max(1, CHUNK_BYTES // row_bytes)
-    tile = min(whole.batch, GPU_TILE_ROWS, rows)
-    batches = min(rows, whole.samples) // whole.batch  # whole ones in a chunk; else a chunk is a tile
-    while batches > 1:
-        yield replace(whole, tile=tile, chunk=batches * whole.batch)
-        batches //= 2
-    yield replace(whole, tile=tile, chunk=tile)
-    while tile > 1:
-        tile = half(tile)
-        yield replace(whole, tile=tile, chunk=tile)
+def _fewer_at_once(cut: Plan) -> Plan:
+    """Lanes go first, down to one for each thread and the sum; then threads."""
+    threads = cut.threads if cut.held > cut.threads + 1 else max(1, cut.threads - 1)
+    return replace(cut, threads=threads, held=min(cut.lanes, max(threads + 1, cut.held // 2)))
 
 
-def half(tile: int) -> int:
-    return -(-tile // 2)
+def _sized(cut: Plan, spec: Spec, size: int, row: int, recipe: Recipe) -> Plan:
+    """The plan with its bytes: vectors of the parameters' length; a workspace and a scratch gradient a thread, and for
+    each row of a tile the `row` bytes that it is stored in, where it is taken out of its place.
+    """
+    state = 2 * recipe.history_size + 4 if recipe.optimizer == "lbfgs" else state_arrays(recipe.optimizer)
+    vectors = 1 + state + min(cut.held, cut.lanes) + cut.threads + 2  # 2: temporaries of the update
+    work = cut.threads * cut.tile * (size * Workspace.values(spec) + row)
+    return replace(cut, work_bytes=size * vectors * spec.n_params + work)

@@ -186,7 +186,7 @@ class Recipe:
                     )
         if self.precision != "float32" and self.dtype != "float32":
             raise ConfigError(
-                f"precision={self.precision!r} is for dtype='float32', and dtype is {self.dtype!r}: leave one of them out"
+                f"precision={self.precision!r} is for dtype='float32', not {self.dtype!r}: leave one of them out"
             )
         if self.precision in ("float16", "bfloat16") and self.optimizer == "lbfgs":
             raise ConfigError(

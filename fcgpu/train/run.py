@@ -22,6 +22,7 @@ from fcgpu.train.device import OnGpu
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import KEYS, Recipe
+from fcgpu.train.small import SmallBatches, is_small
 from fcgpu.train.staircase import Staircase, staircase
 from fcgpu.train.state import State
 from fcgpu.train.step import Evaluate, Step
@@ -97,7 +98,8 @@ class Run:
             self.gpu.begin(self.rule, first)
             self.history = self.gpu.history
         else:
-            self.evaluate = Evaluate(
+            evaluate = SmallBatches if is_small(self.plan) else Evaluate
+            self.evaluate = evaluate(
                 spec, (X, y, None if weights is None else weights.reshape(-1, 1)), plan, backend, self.workers, recipe,
                 scale=self.scale, count=self.counts, ids=ids, widths=widths,
             )  # fmt: skip
@@ -132,7 +134,7 @@ class Run:
         rule = FirstOrder(recipe.optimizer, at.params, kernels, self.backend.xp, **options)
         plain = recipe.optimizer == "gradient_descent" and not (recipe.alpha or recipe.gradient_clip)
         if plain and isinstance(at, Evaluate):
-            at.factor = rule.scaled()  # a pass over the parameters less; on a GPU the update is one pass already
+            at.descend(rule)  # a pass over the parameters less; on a GPU the update is one pass already
         return rule
 
     def _restore(self, state: State) -> None:
@@ -165,7 +167,7 @@ class Run:
         recipe, n = self.recipe, self.plan.samples
         yield Started(recipe, self.data, self.spec, self.backend, self.plan)
         looked = time.perf_counter()
-        started = looked - self.seconds
+        self.started = looked - self.seconds
         try:
             while self.epochs < recipe.epochs and not self.stopped:
                 with self.workers.quiet(), self.backend.enough_memory(self.plan.remedy):
@@ -177,14 +179,14 @@ class Run:
                     self._check(self.epochs)
                     looked = time.perf_counter()
                 event = EpochEnded(
-                    self.epochs, recipe.epochs, self.step.steps, time.perf_counter() - started,
+                    self.epochs, recipe.epochs, self.step.steps, time.perf_counter() - self.started,
                     self.evaluate.samples, rate, None, partial(self._fetch, self.epochs - 1), self.state,
-                    self.model, n, self.counts,
+                    self.model, self._test_now, n, self.counts,
                 )  # fmt: skip
                 with self.backend.enough_memory(self.plan.remedy):
                     event, stopped = self._judged(event)
                 self.stopped = stopped or self.rule.finished
-                self.seconds = time.perf_counter() - started
+                self.seconds = time.perf_counter() - self.started
                 yield event
         finally:
             self.workers.close()
@@ -204,26 +206,39 @@ class Run:
 
     def _epoch(self, epoch: int) -> float:
         """Every batch once; returns the last learning rate. Adds the epoch's loss and right answers to the history."""
-        n, size, evaluate, every = self.plan.samples, self.plan.batch, self.evaluate, self.plan.steps_per_epoch
+        n, size = self.plan.samples, self.plan.batch
         order = self._draw() if self.shuffled else None
         if self.gpu is not None:
             self.gpu.epoch(epoch, self._learning_rates, (self.drops, self.halvings), order)
-            return self._learning_rate(self.step.steps - 1, epoch)
+            return self._learning_rates(1, -1)[0]
         if order is not None and self.stairs is not None:
             order = self.stairs.batches(order, size)
+        step, evaluate, total = self.step, self.evaluate, self.recipe.epochs * self.plan.steps_per_epoch
+        assert isinstance(step, Step)
+        assert isinstance(evaluate, Evaluate)
         loss, penalty, correct = (self.history[epoch, i : i + 1] for i in range(3))
-        rates = self._learning_rates(every)
-        for start, rate in zip(range(0, n, size), rates, strict=True):
+        seen = 0 if self.fresh and epoch == 0 else self.samples
+        held = self.rule.learning_rate
+        rate = last = math.nan
+        for start in range(0, n, size):
             stop = min(start + size, n)
-            if self.rule.learning_rate is not None:
-                self.rule.learning_rate.fill(rate)
+            rate = self._learning_rate(Progress(step.steps, total, epoch, seen, self.drops))
+            if rate != last and held is not None:
+                held.fill(rate)
+            last = rate
             share = (stop - start) / n
-            loss += self.step(slice(start, stop) if order is None else order[start:stop], stop - start) * share
+            measured = step(slice(start, stop) if order is None else order[start:stop], stop - start)
+            if not evaluate.kept or self.recipe.alpha:
+                loss += measured * share
             if self.recipe.alpha:
                 penalty += evaluate.penalty * share
-            if self.counts:
+            if self.counts and not evaluate.kept:
                 correct += evaluate.correct
-        return rates[-1]
+        if evaluate.kept:
+            measured, right = evaluate.kept.measured()
+            loss += measured
+            correct += right
+        return rate
 
     def _draw(self) -> Any:
         """An epoch's order (n,), on the host."""
@@ -231,16 +246,17 @@ class Run:
         self.drawn, self._again = order if self.drawn is None else self.drawn, None
         return order
 
-    def _learning_rates(self, n: int) -> list[float]:
-        """Of the next n steps."""
-        every = self.plan.steps_per_epoch
-        return [self._learning_rate(self.step.steps + i, self.epochs + i // every) for i in range(n)]
+    def _learning_rates(self, n: int, first: int = 0) -> list[float]:
+        """Of n steps, from the next on, or from so many behind it; all of this epoch, or of epochs to come."""
+        every, rates = self.plan.steps_per_epoch, []
+        for i in range(first, first + n):
+            step, later = self.step.steps + i, max(0, i // every)
+            seen = 0 if self.fresh and self.epochs + later == 0 else self.samples + later * self.plan.samples
+            at = Progress(step, self.recipe.epochs * every, self.epochs + later, seen, self.drops)
+            rates.append(self._learning_rate(at))
+        return rates
 
-    def _learning_rate(self, step: int, epoch: int) -> float:
-        """Of a step, which is one of this epoch or of one to come."""
-        total = self.recipe.epochs * self.plan.steps_per_epoch
-        seen = 0 if self.fresh and epoch == 0 else self.samples + (epoch - self.epochs) * self.plan.samples
-        at = Progress(step, total, epoch, seen, self.drops)
+    def _learning_rate(self, at: Progress) -> float:
         rate = self.recipe.learning_rate * self._factor(at) * warm_up(at, self._warm_up_steps)
         return math.ldexp(rate, -self.halvings)
 
@@ -304,6 +320,17 @@ class Run:
         return Model(
             self.spec, self._outside(self.evaluate.params), classes, self.scale, self.data.image_shape, self.recipe.name
         )
+
+    def _test_now(self) -> Score | None:
+        """Of the network as it is now, while the run's clock stands still."""
+        if self.data.X_test is None:
+            return None
+        model = self.model()  # which waits for what the device still has to train
+        began = time.perf_counter()
+        try:
+            return self._score(model, self.data.X_test, self.data.y_test)
+        finally:
+            self.started += time.perf_counter() - began
 
     def _score_of_training(self, model: Model) -> Score:
         try:

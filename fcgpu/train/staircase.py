@@ -16,8 +16,10 @@ from fcgpu.backend import Workers
 from fcgpu.train.plan import Plan
 
 BLOCK = 1000  # rows looked at together
+AT_ONCE = 100  # rows of which all features are copied on the way
 WIDE = 0.9  # of the features: what a batch is wide where the order is not worth a copy of the data
 FEW = 32  # features, likewise
+STEP = 32  # widths are multiples of it, so that there are few of them to bind buffers to
 EPOCHS = 4  # as many as pay for the order, and more
 
 
@@ -36,8 +38,12 @@ class Staircase:
         self.nbytes = len(samples) * int(widths.max()) * X.itemsize  # of a copy
 
     def __getitem__(self, part: tuple[Any, slice]) -> Any:
-        rows, columns = part
-        return self.X[self.samples[rows]][:, self.features[columns]]
+        rows, columns = self.samples[part[0]], self.features[part[1]]
+        made = np.empty((len(rows), len(columns)), self.X.dtype)
+        for start in range(0, len(rows), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            made[some] = self.X[rows[some]][:, columns]
+        return made
 
     def copy(self, threads: int) -> Any:
         """The data in the new order, as far as they are not zero."""
@@ -81,7 +87,7 @@ def staircase(X: Any, plan: Plan, epochs: int, *, drawn: bool) -> Staircase | No
     _by_blocks(n, plan.threads, measure)
     batch = np.arange(n) // plan.batch if not drawn else np.zeros(n)
     samples = np.lexsort((-widths, batch))
-    widths = widths[samples]
+    widths = np.minimum(-(-widths[samples] // STEP) * STEP, n_features)
     if plan.batch == n:
         typical = widths.mean()
     else:  # the widest sample of a batch decides

@@ -5,8 +5,9 @@ in device arrays.
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,9 @@ import numpy as np
 from fcgpu.backend import Backend, Workers
 from fcgpu.kernels import dropout
 from fcgpu.network import Network, Workspace
+from fcgpu.optim.first_order import FirstOrder
 from fcgpu.params import Layer, Spec, weights_only
+from fcgpu.train.kept import Kept
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
 
@@ -23,18 +26,18 @@ class Lane(NamedTuple):
     """One of the places where tiles are summed up."""
 
     gradient: Any  # (n_params,)
-    layers: list[Layer]  # views into it
+    layers: Callable[[int], list[Layer]]  # views into it, of the first layer's weights those of so many features
     loss: Any  # () float64
     correct: Any  # () int64
 
     @classmethod
     def empty(cls, spec: Spec, dtype: Any, xp: Any) -> "Lane":
         gradient = xp.zeros((spec.n_params,), dtype=dtype)
-        return cls(gradient, spec.layers(gradient), xp.zeros((), dtype=np.float64), xp.zeros((), dtype=np.int64))
+        return cls(gradient, _views(spec, gradient), xp.zeros((), dtype=np.float64), xp.zeros((), dtype=np.int64))
 
-    def add(self, other: "Lane", width: int) -> None:
+    def add(self, other: "Lane", spec: Spec, width: int) -> None:
         """`other` holds, of the first layer's weights, those of `width` features."""
-        n_features, n_out = self.layers[0].W.shape
+        n_features, n_out = spec.layer_sizes[0]
         used, rest = slice(width * n_out), slice(n_features * n_out, None)
         self.gradient[used] += other.gradient[used]
         self.gradient[rest] += other.gradient[rest]
@@ -54,6 +57,8 @@ class Evaluate:
     update, counted where `count` is true. All stay on the device.
     """
 
+    kept: Kept | None = None  # where the loss is measured later: it is then neither returned nor in `loss`, `correct`
+
     def __init__(
         self,
         spec: Spec,
@@ -71,12 +76,12 @@ class Evaluate:
         xp, dtype, rates = backend.xp, recipe.dtype, recipe.dropout_of(spec)
         self.X, self.y, self.weights = data
         self.widths, self._greatest = widths, spec.sizes[0] if widths is None else int(widths.max())
-        self.net, self.plan, self.workers, self.xp = Network(spec, backend, rates), plan, workers, xp
-        self.scale, self.count, self.clip = scale, count, recipe.gradient_clip
+        self.net, self.plan, self.workers, self.xp = Network(spec, backend, rates, scale), plan, workers, xp
+        self.count, self.clip = count, recipe.gradient_clip
         self.params = xp.zeros((spec.n_params,), dtype=dtype)
-        self.layers = spec.layers(self.params)
+        self._layers = _views(spec, self.params)
         self._alpha = backend.to_device(weights_only(spec, recipe.alpha), dtype=dtype) if recipe.alpha else None
-        self._lanes = [Lane.empty(spec, dtype, xp) for _ in range(plan.lanes)]
+        self._lanes = [Lane.empty(spec, dtype, xp) for _ in range(min(plan.held, plan.lanes))]
         self.gradient, _, self.loss, self.correct = self._lanes[0]  # the others are added into the first
         self.penalty = xp.zeros((), dtype=dtype)
         self.factor: Any = None  # (1,), what the rule wants the gradient multiplied by
@@ -91,6 +96,10 @@ class Evaluate:
             )
             for _ in range(plan.threads)
         )
+
+    def descend(self, rule: FirstOrder) -> None:
+        """Multiply gradients by the rule's learning rate from now on."""
+        self.factor = rule.scaled()
 
     def begin(self, step: int) -> None:
         """Draw the masks of this step, for every evaluation until the next."""
@@ -107,15 +116,24 @@ class Evaluate:
         share = 1 / n_rows if self.weights is None else 1 / self._sum_of_weights(rows)
         lanes = min(self.plan.lanes, -(-n_rows // self.plan.tile))
         if self.widths is not None:
-            self._lanes[0].layers[0].W[self._width(rows) :].fill(0)  # the rule has used the gradient up
-        self.workers.run(partial(self._fill, rows, n_rows, share), lanes)
-        for i, lane in enumerate(self._lanes[1:lanes], 1):
-            self._lanes[0].add(lane, self._width(_part(rows, i * self.plan.tile, n_rows)))
+            self._unused(self._width(rows)).fill(0)  # the rule has used the gradient up
+        total, *others = self._lanes
+        free, done = self._lanes, 0
+        while done < lanes:
+            some = free[: lanes - done]
+            self.workers.run(partial(self._fill, rows, n_rows, share, some, done), len(some))
+            for i, lane in enumerate(some, done):
+                if lane is not total:
+                    total.add(lane, self.net.spec, self._width(part_of(rows, i * self.plan.tile, n_rows)))
+            free, done = others, done + len(some)
+        self._regularise(share)
+        return self.loss if self._alpha is None else self.loss + self.penalty
+
+    def _regularise(self, share: Any) -> None:
         if self._alpha is not None:
             self.net.kernels.add_l2(self.params, self.gradient, self._alpha, share, self.penalty)
         if self.clip:
             self.net.kernels.clip_by_norm(self.gradient, self.clip)
-        return self.loss if self._alpha is None else self.loss + self.penalty
 
     def _sum_of_weights(self, rows: Any) -> Any:
         """Of a batch; where all are 0 a number that makes the loss and its gradient 0."""
@@ -128,28 +146,33 @@ class Evaluate:
             return self._greatest
         return int(self.widths[rows.start if isinstance(rows, slice) else rows[0]])
 
-    def _fill(self, rows: Any, n_rows: int, share: Any, number: int) -> None:
-        """Fill lane `number` from the first of its tiles, and add the others, which are no wider, in order."""
-        net, size, lane = self.net, self.plan.tile, self._lanes[number]
+    def _unused(self, width: int) -> Any:
+        """What the gradient holds of the first layer's weights behind `width` features."""
+        n_features, n_out = self.net.spec.layer_sizes[0]
+        return self.gradient[width * n_out : n_features * n_out]
+
+    def _fill(self, rows: Any, n_rows: int, share: Any, lanes: list[Lane], first: int, i: int) -> None:
+        """Fill lanes[i], lane number first + i, from the first of its tiles; add the others, no wider, in order."""
+        net, size, lane, number = self.net, self.plan.tile, lanes[i], first + i
         whole, scratch = borrowed = self._free.pop()
         into = lane
         for start in range(number * size, n_rows, self.plan.lanes * size):
             stop = min(n_rows, start + size)
-            part = _part(rows, start, stop)
+            part = part_of(rows, start, stop)
             width = self._width(part)
             work = whole.head(stop - start, width)
             weight = share if self.weights is None else self.weights[part] * share
             there = part if self.widths is None else (part, slice(width))
-            net.kernels.load_tile(self.X, there, self.scale, work.A[0])
+            net.kernels.load_tile(self.X, there, 1.0, work.A[0])
             net.loss_and_gradient(
-                _narrow(self.layers, width), _narrow(into.layers, width), work, self.y[part], weight,
+                self._layers(width), into.layers(width), work, self.y[part], weight,
                 count=self.count, factor=self.factor, keys=self.keys, ids=self._ids[part] if net.dropout else None,
             )  # fmt: skip
             work.losses.sum(dtype=np.float64, out=into.loss)
             if self.count:
                 into.correct[...] = self.xp.count_nonzero(work.correct)
             if into is scratch:
-                lane.add(scratch, width)
+                lane.add(scratch, net.spec, width)
             into = scratch
         self._free.append(borrowed)
 
@@ -168,12 +191,12 @@ class Step:
         return self.rule.step(at.params, at.gradient, partial(at, rows, n_rows))
 
 
-def _narrow(layers: list[Layer], width: int) -> list[Layer]:
-    """The layers with the first one's weights of the first features alone."""
-    (W, b), *rest = layers
-    return [Layer(W[:width], b), *rest]
+def _views(spec: Spec, flat: Any) -> Callable[[int], list[Layer]]:
+    """The layers of a flat vector as a function of a width: of the first one's weights those of so many features."""
+    (W, b), *rest = spec.layers(flat)
+    return cache(lambda width: [Layer(W[:width], b), *rest])
 
 
-def _part(rows: Any, start: int, stop: int) -> Any:
+def part_of(rows: Any, start: int, stop: int) -> Any:
     """Rows start to stop of a batch given as a slice or as indices."""
     return slice(rows.start + start, rows.start + stop) if isinstance(rows, slice) else rows[start:stop]

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import Backend
-from fcgpu.train.plan import CHUNK_BYTES, Plan
+from fcgpu.train.plan import Plan
+from fcgpu.train.plan_gpu import CHUNK_BYTES
 
 
 class Stream:

@@ -1,0 +1,36 @@
+"""`fcgpu report`: run directories as one page to look at."""
+
+import json
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from fcgpu.errors import ConfigError
+from fcgpu.formats.atomic import write_atomically
+from fcgpu.report import report as page
+from fcgpu.train.plan import readable
+
+NAME = "report.html"
+
+
+def report(args: Namespace) -> int:
+    out, size = write(args.runs, args.out)
+    if args.json:
+        print(json.dumps({"report": str(out), "bytes": size, "runs": args.runs}))
+    else:
+        about = f"{len(args.runs)} runs, " if len(args.runs) > 1 else ""
+        print(f"{out}: {about}{readable(size)}; open it in a browser")
+    return 0
+
+
+def write(runs: Sequence[str], out: str | None = None) -> tuple[Path, int]:
+    """Write the page: into the run directory, or for several runs into the working folder. (path, bytes).
+
+    Raises ConfigError, CheckpointError, MissingExtraError.
+    """
+    path = Path(out) if out is not None else (Path(runs[0]) if len(runs) == 1 else Path()) / NAME
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"out={str(path)!r}: expected a name that ends in .html, which is what a report is")
+    content = page(runs).encode()
+    write_atomically(path, content)
+    return path, len(content)

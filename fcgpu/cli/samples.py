@@ -1,0 +1,137 @@
+"""The closing check of a run: ten samples, what they are and what the network says of them.
+
+Pictures are shown as such by half blocks, two pixels a character, where standard output is a terminal that can.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.color import Color
+from rich.console import Console
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from fcgpu.data.dataset import Dataset, targets
+from fcgpu.model import Model
+from fcgpu.train.recipe import Recipe
+
+COUNT = 10
+SIDE = 14  # pixels of a picture across and down, and so columns of a terminal: five beside each other take 78
+GAP = 2
+BLOCKS = " ▄▀█"  # by 2 * upper + lower
+WRONG = " ✗"
+PLAIN = 0.4  # grey from which a pixel is ink where there is no grey; chosen by looking at the digits
+
+
+class Samples(NamedTuple):
+    """A title, and of each sample what it is, what the model says, and whether that is another class."""
+
+    title: str
+    X: Any
+    actual: Sequence[str]
+    predicted: Sequence[str]
+    wrong: Sequence[bool]
+
+
+def show_samples(model: Model, data: Dataset, recipe: Recipe) -> None:
+    """The article's last step, on standard output: the first ten samples, of the test samples or the training's."""
+    samples = _first(model, data, recipe)
+    console = Console(highlight=False, markup=False)
+    if data.image_shape is not None and _shows(console, colours := _has_colours(console), data.image_shape):
+        console.print(f"\n{samples.title}\n")
+        console.print(_sheet(samples, data.image_shape, console.width, colours))
+    else:
+        print(f"\n{samples.title}\n{_text(samples)}")
+
+
+def _first(model: Model, data: Dataset, recipe: Recipe) -> Samples:
+    test = recipe.check == "test" and data.X_test is not None
+    X, y = (part[:COUNT] for part in ((data.X_test, data.y_test) if test else (data.X, data.y)))
+    actual, predicted = y if data.classes is None else np.asarray(data.classes)[y], model.predict(X)
+    if model.classes is None:
+        values = [np.reshape(v, (len(X), -1)).tolist() for v in (targets(data, y), predicted)]
+        actual, predicted = ([",".join(f"{v:.4g}" for v in row) for row in rows] for rows in values)
+    actual, predicted = [str(a) for a in actual], [str(p) for p in predicted]
+    wrong = [model.classes is not None and a != p for a, p in zip(actual, predicted, strict=True)]
+    return Samples(f"the first {len(X)} {'test' if test else 'training'} samples", X, actual, predicted, wrong)
+
+
+def _text(samples: Samples) -> str:
+    """A row of what they are and one of what the model says, and a mark under each that is wrong."""
+    width = max(map(len, (*samples.actual, *samples.predicted)))
+    rows = {"actual": samples.actual, "predicted": samples.predicted}
+    if any(samples.wrong):
+        rows["wrong"] = ["^" if wrong else "" for wrong in samples.wrong]
+    return "\n".join(f"{name:<11}{' '.join(w.rjust(width) for w in words)}".rstrip() for name, words in rows.items())
+
+
+def _has_colours(console: Console) -> bool:
+    """Shades of grey: 256 colours or more, and nobody asked for none."""
+    return console.color_system in ("256", "truecolor") and not console.no_color
+
+
+def _shows(console: Console, colours: bool, shape: tuple[int, ...]) -> bool:
+    """Is it a terminal that has the characters, and the colours that a colour picture needs?"""
+    try:
+        (BLOCKS + WRONG).encode(console.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return console.is_terminal and not console.is_dumb_terminal and (colours or len(shape) == 2)
+
+
+def _sheet(samples: Samples, shape: tuple[int, ...], width: int, colours: bool) -> Table:
+    """The pictures in rows of as many as fit, each with its two words."""
+    X = np.asarray(samples.X, np.float64).reshape(-1, *shape)
+    X = (X - X.min()) / (np.ptp(X) or 1)
+    cells = []
+    for picture, actual, predicted, wrong in zip(X, *samples[2:], strict=True):
+        cell = _picture(_shrunk(picture), colours)
+        cell.append(f"\nactual {actual}\n")
+        cell.append(f"predicted {predicted}{WRONG if wrong else ''}", "bold red" if wrong else "")
+        cells.append(cell)
+    widest = min(width, max(SIDE, *(line.cell_len for cell in cells for line in cell.split())))
+    beside = next((n for n in (COUNT, 5, 4, 3, 2) if n * widest + (n - 1) * GAP <= width), 1)
+    sheet = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False)
+    for _ in range(beside):
+        sheet.add_column(width=widest, no_wrap=True, overflow="ellipsis")
+    for i in range(0, len(cells), beside):
+        if i:
+            sheet.add_row()
+        sheet.add_row(*cells[i : i + beside])
+    return sheet
+
+
+def _shrunk(picture: Any) -> Any:
+    """A picture (height, width, ...) of at most SIDE pixels each way, an even number down, by averages of areas."""
+    height, width = picture.shape[:2]
+    scale = min(1, SIDE / max(height, width))
+    rows, columns = 2 * max(1, round(height * scale / 2)), max(1, round(width * scale))
+    return np.einsum("rh,hw...,cw->rc...", _shares(rows, height), picture, _shares(columns, width), optimize=True)
+
+
+def _shares(n: int, m: int) -> Any:
+    """(n, m): how much of each of n equal parts of a line is each of m."""
+    edges = np.linspace(0, m, n + 1)
+    lows, highs = edges[:-1, None], edges[1:, None]
+    overlap = np.minimum(highs, np.arange(1, m + 1)) - np.maximum(lows, np.arange(m))
+    return np.clip(overlap, 0, None) * n / m
+
+
+def _picture(pixels: Any, colours: bool) -> Text:
+    """Pixels (rows, columns) or (rows, columns, 3) of 0 to 1 as half blocks."""
+    text = Text(no_wrap=True)
+    for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
+        for pair in zip(upper, lower, strict=True):
+            if colours:
+                text.append("▀", Style(color=_colour(pair[0]), bgcolor=_colour(pair[1])))
+            else:
+                text.append(BLOCKS[2 * (pair[0] > PLAIN) + (pair[1] > PLAIN)])
+        text.append("\n")
+    text.right_crop(1)
+    return text
+
+
+def _colour(pixel: Any) -> Color:
+    return Color.from_rgb(*np.broadcast_to(np.rint(255 * pixel), (3,)).tolist())

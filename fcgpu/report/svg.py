@@ -1,0 +1,48 @@
+"""Plots as SVG that takes its colours from the page, so that it suits a light and a dark one. Needs the extra `report`.
+
+Words in a plot are fixed ones; what a file says is shown by the page, as text.
+"""
+
+import hashlib
+import io
+import re
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from fcgpu.report.page import Markup
+
+INK, GRID, PAGE = "#010203", "#040506", "#070809"  # stand-ins, replaced by the page's colours
+COLOURS = tuple(f"#0a0b0{i}" for i in range(8))  # stand-ins for the page's --c0, --c1, ...
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fcgpu",
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GRID,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+styled = matplotlib.rc_context(STYLE)  # a decorator, for what draws
+
+
+def svg(figure: Figure) -> Markup:
+    """The figure as an svg element whose ids are its own and whose colours are the page's. Equal figures are equal."""
+    written = io.StringIO()
+    figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = re.sub(r"<metadata>.*?</metadata>", "", written.getvalue().partition("<svg")[2], flags=re.DOTALL)
+    mark = f"p{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
+    text = re.sub(r'(\bid="|url\(#|href="#)', lambda found: found[1] + mark, text)
+    text = text.replace(INK, "currentColor").replace(GRID, "var(--line)").replace(PAGE, "var(--page)")
+    text = re.sub("#0a0b0([0-7])", r"var(--c\1)", text)
+    return Markup("<svg" + re.sub(r' (width|height)="[^"]*pt"', "", text))

@@ -1,0 +1,57 @@
+"""Logits of small batches, kept until there are enough to measure their loss at once.
+
+A step needs the gradient of its loss, and nobody needs the loss itself before the epoch ends. On a batch of ten it
+would cost as much as the products of a layer.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fcgpu.network import Network
+
+BYTES = 256 << 10  # of logits: what is measured at once stays in the cache
+
+
+class Kept:
+    """The logits (rows, n_outputs) of the batches since `measured`, with their targets and, if any, weights."""
+
+    def __init__(self, net: Network, batch: int, samples: int, dtype: Any, *, count: bool) -> None:
+        rows = max(batch, min(samples, BYTES // (np.dtype(dtype).itemsize * net.spec.sizes[-1])))
+        self._net, self._count, self._share = net, count, 1 / samples
+        self._logits = np.empty((rows, net.spec.sizes[-1]), dtype)
+        self._losses, self._correct = np.empty((rows, 1), dtype), np.empty((rows,), bool)
+        self._loss, self._right, self._used = 0.0, 0, 0
+        self._y: list[Any] = []
+        self._weights: list[Any] = []
+
+    def room(self, y: Any, weight: Any = None) -> Any:
+        """Where the logits (n, n_outputs) of a batch go, whose targets are y (n, ...).
+
+        weight (n, 1) multiplies the losses; without one they are divided by the number of samples.
+        """
+        if self._used + len(y) > len(self._logits):
+            self._measure()
+        start, self._used = self._used, self._used + len(y)
+        self._y.append(y)
+        if weight is not None:
+            self._weights.append(weight)
+        return self._logits[start : self._used]
+
+    def measured(self) -> tuple[float, int]:
+        """Σ weight * loss of all samples since the last call, and how many of the answers were right."""
+        self._measure()
+        measured, self._loss, self._right = (self._loss, self._right), 0.0, 0
+        return measured
+
+    def _measure(self) -> None:
+        if not self._used:
+            return
+        Z, losses, correct = (a[: self._used] for a in (self._logits, self._losses, self._correct))
+        y, weight = np.concatenate(self._y), np.concatenate(self._weights) if self._weights else self._share
+        self._net.measure(Z, y, weight, losses)
+        self._loss += float(losses.sum(dtype=np.float64))
+        if self._count:
+            self._net.kernels.count_correct(Z, y, correct)
+            self._right += int(np.count_nonzero(correct))
+        self._used, self._y, self._weights = 0, [], []

@@ -1,0 +1,360 @@
+"""`fcgpu report`: its figures are those of the run, nothing that a file says is more than text, no page asks anyone."""
+
+import base64
+import io
+import json
+import math
+import os
+import re
+import sys
+from html import unescape
+
+import numpy as np
+import pytest
+from browser import visit
+from command import call, csv
+
+import fcgpu
+
+pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[report]'")
+
+from fcgpu.report import judged, runs
+from fcgpu.report.page import Markup, document, element
+from fcgpu.train.recipe import to_toml
+
+SHAPE = (9, 8)
+EVIL = "<script>window.ran = 1</script>\"'><img src=x onerror='window.ran = 1'>$\\frac{$=HYPERLINK(\"http://x.invalid\")&lt;"
+
+
+def blots(n, seed):
+    """Pictures of three kinds, which a small network tells apart but for a few: uint8 (n, 72), labels (n,)."""
+    random = np.random.default_rng(seed)
+    y = np.arange(n) % 3
+    X = random.integers(0, 150, (n, *SHAPE))
+    for i, kind in enumerate(y):
+        X[i, 3 * kind : 3 * kind + 3, 2:6] += 80
+    return X.reshape(n, -1).astype(np.uint8), y
+
+
+def idx(folder, X, y, kind):
+    """The two files of MNIST's format."""
+    folder.mkdir(exist_ok=True)
+    for name, array in ((f"{kind}-images-idx3-ubyte", X.reshape(-1, *SHAPE)), (f"{kind}-labels-idx1-ubyte", y)):
+        head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+        (folder / name).write_bytes(head + array.astype(np.uint8).tobytes())
+
+
+def train(*words):
+    result = call("train", *words, "--device", "cpu", "--quiet")
+    assert result.code == 0, result.err
+
+
+def page(*words):
+    """The page of `fcgpu report words...`."""
+    result = call("report", *words, "--json")
+    assert result.code == 0, result.err
+    with open(json.loads(result.out)["report"], encoding="utf-8") as file:
+        return file.read()
+
+
+def read(html):
+    """The words of a page, without markup."""
+    text = re.sub(r"<(style|svg|script).*?</\1>|<[^>]*>", " ", html, flags=re.DOTALL)
+    return " ".join(unescape(text).split())
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A run on pictures with its own report, not to be written to."""
+    folder = tmp_path_factory.mktemp("pictures")
+    idx(folder / "data", *blots(200, 1), "train")
+    idx(folder / "data", *blots(90, 2), "t10k")
+    recipe = ("--hidden", 5, "--epochs", 40, "--learning-rate", "0.02")
+    train(folder / "data", *recipe, "--out", folder / "run", "--report")
+    return folder
+
+
+def copied(pictures, tmp_path):
+    os.makedirs(tmp_path / "run")
+    for file in (pictures / "run").iterdir():
+        (tmp_path / "run" / file.name).write_bytes(file.read_bytes())
+    return tmp_path / "run"
+
+
+def test_the_figures_are_those_of_the_run(pictures):
+    html = (pictures / "run/report.html").read_text(encoding="utf-8")
+    result = json.loads((pictures / "run/result.json").read_text())
+    words = read(html)
+    assert f"test accuracy {100 * result['test_accuracy']:.2f} %" in words
+    assert f"{result['samples_per_second']:,.0f} samples/s" in words
+    model = fcgpu.load_model(pictures / "run/model.safetensors")
+    X, y = blots(90, 2)
+    P = model.predict_proba(X)
+    wrong = [i for i in np.argsort(P[np.arange(90), y], kind="stable") if P[i].argmax() != y[i]]
+    assert 0 < len(wrong) < 24, "the data are to be learned, but for a few"
+    assert f"{len(wrong)} of 90 test samples are answered wrongly" in words
+    rows = re.findall(r'<th scope="row" title="\d">\d</th>(.*?)</tr>', html)
+    found = [[int(n) for n in re.findall(r'class="(?:hit|miss|none)"[^>]*>(\d+)<', row)] for row in rows]
+    expected = np.zeros((3, 3), int)
+    np.add.at(expected, (y, P.argmax(axis=1)), 1)
+    assert found == expected.tolist()
+    mistakes = html[html.index("The worst mistakes") : html.index("Drawn by lot")]
+    assert [int(n) for n in re.findall(r"number (\d+)", mistakes)] == wrong
+    shown = re.search(r'base64,([^"]*)" alt="sample (\d+): predicted (\d), is (\d)"', mistakes)
+    i = int(shown[2])
+    assert (int(shown[3]), int(shown[4])) == (P[i].argmax(), y[i])
+    image = pytest.importorskip("PIL.Image").open(io.BytesIO(base64.b64decode(shown[1])))
+    assert np.asarray(image).ravel().tolist() == X[i].tolist()
+    assert html.count('alt="unit ') == 5
+    recipe, rest = words[words.index("Recipe data") :].split("All other keys, at their defaults")
+    assert all(line in recipe for line in ("hidden 5", "learning_rate 0.02", "epochs 40", "batch full"))
+    assert "momentum 0.9" in rest
+    assert "device cpu" in rest
+
+
+def test_the_curves_are_the_history(pictures):
+    found = runs.read(str(pictures / "run")).history
+    lines = [json.loads(line) for line in (pictures / "run/history.jsonl").read_text().splitlines()]
+    for key in ("epoch", "seconds", "loss", "accuracy"):
+        assert found[key].tolist() == [line[key] for line in lines]
+    assert (found["loss"] - found["penalty"] > 0).all()
+    tested = [line["epoch"] for line in lines if "test_loss" in line]
+    assert tested == [1, *range(2, 41, 2)]
+    assert np.isfinite(found["test_accuracy"]).sum() == len(tested)
+
+
+def test_a_page_in_a_browser(browser, pictures):
+    for width, scheme in ((390, "dark"), (1200, "light")):
+        size = {"width": width, "height": 800}
+        with visit(browser, pictures / "run/report.html", viewport=size, color_scheme=scheme) as seen:
+            assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+            assert seen.page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+            assert seen.page.locator("figure > svg").count() == 4
+            colour = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (colour == "rgb(255, 255, 255)") == (scheme == "light")
+            drawn = "getComputedStyle(document.querySelector('figure > svg path[style*=\"--c0\"]')).stroke"
+            assert re.fullmatch(r"rgb\(\d+, \d+, \d+\)", seen.page.evaluate(drawn))
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A run directory that a stranger made to harm whoever looks at it."""
+    folder = tmp_path / "<b onclick=alert(1)>&'\"$x$"
+    folder.mkdir()
+    X, y = blots(60, 3)
+    labels = np.array([EVIL, "</script><script>window.ran = 1</script>", "${1}\u202e"])[y]
+    np.savez(tmp_path / "data.npz", X=X, y=labels)
+    recipe = fcgpu.Recipe(
+        name=EVIL, description=EVIL + "x" * 5000, data=str(tmp_path / "data.npz"), hidden=(3,), epochs=2, batch=60
+    )
+    *_, done = fcgpu.train(fcgpu.load(tmp_path / "data.npz"), recipe, device="cpu")
+    with_shape = fcgpu.Model(**vars(done.model) | {"image_shape": SHAPE, "recipe": EVIL})
+    fcgpu.save_model(with_shape, folder / "model.safetensors")
+    (folder / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
+    lines = [
+        '{"epoch": 1, "seconds": 1e999, "loss": NaN, "accuracy": -Infinity}',
+        '{"epoch": 2, "seconds": 2, "loss": 1e308, "accuracy": 1' + "0" * 400 + ', "test_loss": -1e308}',
+        json.dumps({"epoch": 3, "seconds": EVIL, "loss": EVIL, "accuracy": [EVIL], EVIL: EVIL}),
+        '{"epoch": 4, "seconds": 3, "loss": 1.5, "accuracy": 0.5, "test_loss": 1.25, "test_accuracy": 7}',
+        '{"epoch": 5, "seconds": -1e20, "loss": -3, "accuracy": true}',
+        '{"epoch": 1' + "0" * 5000 + "}",
+        "[" * 100_000,
+        EVIL,
+    ]
+    (folder / "history.jsonl").write_text("\n".join(lines) + "\n")
+    said = dict.fromkeys(
+        ("device", "hardware", "why", "ended", "system", "fcgpu_version", "python", "stopped", "model_sha256"), EVIL
+    )
+    said |= {"packages": {EVIL: EVIL}, "blas": [EVIL], "seconds": EVIL, "batch": 10**300, "test_accuracy": math.nan}
+    (folder / "result.json").write_text(json.dumps(said))
+    return folder
+
+
+def test_nothing_of_a_hostile_run_runs(browser, hostile, tmp_path):
+    alone, both = tmp_path / "alone.html", tmp_path / "both.html"
+    page(hostile, "--out", alone)
+    page(hostile, hostile, "--out", both)
+    for path in (alone, both):
+        with visit(browser, path) as seen:
+            assert seen.page.evaluate("window.ran") is None
+            assert seen.page.locator("[onclick], [onerror], img:not([src^='data:'])").count() == 0
+            assert seen.page.locator("script").count() == (2 if path == alone else 0)  # of the page to draw on
+            assert EVIL in seen.page.locator("body").inner_text()
+    assert "history.jsonl: 3 of the lines read are not" in read(alone.read_text(encoding="utf-8"))
+
+
+def test_the_page_forbids_what_an_escape_would_miss(browser, tmp_path):
+    """The same payload as markup: the policy in the page's head stops it. Without the policy it runs."""
+    ours = Markup("<script>document.title = 'ours'</script>")
+    (tmp_path / "page.html").write_text(document("title", [ours]).replace("</body>", f"{EVIL}</body>"))
+    (tmp_path / "open.html").write_text(f"<title>title</title>{EVIL}")
+    ran = []
+    for name in ("page.html", "open.html"):
+        with pytest.raises(AssertionError), visit(browser, tmp_path / name) as seen:
+            ran.append((seen.page.title(), seen.page.evaluate("window.ran")))
+    assert ran == [("ours", None), ("title", 1)]
+
+
+def test_text_is_text():
+    assert element("p", "<b>", element("i", "&"), title='"') == '<p title="&quot;">&lt;b&gt;<i>&amp;</i></p>'
+    assert element("p", "a\0b\u202ec\ud800") == "<p>a\ufffdb\ufffdc\ufffd</p>"
+    assert len(element("p", "x" * 10**6)) < 3000
+
+
+@pytest.mark.parametrize(
+    ("gone", "said", "left"),
+    [
+        ("model.safetensors", "No model: ", "Learning curves"),
+        ("history.jsonl", "No history.jsonl: ", "Which classes"),
+        ("result.json", "This run has not come to its end: epoch 40 of 40", "Which classes"),
+    ],
+)
+def test_what_is_missing_is_said_and_the_rest_is_shown(pictures, tmp_path, gone, said, left):
+    run = copied(pictures, tmp_path)
+    (run / gone).unlink()
+    words = read(page(run))
+    assert said in words
+    assert left in words
+    os.mkfifo(run / gone)  # which must not be waited for
+    assert runs.read(str(run)).missing
+
+
+def test_data_that_are_gone_or_others_are_said_to_be(pictures, tmp_path):
+    run = copied(pictures, tmp_path)
+    recipe = (run / "recipe.toml").read_text()
+    other = csv(tmp_path / "other.csv", [0, 1, 0], np.ones((3, 2)))
+    for data, said in ((tmp_path / "gone.csv", "no such file or folder"), (other, "2 features")):
+        (run / "recipe.toml").write_text(recipe.replace(str(pictures / "data"), str(data)))
+        words = read(page(run))
+        assert re.search(f"Nothing is shown of the samples: .*{said}", words)
+        assert "Weights of the first layer" in words
+
+
+def test_test_samples_that_have_changed_are_noticed(pictures, tmp_path):
+    run, said = copied(pictures, tmp_path), "not those of the run any more"
+    assert said not in read((pictures / "run/report.html").read_text(encoding="utf-8"))
+    idx(tmp_path / "data", *blots(200, 1), "train")
+    idx(tmp_path / "data", *blots(90, 9), "t10k")
+    recipe = (run / "recipe.toml").read_text()
+    (run / "recipe.toml").write_text(recipe.replace(str(pictures / "data"), str(tmp_path / "data")))
+    assert said in read(page(run))
+
+
+def kinds():
+    random = np.random.default_rng(4)
+    X = random.standard_normal((120, 4))
+    values = np.c_[X[:, 0] + X[:, 1], X[:, 2]] + 0.1 * random.standard_normal((120, 2))
+    return {
+        "regression": ({"X": X, "y": values}, ("--output", "identity")),
+        "multilabel": ({"X": X, "y": (values > 0).astype(float)}, ("--output", "sigmoid")),
+        "binary": ({"X": X, "y": (values[:, 0] > 0).astype(int)}, ("--output", "sigmoid", "--early-stopping")),
+        "many": ({"X": np.repeat(X[:40], 3, axis=0), "y": np.arange(120) // 3}, ()),
+    }
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_every_kind_of_model(tmp_path, kind):
+    arrays, words = kinds()[kind]
+    np.savez(tmp_path / "d.npz", **arrays)
+    train(tmp_path / "d.npz", "--hidden", 4, "--epochs", 30, *words, "--out", tmp_path / "run")
+    html = page(tmp_path / "run")
+    said = read(html)
+    assert "There are no test samples" in said
+    model = fcgpu.load_model(tmp_path / "run/model.safetensors")
+    X, y = arrays["X"], arrays["y"]
+    P = model.predict_proba(X).astype(np.float64)
+    if kind == "regression":
+        fit = 1 - ((P - y) ** 2).sum(axis=0) / ((y - y.mean(axis=0)) ** 2).sum(axis=0)
+        assert [float(v) for v in re.findall(r"output \d (-?\d\.\d{4})", said)] == pytest.approx(fit, abs=1e-4)
+        assert html.count("<svg") == 2 + 2 * y.shape[1]
+    elif kind == "multilabel":
+        assert f"{100 * np.mean(((P > 0.5) == y).all(axis=1)):.2f} % of the 120 training samples have every" in said
+        assert f"label 1 {y[:, 1].sum():.0f} {(P[:, 1] > 0.5).sum()}" in said
+    elif kind == "binary":
+        wrong = (P[:, 0] > 0.5) != y
+        assert f"{wrong.sum()} of 120 training samples" in said
+        assert re.search("training validation", said)
+    else:
+        assert "only the most frequent mistakes" in said
+        assert "taken for" in said
+
+
+def test_several_runs_are_compared(pictures, tmp_path):
+    for name, words in (("a", ("--epochs", 3)), ("b", ("--epochs", 5, "--activation", "tanh"))):
+        train(pictures / "data", "--hidden", 4, *words, "--out", tmp_path / name)
+    html = page(tmp_path / "a", tmp_path / "b", "--out", tmp_path / "both.html")
+    table = html[html.index("What differs") :]
+    rows = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', table)
+    assert [(key, re.findall("<td>(.*?)</td>", cells)) for key, cells in rows] == [
+        ("activation", ["relu", "tanh"]),
+        ("epochs", ["3", "5"]),
+    ]
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in "ab"]
+    best = max(result["test_accuracy"] for result in results)
+    assert f"<b>{100 * best:.2f} %</b>" in html
+    assert html.count("<svg") == 4
+
+
+def test_values_beyond_all_measure_are_no_traceback(tmp_path):
+    recipe = fcgpu.Recipe(data=str(tmp_path / "d.npz"), output="identity", hidden=(2,), epochs=1)
+    (tmp_path / "recipe.toml").write_text(to_toml(recipe))
+    for y in ([1e308, -1e308, 0.5, 1.5], [1e17, 1e17 + 16, 1e17, 1e17], [0.5, 0.5, 0.5, 0.5]):
+        X = np.ones((4, 2))
+        *_, done = fcgpu.train((X, np.array([0.5, 0.7, 0.1, 0.2])), recipe, device="cpu")
+        fcgpu.save_model(done.model, tmp_path / "model.safetensors")
+        np.savez(tmp_path / "d.npz", X=X, y=np.array(y))
+        assert "Predicted and actual" in read(page(tmp_path))
+
+
+def test_a_long_history_is_thinned(tmp_path):
+    lines = [{"epoch": i, "loss": 1 / i} | ({"test_loss": 2 / i} if i % 999 == 0 else {}) for i in range(1, 10_000)]
+    torn = '{"epoch": 10000, "lo'
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + torn)
+    (tmp_path / "recipe.toml").write_text(to_toml(fcgpu.Recipe()))
+    files = runs.read(str(tmp_path))
+    assert not [words for words in files.missing if words.startswith("history")]
+    found = files.history
+    assert len(found["epoch"]) <= runs.MOST_POINTS + 10
+    assert found["epoch"][-1] == 9999
+    assert np.isfinite(found["test_loss"]).sum() == 10
+    assert (np.diff(found["epoch"]) > 0).all()
+
+
+def test_a_report_is_refused_in_one_line(pictures, tmp_path):
+    for words, said in (
+        ((tmp_path,), "no recipe.toml there; expected a run directory"),
+        ((pictures / "run", "--out", tmp_path / "a.pdf"), "expected a name that ends in .html"),
+        ((pictures / "run", "--out", tmp_path / "no/a.html"), "cannot be written"),
+    ):
+        result = call("report", *words)
+        assert (result.code, result.out) == (2, "")
+        assert re.fullmatch(f"fcgpu: error: .*{re.escape(said)}.*\n", result.err)
+
+
+def test_without_matplotlib_the_install_line_comes_before_the_training(pictures, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for words in (("report", pictures / "run"), ("train", "deep", "--out", tmp_path / "run", "--report")):
+        result = call(*words)
+        assert (result.code, result.err.count("\n")) == (2, 1)
+        assert "pip install 'fcgpu[report]'" in result.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_report_that_is_refused_costs_no_result(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("fcgpu.cli.report.NAME", "missing/report.html")
+    run = ("--hidden", 2, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run", "--report", "--json")
+    result = call("train", pictures / "data", *run)
+    assert result.code == 2
+    assert json.loads(result.out)["epochs"] == 1
+    assert "report.html: cannot be written" in result.err
+    fcgpu.load_model(tmp_path / "run/model.safetensors")
+
+
+def test_one_output_of_two_classes_has_both_probabilities(tmp_path):
+    X = np.array([[-1.0], [2.0]])
+    np.savez(tmp_path / "d.npz", X=X, y=np.array([0, 1]))
+    train(tmp_path / "d.npz", "--output", "sigmoid", "--hidden", "", "--epochs", 1, "--out", tmp_path / "run")
+    run = runs.read(str(tmp_path / "run"))
+    P = judged.judged(run).P
+    assert P.sum(axis=1) == pytest.approx(1)
+    assert P[:, 1] == pytest.approx(run.model.predict_proba(X)[:, 0])

@@ -1,0 +1,183 @@
+"""The closing check of ten samples: pictures where a terminal can show them, words where it cannot."""
+
+import contextlib
+import io
+import os
+import re
+
+import numpy as np
+import pytest
+from command import finish, start
+from rich.console import Console
+from rich.text import Text
+
+import fcgpu
+from fcgpu.cli.samples import BLOCKS, PLAIN, show_samples
+
+CONSOLE = Console()
+COLOURS = {"TERM": "xterm", "COLORTERM": "truecolor"}
+SHADES = {"TERM": "xterm-256color"}
+
+
+class Screen(io.StringIO):
+    """Standard output as a terminal of some encoding."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+class Model:
+    """What `show_samples` asks of one, with the answers of a test."""
+
+    def __init__(self, answers, classes=tuple(range(10))):
+        self.answers, self.classes = answers, classes
+
+    def predict(self, X):
+        return self.answers[: len(X)]
+
+
+@pytest.fixture
+def shown(monkeypatch, mnist):
+    """What a screen gets to see of the first test digits, the fourth taken for an 8, unless told otherwise."""
+
+    def show(environment, columns=80, data=mnist, model=None, screen=None):
+        for name in ("TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in (environment | {"COLUMNS": str(columns)}).items():
+            monkeypatch.setenv(name, value)
+        screen = Screen() if screen is None else screen
+        with contextlib.redirect_stdout(screen):
+            show_samples(model or Model(np.array([7, 2, 1, 8, 4, 1, 4, 9, 5, 9])), data, fcgpu.Recipe())
+        return screen.getvalue()
+
+    return show
+
+
+def pixels(told, i, colour):
+    """The i-th of five pictures beside each other, read back from the screen: (14, 14) of `colour(style)` or ink."""
+    lines = Text.from_ansi(told).split("\n")[3 + 10 * (i // 5) :][:7]
+    image = np.zeros((14, 14))
+    for row, line in enumerate(lines):
+        for column in range(14):
+            at = 16 * (i % 5) + column
+            if colour:
+                style = line.get_style_at_offset(CONSOLE, at)
+                image[2 * row : 2 * row + 2, column] = colour(style.color), colour(style.bgcolor)
+            else:
+                character = BLOCKS.index(line.plain[at : at + 1] or " ")
+                image[2 * row : 2 * row + 2, column] = character // 2, character % 2
+    return image
+
+
+def averages(X):
+    return X.reshape(14, 2, 14, 2).mean((1, 3))
+
+
+def test_the_digits_in_greys(shown, mnist):
+    told = shown(COLOURS)
+    for i in range(10):
+        grey = pixels(told, i, lambda colour: colour.get_truecolor().red)
+        np.testing.assert_allclose(grey, averages(mnist.X_test[i]), atol=0.5001)
+
+
+@pytest.mark.parametrize("environment", [SHADES | {"NO_COLOR": "1"}, {"TERM": "xterm"}])
+def test_the_digits_without_shades(shown, mnist, environment):
+    told = shown(environment)
+    assert not re.search(r"\x1b\[[\d;]*[34]8;", told)
+    for i in range(10):
+        np.testing.assert_array_equal(pixels(told, i, None), averages(mnist.X_test[i]) > 255 * PLAIN)
+
+
+def test_no_colour_is_no_colour(shown):
+    assert not re.search(r"\x1b\[[\d;]*3\d", shown({"TERM": "xterm-256color", "NO_COLOR": "1"}))
+
+
+@pytest.mark.parametrize(("columns", "beside"), [(30, 2), (14, 1), (80, 5), (200, 10)])
+def test_as_many_as_fit_beside_each_other(shown, columns, beside):
+    lines = Text.from_ansi(shown(COLOURS, columns)).plain.split("\n")
+    assert max(map(len, lines)) <= max(columns, 25)  # 25: the title
+    actual = [line.split() for line in lines if line.startswith("actual")]
+    assert [len(words) // 2 for words in actual] == [beside] * (10 // beside)
+    assert [word for words in actual for word in words[1::2]] == list("7210414959")
+    predicted = [line for line in lines if line.startswith("predicted")]
+    assert re.findall(r"predicted (\d( ✗)?)", " ".join(predicted))[3] == ("8 ✗", " ✗")
+    assert " ".join(predicted).count("✗") == 1
+
+
+class Latin(Screen):
+    encoding = "iso-8859-1"
+
+
+@pytest.mark.parametrize(
+    ("environment", "screen"),
+    [({"TERM": "dumb"}, Screen), (COLOURS, Latin), (COLOURS, io.StringIO)],
+    ids=["dumb", "latin", "file"],
+)
+def test_words_where_pictures_cannot_be(shown, environment, screen):
+    assert shown(environment, screen=screen()) == (
+        "\nthe first 10 test samples\n"
+        "actual     7 2 1 0 4 1 4 9 5 9\n"
+        "predicted  7 2 1 8 4 1 4 9 5 9\n"
+        "wrong            ^\n"
+    )
+
+
+def test_what_is_no_picture_is_words(shown, blobs):
+    right = fcgpu.dataset(blobs.X, blobs.y).y[:10]
+    assert shown(COLOURS, data=fcgpu.dataset(blobs.X, blobs.y), model=Model(right)).splitlines()[1:] == [
+        "the first 10 training samples", *(f"{w:<11}{' '.join(map(str, right))}" for w in ("actual", "predicted")),
+    ]  # fmt: skip
+
+
+def test_pictures_of_colours_other_shapes_and_long_names(shown):
+    random = np.random.default_rng(0)
+    X = random.integers(0, 256, (4, 20 * 64 * 3), dtype=np.uint8)
+    X[0, :2] = 0, 255
+    names = np.array(["a cat", "not a cat", "a cat", "a" * 100])
+    data = fcgpu.dataset(X, names, image_shape=(20, 64, 3))
+    told = shown(COLOURS, data=data, model=Model(names, data.classes))
+    lines = Text.from_ansi(told).split("\n")
+    style = lines[3].get_style_at_offset(CONSOLE, 0)
+    mean = X[0].reshape(4, 5, 64, 3)[0].reshape(5, 64, 3)  # the uppermost of four rows
+    mean = (mean[:, :4].sum((0, 1)) + mean[:, 4].sum(0) * 4 / 7) / (5 * (4 + 4 / 7))  # 64 columns make 14
+    np.testing.assert_allclose(style.color.get_truecolor(), mean, atol=0.51)
+    assert max(line.cell_len for line in lines) == 80
+    assert "▀" not in shown(COLOURS | {"NO_COLOR": "1"}, data=data, model=Model(names, data.classes))
+
+
+def test_values_have_no_mark(shown):
+    data = fcgpu.dataset(np.eye(4), np.array([0.5, 1.5, 2.5, 3.25]), image_shape=(2, 2))
+    told = Text.from_ansi(shown(COLOURS, data=data, model=Model(np.array([0.5, 1.25, 2, 3]), None))).plain
+    assert re.findall(r"(?:actual|predicted) \S+", told) == [
+        *(f"actual {v}" for v in ("0.5", "1.5", "2.5", "3.25")), *(f"predicted {v}" for v in ("0.5", "1.25", "2", "3")),
+    ]  # fmt: skip
+    assert "✗" not in told
+
+
+def test_several_values_of_a_sample_stand_together(shown):
+    data = fcgpu.dataset(np.eye(3), np.array([[0.5, 1], [2, 3.25], [-1, 0]]))
+    assert shown(COLOURS, data=data, model=Model(data.y + 0.25, None)).splitlines()[1:] == [
+        "the first 3 training samples",
+        "actual          0.5,1     2,3.25       -1,0",
+        "predicted   0.75,1.25   2.25,3.5 -0.75,0.25",
+    ]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_the_command_in_a_terminal(tmp_path, mnist):
+    np.savez(tmp_path / "d.npz", X=mnist.X[:100].reshape(-1, 28, 28), y=mnist.y[:100])
+    master, slave = os.openpty()
+    words = ("train", tmp_path / "d.npz", "--epochs", 1, "--out", tmp_path / "run")
+    process = start(*words, stdout=slave, environment=SHADES | {"COLUMNS": "80"})
+    os.close(slave)
+    told = b""
+    with contextlib.suppress(OSError), open(master, "rb", buffering=0) as screen:
+        while part := screen.read(1 << 16):
+            told += part
+    assert finish(process).code == 0
+    told = told.decode().replace("\r\n", "\n").split("the first 10 training samples")[1]
+    assert "38;5;" in told
+    grey = pixels(f"\n{told}", 0, lambda colour: colour.get_truecolor().red)
+    np.testing.assert_allclose(grey, averages(mnist.X[0]), atol=12)  # 24 shades
