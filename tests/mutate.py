@@ -98,7 +98,7 @@ def is_right(name, found, content):
         return from_toml("again", to_toml(found).encode()) == found
     if name == "csv":
         lines = re.split(r"\r\n|\r|\n", content.decode("utf-8-sig"))
-        rows = [line.split(",") for line in lines if line.strip()]
+        rows = [[field.strip() for field in line.split(",")] for line in lines if line.strip()]
         header, table = len(rows) - len(found.X), rows[-len(found.X) :]
         return header in (0, 1) and is_table(found, np.array([list(map(float, row)) for row in table]))
     if name == "npy":

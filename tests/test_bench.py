@@ -194,14 +194,16 @@ def test_readers_of_the_csv_agree(out, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("case", [FIT, FIT_SINGLE], ids=lambda case: case.name)
-def test_both_estimators_learn_the_same_from_the_same_program(case, out, monkeypatch):
+def test_both_estimators_learn_the_same_from_the_same_program(case, out, mnist, monkeypatch):
     pytest.importorskip("sklearn")
+    fewer = dataclasses.replace(mnist, X_test=mnist.X_test[:1000], y_test=mnist.y_test[:1000])
+    monkeypatch.setattr(fcgpu, "load", lambda source: fewer)
     monkeypatch.setattr("bench.run.gpu", lambda: None)
-    case = dataclasses.replace(case, rows=2000, batch=2000, rounds=1)
+    case = dataclasses.replace(case, rows=1000, batch=1000, rounds=1)
     times, said = run(case, ["bench.estimators.ours", "bench.estimators.scikit"], out)
     assert set(times) == {"ours", "scikit"}, said
     accuracy = Session("bench.estimators.ours").check(case)
-    assert 0.7 < accuracy < 1
+    assert 0.5 < accuracy < 1
     assert not case.agrees(accuracy - 0.003, accuracy)
     assert case.agrees(accuracy - 0.002, accuracy)
 

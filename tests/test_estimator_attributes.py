@@ -1,6 +1,7 @@
 """What a fitted estimator keeps and how it goes on: attributes, warm_start, partial_fit as scikit-learn has them."""
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ def assert_same_attributes(a, b):
             assert getattr(a, name) is None
         else:
             assert getattr(a, name) == pytest.approx(getattr(b, name), abs=1e-6)
+    assert {name for name in vars(b) if name.endswith("_")} <= set(vars(a))
     assert hasattr(a, "classes_") == hasattr(b, "classes_")
     if hasattr(b, "classes_"):
         np.testing.assert_array_equal(a.classes_, b.classes_)
@@ -60,6 +62,19 @@ def test_attributes_are_scikit_learns(kind, early_stopping):
     X, y = problem(kind)
     a, b = pair(kind, max_iter=5, batch_size=16, early_stopping=early_stopping, validation_fraction=0.25)
     assert_same_attributes(a.fit(X, y), b.fit(X, y))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd", "adam"])
+def test_every_attribute_that_scikit_learn_documents_is_there(name, solver):
+    pd = pytest.importorskip("pandas")
+    theirs = getattr(neural_network, name)
+    section = theirs.__doc__.split("Attributes\n")[1].split("See Also")[0]
+    documented = set(re.findall(r"^    (\w+_) : ", section, re.MULTILINE))
+    assert len(documented) >= 14
+    X, y = problem("binary" if name == "MLPClassifier" else "regression")
+    model = getattr(fcgpu, name)(solver=solver, max_iter=2).fit(pd.DataFrame(X, columns=list("abcdef")), y)
+    assert [key for key in documented if not hasattr(model, key)] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,6 @@
 """Estimators on the double of a GPU: features that lie there stay there, and answers come back as device arrays."""
 
+import pickle
 import sys
 from types import SimpleNamespace
 
@@ -10,7 +11,9 @@ pytest.importorskip("sklearn")
 
 from device_double import DeviceArray, double_backend
 from peers import ours, problem, weights
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
 
 import fcgpu
 from fcgpu.estimator import base
@@ -85,3 +88,35 @@ def test_what_cannot_be_learned_from_is_refused(device):
         model = ours("multiclass", max_iter=1).fit(device.xp.asarray(np.nan_to_num(X)), y)
     with pytest.raises(ValueError, match="5 features"):
         model.predict(device.xp.asarray(np.nan_to_num(X[:, :5])))
+
+
+def test_no_device_is_asked_for_before_fit_and_a_forked_process_asks_anew(monkeypatch):
+    asked = []
+    monkeypatch.setattr(base, "choose", lambda device: asked.append(device) or fcgpu.choose("cpu"))
+    model = clone(ours("multiclass", device="cuda:3").set_params(alpha=0.1))
+    grid = GridSearchCV(pickle.loads(pickle.dumps(model)), {"alpha": [0.1, 1.0]})
+    assert "alpha" in grid.get_params()["estimator"].get_params()
+    assert not asked
+    base.backend_for("cuda:3"), base.backend_for("cuda:3")
+    assert asked == ["cuda:3"]
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    base.backend_for("cuda:3")
+    assert asked == ["cuda:3", "cuda:3"]
+    base._backend_of.cache_clear()
+
+
+def test_a_model_that_was_trained_on_a_device_is_pickled_without_it(device):
+    X, y = problem("multiclass")
+    model = ours("multiclass", **GIVEN).fit(device.xp.asarray(X), y)
+    assert not [value for value in pickle_parts(model) if isinstance(value, DeviceArray)]
+    copy = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(copy.predict(device.xp.asarray(X))._host, model.predict(device.xp.asarray(X))._host)
+
+
+def pickle_parts(value):
+    """What a pickle of it holds."""
+    yield value
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    inside = [*inside, *getattr(value, "__dict__", {}).values()]
+    for part in inside:
+        yield from pickle_parts(part)

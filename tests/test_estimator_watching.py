@@ -1,5 +1,7 @@
 """Looking on while an estimator learns: callbacks, validation data, monitors, progress."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -79,6 +81,19 @@ def test_an_exception_of_a_callback_comes_through():
 
     with pytest.raises(optuna.TrialPruned):
         ours("multiclass", callbacks=[pruned]).fit(X, y)
+
+
+def test_the_pruning_of_the_readme_prunes():
+    optuna = pytest.importorskip("optuna")
+    blocks = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split("```python\n")
+    (program,) = (block.split("```")[0] for block in blocks if "import optuna" in block)
+    (X_train, y_train), (X_val, y_val) = halves("multiclass")
+    names = {"X_train": X_train, "y_train": y_train, "X_val": X_val, "y_val": y_val}
+    exec(program, names)
+    states = [trial.state for trial in names["study"].trials]
+    assert len(states) == 20
+    assert {optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.COMPLETE} == set(states)
+    assert names["study"].best_value > 0.7
 
 
 def test_callbacks_change_no_bit():

@@ -50,7 +50,7 @@ def trained(data, recipe, **where):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"optimizer": "lbfgs", "learning_rate": 0.001}, {"dtype": "float64"}, {"batch": 9000, "dropout": 0.2}],
+    [{"optimizer": "lbfgs", "learning_rate": 0.001}, {"dtype": "float64"}, {"batch": 18_000, "dropout": 0.2}],
     ids=["lbfgs", "float64", "batches"],
 )
 def test_data_larger_than_the_budget_give_the_same_bits(changes, table):

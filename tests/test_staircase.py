@@ -118,9 +118,13 @@ def test_no_bit_depends_on_the_copy(monkeypatch):
     assert (short == ample).all()
 
 
+@pytest.mark.parametrize("batch", ["full", 64])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_going_on_from_a_state_is_going_on(optimizer):
+def test_going_on_from_a_state_is_going_on(optimizer, batch):
+    if optimizer in FULL_BATCH and batch != "full":
+        return
     options = {"hidden": (8,), "epochs": 6, "optimizer": optimizer, "early_stopping": True, "device": "cpu"}
+    options |= {"batch": batch}
     for event in fcgpu.train(sparse(), **options):
         if isinstance(event, fcgpu.EpochEnded) and event.epoch == 3:
             state = event.state()
