@@ -1,4 +1,4 @@
-"""`python -m bench run | report | trust`."""
+"""`python -m bench run | report | trust | gpu`."""
 
 import argparse
 import sys
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from bench import memory, race, startup
 from bench.cases import TIMED, TRAIN
+from bench.gpu import session
+from bench.gpu.session import PARTS
 from bench.rows import Writer
 from bench.run import peers_of, run_case
 from bench.session import PeerError, Remote
@@ -35,7 +37,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     trust.add_argument("--case", choices=[case.name for case in TRAIN], default="batch-128")
     trust.add_argument("--rounds", type=int, default=101)
+    gpu = commands.add_parser("gpu", help="all that is to be learned from a quarter of an hour with a GPU, as one JSON")
+    gpu.add_argument("--parts", metavar="NAME,...", help=f"default: {','.join(PARTS)}")
+    gpu.add_argument("--seconds", type=float, default=780.0, help="for all parts together; default: %(default)s")
+    gpu.add_argument(
+        "--out", type=Path, default=Path("bench/results"), help="a folder for gpu.json; default: %(default)s"
+    )
     args = words.parse_args(argv)
+    if args.command == "gpu":
+        return session.run(_chosen(args.parts, PARTS, "--parts", words), args.out, args.seconds, "cuda", say)
     if args.command == "report":
         from bench.report import write
 

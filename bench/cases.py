@@ -33,6 +33,7 @@ class Work:
     batch: int
     learning_rate: float
     device: str  # "cpu" or "cuda"
+    precision: str = "float32"  # of the products: also "tf32", "bfloat16" on a GPU; a peer that lacks it says so
 
     def features(self, dtype: Any = np.float32) -> Any:
         """X * scale (n, n_features)."""
@@ -57,6 +58,7 @@ class Case:
     sizes: tuple[int, ...] = SIZES
     checked: int = CHECKED  # updates before the answers are compared
     tolerance: float = 1e-5  # relative, of the loss (float32 differs by 1e-7); or the share of labels that may differ
+    precision: str = "float32"
 
     @property
     def checks(self) -> "Case":
@@ -78,7 +80,7 @@ class Case:
         spec = fcgpu.Spec(self.sizes, "sigmoid", "sigmoid", "glorot")
         gain = VARIED if self.verb == "setup_predict" else 1
         start = [(gain * layer.W, layer.b) for layer in spec.layers(initial(spec, SEED))]
-        return Work(X, y, data.scale, start, self.batch, RATE, device)
+        return Work(X, y, data.scale, start, self.batch, RATE, device, self.precision)
 
     def agrees(self, answer: Any, reference: Any) -> bool:
         """Is a peer's answer the reference's: its loss within the tolerance, its labels but for ties of rounding?"""

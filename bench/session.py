@@ -59,9 +59,17 @@ class Session:
         self._timed()
         self.set_up(case)
 
-    def call(self) -> float:
-        """Seconds of one call of `step`."""
-        return self._timed()[0]
+    def call(self, times: int = 1) -> float:
+        """Seconds of one call of `step`, of `times` in a row."""
+        if times == 1:
+            return self._timed()[0]
+
+        def steps() -> Any:
+            for _ in range(times):
+                answer = self._step()
+            return answer
+
+        return float(self.peer.CLOCKS[self.device](steps)[0]) / times
 
     def resident(self) -> int:
         """Bytes resident now."""
@@ -96,10 +104,15 @@ class Remote:
             self._process.start()
         end.close()
 
-    def ask(self, verb: str, *arguments: Any, **options: Any) -> Any:
-        """The session's answer. Raises PeerError with the peer's own error in one line."""
+    def ask(self, verb: str, *arguments: Any, within: float | None = None, **options: Any) -> Any:
+        """The session's answer. Raises PeerError with the peer's own error in one line, or where none comes `within`
+        so many seconds, which ends the peer.
+        """
         try:
             self._pipe.send((verb, arguments, options))
+            if within is not None and not self._pipe.poll(within):
+                self._process.terminate()
+                raise PeerError(f"it did not {verb} within {within:g} s")
             kind, answer = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join()

@@ -3,6 +3,7 @@
 Everything above asks `choose` once and then works on arrays through `Backend.xp`. What stays out: any formula.
 """
 
+import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -10,15 +11,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcgpu.errors import ConfigError, DeviceError
+from fcgpu.errors import ConfigError, DeviceError, DeviceMemoryError
 
 CPU_SPARE = 0.5  # the share of free memory that a run may plan with: the rest is for the data and for other programs
 GPU_SPARE = 0.9
 INSTALL = "pip install 'fcgpu[cuda12]' (or cuda13, by the CUDA version that nvidia-smi shows)"
+
+
+# A launch costs a GPU what a CPU multiplies and adds meanwhile. An estimate, not measured: 5 µs, between some 2 of a
+# launch in a graph and 8 of one through CuPy, at 50 GFLOP/s, half of what one core of the development machine reaches.
+# `python -m bench gpu --parts crossover` measures it.
+LAUNCH_FLOP = 2.5e5
+
+
+class Work(NamedTuple):
+    """One step of what a device is chosen for: its multiplications and additions, and a GPU's launches for it."""
+
+    flop: float
+    launches: int
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,29 @@ class Backend:
         if self.on_gpu:
             self.xp.cuda.get_current_stream().synchronize()
 
+    def ran_out(self, error: BaseException) -> bool:
+        """Does the error say that there is no memory left? CuPy's own is a MemoryError; the driver, which loads a
+        kernel where it is first launched, and cuBLAS have words for it.
+        """
+        words = ("OUT_OF_MEMORY", "cudaErrorMemoryAllocation", "ALLOC_FAILED")
+        return isinstance(error, MemoryError) or (self.on_gpu and any(word in str(error) for word in words))
+
+    @contextmanager
+    def enough_memory(self, otherwise: str) -> Iterator[None]:
+        """DeviceMemoryError, with these words, where a GPU has too little of it for what is inside."""
+        try:
+            yield
+        except Exception as error:
+            if not (self.on_gpu and self.ran_out(error)):
+                raise
+            raise DeviceMemoryError(f"{self.device} ran out of memory ({_line(error)}): {otherwise}") from error
+
+    def give_back(self) -> None:
+        """Memory that no array uses goes back to the device, also what a caught error kept alive."""
+        gc.collect()
+        if self.on_gpu:
+            self.xp.get_default_memory_pool().free_all_blocks()
+
     def memory(self) -> int:
         """Bytes that a run may plan with."""
         if self.on_gpu:
@@ -63,15 +100,19 @@ class Backend:
         return int(CPU_SPARE * _free_host_memory())
 
 
-def choose(device: str = "auto") -> Backend:
-    """The backend for `device`: "auto" (the GPU when it works, else the CPU), "cpu", "cuda" or "cuda:N".
+def choose(device: str = "auto", work: Work | None = None) -> Backend:
+    """The backend for `device`: "auto", "cpu", "cuda" or "cuda:N". Makes the chosen GPU the thread's current device.
 
-    Makes the chosen GPU the calling thread's current device.
+    "auto" is the GPU when it works, else the CPU; with `work` so little that a GPU is expected to spend more time on
+    launches than the CPU on all of it, the CPU.
     Raises ConfigError for another word; DeviceError, with cause and remedy, for a GPU that cannot work.
     """
     if device == "cpu":
         return _cpu("asked for")
     if device == "auto":
+        if work and work.flop < LAUNCH_FLOP * work.launches:
+            step, least = work.flop / 1e6, LAUNCH_FLOP * work.launches / 1e6
+            return _cpu(f"a step is {step:.2g} MFLOP: expected to be faster here, and on a GPU from {least:.2g} on")
         try:
             return _gpu(0, "a product ran on it")
         except DeviceError as error:

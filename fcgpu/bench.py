@@ -17,6 +17,7 @@ from fcgpu.data.dataset import Dataset, dataset
 from fcgpu.params import Spec
 from fcgpu.train import train
 from fcgpu.train.events import EpochEnded
+from fcgpu.train.plan import work_of
 
 HIDDEN = ((128, 64), (512, 256), (1024, 1024))
 BATCHES: tuple[int | str, ...] = (10, 128, 1024, "full")
@@ -74,12 +75,6 @@ def measure(
         for sizes in hidden:
             for batch in batches:
                 yield _throughput(limits, data, sizes, batch, seconds, threads)
-
-
-def operations(spec: Spec) -> int:
-    """Additions and multiplications a sample: the three products of each layer, of the first the two it needs."""
-    products = [2 * n_in * n_out for n_in, n_out in spec.layer_sizes]
-    return 3 * sum(products) - products[0]
 
 
 def traffic(spec: Spec, batch: int, itemsize: int, feature_size: int) -> float:
@@ -167,6 +162,6 @@ def _throughput(
     rate = samples / spent
     return Throughput(
         backend, spec.sizes, batch, samples, spent,
-        rate * operations(spec) / limits.flops,
+        rate * work_of(spec, 1).flop / limits.flops,
         rate * traffic(spec, rows, 4, data.X.itemsize) / limits.bandwidth,
     )  # fmt: skip

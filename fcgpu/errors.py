@@ -22,6 +22,10 @@ class DeviceError(FcgpuError):
     """The device asked for cannot work, or does not have the memory."""
 
 
+class DeviceMemoryError(DeviceError):
+    """A GPU ran out of memory."""
+
+
 class DivergenceError(FcgpuError, ValueError):
     """The loss or the parameters stopped being finite."""
 

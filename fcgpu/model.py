@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,9 +114,10 @@ class Model:
                 f"X has {X.shape[1]} features, the model was trained with {self.spec.sizes[0]}; "
                 "give the same columns as in training"
             )
-        out = in_tiles(compute, self.spec, backend.to_device(self.params), X, backend, threads, self.scale)
-        xp = backend.xp if backend.holds(out) else np
-        finite = backend.to_host(xp.all(xp.isfinite(out), axis=1))
+        with backend.enough_memory("free its memory, or use device='cpu'"):
+            out = in_tiles(compute, self.spec, backend.to_device(self.params), X, backend, threads, self.scale)
+            xp = backend.xp if backend.holds(out) else np
+            finite = backend.to_host(xp.all(xp.isfinite(out), axis=1))
         if not finite.all():
             raise DivergenceError(
                 f"the model's outputs for sample {int(np.argmin(finite))} are not finite: expected features of the "
@@ -131,12 +133,29 @@ def in_tiles(
 
     params (n_params,) is on the device. The answer is on the device where X is, else on the host. Nothing is checked.
     """
-    net, xp, dtype = Network(spec, backend, scale=scale), backend.xp, params.dtype
+    in_tiles_of = partial(_in_tiles, compute, spec, params, X, backend, threads, scale)
+    row = params.dtype.itemsize * Workspace.values(spec)
+    if not backend.on_gpu:
+        return in_tiles_of(max(16, TILE_BYTES // row))
+    tile = min(X.shape[0], max(1, min(GPU_TILE_BYTES, backend.memory() // 2) // (row + X.dtype.itemsize * X.shape[1])))
+    while tile > 1:
+        try:
+            return in_tiles_of(tile)
+        except Exception as error:
+            if not backend.ran_out(error):
+                raise
+        backend.give_back()
+        tile = -(-tile // 2)
+    return in_tiles_of(1)
+
+
+def _in_tiles(
+    compute: Compute, spec: Spec, params: Any, X: Any, backend: Backend, threads: int | None, scale: float, tile: int
+) -> Any:
+    net, xp, dtype, n = Network(spec, backend, scale=scale), backend.xp, params.dtype, X.shape[0]
     layers = spec.layers(params)
     workers = Workers(1 if backend.on_gpu else threads or cpu_count())
-    room = GPU_TILE_BYTES if backend.on_gpu else TILE_BYTES
-    n = X.shape[0]
-    tile = min(n, max(16, room // (dtype.itemsize * Workspace.values(spec))))
+    tile = min(n, tile)
     n_tiles = -(-n // tile)
     free = deque(Workspace(spec, tile, dtype, xp, backward=False) for _ in range(min(workers.threads, n_tiles)))
     resident = backend.holds(X)

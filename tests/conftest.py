@@ -1,5 +1,6 @@
 """Fixtures: the backends that a test runs on, and read-only arrays that make an illegal in-place write fail."""
 
+import gc
 import os
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # SciPy reads it when imported; scikit-learn's array checks need it
@@ -7,6 +8,7 @@ os.environ.setdefault("SCIPY_ARRAY_API", "1")  # SciPy reads it when imported; s
 import numpy as np
 import pytest
 from browser import chromium
+from device_double import double_backend
 from threadpoolctl import threadpool_limits
 
 import fcgpu
@@ -41,6 +43,21 @@ def gpu():
 def backend(request):
     """Each backend in turn."""
     return fcgpu.choose("cpu") if request.param == "numpy" else request.getfixturevalue("gpu")
+
+
+@pytest.fixture(params=["double", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request, monkeypatch):
+    """The GPU, and its double where there is none: what is written for the one has then run on the other."""
+    return double_backend(monkeypatch) if request.param == "double" else request.getfixturevalue("gpu")
+
+
+@pytest.fixture
+def little_garbage():
+    """What is there before the test is left alone by the garbage collector, which a run out of memory calls."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

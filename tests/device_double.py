@@ -29,7 +29,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from stream_double import Cublas, Memory, Streams, pinned
+from memory_double import Memory
+from stream_double import Cublas, Streams, is_pinned, pinned
 
 from fcgpu.backend import Backend
 from fcgpu.kernels import device
@@ -128,9 +129,16 @@ class DeviceArray:
             raise TypeError(f"{arr.dtype} array cannot be set to {self.dtype} array")
         if self.shape != arr.shape:
             raise ValueError(f"Shape mismatch. Old shape: {self.shape}, new shape: {arr.shape}")
+        if not self._host.flags.c_contiguous:
+            raise RuntimeError("Cannot set to non-contiguous array")
+        assert stream is None or is_pinned(arr), "a copy from memory that is not pinned makes the host wait"
         xp.uploads += 1
         xp.upload_bytes += arr.nbytes
-        xp.streams.launch(lambda target: np.copyto(target, arr), self._host)
+        xp.streams.launch(lambda target: np.copyto(target, arr), self._host, stream=stream)
+
+    @property
+    def device(self):
+        return self._xp.cuda.Device(0)
 
     def sum(self, axis=None, dtype=None, out=None, keepdims=False):
         return self._xp.sum(self, axis, dtype, out, keepdims)
@@ -229,16 +237,17 @@ class DeviceDouble:
     def __init__(self):
         self.synchronisations = self.uploads = self.upload_bytes = self.copies = 0
         self.launches, self.allocations = Counter(), 0
-        self._device = SimpleNamespace(compute_capability="90")
-        self.memory = Memory()
+        self.memory = Memory(FREE_BYTES)
+        self._device = SimpleNamespace(id=0, use=lambda: None, compute_capability="90")
         self.streams, self.cublas = Streams(self.memory), Cublas(self)
         self.cuda = SimpleNamespace(
             get_current_stream=lambda: self.streams.current,
-            runtime=SimpleNamespace(memGetInfo=lambda: (FREE_BYTES, FREE_BYTES), is_hip=False),
+            get_elapsed_time=lambda begin, end: 1.0,  # nothing here takes the time that it would take there
+            runtime=SimpleNamespace(memGetInfo=self.memory.info, is_hip=False),
             Stream=self.streams.make,
             Event=self.streams.event,
             alloc_pinned_memory=pinned,
-            Device=lambda: self._device,
+            Device=lambda number=0: self._device,
             device=SimpleNamespace(get_cublas_handle=lambda: self._HANDLE),
             cublas=self.cublas.of_cupy(),
         )
@@ -373,7 +382,7 @@ class DeviceDouble:
         return self._new(np.arange(stop, dtype=dtype))
 
     def get_default_memory_pool(self):
-        return SimpleNamespace(free_bytes=lambda: 0)
+        return self.memory
 
     def ElementwiseKernel(
         self, in_params, out_params, operation, name="kernel", *, preamble="", loop_prep="", after_loop=""

@@ -11,8 +11,9 @@ that is an error. cuBLAS reads and writes by the definition of BLAS, in columns,
 
 import ctypes
 import itertools
-import weakref
+import threading
 from collections import Counter
+from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import ml_dtypes
@@ -26,62 +27,13 @@ class Recording(RuntimeError):
     """What CUDA, or CuPy before it, says of a call that a recorded stream does not take."""
 
 
-def owner_of(host):
-    """The array that owns the memory of a view."""
-    while host.base is not None:
-        host = host.base
-    return host
-
-
-class Memory:
-    """The device's memory: who owns which addresses, without keeping it alive."""
-
-    def __init__(self):
-        self._owners = {}
-
-    def add(self, host):
-        owner = owner_of(host)
-        key = id(owner)
-        self._owners[key] = weakref.ref(owner, lambda _: self._owners.pop(key, None))
-
-    def holds(self, host):
-        return id(owner_of(host)) in self._owners
-
-    def view(self, address, shape, strides, dtype):
-        """What lies at an address; IndexError where that is not, or not wholly, one piece of the device's memory."""
-        end = address + dtype.itemsize + sum(max(0, n - 1) * s for n, s in zip(shape, strides, strict=True))
-        for reference in list(self._owners.values()):
-            owner = reference()
-            if owner is not None and (first := owner.ctypes.data) <= address < first + owner.nbytes:
-                if end > first + owner.nbytes:
-                    raise IndexError(f"cuBLAS is sent {end - first - owner.nbytes} bytes beyond the end of an array")
-                flat = owner.ravel("K").view(np.uint8)  # a view, also of an array by columns
-                return np.ndarray(shape, dtype, flat, address - first, strides)
-        raise IndexError("cuBLAS is sent to an address that is not the device's")
-
-    def borrowed(self, host):
-        """A function that gives the same view again as long as its memory is there."""
-        if not (isinstance(host, np.ndarray) and self.holds(host)):
-            return lambda: host
-        owner = owner_of(host)
-        reference, offset = weakref.ref(owner), host.ctypes.data - owner.ctypes.data
-        shape, strides, dtype = host.shape, host.strides, host.dtype
-
-        def again():
-            if (there := reference()) is None:
-                raise RuntimeError("a graph uses memory that was freed")
-            return np.ndarray(shape, dtype, there.ravel("K").view(np.uint8), offset, strides)
-
-        return again
-
-
 class Streams:
     """cupy.cuda's streams, for one device double. `launch` is how everything runs that runs on the device."""
 
     def __init__(self, memory):
         self.memory, self._numbers = memory, itertools.count(1)
         self.null = Stream(self, 0)
-        self._stack = [self.null]
+        self._stack, self.one_at_a_time = [self.null], threading.RLock()
         self.counts = Counter()
         self.lengths = []  # launches in each graph that was recorded
 
@@ -89,9 +41,9 @@ class Streams:
     def current(self):
         return self._stack[-1]
 
-    def launch(self, function, *hosts):
-        """Run function(*hosts) in the current stream, or record it."""
-        stream = self.current
+    def launch(self, function, *hosts, stream=None):
+        """Run function(*hosts) in a stream, the current one where none is given, or record it."""
+        stream = self.current if stream is None else stream
         if stream.recorded is not None:
             again = [self.memory.borrowed(host) for host in hosts]
             stream.recorded.append(lambda: function(*(view() for view in again)))
@@ -131,10 +83,11 @@ class Stream:
 
     def catch_up(self, until=None):
         until = len(self.queue) if until is None else until
-        while self.done < until:
-            run, self.queue[self.done] = self.queue[self.done], None
-            self.done += 1
-            run()
+        with self._streams.one_at_a_time:
+            while self.done < until:
+                run, self.queue[self.done] = self.queue[self.done], None
+                self.done += 1
+                run()
 
     def synchronize(self):
         if self.recorded is not None:
@@ -148,10 +101,14 @@ class Stream:
         return event
 
     def wait_event(self, event):
+        """For what the event marks now; it may be recorded again before this stream comes here."""
+        if event.stream is None:
+            return
+        reach = partial(event.stream.catch_up, event.position)
         if self is self._streams.null:
-            event.reached()
+            reach()
         else:
-            self.queue.append(event.reached)
+            self.queue.append(reach)
 
     def begin_capture(self, mode=None):
         if self.ptr == 0:
@@ -206,6 +163,12 @@ class Graph:
 def pinned(size):
     """cupy.cuda.alloc_pinned_memory: memory of the host, with nothing in it that means anything."""
     return bytearray(b"\xff" * size)
+
+
+def is_pinned(host):
+    while isinstance(host, np.ndarray):
+        host = host.base
+    return isinstance(host.obj if isinstance(host, memoryview) else host, bytearray)
 
 
 class Cublas:

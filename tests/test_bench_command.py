@@ -22,7 +22,7 @@ def small(monkeypatch):
 def test_operations_of_a_sample_are_those_of_its_products():
     spec = fcgpu.Spec((3, 2, 4))
     forward, weights, below = 3 * 2 + 2 * 4, 3 * 2 + 2 * 4, 2 * 4
-    assert bench.operations(spec) == 2 * (forward + weights + below)
+    assert bench.work_of(spec, 1).flop == 2 * (forward + weights + below)
 
 
 def test_traffic_of_a_sample_is_its_features_twice_and_its_share_of_the_update():
@@ -44,7 +44,7 @@ def test_limits_come_first_and_then_every_network_and_batch(small):
         assert row.samples % 64 == 0
         assert row.seconds >= 0.01
         assert row.compute_share == pytest.approx(
-            row.samples_per_second * bench.operations(fcgpu.Spec(row.sizes)) / first.flops
+            row.samples_per_second * bench.work_of(fcgpu.Spec(row.sizes), 1).flop / first.flops
         )
 
 

@@ -22,7 +22,7 @@ from fcgpu.kernels.updates import UPDATES
 from fcgpu.optim import FULL_BATCH
 from fcgpu.optim.schedules import SCHEDULES
 from fcgpu.params import Padded, Spec
-from fcgpu.train import capture, run
+from fcgpu.train import capture, plan_gpu, run
 from fcgpu.train.capture import Capture, Steps
 from fcgpu.train.upload import Upload
 
@@ -53,7 +53,7 @@ def blobs(stored="float64"):
 def trained(backend, data=None, **changes):
     """(numbers of every epoch, the state after each, Finished)."""
     changes = {"hidden": (7, 4), "epochs": 4, **changes}
-    options = {key: changes.pop(key) for key in ("start", "memory_budget", "sample_weight") if key in changes}
+    options = {key: changes.pop(key) for key in ("start", "sample_weight") if key in changes}
     numbers, states = [], []
     for event in fcgpu.train(data or blobs(), device=backend, **options, **changes):
         if isinstance(event, fcgpu.EpochEnded):
@@ -92,8 +92,8 @@ CASES = {
     "weighted": {"batch": 7, "sample_weight": np.linspace(0, 2, SAMPLES)},
     "weighted, full": {"sample_weight": np.linspace(0, 2, SAMPLES), "alpha": 1.0},
     "early stopping": {"batch": 7, "early_stopping": True, "n_iter_no_change": 1, "tol": 0.3, "epochs": 9},
-    "tiles": {"memory_budget": 9000, "dropout": 0.2},
-    "tiles of a batch": {"memory_budget": 8400, "batch": 33, "sample_weight": np.linspace(0, 2, SAMPLES)},
+    "tiles": {"tile": 17, "dropout": 0.2},
+    "tiles of a batch": {"tile": 11, "batch": 33, "sample_weight": np.linspace(0, 2, SAMPLES)},
     "pixels": {"data": blobs("uint8"), "batch": 7},
     "float64": {"dtype": "float64", "batch": 7},
     "sigmoid": {"output": "sigmoid", "activation": "sigmoid"},
@@ -104,6 +104,8 @@ CASES = {
 
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_recorded_steps_equal_called_ones_bit_for_bit(changes, recording, monkeypatch):
+    changes = dict(changes)
+    monkeypatch.setattr(plan_gpu, "GPU_TILE_ROWS", changes.pop("tile", plan_gpu.GPU_TILE_ROWS))
     same(monkeypatch, recording, **changes)
 
 

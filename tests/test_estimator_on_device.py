@@ -28,7 +28,7 @@ def device(monkeypatch):
     """The double as CuPy: `import cupy` gives its namespace, any GPU is it, and what is fetched is in `fetched`."""
     backend, fetched, get = double_backend(), [], DeviceArray.get
     monkeypatch.setitem(sys.modules, "cupy", backend.xp)
-    monkeypatch.setattr(base, "backend_for", lambda name: fcgpu.choose("cpu") if name == "cpu" else backend)
+    monkeypatch.setattr(base, "backend_for", lambda name, work: fcgpu.choose("cpu") if name == "cpu" else backend)
     monkeypatch.setattr(DeviceArray, "__cuda_array_interface__", {}, raising=False)
     monkeypatch.setattr(DeviceArray, "device", SimpleNamespace(id=0), raising=False)
     monkeypatch.setattr(DeviceArray, "get", lambda array: fetched.append(array.shape) or get(array))

@@ -13,7 +13,7 @@ CLOCKS = {"cpu": clocks.host, "cuda": clocks.host}
 
 
 def setup(work):
-    X, Y, params = jnp.asarray(work.features()), jnp.asarray(work.one_hot()), parameters(work)
+    X, Y, params = features(work), jnp.asarray(work.one_hot()), parameters(work)
 
     def step():
         nonlocal params
@@ -30,15 +30,21 @@ def setup_predict(work):
     return lambda: predict(params, X)
 
 
+def features(work):
+    """In the type that products take; TF32, which is JAX's own choice on a GPU, only where it is asked for."""
+    jax.config.update("jax_default_matmul_precision", "tensorfloat32" if work.precision == "tf32" else "highest")
+    return jnp.asarray(work.features(), jnp.bfloat16 if work.precision == "bfloat16" else jnp.float32)
+
+
 def parameters(work):
     return [(jnp.asarray(W, jnp.float32), jnp.asarray(b[0], jnp.float32)) for W, b in work.start]
 
 
 def forward(params, A):
     for W, b in params[:-1]:
-        A = jax.nn.sigmoid(A @ W + b)
+        A = jax.nn.sigmoid(A @ W.astype(A.dtype) + b.astype(A.dtype))
     W, b = params[-1]
-    return A @ W + b
+    return (A @ W.astype(A.dtype) + b.astype(A.dtype)).astype(jnp.float32)
 
 
 def loss_of(params, X, Y):

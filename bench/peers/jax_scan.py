@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from bench import clocks
-from bench.peers.jax_jit import descend, parameters
+from bench.peers.jax_jit import descend, features, parameters
 
 TITLE = "JAX scan"
 PACKAGES = ("jax", "jaxlib")
@@ -14,7 +14,7 @@ CLOCKS = {"cpu": clocks.host, "cuda": clocks.host}
 
 
 def setup(work):
-    X = jnp.asarray(work.features().reshape(-1, work.batch, work.X.shape[1]))
+    X = features(work).reshape(-1, work.batch, work.X.shape[1])
     Y = jnp.asarray(work.one_hot()).reshape(len(X), work.batch, -1)
     params = parameters(work)
 

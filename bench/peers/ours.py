@@ -28,9 +28,15 @@ def setup(work):
         batch=work.batch,
         shuffle=False,
         epochs=PASSES,
+        precision=work.precision,
     )
     next(events)  # Started: everything is allocated
-    return lambda: next(events).loss
+
+    def step():
+        event = next(events)
+        return lambda: event.loss
+
+    return step
 
 
 def setup_predict(work):

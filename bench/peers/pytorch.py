@@ -13,6 +13,7 @@ CLOCKS = {"cpu": clocks.host, "cuda": clocks.torch_events}
 
 def setup(work):
     X, Y, model = tensors(work), torch.from_numpy(work.one_hot()).to(work.device), network(work)
+    halves = cast(work)
     loss_of = torch.nn.BCEWithLogitsLoss(reduction="sum")
     optimizer = torch.optim.SGD(model.parameters(), lr=work.learning_rate)
     batches = list(zip(X.split(work.batch), Y.split(work.batch), strict=True))
@@ -21,7 +22,9 @@ def setup(work):
         total = torch.zeros((), device=work.device)
         for x, y in batches:
             optimizer.zero_grad()
-            loss = loss_of(model(x), y) / len(x)
+            with halves:
+                Z = model(x)
+            loss = loss_of(Z.float(), y) / len(x)
             loss.backward()
             optimizer.step()
             total += loss.detach() * (len(x) / len(X))
@@ -41,7 +44,18 @@ def setup_predict(work):
 
 
 def tensors(work):
-    return torch.from_numpy(work.features()).to(work.device)
+    """The features in the type that products take; TF32 is switched on or off."""
+    torch.set_float32_matmul_precision("high" if work.precision == "tf32" else "highest")
+    return torch.from_numpy(work.features()).to(work.device, torch.bfloat16 if _half(work) else None)
+
+
+def cast(work):
+    """A context in which products are of the work's precision, as PyTorch's tutorials do it."""
+    return torch.autocast(work.device, torch.bfloat16, enabled=_half(work), cache_enabled=False)
+
+
+def _half(work):
+    return work.precision == "bfloat16"
 
 
 def network(work):

@@ -12,6 +12,10 @@ CLOCKS = {"cpu": clocks.host, "cuda": clocks.torch_events}
 
 
 def setup(work):
+    return steps(work, update)
+
+
+def steps(work, update):
     X, Y, params = tensors(work), torch.from_numpy(work.one_hot()).to(work.device), _params(work)
     batches = list(zip(X.split(work.batch), Y.split(work.batch), strict=True))
 
@@ -36,20 +40,23 @@ def setup_predict(work):
 
 def forward(params, A):
     for W, b in zip(params[:-2:2], params[1:-2:2], strict=True):
-        A = torch.sigmoid(linear(A, W, b))
-    return linear(A, *params[-2:])
+        A = torch.sigmoid(linear(A, W.to(A.dtype), b.to(A.dtype)))
+    W, b = params[-2:]
+    return linear(A, W.to(A.dtype), b.to(A.dtype)).float()
 
 
 def loss_of(params, X, Y):
     return binary_cross_entropy_with_logits(forward(params, X), Y, reduction="sum") / len(X)
 
 
-@torch.compile(dynamic=False)
-def update(params, X, Y, learning_rate, total, share):
+def plain_update(params, X, Y, learning_rate, total, share):
     gradients, loss = torch.func.grad_and_value(loss_of)(params, X, Y)
     for p, g in zip(params, gradients, strict=True):
         p.sub_(learning_rate * g)
     total.add_(share * loss)
+
+
+update = torch.compile(plain_update, dynamic=False)
 
 
 @torch.compile(dynamic=False)

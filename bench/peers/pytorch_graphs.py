@@ -3,7 +3,7 @@
 import torch
 
 from bench import clocks
-from bench.peers.pytorch import network, tensors
+from bench.peers.pytorch import cast, network, tensors
 
 TITLE = "PyTorch, CUDA graph"
 PACKAGES = ("torch",)
@@ -23,7 +23,9 @@ def setup(work):
 
     def update():
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(model(x), y) / size
+        with cast(work):
+            Z = model(x)
+        loss = loss_of(Z.float(), y) / size
         loss.backward()
         optimizer.step()
         total.add_(loss.detach() * (size / len(X)))

@@ -40,7 +40,7 @@ class Case:
 
 
 def is_ours(row: Row) -> bool:
-    return bool(row["peer"].split()[0] == OURS)
+    return bool(row["peer"].startswith(OURS))
 
 
 def cases(rows: list[Row]) -> list[Case]:

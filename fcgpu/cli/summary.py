@@ -14,17 +14,18 @@ LINES = 10  # about so many lines where standard error is no terminal
 
 def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
     """The closing table, on standard output."""
-    plan, recipe, spec = started.plan, started.recipe, done.model.spec
+    plan, recipe, spec = done.plan, started.recipe, done.model.spec
     table = Table(show_header=False, title=f"recipe {recipe.name}", title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     cut = f"{plan.batch:,} samples a step in tiles of {plan.tile:,}, {_some(plan.lanes, 'lane')}"
+    streamed = f", which come from the host {plan.chunk:,} rows at a time" if plan.chunk else ""
     rows = {
         "data": f"{started.data.name}: {plan.samples:,} samples of {spec.sizes[0]:,} features",
         "network": f"{'-'.join(map(str, spec.sizes))}, {_functions(spec)}, {spec.n_params:,} parameters",
         "device": f"{started.backend.device}, {started.backend.hardware} ({started.backend.reason})",
         "plan": f"{cut}, {_some(plan.threads, 'thread')}",
-        "memory planned": f"{readable(plan.bytes)}, {readable(plan.data_bytes)} of it data",
+        "memory planned": f"{readable(plan.bytes)}, {readable(plan.data_bytes)} of it data{streamed}",
         "training": f"{done.seconds:.2f} s, {_some(done.epochs, 'epoch')}, {_some(done.steps, 'step')}",
         **({"steps": f"{recipe.precision}, {done.capture}"} if done.capture else {}),
         **({"stopped": done.stopped} if done.stopped else {}),

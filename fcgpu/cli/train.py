@@ -70,7 +70,7 @@ class Job:
     def __init__(self, args: Namespace, recipe: Recipe, checkpoint: Checkpoint | None = None) -> None:
         self.args, self.recipe = args, recipe
         self.board = None if args.tensorboard is None else TensorBoard(recipe, args.tensorboard)
-        self.backend = choose(args.device)
+        self.device = args.device if args.device == "auto" else choose(args.device)  # auto needs to know the work
         source = recipe.data if args.data is None else _source(args.data)
         budget = size("memory", args.memory)
         self.data = load(source, image_size=recipe.image_size or None, memory_budget=budget)
@@ -80,7 +80,10 @@ class Job:
         self.halvings = 0 if checkpoint is None else checkpoint.state.halvings
         started = next(self.events)
         assert isinstance(started, Started)
-        self.started, self.cut = started, cut_of(started.plan, self.backend.on_gpu)
+        self.started, self.cut = started, cut_of(started.plan, started.backend.on_gpu)
+        self.device = started.backend
+        if started.plan.note:
+            say(f"fcgpu: warning: {started.plan.note}")
         if checkpoint is not None:
             check_cut(args.resume, checkpoint, self.cut)
             say(f"fcgpu: going on after epoch {checkpoint.state.epochs} of {recipe.epochs}")
@@ -97,6 +100,8 @@ class Job:
                 progress.print(_small(data))
             for event in self._halving(run) if args.on_divergence == "halve" else self.events:
                 if isinstance(event, EpochEnded):
+                    if event.note:
+                        say(f"fcgpu: warning: {event.note}")
                     run.add(event)
                     progress.add(event)
                     if speak and recipe.cost_every and (event.epoch - 1) % recipe.cost_every == 0:
@@ -130,9 +135,7 @@ class Job:
 
     def _events(self, state: State | None) -> Iterator[Event]:
         threads, budget = count("threads", self.args.threads), size("memory", self.args.memory)
-        return events_of(
-            self.data, self.recipe, device=self.backend, threads=threads, memory_budget=budget, start=state
-        )
+        return events_of(self.data, self.recipe, device=self.device, threads=threads, memory_budget=budget, start=state)
 
     def _halving(self, run: RunDirectory) -> Iterator[Event]:
         """The events; where they diverge, those of going on from the last good checkpoint at half the rate."""
@@ -192,7 +195,7 @@ def _source(text: str) -> str:
 
 
 def _result(started: Started, done: Finished, run: RunDirectory, digest: str) -> dict[str, Any]:
-    plan, recipe = started.plan, started.recipe
+    plan, recipe = done.plan, started.recipe
     return machine(started.backend) | {
         "recipe": recipe.name,
         "data": recipe.data,
@@ -207,6 +210,7 @@ def _result(started: Started, done: Finished, run: RunDirectory, digest: str) ->
         "tile": plan.tile,
         "lanes": plan.lanes,
         "threads": plan.threads,
+        "chunk": plan.chunk,
         "memory_planned": plan.bytes,
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "epochs": done.epochs,

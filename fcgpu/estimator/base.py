@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_random_state, shuffle
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fcgpu.backend import Backend, choose
+from fcgpu.backend import Backend, Work, choose
 from fcgpu.data.dataset import Dataset
 from fcgpu.errors import ConfigError, DataError, DivergenceError, choices
 from fcgpu.estimator import arrays
@@ -27,6 +27,7 @@ from fcgpu.optim import FULL_BATCH
 from fcgpu.params import Spec, initial
 from fcgpu.train import train
 from fcgpu.train.events import EpochEnded, Finished
+from fcgpu.train.plan import work_of
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.state import State
 
@@ -69,7 +70,6 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         X, y, weights = self._arrays(X, y, sample_weight, reset=first)
         labels, y = y, self._encoded(y, first=first, incremental=incremental)
         weights = self._weighted(labels, weights)
-        backend = backend_for(arrays.device_of(self.device, X))
         dtype = arrays.compute_dtype(self.dtype, X.dtype)
         random = _generator(self.random_state)
         sizes = (int(X.shape[1]), *found["hidden_layer_sizes"], self.n_outputs_)
@@ -78,6 +78,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             found, output=self._output, epochs=1 if incremental else found["max_iter"], dtype=dtype, seed=seed
         )
         spec = Spec(sizes, recipe.activation, recipe.output, recipe.init)
+        backend = backend_for(arrays.device_of(self.device, X), work_of(spec, _rows(found, X.shape[0])))
         if first:
             flat = sklearns_draw(spec, random) if found["init"] == "auto" else initial(spec, seed)
             self._begin(spec, found, State(flat))
@@ -255,7 +256,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             X = arrays.check_on_gpu(self, taken.array, reset=False)
         else:
             X = validate_data(self, taken.array, accept_sparse=["csr", "csc"], dtype="numeric", reset=False)
-        return self._answer(X, backend_for(arrays.device_of(self.device, X))), taken.back
+        backend = backend_for(arrays.device_of(self.device, X), work_of(self._spec, X.shape[0]))
+        return self._answer(X, backend), taken.back
 
     def _answer(self, X: Any, backend: Backend, flat: Any = None) -> Any:
         """Outputs (n, n_outputs) for features that are checked."""
@@ -290,11 +292,17 @@ def _batch_size(found: dict[str, Any], n: int) -> str | int:
     size = found["batch_size"]
     if size == "full" or found["solver"] in FULL_BATCH:
         return "full"
-    if size == "auto":
-        return min(200, n)
-    if size > n:
+    if size != "auto" and size > n:
         warnings.warn(f"batch_size={size} is more than the {n} samples: it is clipped to them", stacklevel=4)
-    return int(min(size, n))
+    return _rows(found, n)
+
+
+def _rows(found: dict[str, Any], n: int) -> int:
+    """Samples of an update."""
+    size = found["batch_size"]
+    if size == "full" or found["solver"] in FULL_BATCH:
+        return n
+    return int(min(200 if size == "auto" else size, n))
 
 
 def sklearns_draw(spec: Spec, random: Any) -> Any:
@@ -321,11 +329,11 @@ class _Order:
         return self._order
 
 
-def backend_for(device: str) -> Backend:
+def backend_for(device: str, work: Work) -> Backend:
     """The backend, chosen once a process: a forked child asks anew, for CUDA does not survive a fork."""
-    return _backend_of(device, os.getpid())
+    return _backend_of(device, work if device == "auto" else None, os.getpid())
 
 
 @cache
-def _backend_of(device: str, process: int) -> Backend:
-    return choose(device)
+def _backend_of(device: str, work: Work | None, process: int) -> Backend:
+    return choose(device, work)

@@ -148,8 +148,8 @@ FORMULAS = {
     },
     "load": Formula(
         "raw U X, raw I y, raw T weights, raw uint32 ids, raw int64 order, raw int64 at, int64 steps, int64 batch, "
-        "int64 start, int32 d, int32 k, int32 groups, float64 scale, float64 one, bool ordered, bool weighted, "
-        "bool named",
+        "int64 start, int64 first, int32 d, int32 k, int32 groups, float64 scale, float64 one, bool ordered, "
+        "bool weighted, bool named",
         "raw H A, raw I its_y, raw T its_weights, raw uint32 its_ids",
         """
         int row = (int)((unsigned int)i / (unsigned int)groups);
@@ -160,7 +160,7 @@ FORMULAS = {
         Eight<H> x;
         for (int j = 0; j < 8; ++j) {
             int feature = column + j;
-            x.v[j] = H(feature < d ? C(C(X[source * d + feature]) * C(scale)) : C(feature == d ? one : 0));
+            x.v[j] = H(feature < d ? C(C(X[(source - first) * d + feature]) * C(scale)) : C(feature == d ? one : 0));
         }
         *reinterpret_cast<Eight<H> *>(&A[8 * i]) = x;
         if (column == 0) {
@@ -318,13 +318,15 @@ def derive(name: str, A: Any, dA: Any, n: int, *, xp: Any) -> None:
 class Place(NamedTuple):
     """Where a step finds its samples: from row at % steps * batch on of `order`, or of their own where that is None.
 
-    at (1,) int64 counts the steps, of which `steps` make an epoch; order is (n_samples,) int64.
+    at (1,) int64 counts the steps, of which `steps` make an epoch; order is (n_samples,) int64. Where not all features
+    are on the device, their row 0 is row `first`.
     """
 
     at: Any
     steps: int
     batch: int
     order: Any
+    first: int = 0
 
 
 class Rows(NamedTuple):
@@ -355,8 +357,8 @@ def load(
     order = place.at if place.order is None else place.order
     k = samples.y.size // len(samples.y)
     kernel("load", xp)(
-        *samples, order, place.at, place.steps, place.batch, start, X.shape[-1], k, A.shape[-1] // WIDTH, scale, one,
-        place.order is not None, weighted, named, *into, size=A.size // WIDTH,
+        *samples, order, place.at, place.steps, place.batch, start, place.first, X.shape[-1], k, A.shape[-1] // WIDTH,
+        scale, one, place.order is not None, weighted, named, *into, size=A.size // WIDTH,
     )  # fmt: skip
 
 

@@ -5,6 +5,9 @@ batch is one tile, or as many as the memory asks for. Full batches keep their fe
 take them, [X 1]; mini-batches are gathered from the features as stored, in the order of the epoch, by one launch, which
 brings their targets along.
 
+Features that the device has no room for come to it in chunks, from a `Stream`: then a step is
+called each time, for a graph would read the same chunk again and again.
+
 In half precision the parameters stay float32, and a copy of them is rounded in each step. Pixels are whole numbers up
 to 255, which every type here holds, so they stay as they are, and the first layer's products are multiplied by their
 scale.
@@ -24,10 +27,11 @@ from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Padded, Spec, weights_only
 from fcgpu.train.capture import Capture, Steps
 from fcgpu.train.plan import Plan
+from fcgpu.train.plan_gpu import AHEAD
 from fcgpu.train.recipe import Recipe
+from fcgpu.train.stream import Stream
 from fcgpu.train.upload import Upload
 
-AHEAD = 1024  # steps, about, whose learning rates the device knows
 # What multiplies dZ in float16, whose numbers end at 65,504 and lose digits below 6e-5. Predictions of classes are
 # wrong by at most 1, which leaves a factor of 256 for the way back through the layers; other errors know no limit.
 LOSS_SCALE = {True: 256.0, False: 1.0}
@@ -60,7 +64,7 @@ class Batch(NamedTuple):
 class OnGpu:
     """The steps of a run on a GPU: `begin` prepares them for a rule, `epoch` makes them.
 
-    data : X (n, n_features) as stored, y as the loss takes it, and weights of samples (n,) or None, on the device.
+    data : X (n, n_features) as stored or a `Stream`, y as the loss takes it, and weights (n,) or None, on the device.
     ids : (n,) uint32 on the device, what dropout's masks depend on; None for 0, 1, ...
 
     `params`, `gradient` : (layout.size,) flat vectors, as `Padded` has them. `totals` : (3,) float64, loss with
@@ -97,6 +101,9 @@ class OnGpu:
         alpha = self.layout.padded(weights_only(spec, recipe.alpha))
         self._alpha = xp.asarray(alpha, dtype=dtype) if recipe.alpha else None
         X, y, weights = data
+        self._stream = X if isinstance(X, Stream) else None
+        if self._stream is not None:
+            self.capture.why = self.capture.why or "the features come from the host in chunks"
         if ids is None:
             ids = xp.arange(len(y) if self._dropout else 1, dtype=np.uint32)
         self._weighted, self._named = weights is not None, bool(self._dropout)
@@ -106,7 +113,9 @@ class OnGpu:
         # Whole numbers are multiplied with W, and the product with the scale; the unit of b is then one over the scale.
         self._load_scale, self._one, self._scale = (1.0, 1 / scale, scale) if whole else (scale, 1.0, 1.0)
         wide = plan.samples * self.layout.shapes[0][0] * operand.itemsize
-        self.resident = wide if plan.batch == plan.samples and plan.bytes + wide <= plan.budget else 0
+        fits = plan.batch == plan.samples and not plan.chunk and plan.bytes + wide <= plan.budget
+        self.resident = wide if fits else 0
+        self._row = 0  # of the epoch, where the next batch begins
         self.steps = self.samples = self._done = 0
         self._known: tuple[int, Any] = (0, None)  # until which step the device knows the rates, and what drew them
 
@@ -120,7 +129,8 @@ class OnGpu:
         ahead, n_keys = every * max(1, AHEAD // every), max(1, 2 * len(self._dropout))
         self._rates, self._first = Upload(xp, (ahead,), dtype), Upload(xp, (1,), np.int64)
         self._keys = Upload(xp, (ahead + 1, n_keys), np.uint32)
-        self._order = Upload(xp, (plan.samples,), np.int64) if self.shuffled else None
+        ordered = self.shuffled and self._stream is None  # which brings the samples in their order
+        self._order = Upload(xp, (plan.samples,), np.int64) if ordered else None
         self._tables = device.Tables(self._rates.array, self._keys.array, self._first.array)
         n_tiles = -(-plan.batch // plan.tile)
         lengths = [device.blocks(plan.tile) * n_tiles] * 2 + [device.blocks(self.layout.size)] * 2
@@ -153,6 +163,8 @@ class OnGpu:
                 return
             if self._order is not None:
                 self._order.send(order)
+            elif order is not None and self._stream is not None:
+                self._stream.begin(order)
             self._tell(rates, drawn_by)
             whole.steps.run(self.plan.samples // whole.samples)
             for batch in ragged:
@@ -258,6 +270,7 @@ class OnGpu:
             self._forward(tile)
             self._loss(tile, batch)
             self._backward(tile, batch)
+        self._row = (self._row + batch.samples) % self.plan.samples
         used = [sum(tile.losses.size for tile in batch.tiles), 0, 0]
         if self._alpha is not None:
             kernel("add_l2", xp)(self.params, self._alpha, batch.share, self.gradient, sums.penalties)
@@ -278,7 +291,12 @@ class OnGpu:
         device.share(self._data.weights, self._place, batch.samples, tiny, batch.share, xp=self.xp)
 
     def _bring(self, start: int, into: device.Rows, *, weighted: bool, named: bool) -> None:
-        device.load(self._data, self._place, start, self._load_scale, self._one, into, weighted, named, xp=self.xp)
+        samples, place = self._data, self._place
+        if self._stream is not None:
+            first = self._row + start
+            rows = self._stream[first : first + len(into.X)]
+            samples, place = samples._replace(X=rows), place._replace(first=first)
+        device.load(samples, place, start, self._load_scale, self._one, into, weighted, named, xp=self.xp)
 
     def _forward(self, tile: Tile) -> None:
         """Z = [A 1] [W; b], A = g(Z), from the tile's samples to its logits."""

@@ -41,6 +41,7 @@ class EpochEnded:
     _test: Callable[[], Score | None] = field(repr=False)
     _n: int = field(repr=False)
     _counts: bool = field(repr=False)
+    note: str = ""  # what a person should know of the epoch: memory ran out, and the tiles are smaller now
 
     @property
     def loss(self) -> float:
@@ -91,6 +92,7 @@ class Finished:
     seconds: float
     samples: int
     stopped: str  # why before the last epoch; empty where it was the last
+    plan: Plan  # as it was at the end
     capture: str  # how a GPU was given its steps: "graph of 64 steps", or "eager: " and why; empty on the CPU
     _train: Callable[[], Score] = field(repr=False)
     _test: Callable[[], Score | None] = field(repr=False)

@@ -1,18 +1,19 @@
 """`train`: from a recipe and a dataset, everything checked and planned, to a run's events."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fcgpu.backend import Backend, choose
 from fcgpu.data.dataset import Dataset, check_weights, dataset, not_a_label, shown, targets
-from fcgpu.errors import ConfigError, DataError
+from fcgpu.errors import ConfigError, DataError, DeviceError, DeviceMemoryError
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Spec
 from fcgpu.train.events import EpochEnded, Event
-from fcgpu.train.plan import is_mapped, plan, readable
+from fcgpu.train.plan import Plan, is_mapped, plan, readable, work_of
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.run import Monitor, Run
 from fcgpu.train.state import State
@@ -59,11 +60,15 @@ def train(
     spec, _ = fit_to(recipe, data)
     if start is not None and start.params.shape != (spec.n_params,):
         raise ConfigError(f"start has {start.params.size} parameters, this network {spec.n_params}: expected the same")
-    backend = choose(device) if isinstance(device, str) else device
+    if isinstance(device, Backend):
+        backend = device
+    else:
+        backend = choose(device, work_of(spec, data.n_samples if recipe.batch == "full" else int(recipe.batch)))
     if recipe.precision != "float32" and not backend.on_gpu:
         raise ConfigError(
             f"precision={recipe.precision!r} is for a GPU, and this run is on the CPU ({backend.reason}): leave it out"
         )
+    held_out = None
     if recipe.early_stopping and monitor is None:
         if is_mapped(data.X) and data.X.nbytes > (memory_budget or choose("cpu").memory()):
             raise ConfigError(
@@ -71,14 +76,64 @@ def train(
                 "disk for want of memory: raise the memory budget, or leave early_stopping out"
             )
         data, weights, held_out = _hold_out(data, weights, recipe)
-        monitor = _loss_on(held_out, recipe, backend, threads)
     y = fit_to(recipe, data)[1]
-    cut = plan(spec, (data.X, y), recipe, backend, threads=threads, memory_budget=memory_budget)
-    run = Run(
-        recipe, data, spec, y, backend, cut,
-        weights=weights, start=start, order=order, monitor=monitor, ids=sample_ids,
-    )  # fmt: skip
-    return run.events()
+    beside = 0 if held_out is None else held_out.X.nbytes
+    cut = partial(
+        plan, spec, (data.X, y), recipe, backend, threads=threads, weighted=weights is not None, beside=beside
+    )
+
+    def run_of(made: Plan, again: Any = None) -> Run:
+        """The run of a plan; where the device lacks the bytes that it said are free, of the next best plan."""
+        while True:
+            try:
+                with backend.enough_memory(made.remedy):
+                    watch = monitor
+                    if held_out is not None:
+                        watch = _loss_on(held_out, recipe, backend, threads, resident=not made.chunk)
+                    return Run(
+                        recipe, data, spec, y, backend, made,
+                        weights=weights, start=start, order=order, monitor=watch, ids=sample_ids, again=again,
+                    )  # fmt: skip
+            except DeviceMemoryError:
+                pass
+            made = less(made)
+
+    def less(made: Plan) -> Plan:
+        backend.give_back()
+        try:
+            smaller = cut(memory_budget=made.bytes - 1)
+        except DeviceError:
+            what = f"{backend.device} ran out of memory, and no plan needs less"
+            raise DeviceMemoryError(f"{what}: {made.remedy}") from None
+        words = f"{readable(smaller.bytes)} planned, in place of {readable(made.bytes)}"
+        return replace(smaller, note=f"{backend.device} ran out of memory: {words}")
+
+    kept = order is not None and not (start and start.order)  # an order that a new run does not draw again by itself
+    return _events(
+        run_of(cut(memory_budget=memory_budget)), lambda plan, drawn: run_of(less(plan), drawn if kept else None)
+    )
+
+
+def _events(run: Run, anew: Callable[[Plan, Any], Run]) -> Iterator[Event]:
+    """The events of a run. At the end of its first epoch it has taken all the memory that it needs; where that was not
+    there it is begun `anew`, with less.
+    """
+    events, done, note = run.events(), run.epochs, ""
+    yield next(events)
+    while True:
+        try:
+            event = next(events)
+            break
+        except DeviceMemoryError:
+            if run.epochs > done:  # it was a monitor's
+                raise
+        plan, drawn = run.plan, run.drawn
+        del run, events  # and with them what they hold
+        run = anew(plan, drawn)
+        events, note = run.events(), run.plan.note
+        next(events)
+    yield replace(event, note=note) if isinstance(event, EpochEnded) else event
+    yield from events
 
 
 def fit_to(recipe: Recipe, data: Dataset) -> tuple[Spec, Any]:
@@ -129,8 +184,8 @@ def _hold_out(data: Dataset, weights: Any, recipe: Recipe) -> tuple[Dataset, Any
     return kept, None if weights is None else weights[rest], replace(data, X=data.X[out], y=data.y[out])
 
 
-def _loss_on(data: Dataset, recipe: Recipe, backend: Backend, threads: int | None) -> Monitor:
-    X = backend.to_device(data.X)
+def _loss_on(data: Dataset, recipe: Recipe, backend: Backend, threads: int | None, *, resident: bool) -> Monitor:
+    X = backend.to_device(data.X) if resident else data.X
     y = fit_to(recipe, data)[1]
 
     def loss(event: EpochEnded) -> float:

@@ -1,21 +1,25 @@
-"""How a run is cut: tiles of rows, lanes of gradients, threads; and what it will allocate, before it does.
+"""How a run is cut: tiles of rows, lanes of gradients, threads; what lies where; and the bytes, before they are taken.
 
 A batch is cut into tiles, and tile t is added into lane t mod lanes. Tiles and lanes decide the order of every sum, so
 they decide the bits of the result; on the CPU they depend on the network and the batch alone. Threads only decide which
 lanes run side by side, and the memory budget how many threads there are, and how many lanes are in memory at once.
+
+On a GPU there is one lane, and `plan_gpu.py` says what lies where.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from mmap import mmap
 from typing import Any
 
 import numpy as np
 
-from fcgpu.backend import Backend, cpu_count
+from fcgpu.backend import Backend, Work, cpu_count
 from fcgpu.errors import ConfigError, DeviceError
 from fcgpu.network import Workspace
 from fcgpu.optim.first_order import state_arrays
 from fcgpu.params import Spec
+from fcgpu.train import plan_gpu
 from fcgpu.train.recipe import Recipe
 
 # Chosen on a 2-core Xeon with 2 MB of L2 a core, 784-128-64-10, float32: tiles of 512 to 1,024 rows were within 3 % of
@@ -31,22 +35,32 @@ PART_FLOP = 1e7  # likewise of a part of a product, which only waits for a threa
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows per update, rows per tile, gradient accumulators, threads, and bytes."""
+    """Rows per update, rows per tile, gradient accumulators, threads, and bytes.
+
+    `note` says in words why it is not the plan of choice, where memory ran out although it should have been enough.
+    """
 
     samples: int
     batch: int
     tile: int
     lanes: int
     threads: int
-    data_bytes: int  # X and y where the run computes
+    data_bytes: int  # the samples, as far as they lie where the run computes
     work_bytes: int  # parameters, gradients, optimizer state and workspaces
     budget: int
     held: int = LANES  # lanes that are in memory at once, 2 or more where there are several; the others wait their turn
     parts: int = 1  # that threads share a small batch in, where one lane is all there is
+    chunk: int = 0  # rows of X that go through the GPU at a time; 0 where all of it lies where the run computes
+    note: str = ""
 
     @property
     def bytes(self) -> int:
         return self.data_bytes + self.work_bytes
+
+    @property
+    def remedy(self) -> str:
+        """What to do where even that is not there."""
+        return f"this network and data need at least {readable(self.bytes)}; free its memory, or use a smaller network"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -61,11 +75,14 @@ def plan(
     *,
     threads: int | None = None,
     memory_budget: int | None = None,
+    weighted: bool = False,
+    beside: int = 0,
 ) -> Plan:
     """The plan for X (n_samples, n_features) and y (n_samples, ...), within `memory_budget` bytes (None: what is free).
 
     The data count as they will lie on the device, X in its stored type; on the CPU not at all where X is mapped from
-    disk. Where the budget is short, fewer lanes are held and then fewer threads used; on a GPU the tile shrinks.
+    disk; `weighted` where samples have weights, `beside` are bytes of other samples that lie where X does. Where the
+    budget is short, fewer lanes are held and then fewer threads used; on a GPU the tile shrinks, and X is left behind.
     Raises ConfigError for a batch larger than the data or a thread count below 1; DeviceError, with the least that
     would do, for a budget that nothing fits.
     """
@@ -77,26 +94,33 @@ def plan(
     if threads is not None and threads < 1:
         raise ConfigError(f"threads={threads}: expected 1 or more")
     resident = y.nbytes + (0 if is_mapped(X) and not backend.on_gpu else X.nbytes)
+    there = not backend.on_gpu or backend.holds(X)  # in memory already: what is free is free for the rest
     budget = memory_budget
-    if budget is None:  # on the CPU the data are in memory already, so what is free is free for the rest
-        budget = backend.memory() + (0 if backend.on_gpu else resident)
-    size = np.dtype(recipe.dtype).itemsize
-    widest = Plan(n, rows, rows, 1, 1, resident, 0, budget)
-    if not backend.on_gpu:
-        widest = _cut_for_cpu(widest, spec, size)
-        widest = replace(widest, threads=min(threads or cpu_count(), max(widest.lanes, widest.parts)))
-    row = 0 if backend.on_gpu else spec.sizes[0] * X.dtype.itemsize
-    cut = _sized(widest, spec, size, row, recipe)
-    while cut.bytes > budget:
-        smaller = _smaller_tile(cut) if backend.on_gpu else _fewer_at_once(cut)
-        if smaller == cut:
-            npy = "" if is_mapped(X) or backend.on_gpu else "save the data as .npy, which can stay on disk, "
-            raise DeviceError(
-                f"memory budget of {readable(budget)} is too small; this network and data need at least "
-                f"{readable(cut.bytes)} on {backend.device}: raise the budget, {npy}or use a smaller network or dtype"
-            )
-        cut = _sized(smaller, spec, size, row, recipe)
-    return cut
+    if budget is None:
+        budget = backend.memory() + (resident if there else 0)
+    whole = Plan(n, rows, rows, 1, 1, resident, 0, budget)
+    if backend.on_gpu:
+        small = y.nbytes + plan_gpu.sample_bytes(recipe, weighted=weighted, shuffled=recipe.shuffle and rows < n) * n
+        cuts = _on_gpu(whole, spec, X, recipe, small, beside, movable=not there)
+    else:
+        cuts = _on_cpu(whole, spec, X, recipe, threads or cpu_count())
+    cut = whole
+    for cut in cuts:
+        if cut.bytes <= budget:
+            return cut
+    npy = "" if is_mapped(X) or backend.on_gpu else "save the data as .npy, which can stay on disk, "
+    raise DeviceError(
+        f"memory budget of {readable(budget)} is too small; this network and data need at least "
+        f"{readable(cut.bytes)} on {backend.device}: raise the budget, {npy}or use a smaller network or dtype"
+    )
+
+
+def work_of(spec: Spec, batch: int) -> Work:
+    """One update from `batch` samples: two products of the first layer, three of the others, and 5 launches a layer and
+    one more, as the device double of the tests counts them.
+    """
+    first, *others = (2 * n_in * n_out for n_in, n_out in spec.layer_sizes)
+    return Work(float(batch * (2 * first + 3 * sum(others))), 1 + 5 * len(spec.layer_sizes))
 
 
 def is_mapped(X: Any) -> bool:
@@ -125,8 +149,24 @@ def _cut_for_cpu(whole: Plan, spec: Spec, size: int) -> Plan:
     return replace(whole, lanes=lanes, held=lanes, tile=-(-whole.batch // (lanes * rounds)), parts=parts)
 
 
-def _smaller_tile(cut: Plan) -> Plan:
-    return replace(cut, tile=-(-cut.tile // 2))
+def _on_gpu(
+    whole: Plan, spec: Spec, X: Any, recipe: Recipe, small: int, beside: int, *, movable: bool
+) -> Iterator[Plan]:
+    row = X.dtype.itemsize * X.shape[1]
+    for tile, chunk in plan_gpu.cuts(whole.samples, whole.batch, row, movable=movable):
+        data = small + (2 * chunk * row if chunk else X.nbytes + beside)
+        work = plan_gpu.work_bytes(spec, recipe, tile, whole.steps_per_epoch)
+        yield replace(whole, tile=tile, chunk=chunk, data_bytes=data, work_bytes=work)
+
+
+def _on_cpu(whole: Plan, spec: Spec, X: Any, recipe: Recipe, threads: int) -> Iterator[Plan]:
+    size, row = np.dtype(recipe.dtype).itemsize, X.dtype.itemsize * X.shape[1]
+    cut = _cut_for_cpu(whole, spec, size)
+    cut = replace(cut, threads=min(threads, max(cut.lanes, cut.parts)))
+    while True:
+        yield _sized(cut, spec, size, row, recipe)
+        if cut == (cut := _fewer_at_once(cut)):
+            return
 
 
 def _fewer_at_once(cut: Plan) -> Plan:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fcgpu.backend import Backend, Workers
 from fcgpu.data.dataset import Dataset, targets
-from fcgpu.errors import DivergenceError
+from fcgpu.errors import DeviceMemoryError, DivergenceError
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.model import Model, Score
 from fcgpu.optim.first_order import FirstOrder
@@ -27,6 +27,7 @@ from fcgpu.train.staircase import Staircase, staircase
 from fcgpu.train.state import State
 from fcgpu.train.step import Evaluate, Step
 from fcgpu.train.stopping import Patience
+from fcgpu.train.stream import Stream, on_device
 
 LOOK_SECONDS = 0.25  # on a GPU the loss is looked at this often, not every epoch: a look waits for the device
 
@@ -34,7 +35,10 @@ Monitor = Callable[[EpochEnded], float]
 
 
 class Run:
-    """The state of one training run, all of it here or in the step's device arrays."""
+    """The state of one training run, all of it here or in the step's device arrays.
+
+    `drawn` is the order (n,) that `order` drew first, None before it did; a run that begins anew takes it `again`.
+    """
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class Run:
         order: Any,
         monitor: Monitor | None,
         ids: Any,
+        again: Any = None,
     ) -> None:
         self.recipe, self.data, self.spec, self.backend, self.plan = recipe, data, spec, backend, plan
         self.scale, self.counts = recipe.scale or data.scale, data.classes is not None and y.ndim == 1
@@ -58,27 +63,35 @@ class Run:
         self._factor = partial(schedule.factor, **{key: getattr(recipe, key) for key in schedule.defaults})
         self._warm_up_steps = recipe.warmup * plan.steps_per_epoch
         self.workers = Workers(plan.threads)
-        self.X = X = backend.to_device(data.X)
-        self.drawn = recipe.shuffle and plan.batch < plan.samples  # batches in a new order each epoch
-        self.stairs = staircase(X, plan, recipe.epochs, drawn=self.drawn) if isinstance(X, np.ndarray) else None
+        self.X = X = data.X if plan.chunk else on_device(data.X, backend)
+        self.shuffled = recipe.shuffle and plan.batch < plan.samples  # batches in a new order each epoch
+        self.drawn: Any = None
+        self._again = again
+        self.stairs = self.stream = widths = None
+        if isinstance(X, np.ndarray) and not plan.chunk:
+            self.stairs = staircase(X, plan, recipe.epochs, drawn=self.shuffled)
         if self.stairs is not None:
             samples, widths = self.stairs.samples, self.stairs.widths
             X, self.plan = self._in_order(self.stairs)
             y, weights = y[samples], None if weights is None else weights[samples]
             ids = samples if ids is None else ids[samples]
+        weights = None if weights is None else np.asarray(weights, dtype=recipe.dtype)
+        if plan.chunk:
+            if recipe.dropout:
+                ids = np.asarray(np.arange(plan.samples) if ids is None else ids, dtype=np.uint32)
+            X = self.stream = Stream(X, (y, weights, ids), plan, backend)
+            y, weights, ids = X.y, X.weights, X.ids
         else:
-            widths = None
-        if weights is not None:
-            weights = backend.to_device(weights, dtype=recipe.dtype)
-        ids = None if ids is None else backend.to_device(ids, dtype=np.uint32)
+            y, weights = (None if a is None else backend.to_device(a) for a in (y, weights))
+            ids = None if ids is None else backend.to_device(ids, dtype=np.uint32)
         first = start.epochs if start else 0
         self.gpu: OnGpu | None = None
         self.evaluate: Evaluate | OnGpu
         self.step: Step | OnGpu
         if backend.on_gpu:
             self.evaluate = self.step = self.gpu = OnGpu(
-                spec, (X, backend.to_device(y), weights), plan, backend, recipe,
-                scale=self.scale, count=self.counts, ids=ids, shuffled=self.drawn,
+                spec, (X, y, weights), plan, backend, recipe,
+                scale=self.scale, count=self.counts, ids=ids, shuffled=self.shuffled,
             )  # fmt: skip
             self.plan = replace(plan, data_bytes=plan.data_bytes + self.gpu.resident)
             self.rule = self._rule(self.gpu.kernels)
@@ -157,7 +170,7 @@ class Run:
         self.started = looked - self.seconds
         try:
             while self.epochs < recipe.epochs and not self.stopped:
-                with self.workers.quiet():
+                with self.workers.quiet(), self.backend.enough_memory(self.plan.remedy):
                     rate = self._epoch(self.epochs)
                 self.epochs += 1
                 self.samples += n
@@ -170,12 +183,15 @@ class Run:
                     self.evaluate.samples, rate, None, partial(self._fetch, self.epochs - 1), self.state,
                     self.model, self._test_now, n, self.counts,
                 )  # fmt: skip
-                event, stopped = self._judged(event)
+                with self.backend.enough_memory(self.plan.remedy):
+                    event, stopped = self._judged(event)
                 self.stopped = stopped or self.rule.finished
                 self.seconds = time.perf_counter() - self.started
                 yield event
         finally:
             self.workers.close()
+            if self.stream is not None:
+                self.stream.close()
         if self.best is not None:
             self.evaluate.params[...] = self.best
         model = self.model()
@@ -183,7 +199,7 @@ class Run:
             raise self._diverged(math.nan, self.epochs)
         data = self.data
         yield Finished(
-            model, self.epochs, self.step.steps, self.seconds, self.evaluate.samples, self.stopped,
+            model, self.epochs, self.step.steps, self.seconds, self.evaluate.samples, self.stopped, self.plan,
             self.gpu.capture.how if self.gpu else "", partial(self._score_of_training, model),
             partial(self._score, model, data.X_test, data.y_test) if data.X_test is not None else lambda: None,
         )  # fmt: skip
@@ -191,7 +207,7 @@ class Run:
     def _epoch(self, epoch: int) -> float:
         """Every batch once; returns the last learning rate. Adds the epoch's loss and right answers to the history."""
         n, size = self.plan.samples, self.plan.batch
-        order = self.order.permutation(n) if self.drawn else None
+        order = self._draw() if self.shuffled else None
         if self.gpu is not None:
             self.gpu.epoch(epoch, self._learning_rates, (self.drops, self.halvings), order)
             return self._learning_rates(1, -1)[0]
@@ -223,6 +239,12 @@ class Run:
             loss += measured
             correct += right
         return rate
+
+    def _draw(self) -> Any:
+        """An epoch's order (n,), on the host."""
+        order = self.order.permutation(self.plan.samples) if self._again is None else self._again
+        self.drawn, self._again = order if self.drawn is None else self.drawn, None
+        return order
 
     def _learning_rates(self, n: int, first: int = 0) -> list[float]:
         """Of n steps, from the next on, or from so many behind it; all of this epoch, or of epochs to come."""
@@ -319,4 +341,7 @@ class Run:
     def _score(self, model: Model, X: Any, y: Any) -> Score:
         if not self.counts:
             y = targets(self.data, y)
-        return model.score(X, y, device=self.backend, threads=self.plan.threads)
+        try:
+            return model.score(X, y, device=self.backend, threads=self.plan.threads)
+        except DeviceMemoryError:  # what was learned is not to be lost for it
+            return model.score(self.backend.to_host(X), y, device="cpu")

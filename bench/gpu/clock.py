@@ -1,0 +1,48 @@
+"""Seconds of work on a device, by its own events; on the CPU by the clock on the wall."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fcgpu.train import capture
+
+ROUNDS = 7
+
+
+def seconds_of(work: Callable[[], Any], backend: Any, times: int = 1, rounds: int = ROUNDS) -> float:
+    """Of one call, the median over rounds of `times` calls each, after a round that does not count."""
+    found = []
+    for number in range(rounds + 1):
+        taken = _round(work, backend, times)
+        if number:
+            found.append(taken / times)
+    return statistics.median(found)
+
+
+def _round(work: Callable[[], Any], backend: Any, times: int) -> float:
+    if not backend.on_gpu:
+        began = time.perf_counter()
+        for _ in range(times):
+            work()
+        return time.perf_counter() - began
+    cuda = backend.xp.cuda
+    begin, end = cuda.Event(), cuda.Event()
+    begin.record()
+    for _ in range(times):
+        work()
+    end.record()
+    end.synchronize()
+    return float(cuda.get_elapsed_time(begin, end)) / 1000
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Steps that are called, not recorded."""
+    before = capture.why_eager
+    capture.why_eager = lambda backend: "the benchmark asks for it"
+    try:
+        yield
+    finally:
+        capture.why_eager = before

@@ -1,0 +1,131 @@
+"""Where a step's microseconds go: every launch timed by itself, beside the whole step and its floor.
+
+A launch is recorded many times in a graph of its own, so that what is timed is the kernel and not the call of it; where
+steps cannot be recorded the calls are timed. Repeating a launch changes the numbers, but not how long it takes.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import fcgpu
+from bench.cases import SIZES, TIMED
+from bench.gpu.clock import seconds_of
+from bench.gpu.limits import bandwidth, launch_seconds
+from fcgpu.kernels import device as kernels
+from fcgpu.kernels import fused
+from fcgpu.kernels.products import Products
+from fcgpu.train.device import OnGpu
+
+TITLE, LIMIT = "where a step's microseconds go, against bytes and launches", 90.0
+REPEATS, STEPS = 50, 20
+PRECISIONS = ("float32", "tf32", "bfloat16")
+
+
+class Launch:
+    """One launch of a step: a name, and a call that makes it again."""
+
+    def __init__(self, name: str, again: Callable[[], Any]) -> None:
+        self.name, self.again = name, again
+
+
+def rows(device: str, cases: Any = ("full", "batch-128", "batch-10"), precisions: Any = PRECISIONS) -> Iterator[Any]:
+    backend = fcgpu.choose(device)
+    copied, (called, recorded) = bandwidth(backend), launch_seconds(backend)
+    for name in cases:
+        for precision in precisions:
+            yield from _of_case(backend, TIMED[name], precision, copied, recorded or called)
+
+
+def _of_case(backend: Any, case: Any, precision: str, copied: float, launch: float) -> Iterator[dict[str, Any]]:
+    digits = fcgpu.load("mnist")
+    data = fcgpu.dataset(digits.X[: case.rows], digits.y[: case.rows], scale=digits.scale)
+    about = {"case": case.name, "precision": precision}
+    options = {"batch": case.batch, "hidden": SIZES[1:-1], "activation": "sigmoid", "output": "sigmoid"}
+    options |= {"optimizer": "gradient_descent", "shuffle": False, "epochs": 100_000, "precision": precision}
+    events = fcgpu.train(data, device=backend, **options)
+    next(events)
+    step = seconds_of(lambda: list(islice(events, STEPS)), backend) / (STEPS * case.rows / case.batch)
+    events.close()
+    launches, how = _launches(backend, data, options)
+    total = 0.0
+    for one in launches:
+        seconds = _seconds(one, backend, how)
+        total += seconds
+        yield about | {"launch": one.name, "microseconds": 1e6 * seconds}
+    # Read once: the features as stored, for the targets' bytes and the parameters' are few beside them.
+    bytes_read = case.batch * digits.X.shape[1] * digits.X.itemsize
+    yield about | {
+        "step_microseconds": 1e6 * step, "sum_of_launches_microseconds": 1e6 * total, "launches": len(launches),
+        "floor_microseconds": 1e6 * (bytes_read / copied + len(launches) * launch), "bytes_read": bytes_read,
+        "bandwidth": copied, "launch_microseconds": 1e6 * launch, "why_eager": how.why,
+    }  # fmt: skip
+
+
+def _launches(backend: Any, data: Any, options: dict[str, Any]) -> tuple[list[Launch], Any]:
+    """Those of one step, in order, on the buffers of a run; and the run's `Capture`."""
+    made: list[OnGpu] = []
+    begin = OnGpu.begin
+
+    def kept(self: OnGpu, *arguments: Any) -> None:
+        made.append(self)
+        begin(self, *arguments)
+
+    OnGpu.begin = kept  # type: ignore[method-assign]
+    try:
+        events = fcgpu.train(data, device=backend, **options)
+        next(events), next(events)  # kernels are compiled, the learning rates known
+    finally:
+        OnGpu.begin = begin  # type: ignore[method-assign]
+    steps = made[0]
+    with steps.capture.on_stream(), _noted() as launches:
+        steps._step(steps._batches[0])
+    steps.events = events  # type: ignore[attr-defined]  # the run, which holds the buffers
+    return launches, steps.capture
+
+
+@contextmanager
+def _noted() -> Iterator[list[Launch]]:
+    """Launches made inside are appended to the list."""
+    found: list[Launch] = []
+    product = Products.__call__
+    tables = {module: module.kernel for module in (kernels, fused)}
+
+    def noting(compile: Callable[..., Any], name: str, xp: Any) -> Callable[..., Any]:
+        compiled = compile(name, xp)
+
+        def call(*arguments: Any, **more: Any) -> Any:
+            found.append(Launch(name, lambda: compiled(*arguments, **more)))
+            return compiled(*arguments, **more)
+
+        return call
+
+    def multiply(self: Products, A: Any, B: Any, C: Any, **more: Any) -> None:
+        found.append(Launch(f"product {A.shape} {B.shape} to {C.shape}", lambda: product(self, A, B, C, **more)))
+        product(self, A, B, C, **more)
+
+    Products.__call__ = multiply  # type: ignore[method-assign]
+    for module, compile in tables.items():
+        module.kernel = partial(noting, compile)
+    try:
+        yield found
+    finally:
+        Products.__call__ = product  # type: ignore[method-assign]
+        for module, compile in tables.items():
+            module.kernel = compile
+
+
+def _seconds(launch: Launch, backend: Any, capture: Any) -> float:
+    def repeat() -> None:
+        for _ in range(REPEATS):
+            launch.again()
+
+    with capture.on_stream():
+        if capture.why:
+            return seconds_of(repeat, backend) / REPEATS
+        capture.stream.begin_capture()
+        repeat()
+        graph = capture.stream.end_capture()
+        return seconds_of(graph.launch, backend) / REPEATS

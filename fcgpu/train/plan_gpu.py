@@ -1,0 +1,71 @@
+"""What lies where on a GPU, and the bytes of it, from the plan that is fastest to the one that needs least.
+
+The tile is the batch where that fits, and the features lie on the device in their stored type. Where memory is short
+tiles are halved first; where that does not help the features stay on the host, and go through the device in chunks
+(`stream.py`), of several batches or, where a batch is cut, of a tile.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from fcgpu.kernels.device import WIDTH
+from fcgpu.optim.first_order import state_arrays
+from fcgpu.params import Padded, Spec
+from fcgpu.train.recipe import Recipe
+
+# Not measured yet, from counts: a tile of 784-128-64-10 is some 16 launches of 2 to 8 µs, so above GPU_TILE_ROWS they
+# are few beside its products, and below GPU_SMALL_TILE reading the features from the host again may be cheaper.
+GPU_TILE_ROWS = 1 << 16
+GPU_SMALL_TILE = 1 << 12
+CHUNK_BYTES = 64 << 20  # of features that go to the device at once; there are two chunks there, and two on the host
+AHEAD = 1024  # steps, about, whose learning rates, and dropout's keys, the device knows
+
+
+def cuts(samples: int, batch: int, row_bytes: int, *, movable: bool) -> Iterator[tuple[int, int]]:
+    """(rows of a tile, rows of a chunk or 0 where the features lie on the device), if they are `movable` from there."""
+    tile = min(batch, GPU_TILE_ROWS)
+    yield tile, 0
+    while tile > (GPU_SMALL_TILE if movable else 1):
+        tile = half(tile)
+        yield tile, 0
+    if not movable:
+        return
+    rows = max(1, CHUNK_BYTES // row_bytes)
+    tile = min(batch, GPU_TILE_ROWS, rows)
+    batches = min(rows, samples) // batch
+    while batches > 1:
+        yield tile, batches * batch
+        batches //= 2
+    yield tile, tile
+    while tile > 1:
+        tile = half(tile)
+        yield tile, tile
+
+
+def sample_bytes(recipe: Recipe, *, weighted: bool, shuffled: bool) -> int:
+    """Of a sample, beside its features and target: its weight, the number that dropout knows it by, its place."""
+    return np.dtype(recipe.dtype).itemsize * weighted + 4 * bool(recipe.dropout) + 8 * shuffled
+
+
+def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int) -> int:
+    """Vectors of the parameters' length, a tile's buffers, what the device knows ahead (of `steps` an epoch), losses.
+
+    What a GPU's libraries take for themselves is not in it: up to 32 MiB of cuBLAS, and the kernels' own code.
+    """
+    size, layout = np.dtype(recipe.dtype).itemsize, Padded(spec, WIDTH)
+    operand = 2 if recipe.precision in ("float16", "bfloat16") else size
+    lbfgs = recipe.optimizer == "lbfgs"
+    state = 2 * recipe.history_size + 4 if lbfgs else state_arrays(recipe.optimizer)
+    temporaries = 2 * lbfgs
+    chosen = bool(recipe.alpha) + (recipe.optimizer == "adamw") + recipe.early_stopping
+    vectors = size * (2 + state + temporaries + chosen) + operand * (operand < size)
+    (first, _), *hidden = layout.shapes
+    masks = sum(spec.sizes[1:-1]) if recipe.dropout else 0
+    row = operand * (first + 2 * sum(rows for rows, _ in hidden)) + (size + operand) * layout.shapes[-1][1] + masks
+    ahead = max(AHEAD, steps) * (size + (8 * len(spec.sizes[1:-1]) if recipe.dropout else 0))
+    return vectors * layout.size + tile * row + ahead + 24 * recipe.epochs
+
+
+def half(tile: int) -> int:
+    return -(-tile // 2)

@@ -1,0 +1,156 @@
+"""`python -m bench gpu`: its parts run on the device double, where what they time means nothing, and end well."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from device_double import double_backend
+from test_bench import Here
+
+import fcgpu
+from bench.cases import Case
+from bench.gpu import chunks, clock, crossover, limits, profile, recipe, session, versus
+from bench.session import PeerError
+from fcgpu import bench
+from fcgpu.train.plan import work_of
+
+
+@pytest.fixture
+def device(monkeypatch, mnist):
+    """The double, as the device "cuda"; and every part small."""
+    double, choose, load = double_backend(monkeypatch), fcgpu.choose, fcgpu.load
+    monkeypatch.setattr(fcgpu, "choose", lambda name: double if name == "cuda" else choose(name))
+    monkeypatch.setattr(fcgpu, "load", lambda source: mnist if source == "mnist" else load(source))
+    for module, names in {
+        clock: {"ROUNDS": 1},
+        limits: {"COPY": 4096, "SENT": 4096, "LAUNCHES": 3, "SIDES": (8, 16)},
+        chunks: {"STEPS": 1, "PRECISIONS": ("float32",)},
+        profile: {"REPEATS": 2, "STEPS": 1},
+        bench: {"PRODUCT": 8, "COPY_BYTES": 4096, "SAMPLES": 64, "GPU_SAMPLES": 64},
+    }.items():
+        for name, value in names.items():
+            monkeypatch.setattr(module, name, value)
+    return double
+
+
+def run(parts, tmp_path, seconds=100.0, device="cpu"):
+    said = []
+    code = session.run(parts, tmp_path, seconds, device, said.append)
+    return code, json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["parts"], "\n".join(said)
+
+
+@pytest.mark.slow
+def test_a_part_that_fails_or_hangs_costs_nothing_but_itself(tmp_path):
+    names = ("bench.planted.hanging", "bench.planted.failing")
+    code, parts, _ = run(names, tmp_path)
+    assert code == 1
+    assert parts[names[0]]["ended"] == "stopped after 5 s"
+    assert parts[names[1]]["ended"] == "failed: and at length"
+    assert parts[names[1]]["rows"] == [{"device": "cpu"}]
+    pid = parts[names[0]]["rows"][0]["pid"]
+    for _ in range(100):
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or "Z" in status.read_text(encoding="ascii").split()[2]:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("what the part started goes on")
+    assert run(names[:1], tmp_path, seconds=0.5)[1][names[0]]["ended"] == "no time left"
+
+
+def test_without_a_gpu_every_part_says_so_by_name(tmp_path):
+    try:
+        fcgpu.choose("cuda")
+    except fcgpu.DeviceError:
+        code, parts, said = run(("limits",), tmp_path, device="cuda")
+        assert code == 1
+        assert parts["limits"]["ended"].startswith("no GPU: device='cuda': ")
+        assert "limits: copies, launches and products of this machine\n  no GPU: " in said
+    else:
+        pytest.skip("there is a GPU")
+
+
+def test_what_the_machine_can_do(device):
+    found = list(limits.rows("cuda"))
+    assert [row["what"] for row in found[:4]] == [
+        "copy on the device", "copy from the host, pinned", "copy from the host, pageable", "launch of a kernel",
+    ]  # fmt: skip
+    assert found[0]["bytes_per_second"] == 2 * 4096 / 1e-3  # a round takes a millisecond on the double
+    assert found[3]["seconds"] == found[3]["in_a_graph"] == pytest.approx(1e-3 / 3)
+    assert len(found) == 4 + 2 * 4
+
+
+def test_a_profile_has_every_launch_of_a_step(device, monkeypatch):
+    small = replace(profile.TIMED["batch-10"], rows=30)
+    monkeypatch.setattr(profile, "TIMED", {"small": small})
+    *launches, whole = profile.rows("cuda", ("small",), ("float32",))
+    names = [row["launch"].split()[0] for row in launches]
+    assert names == [
+        "load", *["product", "sigmoid"] * 2, "product", "binary_cross_entropy",
+        "product", "product", "sigmoid_backward", "product", "product", "sigmoid_backward", "product",
+        "turn", "gradient_descent",
+    ]  # fmt: skip
+    assert whole["launches"] == len(launches) == work_of(fcgpu.Spec((784, 128, 64, 10)), 10).launches
+    assert not whole["why_eager"]
+    assert whole["bytes_read"] == 10 * 784
+
+
+def test_tiles_of_a_full_batch(device):
+    assert [row["tile"] for row in chunks.rows("cuda", tiles=(64, 25), samples=64)] == [64, 25]
+
+
+def test_the_crossover_lies_between_the_sizes_where_the_faster_changes(device):
+    assert crossover.crossing([1, 2, 4], [10, 20, 40], [30, 30, 30]) == 3
+    assert crossover.crossing([1, 2], [10, 20], [5, 5]) == 1
+    assert crossover.crossing([1, 2], [10, 20], [50, 50]) is None
+    first, *rows, last = crossover.rows("cuda", hidden=((4,),), batches=(8, 64), seconds=0.001)
+    assert first["gpu"] == "a double on the CPU"
+    assert {(row["batch"], row["launches"]) for row in rows if "batch" in row} == {(8, 11), (64, 11)}
+    assert all(row["cpu_seconds"] > 0 < row["eager_seconds"] for row in rows if "batch" in row)
+    assert set(last) == {"launch_flop_recorded", "launch_flop_eager"}
+
+
+class Asked(Here):
+    """With the limit of time that the process of a peer has, and a peer that never answers."""
+
+    def ask(self, verb, *arguments, within=None):
+        if verb == "warm" and self._of[0].endswith("scikit"):
+            raise PeerError("it did not warm within 90 s")
+        return super().ask(verb, *arguments)
+
+
+def test_peers_are_measured_refused_or_skipped_by_name(mnist, monkeypatch):
+    monkeypatch.setattr(fcgpu, "load", lambda source: mnist)
+    pytest.importorskip("sklearn")
+    case = Case("small", "a small case", rows=640, batch=16)
+    modules = ["bench.peers.ours", "bench.peers.scikit", "bench.planted.wrong", "bench.peers.absent"]
+    rows = list(versus.rows("cpu", [case], modules, Asked, rounds=2))
+    by_peer = {
+        (row["peer"], next(iter(set(row) & {"refused", "skipped", "ratio", "seconds", "versions"}))) for row in rows
+    }
+    assert ("wrong", "refused") in by_peer
+    assert {row["peer"]: row["skipped"] for row in rows if "skipped" in row} == {
+        "absent": "bench.peers.absent is not installed",
+        "scikit": "it did not warm within 90 s",
+    }
+    ours = next(row for row in rows if row["peer"] == "ours" and "seconds" in row)
+    assert ours["microseconds_per_step"] == pytest.approx(1e6 * np.median(ours["seconds"]) / 40)
+
+
+def test_the_default_recipe_end_to_end(tmp_path):
+    path = tmp_path / "few.csv"
+    path.write_text("".join(f"{i % 2},{i},{-i}\n" for i in range(20)), encoding="ascii")
+    found = recipe.whole("cpu", str(path), "--epochs", "1")
+    assert found["process_seconds"] > found["seconds"] > 0
+    assert found["device"] == "cpu"
+    assert "device='cpux' is not a device" in recipe.whole("cpux")["failed"]
+
+
+def test_every_precision_has_a_tolerance_and_its_cases():
+    names = [case.name for case in versus.cases()]
+    assert names[0] == "full float32"
+    assert len(set(names)) == 9
+    assert {case.precision for case in versus.cases()} == {"float32", "tf32", "bfloat16"}

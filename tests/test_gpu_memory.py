@@ -1,0 +1,145 @@
+"""Memory of a GPU: less of it gives the same numbers, too little of it a word; each body also runs on the double."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import fcgpu
+from fcgpu.kernels.products import WORKSPACE
+from fcgpu.train import plan, plan_gpu
+from fcgpu.train.capture import why_eager
+from fcgpu.train.device import OnGpu
+from fcgpu.train.stream import Stream
+
+HIDDEN, FEATURES, SAMPLES = (17, 9), 40, 500
+pytestmark = pytest.mark.usefixtures("little_garbage")
+CHANGES = [
+    {"batch": 64, "optimizer": "adam"},
+    {"batch": 64, "optimizer": "adam", "dropout": 0.3, "alpha": 2.0, "gradient_clip": 1.0},
+    {"batch": 150, "optimizer": "momentum", "shuffle": False},
+    {"optimizer": "nesterov"},
+    {"optimizer": "lbfgs", "alpha": 1.0},
+]
+
+
+@pytest.fixture
+def data():
+    random = np.random.default_rng(3)
+    y = np.arange(SAMPLES) % 3
+    X = random.normal(100, 30, (SAMPLES, FEATURES)) + 20 * random.normal(0, 1, (3, FEATURES))[y]
+    return fcgpu.dataset(np.clip(X, 0, 255).astype(np.uint8), y, scale=1 / 255)
+
+
+class Done(NamedTuple):
+    """What is kept of a run: its events hold its arrays."""
+
+    plan: plan.Plan
+    notes: str
+    params: np.ndarray
+    loss: float
+
+
+def run(data, device, **options):
+    started, *epochs, finished = fcgpu.train(data, device=device, hidden=HIDDEN, epochs=3, **options)
+    notes = started.plan.note + "".join(event.note for event in epochs)
+    return Done(finished.plan, notes, finished.model.params, finished.train.loss)
+
+
+def streamed(tile, chunk, monkeypatch):
+    """Make every plan stream, with these tiles, in chunks of so many rows."""
+    monkeypatch.setattr(plan_gpu, "cuts", lambda *sizes, movable: iter([(tile, chunk)]))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_features_from_the_host_give_the_same_bits(changes, weighted, device, data, monkeypatch):
+    weights = np.random.default_rng(0).random(SAMPLES) if weighted else None
+    expected = run(data, device, sample_weight=weights, **changes)
+    tile, batch = expected.plan.tile, expected.plan.batch
+    for batches in (1, 3):
+        streamed(tile, min(batches * batch, SAMPLES), monkeypatch)
+        found = run(data, device, sample_weight=weights, **changes)
+        assert found.plan.chunk
+        assert (found.params.tobytes(), found.loss) == (expected.params.tobytes(), expected.loss)
+        monkeypatch.undo()
+
+
+def test_a_batch_in_tiles_from_the_host_is_the_batch_in_tiles(device, data):
+    """Full batches, where every tile is a chunk of its own."""
+    whole = run(data, device)
+    found = run(data, device, memory_budget=whole.plan.data_bytes - 10_000)
+    assert 0 < found.plan.chunk == found.plan.tile < SAMPLES
+    tolerance = 3 * (SAMPLES + FEATURES + sum(HIDDEN)) * np.finfo(np.float32).eps
+    np.testing.assert_allclose(found.params, whole.params, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("changes", [CHANGES[1], CHANGES[3]], ids=str)
+def test_a_device_with_less_than_it_said_gets_a_smaller_plan_and_says_so(changes, device, data):
+    """The pool is held to ever less: the run goes on with ever less, until a refusal names the least."""
+    pool, notes, refusal = device.xp.get_default_memory_pool(), [], ""
+    expected = run(data, device, **changes)
+    held = expected.plan.bytes
+    while not refusal:
+        device.give_back()
+        pool.set_limit(size=pool.used_bytes() + max(held, 1))
+        try:
+            found = run(data, device, **changes)
+        except fcgpu.DeviceError as error:
+            refusal = str(error)
+        else:
+            notes.append(found.notes)
+            np.testing.assert_allclose(found.params, expected.params, rtol=0, atol=1e-3)
+        finally:
+            pool.set_limit(size=0)
+        held = held // 2
+    assert f"{device.device} ran out of memory: " in "".join(notes)
+    assert "ran out of memory" in refusal
+
+
+def test_the_plan_is_what_a_run_takes(device, data):
+    """Not less than the arrays of the run, nor much more."""
+    pool = device.xp.get_default_memory_pool()
+    for changes in CHANGES:
+        device.give_back()
+        before = pool.used_bytes()
+        events = fcgpu.train(data, device=device, hidden=(256, 128), epochs=2, **changes)
+        planned, _ = next(events).plan, next(events)
+        taken = pool.used_bytes() - before - (0 if why_eager(device) else WORKSPACE)  # which is cuBLAS's own
+        assert 0.5 * planned.bytes < taken < planned.bytes + 64 * 512, changes  # a block is at least 512 bytes
+        events.close()
+
+
+def test_copies_run_beside_the_computation(device, monkeypatch):
+    """By the events of the device itself: most of the time of the copies is time of the computation too."""
+    cuda, copies, tiles, real = device.xp.cuda, [], [], type(device.xp).__name__ == "module"
+
+    def mark(record, stream):
+        record.append(cuda.Event())
+        record[-1].record(stream)
+
+    def around(cls, name, record, begin, end, stream):
+        method = getattr(cls, name)
+
+        def marked(self, *arguments):
+            if begin:
+                mark(record, stream(self))
+            method(self, *arguments)
+            if end:
+                mark(record, stream(self))
+
+        monkeypatch.setattr(cls, name, marked)
+
+    around(Stream, "_copy", copies, True, True, lambda self: self._copies)
+    around(OnGpu, "_loss", tiles, True, False, lambda self: self.capture.stream)
+    around(OnGpu, "_backward", tiles, False, True, lambda self: self.capture.stream)
+    n, d, width = (65_536, 1024, 16_384) if real else (64, 8, 4)  # a tile takes longer than to gather and copy one
+    X = np.random.default_rng(0).random((n, d), dtype=np.float32)
+    streamed(n // 16, n // 16, monkeypatch)
+    assert len(list(fcgpu.train((X, np.arange(n) % 2), device=device, hidden=(width,), epochs=2))) == 4
+    assert len(tiles) == 2 * 2 * 16 <= len(copies)
+    if real:
+        at = [[cuda.get_elapsed_time(copies[0], event) for event in events] for events in (copies, tiles)]
+        copied, computed = (np.reshape(times, (-1, 2)) for times in at)
+        both = sum((np.minimum(b, computed[:, 1]) - np.maximum(a, computed[:, 0])).clip(0).sum() for a, b in copied)
+        assert both > 0.5 * np.diff(copied).sum()

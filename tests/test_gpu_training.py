@@ -1,0 +1,152 @@
+"""Training on a GPU against the same training on the CPU; each body also runs on the double.
+
+Tolerances. Both sides round the same sums in another order, so that an entry of a gradient, summed over the samples of
+a batch from chains of products over the units, differs by some (samples + units) eps of its terms, which are of the
+size of the features; a step multiplies that by the learning rate, and STEPS such steps add up.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import fcgpu
+from fcgpu.train import capture, run
+
+STEPS = 10
+
+
+@pytest.fixture
+def real(device):
+    """Is it a GPU? The double is too slow for many steps."""
+    return type(device.xp).__name__ == "module"
+
+
+def problem(recipe, mnist):
+    """Some data of the recipe's shape."""
+    if recipe.name == "logistic":
+        X = np.random.default_rng(0).integers(0, 256, (24, 12_288)).astype(np.uint8)
+        return fcgpu.dataset(X, np.arange(24) % 2, scale=1 / 255)
+    if recipe.data == "mnist":
+        n = STEPS * 10 if recipe.batch == 10 else 300
+        return replace(mnist, X=mnist.X[:n], y=mnist.y[:n], X_test=mnist.X_test[:50], y_test=mnist.y_test[:50])
+    return fcgpu.load(recipe.data)
+
+
+def model_of(data, device, **options):
+    *_, finished = fcgpu.train(data, device=device, **options)
+    return finished
+
+
+@pytest.mark.parametrize("name", fcgpu.recipe_names())
+def test_ten_steps_of_a_recipe_are_the_cpus(name, device, mnist):
+    recipe = fcgpu.load_recipe(name)
+    data = problem(recipe, mnist)
+    recipe = recipe.but(epochs=1 if recipe.batch == 10 else STEPS)
+    ours, theirs = (model_of(data, where, recipe=recipe) for where in (device, "cpu"))
+    assert ours.steps == theirs.steps == STEPS
+    units = sum(ours.model.spec.sizes)
+    batch = data.n_samples if recipe.batch == "full" else recipe.batch
+    terms = max(1.0, recipe.learning_rate * (recipe.scale or data.scale) * float(np.abs(data.X).max()))
+    bound = float(STEPS * (batch + units) * np.finfo(recipe.dtype).eps * terms)
+    np.testing.assert_allclose(ours.model.params, theirs.model.params, rtol=0, atol=bound)
+    assert ours.train.loss == pytest.approx(theirs.train.loss, rel=bound)
+    assert ours.model.params.dtype == theirs.model.params.dtype
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch": 64, "dropout": 0.2, "alpha": 1.0, "gradient_clip": 1.0, "optimizer": "adam"},
+        {"batch": 100, "optimizer": "momentum", "schedule": "cosine", "warmup": 1},
+        {"optimizer": "lbfgs", "alpha": 12.0},
+        {"optimizer": "rprop"},
+    ],
+    ids=lambda changes: changes["optimizer"],
+)
+def test_every_run_has_the_same_bits(changes, device, real, mnist):
+    n = 1000 if real else 200
+    data = replace(mnist, X=mnist.X[:n], y=mnist.y[:n], X_test=None, y_test=None)
+    runs = [model_of(data, device, epochs=3, seed=3, hidden=(32, 16), **changes) for _ in range(20 if real else 2)]
+    assert len({done.model.params.tobytes() for done in runs}) == 1
+    assert len({done.train for done in runs}) == 1
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch": 64, "optimizer": "adam", "schedule": "one_cycle", "warmup": 1, "learning_rate": 0.01},  # and a rest
+        {"batch": 50, "optimizer": "adamw", "dropout": 0.2, "alpha": 1.0, "gradient_clip": 1.0, "learning_rate": 0.01},
+        {"optimizer": "rmsprop", "schedule": "step", "step_size": 1, "learning_rate": 0.01},
+    ],
+    ids=lambda changes: changes["optimizer"],
+)
+def test_recorded_steps_have_the_bits_of_called_ones(changes, precision, device, real, monkeypatch, mnist):
+    if capture.why_eager(device):
+        pytest.skip(capture.why_eager(device))
+    if not real and precision in ("float16", "tf32"):
+        pytest.skip("on the double one half precision is enough")
+    data = replace(mnist, X=mnist.X[:230], y=mnist.y[:230], X_test=None, y_test=None)
+    options = {"epochs": 4, "hidden": (32, 16), "precision": precision, **changes}
+    recorded = model_of(data, device, **options)
+    monkeypatch.setattr(capture, "why_eager", lambda backend: "a test asks for it")
+    called = model_of(data, device, **options)
+    assert recorded.capture.startswith("graph of ")
+    assert called.capture == "eager: a test asks for it"
+    assert recorded.model.params.tobytes() == called.model.params.tobytes()
+    assert recorded.train == called.train
+
+
+def test_another_shape_is_another_recording(device, mnist):
+    """Runs of other batches and networks, in turn, are what they are alone."""
+    data = replace(mnist, X=mnist.X[:100], y=mnist.y[:100], X_test=None, y_test=None)
+    shapes = [{"batch": 10, "hidden": (16,)}, {"batch": 30, "hidden": (16,)}, {"batch": 10, "hidden": (8, 8)}]
+    alone = [model_of(data, device, epochs=3, **shape).model.params for shape in shapes]
+    runs = [fcgpu.train(data, device=device, epochs=3, **shape) for shape in shapes]
+    for _ in range(4):  # Started, and three epochs
+        for run_of in runs:
+            next(run_of)
+    for params, run_of in zip(alone, runs, strict=True):
+        assert next(run_of).model.params.tobytes() == params.tobytes()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_no_memory_is_taken_after_the_first_epochs(optimizer, device, real, monkeypatch, mnist):
+    """Ten thousand steps, or evaluations, with a look at the loss now and then."""
+    monkeypatch.setattr(run, "LOOK_SECONDS", 0.01)
+    n = 500 if real else 100
+    data = replace(mnist, X=mnist.X[:n], y=mnist.y[:n], X_test=None, y_test=None)
+    epochs = (1000 if real else 8) if optimizer == "adam" else (2000 if real else 8)
+    own = {"batch": n // 10, "dropout": 0.1} if optimizer == "adam" else {"tol": 1e-30, "alpha": 1.0}
+    pool = device.xp.get_default_memory_pool()
+    events = fcgpu.train(data, device=device, hidden=(32,), optimizer=optimizer, epochs=epochs, **own)
+    held = [(pool.used_bytes(), pool.total_bytes()) for event in events if isinstance(event, fcgpu.EpochEnded)]
+    assert len(held) == epochs or optimizer == "lbfgs"
+    assert len(set(held[3:])) == 1
+
+
+def test_a_device_that_is_not_there_is_refused_by_its_number():
+    with pytest.raises(fcgpu.DeviceError, match=r"device='cuda:99'.* or use device='cpu'"):
+        fcgpu.choose("cuda:99")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
+def test_the_refusal_names_the_devices_that_are_there():
+    with pytest.raises(fcgpu.DeviceError, match=r"there is no cuda:99, this machine has cuda:0"):
+        fcgpu.choose("cuda:99")
+
+
+def test_predictions_are_the_cpus(device, mnist):
+    finished = model_of(replace(mnist, X=mnist.X[:600], y=mnist.y[:600]), "cpu", epochs=5, hidden=(32,))
+    X = mnist.X_test[:700]
+    model = finished.model
+    bound = float(sum(model.spec.sizes) * np.finfo(np.float32).eps)
+    np.testing.assert_allclose(model.predict_proba(X, device=device), model.predict_proba(X), rtol=0, atol=bound)
+    there = model.predict_proba(device.to_device(X), device=device)
+    assert device.holds(there)
+    np.testing.assert_allclose(device.to_host(there), model.predict_proba(X), rtol=0, atol=bound)
+    assert np.mean(model.predict(X, device=device) != model.predict(X)) < 0.01
+    scores = [model.score(X, mnist.y_test[:700], device=where) for where in (device, "cpu")]
+    assert scores[0].loss == pytest.approx(scores[1].loss, rel=bound)

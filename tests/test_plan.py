@@ -1,0 +1,123 @@
+"""The plan of a run on a GPU, from 2 GB to 80 GB, and the device that a run is planned for; nothing is allocated."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from device_double import double_backend
+
+import fcgpu
+from fcgpu.backend import GPU_SPARE, LAUNCH_FLOP, Work
+from fcgpu.train.plan import plan, work_of
+from fcgpu.train.plan_gpu import GPU_TILE_ROWS
+
+GB = 1e9
+DEFAULT, LARGE = (128, 64), (8192, 8192, 8192)
+
+
+class Array(NamedTuple):
+    """As much of an array as a plan looks at."""
+
+    shape: tuple
+    dtype: np.dtype
+
+    @property
+    def nbytes(self):
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+
+def planned(gigabytes, samples, features, stored, hidden=DEFAULT, **changes):
+    spec = fcgpu.Spec((features, *hidden, 10))
+    data = Array((samples, features), np.dtype(stored)), Array((samples,), np.dtype(np.intp))
+    budget = int(GPU_SPARE * gigabytes * GB)
+    recipe = fcgpu.Recipe(hidden=hidden, **changes)
+    return plan(spec, data, recipe, double_backend(), memory_budget=budget), budget
+
+
+MNIST, FLOATS = (60_000, 784, "uint8"), (60_000, 784, "float32")
+MILLION, LARGER, HUGE = (1_000_000, 784, "float32"), (50_000_000, 100, "float32"), (200_000_000, 784, "uint8")
+TABLE = [
+    # GB, data, network, options: all of a batch at once?, do the features lie on the device?
+    *((size, data, DEFAULT, {}, True, True) for size in (2, 4, 8, 24, 80) for data in (MNIST, FLOATS)),
+    *((size, MNIST, DEFAULT, {"batch": 128}, True, True) for size in (2, 80)),
+    (2, MILLION, DEFAULT, {}, False, False),
+    (4, MILLION, DEFAULT, {}, False, True),
+    (80, MILLION, DEFAULT, {}, False, True),
+    (2, MILLION, DEFAULT, {"batch": 128}, True, False),
+    (8, MILLION, DEFAULT, {"batch": 128}, True, True),
+    (8, LARGER, DEFAULT, {"batch": 1024}, True, False),
+    (24, LARGER, DEFAULT, {"batch": 1024}, True, True),
+    (24, HUGE, DEFAULT, {"batch": 1024}, True, False),
+    (80, HUGE, DEFAULT, {}, False, False),
+    (2, MNIST, LARGE, {"batch": 128, "optimizer": "adam"}, True, None),
+    (4, MNIST, LARGE, {"batch": 128, "optimizer": "adam"}, True, True),
+    (8, MNIST, LARGE, {"optimizer": "adam"}, False, True),
+    (80, MNIST, LARGE, {"optimizer": "adam"}, True, True),
+    (24, MNIST, LARGE, {"optimizer": "lbfgs", "history_size": 10}, False, True),
+]
+
+
+@pytest.mark.parametrize(("gigabytes", "data", "hidden", "changes", "at_once", "resident"), TABLE, ids=str)
+def test_from_2_gb_to_80_gb(gigabytes, data, hidden, changes, at_once, resident):
+    if resident is None:
+        with pytest.raises(fcgpu.DeviceError, match=r"need at least \d\.\d GiB on cuda:0"):
+            planned(gigabytes, *data, hidden, **changes)
+        return
+    cut, budget = planned(gigabytes, *data, hidden, **changes)
+    assert cut.bytes <= budget
+    assert (cut.tile == cut.batch, cut.chunk == 0) == (at_once, resident)
+    assert cut.tile <= GPU_TILE_ROWS
+    if cut.chunk:
+        assert cut.chunk % cut.batch == 0 or cut.chunk == cut.tile
+        assert 2 * cut.chunk * data[1] * np.dtype(data[2]).itemsize <= cut.data_bytes < budget
+    else:
+        assert cut.data_bytes >= data[0] * data[1] * np.dtype(data[2]).itemsize
+
+
+def test_more_memory_is_never_planned_worse():
+    cuts = [planned(gigabytes, *MILLION)[0] for gigabytes in (0.5, 1, 2, 3, 4, 6, 8, 16, 80)]
+    assert [not cut.chunk for cut in cuts] == sorted(not cut.chunk for cut in cuts)
+    for chunked in (True, False):
+        tiles = [cut.tile for cut in cuts if bool(cut.chunk) == chunked]
+        assert tiles == sorted(tiles)
+
+
+def test_features_that_lie_on_the_device_already_are_not_counted_twice_nor_moved():
+    backend, spec = double_backend(), fcgpu.Spec((100, 4, 10))
+    X = backend.xp.empty((1000, 100), dtype=np.float32)
+    y = np.zeros(1000, np.intp)
+    cut = plan(spec, (X, y), fcgpu.Recipe(hidden=(4,)), backend)
+    assert cut.budget == backend.memory() + X.nbytes + y.nbytes
+    small = plan(spec, (X, y), fcgpu.Recipe(hidden=(4,)), backend, memory_budget=X.nbytes + y.nbytes + 30_000)
+    assert small.tile < 1000
+    assert small.chunk == 0
+
+
+SMALL, BIG = work_of(fcgpu.Spec((3, 4, 1), output="sigmoid"), 10), work_of(fcgpu.Spec((784, 128, 64, 10)), 60_000)
+
+
+def test_auto_leaves_small_steps_to_the_cpu_and_says_why(monkeypatch):
+    asked = []
+    monkeypatch.setattr("fcgpu.backend._gpu", lambda number, reason: asked.append(number) or double_backend())
+    small = fcgpu.choose("auto", SMALL)
+    assert small.device == "cpu"
+    assert small.reason == "a step is 0.00072 MFLOP: expected to be faster here, and on a GPU from 2.8 on"
+    assert not asked  # no GPU is started for it
+    assert fcgpu.choose("auto", BIG).device == fcgpu.choose("auto").device == "cuda:0"
+    assert fcgpu.choose("cuda", SMALL).device == "cuda:0"
+    edge = Work(LAUNCH_FLOP * 16, 16)
+    assert fcgpu.choose("auto", edge).device == "cuda:0"
+    assert fcgpu.choose("auto", edge._replace(launches=17)).device == "cpu"
+
+
+def test_a_run_chooses_by_its_own_step(monkeypatch, mnist):
+    monkeypatch.setattr("fcgpu.backend._gpu", lambda number, reason: double_backend())
+    part = fcgpu.dataset(mnist.X[:640], mnist.y[:640], scale=mnist.scale)
+    assert next(fcgpu.train(part, batch=1)).backend.device == "cpu"
+    assert next(fcgpu.train(part)).backend.device == "cuda:0"
+
+
+def test_the_work_of_a_step_is_what_its_products_and_launches_are():
+    assert BIG.flop == 60_000 * 2 * (2 * 784 * 128 + 3 * (128 * 64 + 64 * 10))
+    assert BIG.launches == 16
+    assert work_of(fcgpu.Spec((12_288, 1), output="sigmoid"), 1) == (4 * 12_288, 6)
