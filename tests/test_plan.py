@@ -47,6 +47,7 @@ TABLE = [
     (8, MILLION, DEFAULT, {"batch": 128}, True, True),
     (8, LARGER, DEFAULT, {"batch": 1024}, True, False),
     (24, LARGER, DEFAULT, {"batch": 1024}, True, True),
+    (2, HUGE, DEFAULT, {"batch": 1024}, True, False),
     (24, HUGE, DEFAULT, {"batch": 1024}, True, False),
     (80, HUGE, DEFAULT, {}, False, False),
     (2, MNIST, LARGE, {"batch": 128, "optimizer": "adam"}, True, None),

@@ -100,7 +100,7 @@ def plan(
         budget = backend.memory() + (resident if there else 0)
     whole = Plan(n, rows, rows, 1, 1, resident, 0, budget)
     if backend.on_gpu:
-        small = y.nbytes + plan_gpu.sample_bytes(recipe, weighted=weighted, shuffled=recipe.shuffle and rows < n) * n
+        small = y.nbytes + n * plan_gpu.sample_bytes(recipe, weighted=weighted)
         cuts = _on_gpu(whole, spec, X, recipe, small, beside, movable=not there)
     else:
         cuts = _on_cpu(whole, spec, X, recipe, threads or cpu_count())
@@ -153,8 +153,9 @@ def _on_gpu(
     whole: Plan, spec: Spec, X: Any, recipe: Recipe, small: int, beside: int, *, movable: bool
 ) -> Iterator[Plan]:
     row = X.dtype.itemsize * X.shape[1]
+    order = 8 * whole.samples if recipe.shuffle and whole.batch < whole.samples else 0
     for tile, chunk in plan_gpu.cuts(whole.samples, whole.batch, row, movable=movable):
-        data = small + (2 * chunk * row if chunk else X.nbytes + beside)
+        data = small + (2 * chunk * row if chunk else X.nbytes + beside + order)
         work = plan_gpu.work_bytes(spec, recipe, tile, whole.steps_per_epoch)
         yield replace(whole, tile=tile, chunk=chunk, data_bytes=data, work_bytes=work)
 

@@ -43,9 +43,9 @@ def cuts(samples: int, batch: int, row_bytes: int, *, movable: bool) -> Iterator
         yield tile, tile
 
 
-def sample_bytes(recipe: Recipe, *, weighted: bool, shuffled: bool) -> int:
-    """Of a sample, beside its features and target: its weight, the number that dropout knows it by, its place."""
-    return np.dtype(recipe.dtype).itemsize * weighted + 4 * bool(recipe.dropout) + 8 * shuffled
+def sample_bytes(recipe: Recipe, *, weighted: bool) -> int:
+    """Of a sample, beside its features and target: its weight, the number that dropout knows it by."""
+    return np.dtype(recipe.dtype).itemsize * weighted + 4 * bool(recipe.dropout)
 
 
 def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int) -> int:
