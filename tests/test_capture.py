@@ -339,6 +339,7 @@ def test_the_callers_own_stream_is_waited_for_too(recording):
         array += 1
         with made.on_stream():
             array *= 10
+            assert array.tolist() == [10]
         array += 5
         assert array.tolist() == [15]
 

@@ -115,6 +115,17 @@ def test_every_schedule_trains_as_on_numpy(schedule, backend):
     assert_equals_numpy(blobs(), backend, learning_rate=0.1, **options, **waits)
 
 
+@pytest.mark.parametrize("batch", ["full", 7])
+def test_weights_of_samples_train_as_on_numpy(batch, backend):
+    weights = np.linspace(0, 2, SAMPLES)
+    assert_equals_numpy(blobs(), backend, batch=batch, sample_weight=weights, alpha=3.0, dtype="float64")
+
+
+@pytest.mark.parametrize("alpha", [0.0, 3.0])
+def test_lbfgs_trains_as_on_numpy(alpha, backend):
+    assert_equals_numpy(blobs(), backend, optimizer="lbfgs", alpha=alpha, dtype="float64", learning_rate=0.001)
+
+
 @pytest.mark.parametrize("hidden", [(), (1,)])
 def test_the_smallest_networks_train_as_on_numpy(hidden, backend):
     assert_equals_numpy(blobs("two classes"), backend, hidden=hidden, output="sigmoid", batch=1, dtype="float64")
