@@ -332,6 +332,30 @@ def test_streams_wait_for_one_another(recording):
     assert array.tolist() == [2]
 
 
+def test_the_callers_own_stream_is_waited_for_too(recording):
+    xp, made, callers = recording.xp, Capture(recording), recording.xp.cuda.Stream(non_blocking=True)
+    array = xp.zeros((1,))
+    with callers:
+        array += 1
+        with made.on_stream():
+            array *= 10
+            assert array.tolist() == [10]
+        array += 5
+        assert array.tolist() == [15]
+
+
+@pytest.mark.parametrize(("kind", "boost"), [("softmax", 256), ("identity", 1)])
+@pytest.mark.parametrize("batch", [60, 7])
+def test_in_float16_gradients_are_multiplied_by_the_batch_size_and_more(kind, boost, batch, monkeypatch):
+    """The products that make dW divide by it again; those of the first layer multiply by the pixels' scale."""
+    recording = double_backend(monkeypatch, WHOLE + HALVES)
+    trained(recording, blobs("uint8"), precision="float16", output=kind, batch=batch, epochs=1, hidden=(7,))
+    found = {call[8] for call in recording.xp.cublas.calls if call[11] == "float32" and call[1] == 1}  # alpha of dW
+    sizes = {batch, SAMPLES % batch or batch}
+    expected = {scale / (n * boost) for n in sizes for scale in (1, 1 / 255)}
+    assert sorted(found) == pytest.approx(sorted(expected), rel=1e-6)
+
+
 @pytest.mark.parametrize("sizes", [(3, 2), (7, 8, 9), (784, 128, 64, 10), (1, 1, 1)])
 def test_parameters_go_into_the_padded_vector_and_back(sizes):
     spec, random = Spec(sizes, output="sigmoid"), np.random.default_rng(0)

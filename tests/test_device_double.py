@@ -19,6 +19,7 @@ from fcgpu.kernels.device import WIDTH
 from fcgpu.kernels.fused import FUSED
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.optim import FULL_BATCH
+from fcgpu.optim.schedules import SCHEDULES
 from fcgpu.params import Padded, Spec
 from fcgpu.train import run
 
@@ -105,6 +106,24 @@ def test_every_output_trains_as_on_numpy(output, kind, batch, stored, backend):
 @pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
 def test_every_activation_trains_as_on_numpy(activation, backend):
     assert_equals_numpy(blobs(), backend, activation=activation, init="glorot", batch=16, dtype="float64")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_trains_as_on_numpy(schedule, backend):
+    waits = {"n_iter_no_change": 1, "tol": 10.0} if schedule == "adaptive" else {}
+    options = {"batch": 7, "schedule": schedule, "warmup": 1, "epochs": 6, "dtype": "float64"}
+    assert_equals_numpy(blobs(), backend, learning_rate=0.1, **options, **waits)
+
+
+@pytest.mark.parametrize("batch", ["full", 7])
+def test_weights_of_samples_train_as_on_numpy(batch, backend):
+    weights = np.linspace(0, 2, SAMPLES)
+    assert_equals_numpy(blobs(), backend, batch=batch, sample_weight=weights, alpha=3.0, dtype="float64")
+
+
+@pytest.mark.parametrize("alpha", [0.0, 3.0])
+def test_lbfgs_trains_as_on_numpy(alpha, backend):
+    assert_equals_numpy(blobs(), backend, optimizer="lbfgs", alpha=alpha, dtype="float64", learning_rate=0.001)
 
 
 @pytest.mark.parametrize("hidden", [(), (1,)])

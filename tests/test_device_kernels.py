@@ -164,6 +164,23 @@ def test_the_partial_sums_of_a_loss_are_those_of_its_blocks(n, weighted, dtype, 
     np.testing.assert_allclose(logits.get()[:, :10], boost * Z, rtol=0, atol=boost * 50 * np.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize(("boost", "most"), [(60_000 * 256.0, 2.0**-9), (1.0, 2.0)])
+def test_a_float16_keeps_the_digits_of_small_errors_only_when_they_are_multiplied(boost, most, xp):
+    """Predictions that are wrong by 1e-4, in a batch of 60,000."""
+    n, k = 64, 10
+    Z = np.random.default_rng(7).normal(0, 0.5, (n, k)).astype(np.float32)
+    Z[:, 3] += 12
+    exact, y = Z.astype(float), np.full(n, 3)
+    REFERENCE["cross_entropy"](exact, y, 1 / 60_000, np.empty((n, 1)), xp=np)
+    share, dZ = xp.asarray(np.array([1 / 60_000], np.float32)), xp.asarray(np.zeros((n, 16), np.float16))
+    rows, sums = Rows(None, xp.asarray(y), share, None), [xp.zeros((1,)) for _ in range(2)]
+    device.loss("cross_entropy", rows, share, k, boost, False, False, xp.asarray(wider(Z)), dZ, *sums, xp=xp)
+    found = dZ.get()[:, :k].astype(float) / boost
+    error = np.linalg.norm(found - exact) / np.linalg.norm(exact)
+    assert error <= most
+    assert boost > 1 or error > 0.5
+
+
 @pytest.mark.parametrize(("dtype", "operand"), TYPES)
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("stored", ["uint8", "float"])
