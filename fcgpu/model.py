@@ -166,7 +166,7 @@ def _in_tiles(
         part = X[rows] if resident else backend.to_device(X[rows])
         whole = free.pop()
         work = whole.head(rows.stop - rows.start, spec.sizes[0])
-        net.kernels.load_tile(part, slice(None), 1.0, work.A[0])
+        net.kernels.load_tile(part, slice(None), work.A[0])
         answer = compute(net, layers, work)
         out[rows] = answer if resident else backend.to_host(answer)
         free.append(whole)

@@ -64,16 +64,6 @@ def derivative_cases(name, dtype, random):
         yield Case(f"shape {shape}", (A, dA), {1: np.abs(dA)})
 
 
-def load_cases(name, dtype, random):
-    for stored, (n, d) in itertools.product(("uint8", "bool", "int64", *DTYPES), [(9, 4), (1, 1), (6, 1)]):
-        X = (random.integers(0, 256, (n, d)) * (1.37 if stored in DTYPES else 1)).astype(stored)
-        slices, order = (slice(None), slice(0, 1), slice(n // 2, n)), random.permutation(n)
-        for rows in (*slices, order, order[: n // 2 + 1], order[-1:].astype(np.int32)):
-            for layout in (X, np.asfortranarray(X)):
-                A = np.empty(layout[rows].shape, dtype)
-                yield Case(f"{stored} rows {rows}", (layout, rows, 1 / 255, A), {3: X[rows] / 255})
-
-
 def labels(k, n, dtype, random):
     """Class indices of several types, and targets (n, k), which sum to one."""
     for kind in ("int64", "int32", "uint8"):
@@ -194,7 +184,7 @@ def update_scales(name, w, g, state, setting, rate=0.01):
 
 
 def maker_of(name):
-    makers = {"load_tile": load_cases, "count_correct": count_cases, **dict.fromkeys(UPDATES, update_cases)}
+    makers = {"count_correct": count_cases, **dict.fromkeys(UPDATES, update_cases)}
     makers["rprop"] = rprop_cases
     makers |= dict.fromkeys((row.loss for row in OUTPUTS.values()), loss_cases)
     makers |= dict.fromkeys(("dropout", "dropout_backward"), dropout_cases)

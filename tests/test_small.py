@@ -111,3 +111,15 @@ def test_a_library_that_is_no_openblas_is_not_asked(monkeypatch):
         assert not blas.is_available(np.dtype("float32"))
     finally:
         blas._gemm.cache_clear()
+
+
+@pytest.mark.parametrize("path", ["small", "large"])
+def test_a_batch_without_any_weight_changes_nothing(path, monkeypatch):
+    data, weights = digits(), np.ones(107)
+    weights[:20] = 0
+    if path == "large":
+        monkeypatch.setattr(run, "is_small", lambda plan: False)
+    options = {"optimizer": "gradient_descent", "shuffle": False, "alpha": 0.5, "epochs": 1}
+    with_them = trained(data, sample_weight=weights, **options)
+    without = trained(fcgpu.dataset(data.X[20:], data.y[20:], scale=data.scale), **options)
+    np.testing.assert_allclose(with_them[0], without[0], rtol=0, atol=1e-12)

@@ -3,14 +3,12 @@
 from typing import Any
 
 
-def load_tile(X: Any, rows: Any, scale: Any, A: Any, *, xp: Any) -> None:
-    """Overwrite A (n, width) with X[rows] * scale. X stays as it is stored.
+def load_tile(X: Any, rows: Any, A: Any, *, xp: Any) -> None:
+    """Overwrite A (n, width) with X[rows], in A's type. X stays as it is stored.
 
     rows is a slice or (n,) indices, or one of them with a slice of columns behind it.
     """
     A[...] = X[rows]
-    if scale != 1:
-        A *= scale
 
 
 def dense_forward(A: Any, W: Any, Z: Any, scale: float = 1.0, *, xp: Any) -> None:

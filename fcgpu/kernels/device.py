@@ -180,7 +180,7 @@ FORMULAS = {
         }
         """,
         "double sum[1] = {0}",
-        "block_sum(sum); if (threadIdx.x == 0) share[0] = T(1.0 / (sum[0] > tiny ? sum[0] : tiny))",
+        "block_sum(sum); if (threadIdx.x == 0) share[0] = sum[0] > 0 ? T(1.0 / (sum[0] > tiny ? sum[0] : tiny)) : T(0)",
     ),
     "cast": Formula("T w", "H its", "its = H(w)"),
     "binary_cross_entropy": _loss(
@@ -363,8 +363,8 @@ def load(
 
 
 def share(weights: Any, place: Place, n: int, tiny: float, share: Any, *, xp: Any) -> None:
-    """Overwrite share (1,) with 1 / Σ weights over the n samples of the step; where all are 0 with 1 / tiny, which
-    makes the loss and its gradient 0.
+    """Overwrite share (1,) with 1 / Σ weights over the n samples of the step; where all are 0 with 0, which makes the
+    loss, its penalty and gradient 0.
     """
     kernel("share", xp)(
         weights, place.at if place.order is None else place.order, place.at, place.steps, place.batch, n, tiny,

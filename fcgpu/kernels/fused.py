@@ -28,8 +28,6 @@ FORMULAS = {
     "tanh": ("T z, T b", "T a", "a = tanh(z + b)"),
     "relu": ("T z, T b", "T a", "T s = z + b; a = s > T(0) ? s : s != s ? s : T(0)"),  # NaN stays NaN
     "leaky_relu": ("T z, T b", "T a", f"T s = z + b; a = s > T(0) ? s : T({LEAK}) * s"),
-    "load_slice": ("U x, T scale", "T a", "a = T(x) * scale"),
-    "load_rows": ("raw U X, raw I rows, int32 d, T scale", "T a", "a = T(X[rows[i / d] * d + i % d]) * scale"),
     "gradient_descent": ("T g, raw T rate", "T w", "w -= rate[0] * g"),
     "momentum": ("T g, raw T rate, T mu", "T w, T v", "v = mu * v - rate[0] * g; w += v"),
     "nesterov": ("T g, raw T rate, T mu", "T w, T v", "v = mu * v - rate[0] * g; w += mu * v - rate[0] * g"),
@@ -78,13 +76,6 @@ def _forward(name: str) -> Callable[..., None]:
         kernel(name, xp)(Z, b, Z)
 
     return forward
-
-
-def load_tile(X: Any, rows: Any, scale: Any, A: Any, *, xp: Any) -> None:
-    if isinstance(rows, slice):
-        kernel("load_slice", xp)(X[rows], scale, A)
-    else:
-        kernel("load_rows", xp)(X, rows, X.shape[-1], scale, A)
 
 
 def gradient_descent(w: Any, g: Any, state: Any, learning_rate: Any, *, xp: Any) -> None:
@@ -153,7 +144,7 @@ def _adam(
 
 FUSED: dict[str, Callable[..., None]] = {
     **{name: _forward(name) for name in ("identity", "sigmoid", "logistic", "tanh", "relu", "leaky_relu")},
-    **{f.__name__: f for f in (load_tile, gradient_descent, momentum, nesterov, rmsprop, rprop)},
+    **{f.__name__: f for f in (gradient_descent, momentum, nesterov, rmsprop, rprop)},
 }
 COUNTED: dict[str, Callable[..., None]] = {
     "adam": adam,

@@ -52,7 +52,7 @@ class SmallBatches(Evaluate):
             share = weight = 1 / n_rows
             logits = self.kept.room(y)
         else:
-            share = 1 / self._sum_of_weights(rows)
+            share = self._share(rows)
             weight = self.weights[rows] * share
             logits = self.kept.room(y, weight * (n_rows / self.plan.samples))
         layers, work = self._layers(width), self._work.head(n_rows, width)
@@ -77,7 +77,7 @@ class SmallBatches(Evaluate):
 
     def _rise(self, layers: list[Layer], work: Any, rows: Any) -> None:
         there = rows if self.widths is None else (rows, slice(work.A[0].shape[1]))
-        self.net.kernels.load_tile(self.X, there, 1.0, work.A[0])
+        self.net.kernels.load_tile(self.X, there, work.A[0])
         self.net.rise(layers, work, self.keys, self._ids[rows] if self.net.dropout else None)
 
     def _first_products(self, n_rows: int, width: int) -> list[Callable[[], Any]]:

@@ -113,7 +113,7 @@ class Evaluate:
         Returns loss + penalty, on the device.
         """
         self.samples += n_rows
-        share = 1 / n_rows if self.weights is None else 1 / self._sum_of_weights(rows)
+        share = 1 / n_rows if self.weights is None else self._share(rows)
         lanes = min(self.plan.lanes, -(-n_rows // self.plan.tile))
         if self.widths is not None:
             self._unused(self._width(rows)).fill(0)  # the rule has used the gradient up
@@ -135,10 +135,10 @@ class Evaluate:
         if self.clip:
             self.net.kernels.clip_by_norm(self.gradient, self.clip)
 
-    def _sum_of_weights(self, rows: Any) -> Any:
-        """Of a batch; where all are 0 a number that makes the loss and its gradient 0."""
-        tiny = np.finfo(self.weights.dtype).tiny
-        return self.xp.maximum(self.xp.sum(self.weights[rows]), tiny)
+    def _share(self, rows: Any) -> Any:
+        """1 over the sum of a batch's weights; where all are 0 it is 0, and so are the loss, penalty and gradient."""
+        total, tiny = self.xp.sum(self.weights[rows]), np.finfo(self.weights.dtype).tiny
+        return (total > 0) / self.xp.maximum(total, tiny)
 
     def _width(self, rows: Any) -> int:
         """The features that samples have: the first one's are the most."""
@@ -163,7 +163,7 @@ class Evaluate:
             work = whole.head(stop - start, width)
             weight = share if self.weights is None else self.weights[part] * share
             there = part if self.widths is None else (part, slice(width))
-            net.kernels.load_tile(self.X, there, 1.0, work.A[0])
+            net.kernels.load_tile(self.X, there, work.A[0])
             net.loss_and_gradient(
                 self._layers(width), into.layers(width), work, self.y[part], weight,
                 count=self.count, factor=self.factor, keys=self.keys, ids=self._ids[part] if net.dropout else None,
