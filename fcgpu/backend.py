@@ -34,6 +34,11 @@ class Work(NamedTuple):
     flop: float
     launches: int
 
+    @property
+    def least(self) -> float:
+        """The operations from which on a GPU is expected to win."""
+        return LAUNCH_FLOP * self.launches
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -110,8 +115,8 @@ def choose(device: str = "auto", work: Work | None = None) -> Backend:
     if device == "cpu":
         return _cpu("asked for")
     if device == "auto":
-        if work and work.flop < LAUNCH_FLOP * work.launches:
-            step, least = work.flop / 1e6, LAUNCH_FLOP * work.launches / 1e6
+        if work and work.flop < work.least:
+            step, least = work.flop / 1e6, work.least / 1e6
             return _cpu(f"a step is {step:.2g} MFLOP: expected to be faster here, and on a GPU from {least:.2g} on")
         try:
             return _gpu(0, "a product ran on it")

@@ -329,11 +329,15 @@ class _Order:
         return self._order
 
 
-def backend_for(device: str, work: Work) -> Backend:
-    """The backend, chosen once a process: a forked child asks anew, for CUDA does not survive a fork."""
-    return _backend_of(device, work if device == "auto" else None, os.getpid())
+def backend_for(device: str, work: Work | None = None) -> Backend:
+    """The backend, chosen once a process but for small work, which needs no GPU to be asked: a forked child asks anew,
+    for CUDA does not survive a fork.
+    """
+    if device == "auto" and work is not None and work.flop < work.least:
+        return choose(device, work)
+    return _backend_of(device, os.getpid())
 
 
 @cache
-def _backend_of(device: str, work: Work | None, process: int) -> Backend:
-    return choose(device, work)
+def _backend_of(device: str, process: int) -> Backend:
+    return choose(device)

@@ -1,6 +1,6 @@
 """`train`: from a recipe and a dataset, everything checked and planned, to a run's events."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,9 +9,10 @@ import numpy as np
 
 from fcgpu.backend import Backend, choose
 from fcgpu.data.dataset import Dataset, check_weights, dataset, not_a_label, shown, targets
-from fcgpu.errors import ConfigError, DataError, DeviceError, DeviceMemoryError
+from fcgpu.errors import ConfigError, DataError
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Spec
+from fcgpu.train.attempts import Attempts
 from fcgpu.train.events import EpochEnded, Event
 from fcgpu.train.plan import Plan, is_mapped, plan, readable, work_of
 from fcgpu.train.recipe import Recipe
@@ -82,58 +83,17 @@ def train(
         plan, spec, (data.X, y), recipe, backend, threads=threads, weighted=weights is not None, beside=beside
     )
 
-    def run_of(made: Plan, again: Any = None) -> Run:
-        """The run of a plan; where the device lacks the bytes that it said are free, of the next best plan."""
-        while True:
-            try:
-                with backend.enough_memory(made.remedy):
-                    watch = monitor
-                    if held_out is not None:
-                        watch = _loss_on(held_out, recipe, backend, threads, resident=not made.chunk)
-                    return Run(
-                        recipe, data, spec, y, backend, made,
-                        weights=weights, start=start, order=order, monitor=watch, ids=sample_ids, again=again,
-                    )  # fmt: skip
-            except DeviceMemoryError:
-                pass
-            made = less(made)
+    def build(made: Plan, again: Any) -> Run:
+        watch = monitor
+        if held_out is not None:
+            watch = _loss_on(held_out, recipe, backend, threads, resident=not made.chunk)
+        return Run(
+            recipe, data, spec, y, backend, made,
+            weights=weights, start=start, order=order, monitor=watch, ids=sample_ids, again=again,
+        )  # fmt: skip
 
-    def less(made: Plan) -> Plan:
-        backend.give_back()
-        try:
-            smaller = cut(memory_budget=made.bytes - 1)
-        except DeviceError:
-            what = f"{backend.device} ran out of memory, and no plan needs less"
-            raise DeviceMemoryError(f"{what}: {made.remedy}") from None
-        words = f"{readable(smaller.bytes)} planned, in place of {readable(made.bytes)}"
-        return replace(smaller, note=f"{backend.device} ran out of memory: {words}")
-
-    kept = order is not None and not (start and start.order)  # an order that a new run does not draw again by itself
-    return _events(
-        run_of(cut(memory_budget=memory_budget)), lambda plan, drawn: run_of(less(plan), drawn if kept else None)
-    )
-
-
-def _events(run: Run, anew: Callable[[Plan, Any], Run]) -> Iterator[Event]:
-    """The events of a run. At the end of its first epoch it has taken all the memory that it needs; where that was not
-    there it is begun `anew`, with less.
-    """
-    events, done, note = run.events(), run.epochs, ""
-    yield next(events)
-    while True:
-        try:
-            event = next(events)
-            break
-        except DeviceMemoryError:
-            if run.epochs > done:  # it was a monitor's
-                raise
-        plan, drawn = run.plan, run.drawn
-        del run, events  # and with them what they hold
-        run = anew(plan, drawn)
-        events, note = run.events(), run.plan.note
-        next(events)
-    yield replace(event, note=note) if isinstance(event, EpochEnded) else event
-    yield from events
+    redrawn = order is None or bool(start and start.order)  # from the seed, or the state
+    return Attempts(backend, cut, build, redrawn=redrawn).events(memory_budget)
 
 
 def fit_to(recipe: Recipe, data: Dataset) -> tuple[Spec, Any]:

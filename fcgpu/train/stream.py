@@ -24,7 +24,7 @@ class Stream:
     """X (n, n_features) on the host as `stream[a:b]`, rows a to b in this epoch's order, on the device until the next.
 
     The rows of a slice must lie in one tile of the plan, and are asked for in turn; to begin again costs a wait. Only
-    the features are read chunk by chunk: y (n, ...), weights (n, 1) and ids (n,), or None, lie on the device whole, in
+    the features are read chunk by chunk: y (n, ...), weights (n,) and ids (n,), or None, lie on the device whole, in
     the same order.
     """
 
@@ -50,7 +50,8 @@ class Stream:
         self._stops = [*self._starts[1:], plan.samples]
         self._now = -1  # the chunk in the buffer of this side
         self._coming = -1  # the one on its way to the other
-        self._ask(0)
+        for event in self._done:
+            event.record(self._current())  # whose work may still be using the memory that is these buffers now
 
     def begin(self, order: Any) -> None:
         """An epoch in another order: row i is order[i] (n,) of the data."""

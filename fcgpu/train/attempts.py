@@ -1,0 +1,68 @@
+"""A run whose memory turns out not to be there is begun anew, with the next best plan, and says so.
+
+By the end of its first epoch a run has taken all the memory that it needs, so until then nothing is lost by it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from fcgpu.backend import Backend
+from fcgpu.errors import DeviceError, DeviceMemoryError
+from fcgpu.train.events import EpochEnded, Event
+from fcgpu.train.plan import Plan, readable
+from fcgpu.train.run import Run
+
+
+class Attempts:
+    """plan(memory_budget=...) makes a plan, build(plan, order) a run of it.
+
+    `order` is what the run before drew for its first epoch, where it is not `redrawn` by itself, else None.
+    Raises DeviceMemoryError, with the least that would do, where no plan needs less.
+    """
+
+    def __init__(
+        self, backend: Backend, plan: Callable[..., Plan], build: Callable[[Plan, Any], Run], *, redrawn: bool
+    ) -> None:
+        self._backend, self._plan, self._build, self._redrawn = backend, plan, build, redrawn
+
+    def events(self, memory_budget: int | None) -> Iterator[Event]:
+        """The events of the run; it is built before the first of them."""
+        return self._events(self._run(self._plan(memory_budget=memory_budget)))
+
+    def _run(self, plan: Plan, order: Any = None) -> Run:
+        while True:
+            try:
+                with self._backend.enough_memory(plan.remedy):
+                    return self._build(plan, order)
+            except DeviceMemoryError:
+                pass
+            plan = self._less(plan)
+
+    def _less(self, plan: Plan) -> Plan:
+        device = self._backend.device
+        self._backend.give_back()
+        try:
+            less = self._plan(memory_budget=plan.bytes - 1)
+        except DeviceError:
+            raise DeviceMemoryError(f"{device} ran out of memory, and no plan needs less: {plan.remedy}") from None
+        note = f"{device} ran out of memory: {readable(less.bytes)} planned, in place of {readable(plan.bytes)}"
+        return replace(less, note=note)
+
+    def _events(self, run: Run) -> Iterator[Event]:
+        events, done, note = run.events(), run.epochs, ""
+        yield next(events)
+        while True:
+            try:
+                event = next(events)
+                break
+            except DeviceMemoryError:
+                if run.epochs > done:  # it was a monitor's
+                    raise
+            plan, order = run.plan, None if self._redrawn else run.drawn
+            del run, events  # and with them what they hold
+            run = self._run(self._less(plan), order)
+            events, note = run.events(), run.plan.note
+            next(events)
+        yield replace(event, note=note) if isinstance(event, EpochEnded) else event
+        yield from events
