@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # SciPy reads it when imported; scikit-learn's array checks need it
 
@@ -91,3 +92,11 @@ def blobs():
     y = np.arange(210) % 3
     X = centres[y] + random.standard_normal((210, 4))
     return fcgpu.dataset(X[:150], y[:150], X[150:], y[150:], name="blobs")
+
+
+@pytest.fixture(autouse=True)
+def scikit_learns_settings():
+    """As they were: scikit-learn as a peer of the benchmarks is told not to look for NaN."""
+    yield
+    if sklearn := sys.modules.get("sklearn"):
+        sklearn.set_config(assume_finite=False)
