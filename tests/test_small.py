@@ -11,7 +11,8 @@ import fcgpu
 from fcgpu.kernels import blas
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
-from fcgpu.train import kept, plan, run, small
+from fcgpu.network import Workspace
+from fcgpu.train import kept, run, small, staircase
 
 RULES = [name for name in UPDATES if name != "rprop"]
 REGULARISED = {"alpha": 0.1, "gradient_clip": 0.5, "dropout": 0.3}
@@ -20,7 +21,7 @@ REGULARISED = {"alpha": 0.1, "gradient_clip": 0.5, "dropout": 0.3}
 def digits(kind="softmax"):
     """Samples with many zeros, so that there are stairs, and a last batch that is not a full one."""
     random = np.random.default_rng(5)
-    X = (random.random((107, 48)) < np.linspace(0.9, 0, 48)) * random.integers(1, 256, (107, 48))
+    X = (random.random((107, 48)) < np.linspace(0.95, 0, 48) ** 6) * random.integers(1, 256, (107, 48))
     y = {"softmax": np.arange(107) % 3, "sigmoid": np.arange(107) % 3, "identity": X[:, :2] / 255, "exp": X[:, :1] % 5}
     return fcgpu.dataset(X.astype(np.uint8), y[kind], scale=1 / 255)
 
@@ -64,16 +65,21 @@ def test_every_loss_is_measured_later_as_it_would_have_been(output, schedule, mo
 
 @pytest.mark.parametrize("optimizer", ["gradient_descent", "adam"])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_parts_are_the_plans_and_threads_change_no_bit(optimizer, shuffle, monkeypatch):
-    data = digits()
-    options = {"optimizer": optimizer, "shuffle": shuffle}
-    whole = trained(data, **options)
-    monkeypatch.setattr(plan, "PART_FLOP", 1)
-    first, *others = (trained(data, threads=threads, **options) for threads in (1, 2, 3, 4))
-    for other in others:
-        np.testing.assert_array_equal(other[0], first[0])
-        assert other[1] == first[1]
-    assert_same(first, whole)
+def test_parts_of_a_batch_are_as_wide_as_their_samples(optimizer, shuffle, monkeypatch):
+    monkeypatch.setattr(staircase, "STEP", 1)
+    monkeypatch.setattr(small, "TREAD", 3)
+    data, options = digits(), {"optimizer": optimizer, "shuffle": shuffle, "dropout": 0.3}
+    widths = []
+    noted = Workspace.part
+
+    def part(self, start, stop, width):
+        widths.append(width)
+        return noted(self, start, stop, width)
+
+    monkeypatch.setattr(Workspace, "part", part)
+    found = trained(data, **options)
+    assert len(set(widths)) > 4
+    assert_same(found, trained_as_large(monkeypatch, data, **options))
 
 
 def test_without_openblas_gradient_descent_has_the_whole_gradient(monkeypatch):

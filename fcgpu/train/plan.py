@@ -29,8 +29,6 @@ TILE_BYTES = 8 << 20  # of workspace: wide inputs get fewer rows
 LANES = 16
 LANE_BYTES = 128 << 20  # of gradients: a large network gets fewer lanes
 LANE_FLOP = 2e8  # multiplications and additions under which a lane is not worth a thread's start, some 50 µs
-PARTS = 4
-PART_FLOP = 1e7  # likewise of a part of a product, which only waits for a thread that has been started
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,6 @@ class Plan:
     work_bytes: int  # parameters, gradients, optimizer state and workspaces
     budget: int
     held: int = LANES  # lanes that are in memory at once, 2 or more where there are several; the others wait their turn
-    parts: int = 1  # that threads share a small batch in, where one lane is all there is
     chunk: int = 0  # rows of X that go through the GPU at a time; 0 where all of it lies where the run computes
     note: str = ""
 
@@ -144,9 +141,7 @@ def _cut_for_cpu(whole: Plan, spec: Spec, size: int) -> Plan:
     lanes = 1 << lanes.bit_length() - 1  # so that an even number of threads has equal work
     rows = max(32, min(TILE_ROWS, TILE_BYTES // (size * Workspace.values(spec))))
     rounds = max(1, round(whole.batch / (lanes * rows)))  # tiles a lane; all of one size, so that lanes end together
-    first = 2.0 * spec.sizes[0] * spec.sizes[1] * whole.batch
-    parts = int(max(1, min(PARTS, first // PART_FLOP))) if lanes == 1 and whole.batch < whole.samples else 1
-    return replace(whole, lanes=lanes, held=lanes, tile=-(-whole.batch // (lanes * rounds)), parts=parts)
+    return replace(whole, lanes=lanes, held=lanes, tile=-(-whole.batch // (lanes * rounds)))
 
 
 def _on_gpu(
@@ -163,7 +158,7 @@ def _on_gpu(
 def _on_cpu(whole: Plan, spec: Spec, X: Any, recipe: Recipe, threads: int) -> Iterator[Plan]:
     size, row = np.dtype(recipe.dtype).itemsize, X.dtype.itemsize * X.shape[1]
     cut = _cut_for_cpu(whole, spec, size)
-    cut = replace(cut, threads=min(threads, max(cut.lanes, cut.parts)))
+    cut = replace(cut, threads=min(threads, cut.lanes))
     while True:
         yield _sized(cut, spec, size, row, recipe)
         if cut == (cut := _fewer_at_once(cut)):
