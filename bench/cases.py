@@ -95,8 +95,8 @@ class Case:
 TRAIN = (
     Case("full", "training, full batch of 60,000"),
     Case("batch-1024", "training, batches of 1,024", rows=20 * 1024, batch=1024),
-    Case("batch-128", "training, batches of 128", rows=100 * 128, batch=128),
-    Case("batch-10", "training, batches of 10", rows=3_000, batch=10),
+    Case("batch-128", "training, batches of 128", rows=468 * 128, batch=128),
+    Case("batch-10", "training, batches of 10", rows=15_000, batch=10),
 )
 PREDICT = Case("predict", "prediction of 60,000 rows", verb="setup_predict", checked=0, tolerance=1e-4)
 LOAD = Case("load", "loading MNIST from a CSV of 110 MB", peers="bench.loaders", rounds=5, checked=0, tolerance=0.0)

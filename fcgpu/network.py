@@ -9,8 +9,9 @@ With dropout, in training only, a hidden A is masked after g, and its dA before 
 What stays out on purpose: where the tile came from, threads, optimizers. `train/step.py` deals tiles and sums up.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 from fcgpu.backend import Backend
 from fcgpu.kernels import kernels_for
@@ -60,6 +61,13 @@ class Workspace:
         return sum(spec.sizes) + sum(spec.sizes[1:-1]) + 2
 
 
+class Products(NamedTuple):
+    """The products of each layer, each a call without arguments."""
+
+    forward: Sequence[Callable[[], Any]]  # Z from A and W
+    backward: Sequence[Callable[[], Any]]  # db, dW and dA from dZ
+
+
 class Network:
     """A spec bound to the kernels of a backend. Parameters are arguments: `layers` are views into a flat vector.
 
@@ -73,7 +81,7 @@ class Network:
         K = self.kernels
         n_hidden = len(spec.sizes) - 2
         self._activations = [*[getattr(K, spec.activation)] * n_hidden, None]
-        self._scales = [scale] + [1.0] * n_hidden
+        self.scales = [scale] + [1.0] * n_hidden
         self._derivative = getattr(K, f"{spec.activation}_backward")
         output = OUTPUTS[spec.output]
         self._loss, self._measure, self._delta, self._prediction = (
@@ -81,14 +89,29 @@ class Network:
             for name in (output.loss, f"{output.loss}_alone", f"{output.loss}_delta", output.prediction)
         )
 
-    def rise(self, layers: Sequence[Layer], work: Workspace, keys: Any = None, ids: Any = None) -> Any:
+    def products(self, layers: Sequence[Layer], work: Workspace, gradients: Sequence[Layer] = ()) -> Products:
+        """Those from the tile work.A[0] to the logits work.A[-1], and back to `gradients`, where they are given."""
+        A, dA, K = work.A, work.dA, self.kernels
+        forward = [
+            partial(K.dense_forward, A[i], W, A[i + 1], scale)
+            for i, ((W, _), scale) in enumerate(zip(layers, self.scales, strict=True))
+        ]
+        backward = [
+            partial(K.dense_backward, dZ, A[i], layers[i].W, work.ones, dW, db, dA[i], self.scales[i])
+            for i, (dZ, (dW, db)) in enumerate(zip([*dA[1:], A[-1]], gradients, strict=False))
+        ]
+        return Products(forward, backward)
+
+    def rise(
+        self, products: Products, layers: Sequence[Layer], work: Workspace, keys: Any = None, ids: Any = None
+    ) -> Any:
         """Overwrite A[1:] from the tile A[0]; return A[-1], the logits (n, n_outputs) but for their bias.
 
         With dropout, in training, keys (n_hidden, 2) and the samples' ids (n,), both uint32, decide the masks.
         """
         A, i = work.A, 0
-        for (W, b), activation, scale in zip(layers, self._activations, self._scales, strict=True):
-            self.kernels.dense_forward(A[i], W, A[i + 1], scale)
+        for multiply, (_, b), activation in zip(products.forward, layers, self._activations, strict=True):
+            multiply()
             i += 1
             if activation is None:
                 break
@@ -99,13 +122,13 @@ class Network:
 
     def forward(self, layers: Sequence[Layer], work: Workspace) -> Any:
         """Overwrite A[1:] from the tile A[0]; return the logits A[-1] (n, n_outputs)."""
-        Z = self.rise(layers, work)
+        Z = self.rise(self.products(layers, work), layers, work)
         self.kernels.identity(Z, layers[-1].b)
         return Z
 
     def predict(self, layers: Sequence[Layer], work: Workspace) -> Any:
         """The forward pass through the output: probabilities, or for the identity the values (n, n_outputs)."""
-        Z = self.rise(layers, work)
+        Z = self.rise(self.products(layers, work), layers, work)
         self._prediction(Z, layers[-1].b)
         return Z
 
@@ -113,21 +136,15 @@ class Network:
         """Overwrite losses (n, 1) with weight * loss of the logits Z (n, n_outputs)."""
         self._measure(Z, y, weight, losses)
 
-    def gradient(self, layers: Sequence[Layer], gradients: Sequence[Layer], work: Workspace) -> None:
-        """Overwrite `gradients` with dW and db of every layer, from A after `rise` with dZ in A[-1].
-
-        The dW of a layer whose W in `gradients` is None is left out.
-        """
-        A, dA, dZ = work.A, work.dA, work.A[-1]
-        for below in reversed(range(len(layers))):
-            self.kernels.dense_backward(
-                dZ, A[below], layers[below].W, work.ones, *gradients[below], dA[below], self._scales[below]
-            )
+    def gradient(self, products: Products, work: Workspace) -> None:
+        """The way back, from A after `rise` with dZ in A[-1]: fills the gradients of the products."""
+        A, dA = work.A, work.dA
+        for below in reversed(range(len(products.backward))):
+            products.backward[below]()
             if below:
                 if self.dropout:
                     self.kernels.dropout_backward(A[below], dA[below], work.keep[below], self.dropout[below - 1])
                 self._derivative(A[below], dA[below])
-                dZ = dA[below]
 
     def loss_and_gradient(
         self,
@@ -147,23 +164,22 @@ class Network:
         factor (1,), where given, multiplies the gradients, at their root: the last dZ is the smallest array there is.
         keys and ids as for `rise`.
         """
-        Z = self.rise(layers, work, keys, ids)
+        products = self.products(layers, work, gradients)
+        Z = self.rise(products, layers, work, keys, ids)
         self.kernels.identity(Z, layers[-1].b)
         if count:
             self.kernels.count_correct(Z, y, work.correct)
         self._loss(Z, y, weight, work.losses)
         if factor is not None:
             Z *= factor
-        self.gradient(layers, gradients, work)
+        self.gradient(products, work)
 
-    def gradient_alone(
-        self, layers: Sequence[Layer], gradients: Sequence[Layer], work: Workspace, y: Any, weight: Any, logits: Any,
-        factor: Any = None,
-    ) -> None:  # fmt: skip
-        """From `rise` on as `loss_and_gradient`, but the logits (n, n_outputs) are filled instead of their loss."""
-        Z, b = work.A[-1], layers[-1].b
+    def gradient_alone(self, products: Products, b: Any, work: Workspace, y: Any, weight: Any, logits: Any) -> None:
+        """From `rise` on as `loss_and_gradient`, but the logits (n, n_outputs) are filled instead of their loss.
+
+        b (1, n_outputs) is the last layer's.
+        """
+        Z = work.A[-1]
         self.xp.add(Z, b, out=logits)
         self._delta(Z, b, y, weight)
-        if factor is not None:
-            Z *= factor
-        self.gradient(layers, gradients, work)
+        self.gradient(products, work)

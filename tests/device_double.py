@@ -318,6 +318,9 @@ class DeviceDouble:
     def max(self, a, axis=None, out=None, keepdims=False):
         return self._reduce("max", a, axis, out, keepdims=keepdims)
 
+    def vdot(self, a, b):
+        return (a * b).sum()
+
     def matmul(self, a, b, out=None):
         """cupy._core._routines_linalg.matmul: counts the temporary copies that it makes of operands and of out."""
         self.launches["matmul"] += 1

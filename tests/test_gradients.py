@@ -59,7 +59,8 @@ def relative_error(random):
         loss = evaluate(slice(0, len(X)), len(X))
         work = Workspace(spec, len(X), X.dtype, np, dropout=evaluate.net.dropout)
         work.A[0][...] = X
-        evaluate.net.rise(spec.layers(params), work, evaluate.keys, ids if evaluate.net.dropout else None)
+        net, layers = evaluate.net, spec.layers(params)
+        net.rise(net.products(layers, work), layers, work, evaluate.keys, ids if net.dropout else None)
         return float(loss), [a > 0 for a in work.A[1:-1]]
 
     at(start)
@@ -97,9 +98,9 @@ def test_the_checker_fails_on_a_derivative_wrong_by_a_thousandth(name, monkeypat
 
     def wrong(*args, xp):
         if name == "add_l2":
-            w, g, alpha, share, penalty = args
-            right(w, g, alpha, share, penalty, xp=xp)
-            g += 0.001 * alpha * share * w
+            W, dW, alpha, share, penalty = args
+            right(W, dW, alpha, share, penalty, xp=xp)
+            dW += 0.001 * alpha * share * W
         else:
             right(*args, xp=xp)
             changed = args[1] if name.endswith("_backward") else args[0]

@@ -11,7 +11,7 @@ import fcgpu
 from fcgpu.network import Network, Workspace
 from fcgpu.optim.lbfgs import LBFGS, two_loops
 from fcgpu.optim.line_search import C1, C2, Point, strong_wolfe
-from fcgpu.params import Spec, initial, weights_only
+from fcgpu.params import Spec, initial
 
 
 @pytest.fixture(autouse=True)
@@ -193,7 +193,7 @@ def network(X, y, hidden, activation, init, output, l2=1e-3, xp=np, backend=None
     spec = Spec((X.shape[1], *hidden, n_outputs), activation, output, init)
     net = Network(spec, backend or fcgpu.choose("cpu"))
     work = Workspace(spec, len(X), dtype, xp)
-    w, pull = xp.asarray(initial(spec, 0), dtype=dtype), xp.asarray(weights_only(spec, l2), dtype=dtype)
+    w = xp.asarray(initial(spec, 0), dtype=dtype)
     g, loss, penalty = xp.zeros_like(w), xp.zeros((), dtype=np.float64), xp.zeros((), dtype=dtype)
     layers, gradients = spec.layers(w), spec.layers(g)
     X, y = xp.asarray(X, dtype=dtype), xp.asarray(y, dtype=dtype if y.ndim == 2 else np.int64)
@@ -202,7 +202,9 @@ def network(X, y, hidden, activation, init, output, l2=1e-3, xp=np, backend=None
         work.A[0][...] = X
         net.loss_and_gradient(layers, gradients, work, y, 1 / len(X), count=False)
         xp.sum(work.losses, dtype=np.float64, out=loss)
-        net.kernels.add_l2(w, g, pull, 1.0, penalty)
+        penalty[...] = 0
+        for (W, _), (dW, _) in zip(layers, gradients, strict=True):
+            net.kernels.add_l2(W, dW, l2, 1.0, penalty)
         return float(loss + penalty)
 
     return evaluate, w, g

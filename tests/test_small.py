@@ -4,16 +4,22 @@ Tolerance: in float64 the two round differently in each step, by some eps of num
 so small a network add up to far less than 1e-10.
 """
 
+import platform
+import sys
+
 import numpy as np
 import pytest
 
 import fcgpu
+from fcgpu.backend import Workers
 from fcgpu.kernels import blas
+from fcgpu.kernels.denormals import as_zeros, count_as_zero
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
-from fcgpu.network import Workspace
 from fcgpu.train import kept, run, small, staircase
+from fcgpu.train.small import SmallBatches
 
+IS_X86 = sys.platform == "linux" and platform.machine() == "x86_64"
 RULES = [name for name in UPDATES if name != "rprop"]
 REGULARISED = {"alpha": 0.1, "gradient_clip": 0.5, "dropout": 0.3}
 
@@ -70,53 +76,134 @@ def test_parts_of_a_batch_are_as_wide_as_their_samples(optimizer, shuffle, monke
     monkeypatch.setattr(small, "TREAD", 3)
     data, options = digits(), {"optimizer": optimizer, "shuffle": shuffle, "dropout": 0.3}
     widths = []
-    noted = Workspace.part
+    noted = SmallBatches._load
 
-    def part(self, start, stop, width):
+    def load(self, rows, tile, width):
         widths.append(width)
-        return noted(self, start, stop, width)
+        noted(self, rows, tile, width)
 
-    monkeypatch.setattr(Workspace, "part", part)
+    monkeypatch.setattr(SmallBatches, "_load", load)
     found = trained(data, **options)
     assert len(set(widths)) > 4
     assert_same(found, trained_as_large(monkeypatch, data, **options))
 
 
-def test_without_openblas_gradient_descent_has_the_whole_gradient(monkeypatch):
-    data = digits()
-    asked = trained(data, optimizer="gradient_descent")
-    monkeypatch.setattr(small, "is_available", lambda dtype: False)
-    assert_same(trained(data, optimizer="gradient_descent"), asked)
+@pytest.mark.parametrize("optimizer", ["gradient_descent", "adam"])
+def test_without_openblas_the_same_is_computed_by_numpy(optimizer, monkeypatch):
+    data, options = digits(), {"optimizer": optimizer, "alpha": 0.1 if optimizer == "adam" else 0.0}
+    asked = trained(data, **options)
+    monkeypatch.setattr(blas, "_openblas", lambda kind: None)
+    assert_same(trained(data, **options), asked)
+
+
+def matrix(random, m, n, dtype):
+    """(m, n) as it lies in memory, or the transpose of one, perhaps a part of a wider one."""
+    shape = (m, n + random.integers(3)) if random.random() < 0.5 else (n, m + random.integers(3))
+    made = random.standard_normal(shape).astype(dtype)
+    return made[:, :n] if shape[0] == m and shape[1] >= n else made[:, :m].T
+
+
+@pytest.fixture(params=["openblas", "old openblas", "numpy"])
+def library(request, monkeypatch):
+    if request.param == "numpy":
+        monkeypatch.setattr(blas, "_openblas", lambda kind: None)
+    elif blas._openblas("f") is None:
+        pytest.skip("NumPy's BLAS is not an OpenBLAS")
+    elif request.param == "old openblas":
+        found = blas._openblas
+        monkeypatch.setattr(blas, "_openblas", lambda kind: found(kind)._replace(gemm_batch=None))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_product_is_added_for_any_shape_and_layout(dtype):
-    if not blas.is_available(np.dtype(dtype)):
-        pytest.skip("NumPy's BLAS is not an OpenBLAS")
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (0.3, 0.0), (-1.5, 1.0), (2.0, 0.5)])
+def test_products_of_any_shape_and_layout(alpha, beta, dtype, library):
     random = np.random.default_rng(0)
-
-    def matrix(m, n):
-        shape = (m, n + random.integers(3)) if random.random() < 0.5 else (n, m + random.integers(3))
-        made = random.standard_normal(shape).astype(dtype)
-        return made[:, :n] if shape[0] == m and shape[1] >= n else made[:, :m].T
-
-    for _ in range(300):
+    for _ in range(100):
         m, k, n = random.integers(1, 30, 3)
-        A, B, C = matrix(m, k), matrix(k, n), random.standard_normal((m, n + 2)).astype(dtype)[:, :n]
-        expected = C - 1.5 * (A.astype(float) @ B)
-        call = blas.adder(A, B, C, -1.5)
-        call()
-        bound = 4 * k * np.finfo(dtype).eps * (np.abs(C).max() + 1.5 * k * np.abs(A).max() * np.abs(B).max())
+        A, B = matrix(random, m, k, dtype), matrix(random, k, n, dtype)
+        C = random.standard_normal((m, n + 2)).astype(dtype)[:, :n]
+        expected = beta * C + alpha * (A.astype(float) @ B)
+        bound = 8 * k * np.finfo(dtype).eps * (np.abs(C).max() + k * np.abs(A).max() * np.abs(B).max())
+        blas.product([(A, B, C)], alpha, beta)()
         np.testing.assert_allclose(C, expected, rtol=0, atol=bound)
+
+
+LARGE = [((130, 300, 210), "NN"), ((900, 120, 130), "TN"), ((130, 300, 500), "NT"), ((64, 400, 2100), "TT")]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("shape", "layout"), LARGE)
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (-0.5, 1.0)])
+def test_large_products_have_the_same_bits_on_any_number_of_threads(alpha, beta, shape, layout, dtype, library):
+    random, (m, k, n) = np.random.default_rng(1), shape
+    A = random.standard_normal((k, m) if layout[0] == "T" else (m, k)).astype(dtype)
+    B = random.standard_normal((n, k) if layout[1] == "T" else (k, n)).astype(dtype)
+    A, B = A.T if layout[0] == "T" else A, B.T if layout[1] == "T" else B
+    C, found = random.standard_normal((m, n)).astype(dtype), []
+    with Workers(1).quiet():
+        for threads in (1, 2, 3, 8):
+            D = C.copy()
+            made = blas.pieces(A, B, D)
+            assert len(made) > 1
+            blas.product(made, alpha, beta, threads)()
+            found.append(D)
+    expected = beta * C + alpha * (A.astype(float) @ B)
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=16 * k * np.finfo(dtype).eps * 10)
+    assert all(np.array_equal(D, found[0]) for D in found)
+
+
+def test_products_too_small_for_a_batch_are_made_one_by_one():
+    """OpenBLAS up to 0.3.31 would crash."""
+    A, B, C = np.ones((20, 30)), np.ones((30, 10)), np.zeros((20, 10))
+    blas.product([(A[:10], B, C[:10]), (A[10:], B, C[10:])], threads=2)()
+    assert (C == 30).all()
+
+
+def test_threads_and_denormals_are_as_before_a_product():
+    if (found := blas._openblas("f")) is None:
+        pytest.skip("NumPy's BLAS is not an OpenBLAS")
+    A, B, C = np.ones((200, 300), "f"), np.ones((300, 200), "f"), np.zeros((200, 200), "f")
+    for zeros in (True, False):
+        with Workers(1).quiet():
+            before = count_as_zero(zeros)
+            blas.product(blas.pieces(A, B, C), threads=2)()
+            assert (found.threads(), count_as_zero(before)) == (1, zeros and IS_X86)
+
+
+def test_denormals_count_as_zero_inside_and_not_behind():
+    tiny, half = np.full(100, 1e-40, np.float32), np.float32(0.5)
+    with as_zeros(), as_zeros():
+        assert (tiny * half == 0).all() == IS_X86
+    assert (tiny * half > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_axpby_for_numbers_and_arrays_of_one(dtype, library):
+    random = np.random.default_rng(0)
+    for shape in [(1,), (7,), (3, 5), (1001,)]:
+        x, y = (random.standard_normal(shape).astype(dtype) for _ in range(2))
+        expected = -0.5 * x + 0.9 * y
+        blas.axpby(np.full(1, -0.5, dtype), x, 0.9, y)
+        np.testing.assert_allclose(y, expected, rtol=0, atol=4 * np.finfo(dtype).eps * 4)
 
 
 def test_a_library_that_is_no_openblas_is_not_asked(monkeypatch):
     monkeypatch.setattr("threadpoolctl.threadpool_info", lambda: [{"internal_api": "mkl", "filepath": "none"}])
-    blas._gemm.cache_clear()
+    blas._openblas.cache_clear()
     try:
-        assert not blas.is_available(np.dtype("float32"))
+        assert blas._openblas("f") is None
     finally:
-        blas._gemm.cache_clear()
+        blas._openblas.cache_clear()
+
+
+@pytest.mark.parametrize("optimizer", ["gradient_descent", "adam"])
+def test_a_run_has_the_same_bits_on_any_number_of_threads(optimizer):
+    random = np.random.default_rng(3)
+    X = (random.random((900, 400)) < np.linspace(1, 0, 400) ** 2) * random.random((900, 400))
+    data = fcgpu.dataset(X.astype(np.float32), np.arange(900) % 10)
+    options = {"hidden": (300, 200), "batch": 200, "dtype": "float32", "optimizer": optimizer, "epochs": 5}
+    runs = [trained(data, threads=threads, **options) for threads in (1, 2, 5)]
+    assert all(np.array_equal(params, runs[0][0]) and epochs == runs[0][1] for params, epochs in runs)
 
 
 @pytest.mark.parametrize("path", ["small", "large"])

@@ -238,7 +238,7 @@ def test_the_plan_does_not_depend_on_threads_and_uses_every_lane(mnist):
     ]
     for three in (plans[i : i + 3] for i in range(0, 12, 3)):
         assert len({(p.tile, p.lanes) for p in three}) == 1
-        assert [p.threads for p in three] == [min(t, three[0].lanes) for t in (1, 2, 8)]
+        assert [p.at_once for p in three] == [min(t, three[0].lanes) for t in (1, 2, 8)]
     assert [p.lanes for p in plans[::3]] == [16, 1, 1, 2]  # ten rows, or 128, are not worth a thread
 
 

@@ -1,50 +1,149 @@
-"""C ← C + α A B, of the OpenBLAS that NumPy has loaded: NumPy itself makes products only to overwrite with them."""
+"""What NumPy's own calls cannot say, of the OpenBLAS that NumPy has loaded; without one, NumPy's calls in their place.
+
+    C ← α A B + β C   several at once, each on one of OpenBLAS's own threads
+    y ← α x + β y     in one pass through memory
+
+A product is cut where its shape says, and each piece is made on one thread, so that no bit depends on how many there
+are. OpenBLAS's threads take a piece within microseconds, Python's need some fifty.
+"""
 
 import ctypes
-from collections.abc import Callable
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fcgpu.kernels.denormals import count_as_zero
 
 ROW_MAJOR, AS_IS, TRANSPOSED = 101, 111, 112  # CBLAS's enumerations
+LEAST = 1e6  # multiplications: OpenBLAS up to 0.3.31 crashes on less in a batch of products
+PIECE, PIECES = 3e6, 8  # multiplications that are worth a thread; how many pieces there are at most
+
+Product = tuple[Any, Any, Any]  # (A (m, k), B (k, n), C (m, n))
 
 
-def is_available(dtype: Any) -> bool:
-    """Is NumPy's BLAS an OpenBLAS, which can be asked?"""
-    return _gemm(dtype.char) is not None
-
-
-def adder(A: Any, B: Any, C: Any, alpha: float) -> Callable[[], None]:
-    """A call that adds α A B to C (m, n), for arrays (m, k), (k, n) of one type whose place in memory is looked up now.
-
-    Each is a matrix as it lies in memory or its transpose, C as it lies. Where it `is_available`.
-    """
-    found = _gemm(C.dtype.char)
-    assert found is not None
-    function, integer, real = found
+def pieces(A: Any, B: Any, C: Any) -> list[Product]:
+    """A B = C as products of equal parts of C's rows, or of its columns where they are more: a power of two of them."""
     (m, k), n = A.shape, B.shape[1]
-    order_a, order_b = (_order(array, integer) for array in (A, B))
-    _, stride = _order(C, integer)
-    arguments = (
-        ROW_MAJOR, order_a[0], order_b[0], integer(m), integer(n), integer(k), real(alpha),
-        A.ctypes.data_as(ctypes.c_void_p), order_a[1], B.ctypes.data_as(ctypes.c_void_p), order_b[1],
-        real(1), C.ctypes.data_as(ctypes.c_void_p), stride,
+    count = 1 << max(1, min(PIECES, int(m * k * n / PIECE))).bit_length() - 1
+    parts = [slice(start, stop) for start, stop in pairwise(max(m, n) * i // count for i in range(count + 1))]
+    return [(A[part], B, C[part]) if m >= n else (A, B[:, part], C[:, part]) for part in parts]
+
+
+def product(made: Sequence[Product], alpha: float = 1.0, beta: float = 0.0, threads: int = 1) -> Callable[[], Any]:
+    """A call that makes C ← α A B + β C of each product, whose arrays are of one type and stay where they are.
+
+    Each array is a matrix as it lies in memory or the transpose of one, C as it lies.
+    """
+    blas = _openblas(made[0][2].dtype.char)
+    if blas is None:
+        return partial(_by_numpy, made, alpha, beta)
+    if len(made) > 1 and blas.gemm_batch and min(A.size * C.shape[1] for A, _, C in made) > LEAST:
+        return _together(blas, made, alpha, beta, min(threads, len(made)))
+    if len(made) > 1:
+        calls = [product([one], alpha, beta) for one in made]
+        return lambda: [call() for call in calls]
+    A, B, C = made[0]
+    if (alpha, beta) == (1, 0) and C.flags.c_contiguous:
+        return partial(np.dot, A, B, C)  # a microsecond less
+    return _gemm(blas, A, B, C, alpha, beta)
+
+
+def axpby(alpha: Any, x: Any, beta: Any, y: Any) -> None:
+    """y ← α x + β y, for arrays of one type and shape that lie in one piece; α and β are numbers or arrays (1,) of one.
+
+    In one pass through memory where y is NumPy's, else as it reads.
+    """
+    blas = _openblas(y.dtype.char) if isinstance(y, np.ndarray) else None
+    if blas is None:
+        y *= beta
+        y += alpha * x
+    else:
+        at = blas.real.from_buffer
+        blas.axpby(y.size, _number(alpha), ctypes.byref(at(x)), 1, _number(beta), ctypes.byref(at(y)), 1)
+
+
+def _number(value: Any) -> float:
+    return float(value.item()) if isinstance(value, np.ndarray) else value
+
+
+def _by_numpy(made: Sequence[Product], alpha: float, beta: float) -> None:
+    for A, B, C in made:
+        if beta:
+            C *= beta
+            C += alpha * (A @ B)
+        else:
+            np.matmul(A, B, out=C)
+            C *= alpha
+
+
+class _OpenBLAS(NamedTuple):
+    """Its functions for one type of numbers, and its types."""
+
+    gemm: Any
+    gemm_batch: Any  # None in old ones
+    axpby: Any
+    threads: Any
+    set_threads: Any
+    integer: Any
+    real: Any
+
+
+def _gemm(blas: _OpenBLAS, A: Any, B: Any, C: Any, alpha: float, beta: float) -> Callable[[], Any]:
+    (order_a, stride_a), (order_b, stride_b), (_, stride_c) = map(_order, (A, B, C))
+    shape = map(blas.integer, (*C.shape, A.shape[1]))
+    return partial(
+        blas.gemm, ROW_MAJOR, order_a, order_b, *shape, blas.real(alpha), _place(A), blas.integer(stride_a),
+        _place(B), blas.integer(stride_b), blas.real(beta), _place(C), blas.integer(stride_c),
     )  # fmt: skip
 
-    def add() -> None:
-        function(*arguments)  # which hold their arrays, so that these live as long
 
-    return add
+def _together(blas: _OpenBLAS, made: Sequence[Product], alpha: float, beta: float, threads: int) -> Callable[[], None]:
+    count, enum, place = len(made), ctypes.c_int, ctypes.c_void_p
+    orders = [[_order(array) for array in one] for one in made]
+
+    def each(kind: Any, value: Callable[[int], Any]) -> Any:
+        return (kind * count)(*map(value, range(count)))
+
+    def matrices(i: int) -> tuple[Any, Any]:
+        return each(place, lambda j: made[j][i].ctypes.data), each(blas.integer, lambda j: orders[j][i][1])
+
+    sizes = [each(blas.integer, size) for size in (
+        lambda j: made[j][2].shape[0], lambda j: made[j][2].shape[1], lambda j: made[j][0].shape[1],
+    )]  # fmt: skip
+    make = partial(
+        blas.gemm_batch, ROW_MAJOR, each(enum, lambda j: orders[j][0][0]), each(enum, lambda j: orders[j][1][0]),
+        *sizes, each(blas.real, lambda j: alpha), *matrices(0), *matrices(1), each(blas.real, lambda j: beta),
+        *matrices(2), blas.integer(count), each(blas.integer, lambda j: 1),
+    )  # fmt: skip
+
+    def call(_: Any = made) -> None:  # which lives as long as their places are needed
+        before, zeros = blas.threads(), count_as_zero(False)  # as in OpenBLAS's threads: the same bits in each
+        blas.set_threads(threads)
+        make()
+        blas.set_threads(before)
+        count_as_zero(zeros)
+
+    return call
 
 
-def _order(array: Any, integer: Any) -> tuple[int, Any]:
+def _place(array: Any) -> Any:
+    return array.ctypes.data_as(ctypes.c_void_p)  # it holds the array
+
+
+def _order(array: Any) -> tuple[int, int]:
     """How a matrix lies in memory, and the distance of its rows, or columns, which of a single one means nothing."""
     (rows, columns), (down, right) = array.shape, (stride // array.itemsize for stride in array.strides)
-    return (AS_IS, integer(max(down, columns))) if right == 1 else (TRANSPOSED, integer(max(right, rows)))
+    return (AS_IS, max(down, columns)) if right == 1 else (TRANSPOSED, max(right, rows))
 
 
 @cache
-def _gemm(kind: str) -> tuple[Any, Any, Any] | None:
-    """cblas_sgemm for kind "f" or cblas_dgemm for "d", its integer and its number; None where there is none."""
+def _openblas(kind: str) -> _OpenBLAS | None:
+    """For kind "f", float32, or "d", float64; None for others, and where NumPy has another BLAS."""
+    if kind not in "fd":
+        return None
     from threadpoolctl import threadpool_info
 
     for library in threadpool_info():
@@ -52,15 +151,22 @@ def _gemm(kind: str) -> tuple[Any, Any, Any] | None:
             continue
         loaded = ctypes.CDLL(library["filepath"])
         for prefix, suffix in (("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", "")):
-            name = {"f": "sgemm", "d": "dgemm"}[kind]
-            function = getattr(loaded, f"{prefix}cblas_{name}{suffix}", None)
             config = getattr(loaded, f"{prefix}openblas_get_config{suffix}", None)
-            if function and config:
+            if config and hasattr(loaded, f"{prefix}cblas_sgemm{suffix}"):
                 config.restype = ctypes.c_char_p
                 integer = ctypes.c_int64 if b"USE64BITINT" in config() else ctypes.c_int32
-                real, place = {"f": ctypes.c_float, "d": ctypes.c_double}[kind], ctypes.c_void_p
-                enums, sizes = [ctypes.c_int] * 3, [integer] * 3
-                function.argtypes = [*enums, *sizes, real, place, integer, place, integer, real, place, integer]
-                function.restype = None
-                return function, integer, real
+                return _functions(loaded, f"{prefix}%s{suffix}", kind, integer)
     return None
+
+
+def _functions(loaded: Any, name: str, kind: str, integer: Any) -> _OpenBLAS:
+    letter, real = {"f": ("s", ctypes.c_float), "d": ("d", ctypes.c_double)}[kind]
+    place, enum = ctypes.c_void_p, ctypes.c_int
+    gemm, axpby = (getattr(loaded, name % f"cblas_{letter}{function}") for function in ("gemm", "axpby"))
+    gemm.argtypes = [*[enum] * 3, *[integer] * 3, real, place, integer, place, integer, real, place, integer]
+    axpby.argtypes = [integer, real, place, integer, real, place, integer]
+    batch = getattr(loaded, name % f"cblas_{letter}gemm_batch", None)
+    for function in filter(None, (gemm, axpby, batch)):
+        function.restype = None
+    threads, set_threads = (getattr(loaded, name % f"openblas_{which}_num_threads") for which in ("get", "set"))
+    return _OpenBLAS(gemm, batch, axpby, threads, set_threads, integer, real)

@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from fcgpu.kernels.blas import axpby
+
 
 class NoState(NamedTuple):
     """Gradient descent remembers nothing."""
@@ -42,38 +44,27 @@ SCALARS = ("t", "loss")
 
 def gradient_descent(w: Any, g: Any, state: NoState, learning_rate: Any, *, xp: Any) -> None:
     """w ← w - η g."""
-    g *= learning_rate
-    w -= g
+    axpby(-learning_rate, g, 1, w)
 
 
 def momentum(w: Any, g: Any, state: Velocity, learning_rate: Any, *, momentum: float, xp: Any) -> None:
     """v ← μ v - η g;  w ← w + v  (Polyak 1964)."""
-    g *= learning_rate
-    v = state.v
-    v *= momentum
-    v -= g
-    w += v
+    axpby(-learning_rate, g, momentum, state.v)
+    w += state.v
 
 
 def nesterov(w: Any, g: Any, state: Velocity, learning_rate: Any, *, momentum: float, xp: Any) -> None:
     """v ← μ v - η g;  w ← w + μ v - η g  (Sutskever et al. 2013, in the variables of Bengio et al. 2012)."""
-    g *= learning_rate
-    v = state.v
-    v *= momentum
-    v -= g
-    w -= g
-    xp.multiply(v, momentum, out=g)
+    axpby(-learning_rate, g, momentum, state.v)
+    axpby(momentum, state.v, -learning_rate, g)
     w += g
 
 
 def rmsprop(w: Any, g: Any, state: MeanSquare, learning_rate: Any, *, rho: float, epsilon: float, xp: Any) -> None:
     """v ← ρ v + (1-ρ) g²;  w ← w - η g / (√v + ε)  (Tieleman and Hinton 2012)."""
-    v = state.v
-    v *= rho
-    v += (1 - rho) * (g * g)
-    g *= learning_rate
-    g /= xp.sqrt(v) + epsilon
-    w -= g
+    axpby(1 - rho, g * g, rho, state.v)
+    g /= xp.sqrt(state.v) + epsilon
+    axpby(-learning_rate, g, 1, w)
 
 
 def adam(
@@ -85,19 +76,14 @@ def adam(
     """
     m, v, t = state
     t += 1
-    m -= g  # m ← β₁ (m - g) + g
-    m *= beta_1
-    m += g
+    axpby(1 - beta_1, g, beta_1, m)
     g *= g
-    v -= g  # v ← β₂ (v - g²) + g²
-    v *= beta_2
-    v += g
+    axpby(1 - beta_2, g, beta_2, v)
     xp.sqrt(v, out=g)
     g += epsilon
     xp.divide(m, g, out=g)
     rate = learning_rate * xp.sqrt(_one_minus_power(beta_2, t, xp)) / _one_minus_power(beta_1, t, xp)
-    g *= rate.astype(w.dtype)
-    w -= g
+    axpby(-rate.astype(w.dtype), g, 1, w)
 
 
 def adamw(
@@ -156,17 +142,14 @@ def _one_minus_power(beta: float, t: Any, xp: Any) -> Any:
     return -xp.expm1(t * log_or_minus_infinity(beta))
 
 
-def add_l2(w: Any, g: Any, alpha: Any, share: Any, penalty: Any, *, xp: Any) -> None:
-    """g ← g + α w / m, and penalty (...,) is overwritten with ½ Σ α w² / m.
+def add_l2(W: Any, dW: Any, alpha: float, share: Any, penalty: Any, *, xp: Any) -> None:
+    """dW ← dW + α W / m, and ½ α Σ W² / m is added to penalty (), for the weights W (n_in, n_out) of a layer.
 
-    alpha is α as a vector (n_params,), 0 for biases; share is 1 / m, m being the samples of the batch or the sum of
-    their weights: a number or an array of one.
+    share is 1 / m, m being the samples of the batch or the sum of their weights: a number or an array of one.
     """
-    pull = alpha * w
-    pull *= share
-    g += pull
-    pull *= w
-    xp.multiply(xp.sum(pull, axis=-1), 0.5, out=penalty)
+    pull = alpha * share
+    axpby(pull, W, 1, dW)
+    penalty += 0.5 * pull * xp.vdot(W, W)
 
 
 def clip_by_norm(g: Any, limit: float, *, xp: Any) -> None:

@@ -25,23 +25,19 @@ class FirstOrder:
         fields = row.state._fields
         self.state = row.state(*(xp.zeros((1,), np.float64) if f in SCALARS else xp.zeros_like(w) for f in fields))
         self.learning_rate = xp.zeros((1,), dtype=w.dtype)
-        self._update = partial(getattr(kernels, name), **{**row.defaults, **hyperparameters})
+        self._update: Callable[..., None] = partial(getattr(kernels, name), **{**row.defaults, **hyperparameters})
         self._needs_loss = row.needs_loss
-        self._rest: slice | None = None
 
-    def scaled(self, done: int = 0) -> Any:
-        """The learning rate, for a caller whose gradients then come multiplied by it. For gradient descent alone.
+    def scaled(self, *, subtracted: bool) -> Any:
+        """The learning rate, for a caller whose gradients then come multiplied by it, and perhaps subtracted from w.
 
-        The caller itself subtracts the first `done` numbers of the gradient.
+        For gradient descent alone.
         """
-        self._rest = slice(done, None)
+        self._update = _nothing if subtracted else _subtract
         return self.learning_rate
 
     def step(self, w: Any, g: Any, evaluate: Callable[[], Any]) -> Any:
         loss = evaluate()
-        if self._rest:
-            w[self._rest] -= g[self._rest]
-            return loss
         self._update(w, g, self.state, self.learning_rate, **({"loss": loss} if self._needs_loss else {}))
         return loss
 
@@ -59,6 +55,14 @@ class FirstOrder:
                     "optimizer and network that it was saved with"
                 )
             array[...] = value
+
+
+def _subtract(w: Any, g: Any, state: Any, learning_rate: Any) -> None:
+    w -= g
+
+
+def _nothing(w: Any, g: Any, state: Any, learning_rate: Any) -> None:
+    pass
 
 
 def known(name: str) -> Any:

@@ -18,6 +18,7 @@ class Progress(NamedTuple):
 class Schedule(NamedTuple):
     factor: Callable[..., float]
     defaults: Mapping[str, float]
+    by_step: bool = False  # it changes within an epoch
 
 
 def constant(at: Progress) -> float:
@@ -59,8 +60,8 @@ def adaptive(at: Progress) -> float:
 SCHEDULES = {
     "constant": Schedule(constant, {}),
     "step": Schedule(step, {"step_size": 10, "gamma": 0.5}),
-    "cosine": Schedule(cosine, {}),
-    "one_cycle": Schedule(one_cycle, {}),
+    "cosine": Schedule(cosine, {}, by_step=True),
+    "one_cycle": Schedule(one_cycle, {}, by_step=True),
     "inverse_scaling": Schedule(inverse_scaling, {"power_t": 0.5}),
     "adaptive": Schedule(adaptive, {}),
 }

@@ -51,6 +51,11 @@ class Plan:
     note: str = ""
 
     @property
+    def at_once(self) -> int:
+        """Lanes that are filled at once."""
+        return min(self.threads, self.lanes)
+
+    @property
     def bytes(self) -> int:
         return self.data_bytes + self.work_bytes
 
@@ -158,7 +163,7 @@ def _on_gpu(
 def _on_cpu(whole: Plan, spec: Spec, X: Any, recipe: Recipe, threads: int) -> Iterator[Plan]:
     size, row = np.dtype(recipe.dtype).itemsize, X.dtype.itemsize * X.shape[1]
     cut = _cut_for_cpu(whole, spec, size)
-    cut = replace(cut, threads=min(threads, cut.lanes))
+    cut = replace(cut, threads=threads)
     while True:
         yield _sized(cut, spec, size, row, recipe)
         if cut == (cut := _fewer_at_once(cut)):
@@ -167,7 +172,7 @@ def _on_cpu(whole: Plan, spec: Spec, X: Any, recipe: Recipe, threads: int) -> It
 
 def _fewer_at_once(cut: Plan) -> Plan:
     """Lanes go first, down to one for each thread and the sum; then threads."""
-    threads = cut.threads if cut.held > cut.threads + 1 else max(1, cut.threads - 1)
+    threads = cut.threads if cut.held > cut.at_once + 1 else max(1, cut.at_once - 1)
     return replace(cut, threads=threads, held=min(cut.lanes, max(threads + 1, cut.held // 2)))
 
 
@@ -176,6 +181,6 @@ def _sized(cut: Plan, spec: Spec, size: int, row: int, recipe: Recipe) -> Plan:
     each row of a tile the `row` bytes that it is stored in, where it is taken out of its place.
     """
     state = 2 * recipe.history_size + 4 if recipe.optimizer == "lbfgs" else state_arrays(recipe.optimizer)
-    vectors = 1 + state + min(cut.held, cut.lanes) + cut.threads + 2  # 2: temporaries of the update
-    work = cut.threads * cut.tile * (size * Workspace.values(spec) + row)
+    vectors = 1 + state + min(cut.held, cut.lanes) + cut.at_once + 2  # 2: temporaries of the update
+    work = cut.at_once * cut.tile * (size * Workspace.values(spec) + row)
     return replace(cut, work_bytes=size * vectors * spec.n_params + work)

@@ -12,6 +12,7 @@ import numpy as np
 from fcgpu.backend import Backend, Workers
 from fcgpu.data.dataset import Dataset, targets
 from fcgpu.errors import DeviceMemoryError, DivergenceError
+from fcgpu.kernels.denormals import as_zeros
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.model import Model, Score
 from fcgpu.optim.first_order import FirstOrder
@@ -61,7 +62,7 @@ class Run:
         self.monitor = monitor
         schedule = SCHEDULES[recipe.schedule]
         self._factor = partial(schedule.factor, **{key: getattr(recipe, key) for key in schedule.defaults})
-        self._warm_up_steps = recipe.warmup * plan.steps_per_epoch
+        self._warm_up_steps, self._by_step = recipe.warmup * plan.steps_per_epoch, schedule.by_step
         self.workers = Workers(plan.threads)
         self.X = X = data.X if plan.chunk else on_device(data.X, backend)
         self.shuffled = recipe.shuffle and plan.batch < plan.samples  # batches in a new order each epoch
@@ -170,7 +171,7 @@ class Run:
         self.started = looked - self.seconds
         try:
             while self.epochs < recipe.epochs and not self.stopped:
-                with self.workers.quiet(), self.backend.enough_memory(self.plan.remedy):
+                with self.workers.quiet(), as_zeros(), self.backend.enough_memory(self.plan.remedy):
                     rate = self._epoch(self.epochs)
                 self.epochs += 1
                 self.samples += n
@@ -219,20 +220,20 @@ class Run:
         loss, penalty, correct = (self.history[epoch, i : i + 1] for i in range(3))
         seen = 0 if self.fresh and epoch == 0 else self.samples
         held = self.rule.learning_rate
-        rate = last = math.nan
+        rate, changes = math.nan, self._by_step or step.steps < self._warm_up_steps
+        measures, counts, regularised = not evaluate.kept, self.counts and not evaluate.kept, self.recipe.alpha
         for start in range(0, n, size):
             stop = min(start + size, n)
-            rate = self._learning_rate(Progress(step.steps, total, epoch, seen, self.drops))
-            if rate != last and held is not None:
-                held.fill(rate)
-            last = rate
-            share = (stop - start) / n
+            if changes or start == 0:
+                rate = self._learning_rate(Progress(step.steps, total, epoch, seen, self.drops))
+                if held is not None:
+                    held.fill(rate)
             measured = step(slice(start, stop) if order is None else order[start:stop], stop - start)
-            if not evaluate.kept or self.recipe.alpha:
-                loss += measured * share
-            if self.recipe.alpha:
-                penalty += evaluate.penalty * share
-            if self.counts and not evaluate.kept:
+            if measures or regularised:
+                loss += measured * ((stop - start) / n)
+            if regularised:
+                penalty += evaluate.penalty * ((stop - start) / n)
+            if counts:
                 correct += evaluate.correct
         if evaluate.kept:
             measured, right = evaluate.kept.measured()

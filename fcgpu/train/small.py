@@ -1,17 +1,18 @@
 """Small batches on the CPU, where a step is not long enough for Python's own time to be nothing.
 
 A batch is one tile in one workspace, nothing is dealt and nothing summed up; its loss is measured later, with that of
-other batches. Plain gradient descent has no gradient of the first layer's W, most of a network: the product subtracts
-it. Threads have no part in it: on two cores, batches of 128 to 512 took longer with any division of their work.
+other batches. The products are bound to their arrays, and the large ones are made piece by piece on all threads. Plain
+gradient descent has no gradient: the products subtract it from the parameters.
 """
 
 from collections.abc import Callable
-from functools import cache, partial
-from typing import Any
+from functools import cache, lru_cache, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcgpu.kernels.blas import adder, is_available
+from fcgpu.kernels.blas import pieces, product
+from fcgpu.network import Products, Workspace
 from fcgpu.optim.first_order import FirstOrder
 from fcgpu.params import Layer
 from fcgpu.train.kept import Kept
@@ -19,11 +20,21 @@ from fcgpu.train.plan import Plan
 from fcgpu.train.step import Evaluate, part_of
 
 TREAD, TREADS = 64, 4  # samples that are worth a width of their own; how many widths there are at most
+BOUND = 1000  # combinations of widths whose products stay bound to their arrays
 
 
 def is_small(plan: Plan) -> bool:
     """Is a batch one of several in the data, and one tile of one lane?"""
     return plan.lanes == 1 and plan.batch <= min(plan.tile, plan.samples // 2)
+
+
+class Bound(NamedTuple):
+    """A batch of some size and widths: where its features go, part by part, and all that follows."""
+
+    tiles: list[Any]
+    work: Workspace
+    layers: list[Layer]
+    products: Products
 
 
 class SmallBatches(Evaluate):
@@ -36,21 +47,24 @@ class SmallBatches(Evaluate):
         plan = self.plan
         self.kept = Kept(self.net, plan.batch, plan.samples, self.params.dtype, count=self.count)
         self._work = self._free[0][0]
-        self._cuts = cache(self._cuts_of)
-        self._first = cache(self._first_product)
-        self._gradients = cache(self._layers_but_the_first_weights)
+        self._cuts, self._bound = cache(self._cuts_of), lru_cache(BOUND)(self._bind)
         self._subtracts = False
+        X = self.X
+        self._takes = isinstance(X, np.ndarray) and X.dtype == self.params.dtype and X.flags.c_contiguous
 
     def descend(self, rule: FirstOrder) -> None:
-        n_features, n_out = self.net.spec.layer_sizes[0]
-        self._subtracts = is_available(self.params.dtype)
-        self.factor = rule.scaled(n_features * n_out if self._subtracts else 0)
+        self.factor, self._subtracts = rule.scaled(subtracted=True), True
 
     def __call__(self, rows: Any, n_rows: int) -> Any:
         """Fill gradient and penalty from the samples `rows`. Returns the penalty, or 0."""
         self.samples += n_rows
-        y, cuts = self.y[rows], self._cuts(n_rows)
-        widths = [self._width(part_of(rows, start, stop)) for start, stop in cuts]
+        net, y = self.net, self.y[rows]
+        parts = [part_of(rows, start, stop) for start, stop in self._cuts(n_rows)]
+        widths = tuple(self._width(part) for part in parts)
+        tiles, work, layers, products = self._bound(n_rows, widths)
+        for part, tile, width in zip(parts, tiles, widths, strict=True):
+            self._load(part, tile, width)
+        net.rise(products, layers, work, self.keys, self._ids[rows] if net.dropout else None)
         if self.weights is None:
             share = weight = 1 / n_rows
             logits = self.kept.room(y)
@@ -58,38 +72,53 @@ class SmallBatches(Evaluate):
             share = self._share(rows)
             weight = self.weights[rows] * share
             logits = self.kept.room(y, weight * (n_rows / self.plan.samples))
-        for (start, stop), width in zip(cuts, widths, strict=True):
-            self._rise(part_of(rows, start, stop), self._work.part(start, stop, width), width)
-        width, work = widths[0], self._work.head(n_rows, widths[0])
-        self.net.gradient_alone(self._layers(width), self._gradients(width), work, y, weight, logits, self.factor)
+        if self.factor is not None:
+            weight = weight * self.factor
+        net.gradient_alone(products, layers[-1].b, work, y, weight, logits)
         if self.widths is not None and not self._subtracts:
-            self._unused(width).fill(0)  # the rule has used the gradient up
-        for (_, stop), high, low in zip(cuts, widths, [*widths[1:], 0], strict=True):
-            if low < high:
-                self._first(stop, low, high)()
+            self._unused(widths[0]).fill(0)  # the rule has used the gradient up
         self._regularise(share)
-        return 0.0 if self._alpha is None else self.penalty
+        return self.penalty if self._alpha else 0.0
+
+    def _load(self, rows: Any, tile: Any, width: int) -> None:
+        """Overwrite the tile (n_rows, n_features) with the features of the rows, or with the first of them."""
+        if self._takes and not isinstance(rows, slice):
+            np.take(self.X, rows, axis=0, out=tile, mode="clip")  # in one pass
+        else:
+            there = rows if self.widths is None else (rows, slice(width))
+            self.net.kernels.load_tile(self.X, there, tile[:, :width])
 
     def _cuts_of(self, n_rows: int) -> list[tuple[int, int]]:
-        """Where a batch is cut into parts, each as wide as its first sample."""
-        n = 1 if self.widths is None else max(1, min(n_rows // TREAD, TREADS))
+        """Where a batch is cut into parts, each as wide as its first sample: a power of two of them."""
+        n = 1 if self.widths is None else 1 << max(1, min(n_rows // TREAD, TREADS)).bit_length() - 1
         return [(n_rows * i // n, n_rows * (i + 1) // n) for i in range(n)]
 
-    def _rise(self, rows: Any, work: Any, width: int) -> None:
-        self.net.kernels.load_tile(self.X, rows if self.widths is None else (rows, slice(width)), work.A[0])
-        self.net.rise(self._layers(width), work, self.keys, self._ids[rows] if self.net.dropout else None)
+    def _bind(self, n_rows: int, widths: tuple[int, ...]) -> Bound:
+        """Each part of the samples is as wide as it is in the products of the first layer, W having the most rows."""
+        work, cuts, layers = self._work.head(n_rows, widths[0]), self._cuts(n_rows), self._layers(widths[0])
+        gradients, sign, beta = (layers, -1.0, 1.0) if self._subtracts else (self._lanes[0].layers(widths[0]), 1.0, 0.0)
+        make = partial(product, threads=self.plan.threads)
+        A, dZ, tiles = work.A, [*work.dA[1:], work.A[-1]], [self._work.A[0][start:stop] for start, stop in cuts]
+        forward, backward = [], []
+        for i, (W, (dW, db), scale) in enumerate(zip([W for W, _ in layers], gradients, self.net.scales, strict=True)):
+            rising, falling = [(A[i], W, A[i + 1])], [(A[i].T, dZ[i], dW)]
+            if i == 0:
+                parts = list(zip(tiles, cuts, widths, [*widths[1:], 0], strict=True))
+                rising = [(tile[:, :width], W[:width], A[1][slice(*cut)]) for tile, cut, width, _ in parts]
+                falling = [
+                    (A[0][: cut[1], low:high].T, dZ[0][: cut[1]], dW[low:high])
+                    for _, cut, high, low in parts
+                    if low < high
+                ]
+            forward.append(make(rising if len(rising) > 1 else pieces(*rising[0]), scale))
+            calls = [make([(work.ones, dZ[i], db)], sign, beta)]
+            if i:
+                calls.append(make(pieces(dZ[i], W.T, work.dA[i])))  # before W changes
+            calls += [make(pieces(*one), sign * scale, beta) for one in falling]
+            backward.append(partial(_all, calls))
+        return Bound(tiles, work, layers, Products(forward, backward))
 
-    def _first_product(self, stop: int, low: int, high: int) -> Callable[[], Any]:
-        """What computes dW of the features low to high, which samples 0 to stop have, or subtracts it from W.
 
-        The scale is in dZ already.
-        """
-        work, features = self._work.head(stop, self._greatest), slice(low, high)
-        A, dZ = work.A[0][:, features].T, work.dA[1] if len(work.dA) > 1 else work.A[1]
-        if self._subtracts:
-            return adder(A, dZ, self._layers(high)[0].W[features], -1.0)
-        return partial(np.matmul, A, dZ, out=self._lanes[0].layers(high)[0].W[features])
-
-    def _layers_but_the_first_weights(self, width: int) -> list[Layer]:
-        first, *others = self._lanes[0].layers(width)
-        return [Layer(None, first.b), *others]
+def _all(calls: list[Callable[[], Any]]) -> None:
+    for call in calls:
+        call()

@@ -19,7 +19,7 @@ BLOCK = 1000  # rows looked at together
 AT_ONCE = 100  # rows of which all features are copied on the way
 WIDE = 0.9  # of the features: what a batch is wide where the order is not worth a copy of the data
 FEW = 32  # features, likewise
-STEP = 32  # widths are multiples of it, so that there are few of them to bind buffers to
+STEP, STEPS = 32, 32  # widths are multiples of a number, and few of them, as buffers are bound to each
 EPOCHS = 4  # as many as pay for the order, and more
 
 
@@ -42,7 +42,7 @@ class Staircase:
         made = np.empty((len(rows), len(columns)), self.X.dtype)
         for start in range(0, len(rows), AT_ONCE):
             some = slice(start, start + AT_ONCE)
-            made[some] = self.X[rows[some]][:, columns]
+            np.take(self.X[rows[some]], columns, axis=1, out=made[some], mode="clip")  # unchecked: all indices exist
         return made
 
     def copy(self, threads: int) -> Any:
@@ -71,23 +71,24 @@ def staircase(X: Any, plan: Plan, epochs: int, *, drawn: bool) -> Staircase | No
     some = X[:: -(-n // BLOCK)]
     if epochs < EPOCHS or n_features < FEW or np.count_nonzero(some) > WIDE * some.size:
         return None
-    counts = np.zeros((-(-n // BLOCK), n_features), dtype=np.intp)
+    counts = np.zeros((-(-n // BLOCK), n_features), dtype=np.uint16)
     widths = np.empty(n, dtype=np.intp)
 
     def count(rows: slice) -> None:
-        np.sum(X[rows] != 0, axis=0, dtype=np.intp, out=counts[rows.start // BLOCK])
+        np.sum(X[rows] != 0, axis=0, dtype=np.uint16, out=counts[rows.start // BLOCK])
 
     def measure(rows: slice) -> None:
         widths[rows] = np.max((X[rows] != 0) * behind, axis=1, initial=1)
 
     _by_blocks(n, plan.threads, count)
-    features = np.argsort(-counts.sum(axis=0), kind="stable")
+    features = np.argsort(-counts.sum(axis=0, dtype=np.intp), kind="stable")
     behind = np.empty(n_features, dtype=np.min_scalar_type(n_features))  # the width that has a feature
     behind[features] = np.arange(1, n_features + 1)
     _by_blocks(n, plan.threads, measure)
     batch = np.arange(n) // plan.batch if not drawn else np.zeros(n)
     samples = np.lexsort((-widths, batch))
-    widths = np.minimum(-(-widths[samples] // STEP) * STEP, n_features)
+    step = STEP * -(-n_features // (STEP * STEPS))
+    widths = np.minimum(-(-widths[samples] // step) * step, n_features)
     if plan.batch == n:
         typical = widths.mean()
     else:  # the widest sample of a batch decides

@@ -14,9 +14,10 @@ import numpy as np
 
 from fcgpu.backend import Backend, Workers
 from fcgpu.kernels import dropout
+from fcgpu.kernels.denormals import as_zeros
 from fcgpu.network import Network, Workspace
 from fcgpu.optim.first_order import FirstOrder
-from fcgpu.params import Layer, Spec, weights_only
+from fcgpu.params import Layer, Spec
 from fcgpu.train.kept import Kept
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
@@ -80,10 +81,12 @@ class Evaluate:
         self.count, self.clip = count, recipe.gradient_clip
         self.params = xp.zeros((spec.n_params,), dtype=dtype)
         self._layers = _views(spec, self.params)
-        self._alpha = backend.to_device(weights_only(spec, recipe.alpha), dtype=dtype) if recipe.alpha else None
         self._lanes = [Lane.empty(spec, dtype, xp) for _ in range(min(plan.held, plan.lanes))]
         self.gradient, _, self.loss, self.correct = self._lanes[0]  # the others are added into the first
         self.penalty = xp.zeros((), dtype=dtype)
+        self._alpha = recipe.alpha
+        pairs = zip(spec.layers(self.params), spec.layers(self.gradient), strict=True)
+        self._regularised = [(layer.W, gradient.W) for layer, gradient in pairs]
         self.factor: Any = None  # (1,), what the rule wants the gradient multiplied by
         self.samples = 0  # evaluated so far
         self._seed, self._backend = recipe.seed, backend
@@ -94,12 +97,12 @@ class Evaluate:
                 Workspace(replace(spec, sizes=(self._greatest, *spec.sizes[1:])), plan.tile, dtype, xp, dropout=rates),
                 Lane.empty(spec, dtype, xp),
             )
-            for _ in range(plan.threads)
+            for _ in range(plan.at_once)
         )
 
     def descend(self, rule: FirstOrder) -> None:
         """Multiply gradients by the rule's learning rate from now on."""
-        self.factor = rule.scaled()
+        self.factor = rule.scaled(subtracted=False)
 
     def begin(self, step: int) -> None:
         """Draw the masks of this step, for every evaluation until the next."""
@@ -127,11 +130,13 @@ class Evaluate:
                     total.add(lane, self.net.spec, self._width(part_of(rows, i * self.plan.tile, n_rows)))
             free, done = others, done + len(some)
         self._regularise(share)
-        return self.loss if self._alpha is None else self.loss + self.penalty
+        return self.loss + self.penalty if self._alpha else self.loss
 
     def _regularise(self, share: Any) -> None:
-        if self._alpha is not None:
-            self.net.kernels.add_l2(self.params, self.gradient, self._alpha, share, self.penalty)
+        if self._alpha:
+            self.penalty.fill(0)
+            for W, dW in self._regularised:
+                self.net.kernels.add_l2(W, dW, self._alpha, share, self.penalty)
         if self.clip:
             self.net.kernels.clip_by_norm(self.gradient, self.clip)
 
@@ -151,6 +156,7 @@ class Evaluate:
         n_features, n_out = self.net.spec.layer_sizes[0]
         return self.gradient[width * n_out : n_features * n_out]
 
+    @as_zeros()
     def _fill(self, rows: Any, n_rows: int, share: Any, lanes: list[Lane], first: int, i: int) -> None:
         """Fill lanes[i], lane number first + i, from the first of its tiles; add the others, no wider, in order."""
         net, size, lane, number = self.net, self.plan.tile, lanes[i], first + i
