@@ -23,8 +23,7 @@ def binary_cross_entropy(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -
     xp.exp(softplus, out=softplus)
     xp.log1p(softplus, out=softplus)
     softplus += xp.maximum(Z, 0)
-    softplus.sum(axis=-1, keepdims=True, out=losses)
-    losses -= _at_target(Z, y, xp)
+    xp.subtract(total(softplus, xp), _at_target(Z, y, xp), out=losses)
     losses *= weight
 
 
@@ -45,8 +44,7 @@ def squared_error(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
     errors = Z.copy()
     _subtract_target(errors, y, xp)
     errors *= errors
-    xp.sum(errors, axis=-1, keepdims=True, out=losses)
-    losses *= 0.5
+    xp.multiply(total(errors, xp), 0.5, out=losses)
     losses *= weight
 
 
@@ -54,8 +52,7 @@ def poisson(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
     """Σ over outputs of e^z - t z + t log t - t, half the Poisson deviance, t >= 0."""
     t = y if y.ndim == 2 else y[:, None]
     constant = t * xp.log(xp.where(t > 0, t, 1)) - t
-    xp.sum(xp.exp(Z) - Z * t + constant, axis=-1, keepdims=True, out=losses)
-    losses *= weight
+    xp.multiply(total(xp.exp(Z) - Z * t + constant, xp), weight, out=losses)
 
 
 def _at_target(Z: Any, y: Any, xp: Any) -> Any:

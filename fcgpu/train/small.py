@@ -7,6 +7,7 @@ gradient descent has no gradient: the products subtract it from the parameters.
 
 from collections.abc import Callable
 from functools import cache, lru_cache, partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from fcgpu.train.plan import Plan
 from fcgpu.train.step import Evaluate, part_of
 
 TREAD, TREADS = 64, 4  # samples that are worth a width of their own; how many widths there are at most
+SHARES = {1: (0, 1), 2: (0, 2 / 5, 1), 4: (0, 3 / 16, 7 / 16, 11 / 16, 1)}  # parts of digits that take equally long
 BOUND = 1000  # combinations of widths whose products stay bound to their arrays
 
 
@@ -59,7 +61,8 @@ class SmallBatches(Evaluate):
         """Fill gradient and penalty from the samples `rows`. Returns the penalty, or 0."""
         self.samples += n_rows
         net, y = self.net, self.y[rows]
-        parts = [part_of(rows, start, stop) for start, stop in self._cuts(n_rows)]
+        cuts = self._cuts(n_rows)
+        parts = [rows] if len(cuts) == 1 else [part_of(rows, start, stop) for start, stop in cuts]
         widths = tuple(self._width(part) for part in parts)
         tiles, work, layers, products = self._bound(n_rows, widths)
         for part, tile, width in zip(parts, tiles, widths, strict=True):
@@ -89,9 +92,11 @@ class SmallBatches(Evaluate):
             self.net.kernels.load_tile(self.X, there, tile[:, :width])
 
     def _cuts_of(self, n_rows: int) -> list[tuple[int, int]]:
-        """Where a batch is cut into parts, each as wide as its first sample: a power of two of them."""
-        n = 1 if self.widths is None else 1 << max(1, min(n_rows // TREAD, TREADS)).bit_length() - 1
-        return [(n_rows * i // n, n_rows * (i + 1) // n) for i in range(n)]
+        """Where a batch is cut into parts, each as wide as its first sample."""
+        parts = 1 if self.widths is None else 1 << max(1, min(n_rows // TREAD, TREADS)).bit_length() - 1
+        whole = max(1, TREAD // 4)  # what products of some rows are fast for
+        cuts = [int(share * n_rows) // whole * whole for share in SHARES[parts][:-1]]
+        return list(pairwise([*cuts, n_rows]))
 
     def _bind(self, n_rows: int, widths: tuple[int, ...]) -> Bound:
         """Each part of the samples is as wide as it is in the products of the first layer, W having the most rows."""
