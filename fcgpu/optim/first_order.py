@@ -28,12 +28,12 @@ class FirstOrder:
         self._update: Callable[..., None] = partial(getattr(kernels, name), **{**row.defaults, **hyperparameters})
         self._needs_loss = row.needs_loss
 
-    def scaled(self, *, subtracted: bool) -> Any:
-        """The learning rate, for a caller whose gradients then come multiplied by it, and perhaps subtracted from w.
+    def scaled(self, done: int = 0) -> Any:
+        """The learning rate, for a caller whose gradients then come multiplied by it. For gradient descent alone.
 
-        For gradient descent alone.
+        The caller itself subtracts the first `done` numbers of the gradient.
         """
-        self._update = _nothing if subtracted else _subtract
+        self._update = partial(_subtract, slice(done, None))
         return self.learning_rate
 
     def step(self, w: Any, g: Any, evaluate: Callable[[], Any]) -> Any:
@@ -57,12 +57,8 @@ class FirstOrder:
             array[...] = value
 
 
-def _subtract(w: Any, g: Any, state: Any, learning_rate: Any) -> None:
-    w -= g
-
-
-def _nothing(w: Any, g: Any, state: Any, learning_rate: Any) -> None:
-    pass
+def _subtract(rest: slice, w: Any, g: Any, state: Any, learning_rate: Any) -> None:
+    w[rest] -= g[rest]
 
 
 def known(name: str) -> Any:

@@ -5,17 +5,14 @@ other batches. The products are bound to their arrays, and the large ones are ma
 gradient descent has no gradient: the products subtract it from the parameters.
 """
 
-from collections.abc import Callable
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from fcgpu.kernels.blas import pieces, product
-from fcgpu.network import Products, Workspace
 from fcgpu.optim.first_order import FirstOrder
-from fcgpu.params import Layer
+from fcgpu.train.bound import Bound, bind
 from fcgpu.train.kept import Kept
 from fcgpu.train.plan import Plan
 from fcgpu.train.step import Evaluate, part_of
@@ -28,15 +25,6 @@ BOUND = 1000  # combinations of widths whose products stay bound to their arrays
 def is_small(plan: Plan) -> bool:
     """Is a batch one of several in the data, and one tile of one lane?"""
     return plan.lanes == 1 and plan.batch <= min(plan.tile, plan.samples // 2)
-
-
-class Bound(NamedTuple):
-    """A batch of some size and widths: where its features go, part by part, and all that follows."""
-
-    tiles: list[Any]
-    work: Workspace
-    layers: list[Layer]
-    products: Products
 
 
 class SmallBatches(Evaluate):
@@ -55,7 +43,8 @@ class SmallBatches(Evaluate):
         self._takes = isinstance(X, np.ndarray) and X.dtype == self.params.dtype and X.flags.c_contiguous
 
     def descend(self, rule: FirstOrder) -> None:
-        self.factor, self._subtracts = rule.scaled(subtracted=True), True
+        n_features, n_out = self.net.spec.layer_sizes[0]
+        self.factor, self._subtracts = rule.scaled(n_features * n_out), True
 
     def __call__(self, rows: Any, n_rows: int) -> Any:
         """Fill gradient and penalty from the samples `rows`. Returns the penalty, or 0."""
@@ -99,31 +88,6 @@ class SmallBatches(Evaluate):
         return list(pairwise([*cuts, n_rows]))
 
     def _bind(self, n_rows: int, widths: tuple[int, ...]) -> Bound:
-        """Each part of the samples is as wide as it is in the products of the first layer, W having the most rows."""
-        work, cuts, layers = self._work.head(n_rows, widths[0]), self._cuts(n_rows), self._layers(widths[0])
-        gradients, sign, beta = (layers, -1.0, 1.0) if self._subtracts else (self._lanes[0].layers(widths[0]), 1.0, 0.0)
-        make = partial(product, threads=self.plan.threads)
-        A, dZ, tiles = work.A, [*work.dA[1:], work.A[-1]], [self._work.A[0][start:stop] for start, stop in cuts]
-        forward, backward = [], []
-        for i, (W, (dW, db), scale) in enumerate(zip([W for W, _ in layers], gradients, self.net.scales, strict=True)):
-            rising, falling = [(A[i], W, A[i + 1])], [(A[i].T, dZ[i], dW)]
-            if i == 0:
-                parts = list(zip(tiles, cuts, widths, [*widths[1:], 0], strict=True))
-                rising = [(tile[:, :width], W[:width], A[1][slice(*cut)]) for tile, cut, width, _ in parts]
-                falling = [
-                    (A[0][: cut[1], low:high].T, dZ[0][: cut[1]], dW[low:high])
-                    for _, cut, high, low in parts
-                    if low < high
-                ]
-            forward.append(make(rising if len(rising) > 1 else pieces(*rising[0]), scale))
-            calls = [make([(work.ones, dZ[i], db)], sign, beta)]
-            if i:
-                calls.append(make(pieces(dZ[i], W.T, work.dA[i])))  # before W changes
-            calls += [make(pieces(*one), sign * scale, beta) for one in falling]
-            backward.append(partial(_all, calls))
-        return Bound(tiles, work, layers, Products(forward, backward))
-
-
-def _all(calls: list[Callable[[], Any]]) -> None:
-    for call in calls:
-        call()
+        spec, plan, cuts = self.net.spec, self.plan, self._cuts(n_rows)
+        layers, gradients = spec.layers(self.params), spec.layers(self.gradient)
+        return bind(self._work, layers, gradients, cuts, widths, self.net.scale, plan.threads, subtract=self._subtracts)

@@ -102,7 +102,7 @@ class Evaluate:
 
     def descend(self, rule: FirstOrder) -> None:
         """Multiply gradients by the rule's learning rate from now on."""
-        self.factor = rule.scaled(subtracted=False)
+        self.factor = rule.scaled()
 
     def begin(self, step: int) -> None:
         """Draw the masks of this step, for every evaluation until the next."""
