@@ -1,7 +1,7 @@
 """Denormals, the numbers nearer to 0 than the least normal one (1.2e-38 in float32): as zeros, while training.
 
-A processor takes a hundred times as long to compute with one. Squares of small gradients are full of them, and so are
-probabilities of what a network is sure not to see. x86-64 on Linux; other processors mind less, other systems hide it.
+A processor takes up to a hundred times as long to compute with one. Squares of small gradients are full of them, and
+so are probabilities of what a network is sure not to see. x86-64 on Linux; on others nothing is done, and little lost.
 """
 
 import ctypes
