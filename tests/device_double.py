@@ -33,7 +33,8 @@ from memory_double import Memory
 from stream_double import Cublas, Streams, is_pinned, pinned
 
 from fcgpu.backend import Backend
-from fcgpu.kernels import device
+from fcgpu.kernels.formulas import FORMULAS as DEVICE_FORMULAS
+from fcgpu.kernels.formulas import PREAMBLE
 from fcgpu.kernels.fused import FORMULAS
 
 C_TYPES = {
@@ -754,11 +755,11 @@ WHOLE = (("float32", "float32"), ("float64", "float64"))
 HALVES = (("float32", "float16"), ("float32", "bfloat16"))
 
 
-def usual_on_device(types=WHOLE, formulas=device.FORMULAS):
+def usual_on_device(types=WHOLE, formulas=DEVICE_FORMULAS):
     """Likewise of the kernels of a step; types are those of T, parameters and loss, and of H, what is multiplied."""
     for name, f in formulas.items():
         kernel = ElementwiseKernel(
-            f.inputs, f.outputs, f.operation, f"fcgpu_device_{name}", device.PREAMBLE, f.before, f.after
+            f.inputs, f.outputs, f.operation, f"fcgpu_device_{name}", PREAMBLE, f.before, f.after
         )
         for T, H in types:
             if T == H or "H" in {p.c for p in (*kernel.ins, *kernel.outs)}:

@@ -17,7 +17,7 @@ from device_double import HALVES, WHOLE, DeviceDouble, decide, usual, usual_on_d
 from stream_double import Cublas
 
 import fcgpu
-from fcgpu.kernels import REFERENCE, device, products
+from fcgpu.kernels import REFERENCE, formulas, products
 from fcgpu.kernels.fused import FORMULAS, FUSED
 
 ROOT = Path(fcgpu.__file__).parent
@@ -184,12 +184,12 @@ def test_the_device_double_holds_the_same_names():
     assert functions <= {name.split(".")[0] for name in (*names, *(use.name for use in USES))}
 
 
-@pytest.mark.parametrize("name", [*FORMULAS, *(f"device {name}" for name in device.FORMULAS)])
+@pytest.mark.parametrize("name", [*FORMULAS, *(f"device {name}" for name in formulas.FORMULAS)])
 def test_types_are_decided_as_cupy_decides(name, cupy):
     """For the types that training meets, and with each of them wrong in turn."""
     *of_a_step, name = name.split()
     if of_a_step:
-        requests = list(usual_on_device(WHOLE + HALVES, {name: device.FORMULAS[name]}))
+        requests = list(usual_on_device(WHOLE + HALVES, {name: formulas.FORMULAS[name]}))
     else:
         requests = list(usual({name: FORMULAS[name]}))
     theirs = cupy.ElementwiseKernel(*requests[0][0].formula, name)

@@ -15,7 +15,7 @@ from device_double import DeviceArray, ElementwiseKernel, double_backend
 import fcgpu
 from fcgpu.kernels import REFERENCE
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
-from fcgpu.kernels.device import WIDTH
+from fcgpu.kernels.formulas import WIDTH
 from fcgpu.kernels.fused import FUSED
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.optim import FULL_BATCH

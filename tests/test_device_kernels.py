@@ -9,9 +9,10 @@ import pytest
 from device_double import COMPILED, HALVES, WHOLE, double_backend, usual_on_device
 from kernel_cases import DTYPES, compare
 
-from fcgpu.kernels import REFERENCE, device
+from fcgpu.kernels import REFERENCE, device, formulas
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
-from fcgpu.kernels.device import WIDTH, Now, Place, Rows, Sums, Tables, blocks
+from fcgpu.kernels.device import Now, Place, Rows, Sums, Tables, blocks
+from fcgpu.kernels.formulas import WIDTH
 from fcgpu.kernels.losses import OUTPUTS
 
 LOSSES = [row.loss for row in OUTPUTS.values()]
@@ -64,7 +65,7 @@ def measured(name, Z, y, weight, operand, count, xp):
     weights = weight.reshape(-1) if weighted else share
     logits, sums = xp.asarray(wider(rows)), [xp.empty((len(rows),)) for _ in range(2)]
     dZ = logits if operand is None else xp.asarray(np.zeros(logits.shape, operand))
-    device.kernel(name, xp)(
+    formulas.kernel(name, xp)(
         y, weights, share, len(y), k, logits.shape[1], y.ndim == 2, weighted, count, 1.0, logits, dZ, *sums,
         size=len(rows), block_size=1,
     )  # fmt: skip
@@ -159,7 +160,7 @@ def test_the_partial_sums_of_a_loss_are_those_of_its_blocks(n, weighted, dtype, 
     rows = Rows(None, xp.asarray(y), xp.asarray(weights), None)
     device.loss("cross_entropy", rows, share, 10, boost, weighted, True, logits, logits, *sums, xp=xp)
     for found, each in zip(sums, (expected[:, 0], right), strict=True):
-        by_block = [each[a : a + device.BLOCK].sum(dtype=float) for a in range(0, n, device.BLOCK)]
+        by_block = [each[a : a + formulas.BLOCK].sum(dtype=float) for a in range(0, n, formulas.BLOCK)]
         np.testing.assert_allclose(found.get(), [*by_block, 0], rtol=200 * np.finfo(dtype).eps)
     np.testing.assert_allclose(logits.get()[:, :10], boost * Z, rtol=0, atol=boost * 50 * np.finfo(dtype).eps)
 
@@ -231,12 +232,12 @@ def test_the_penalty_and_the_norm_are_summed_by_blocks(n, dtype, xp):
     expected, penalty = g + 0.25 * alpha * w, 0.125 * np.sum(alpha * w * w, dtype=float)
     found, penalties, squares = xp.asarray(g), xp.empty((blocks(n),)), xp.empty((blocks(n),))
     share = xp.asarray(np.array([0.25], dtype))
-    device.kernel("add_l2", xp)(xp.asarray(w), xp.asarray(alpha), share, found, penalties)
+    formulas.kernel("add_l2", xp)(xp.asarray(w), xp.asarray(alpha), share, found, penalties)
     np.testing.assert_allclose(found.get(), expected, rtol=4 * eps, atol=4 * eps)
     assert penalties.get().sum() == pytest.approx(float(penalty), rel=50 * eps)
-    device.kernel("squares", xp)(found, squares)
+    formulas.kernel("squares", xp)(found, squares)
     assert squares.get().sum() == pytest.approx(float((expected.astype(float) ** 2).sum()), rel=8 * eps)
-    device.kernel("clip", xp)(share, found)
+    formulas.kernel("clip", xp)(share, found)
     np.testing.assert_allclose(found.get(), expected / 4, rtol=4 * eps, atol=4 * eps)
 
 
@@ -246,7 +247,7 @@ def test_the_copy_of_the_parameters_is_rounded_to_the_nearest(operand, xp):
     w = np.concatenate([random.normal(0, 1, 500), 10.0 ** random.uniform(-9, 5, 500), [np.inf, np.nan, -0.0]])
     w = w.astype(np.float32)
     found = xp.empty(w.shape, dtype=operand)
-    device.kernel("cast", xp)(xp.asarray(w), found)
+    formulas.kernel("cast", xp)(xp.asarray(w), found)
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(found.get().astype(float), w.astype(operand).astype(float))
 
@@ -314,7 +315,7 @@ WRONG = {
 
 
 def off(name):
-    formula = device.FORMULAS[name]
+    formula = formulas.FORMULAS[name]
     changed = formula._replace(operation=formula.operation.replace(*WRONG[name]))
     assert changed != formula
     return changed
@@ -330,11 +331,11 @@ def wrong_formulas_compiled():
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", WRONG)
 def test_a_formula_that_is_a_thousandth_off_is_caught(name, dtype, monkeypatch):
-    monkeypatch.setitem(device.FORMULAS, name, off(name))
+    monkeypatch.setitem(formulas.FORMULAS, name, off(name))
     with pytest.raises(AssertionError):
         compare(name, function(name, None), dtype, double_backend().xp)
 
 
 def test_every_formula_is_compared():
     others = {"load", "share", "cast", "add_l2", "squares", "clip", "turn", "identity_backward"}  # above, by themselves
-    assert set(NAMES) | others == set(device.FORMULAS)
+    assert set(NAMES) | others == set(formulas.FORMULAS)

@@ -23,6 +23,7 @@ import numpy as np
 from fcgpu.backend import INSTALL, Backend
 from fcgpu.errors import ConfigError
 from fcgpu.kernels import device, dropout
+from fcgpu.kernels.formulas import WIDTH, kernel
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Padded, Spec, weights_only
 from fcgpu.train.capture import Capture, Steps
@@ -90,7 +91,7 @@ class OnGpu:
     ) -> None:
         self.xp = xp = backend.xp
         self.spec, self.plan, self.recipe, self.count, self.shuffled = spec, plan, recipe, count, shuffled
-        self.layout, dtype, self._dropout = Padded(spec, device.WIDTH), np.dtype(recipe.dtype), recipe.dropout_of(spec)
+        self.layout, dtype, self._dropout = Padded(spec, WIDTH), np.dtype(recipe.dtype), recipe.dropout_of(spec)
         self._operand = operand = operand_of(recipe.precision, dtype, xp)
         self.capture = Capture(backend, tf32=recipe.precision == "tf32")
         self.kernels = SimpleNamespace(**{name: partial(rule, xp=xp) for name, rule in device.UPDATES.items()})
@@ -261,7 +262,7 @@ class OnGpu:
 
     def _evaluate(self, batch: Batch, *, advance: bool) -> Any:
         """Fill gradient and totals; to advance, set the rate and count the step. Returns the loss, on the device."""
-        recipe, xp, kernel, sums = self.recipe, self.xp, device.kernel, self._sums
+        recipe, xp, sums = self.recipe, self.xp, self._sums
         if self._copy is not None:
             kernel("cast", xp)(self.params, self._copy)
         if self._weighted and batch.samples < self.plan.samples:

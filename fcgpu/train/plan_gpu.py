@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fcgpu.kernels.device import WIDTH
+from fcgpu.kernels.formulas import WIDTH
 from fcgpu.optim.first_order import state_arrays
 from fcgpu.params import Padded, Spec
 from fcgpu.train.recipe import Recipe

@@ -1,0 +1,292 @@
+"""The launches of a GPU's training step as CUDA C++ text: data, so that a test can compile the same text for the CPU.
+
+H is the type of the products' operands, T that of parameters and loss, both double or T float. In a formula `i` is the
+flat index and a `raw` array is indexed at will; `kernels/device.py` says what each is for and hands it its arrays.
+"""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from fcgpu.kernels.activations import LEAK
+from fcgpu.kernels.dropout import GOLDEN, MULTIPLIERS, SHIFTS
+
+WIDTH = 8  # numbers of a thread, and what rows and columns are padded to
+BLOCK = 128  # threads that share a partial sum, CuPy's own block
+ONE_BLOCK = 256  # threads of the kernels that are one block
+
+
+class Formula(NamedTuple):
+    """As cupy.ElementwiseKernel takes it; `before` and `after` stand around the loop over the indices."""
+
+    inputs: str
+    outputs: str
+    operation: str
+    before: str = ""
+    after: str = ""
+
+
+PREAMBLE = """
+template <typename V> struct Wide { typedef float type; };
+template <> struct Wide<double> { typedef double type; };
+template <typename V> struct alignas(16) Eight { V v[8]; };
+template <int N> __device__ void block_sum(double (&mine)[N]) {
+  __shared__ double all[N][256];
+  unsigned int t = threadIdx.x;
+  for (int j = 0; j < N; ++j) all[j][t] = mine[j];
+  __syncthreads();
+  for (unsigned int half = 128; half > 0; half /= 2) {
+    if (t < half && t + half < blockDim.x)
+      for (int j = 0; j < N; ++j) all[j][t] += all[j][t + half];
+    __syncthreads();
+  }
+  for (int j = 0; j < N; ++j) mine[j] = all[j][0];
+}
+"""
+
+_G = {
+    "sigmoid": "T(0.5) * tanh(T(0.5) * z) + T(0.5)",
+    "tanh": "tanh(z)",
+    "relu": "z > T(0) ? z : z != z ? z : T(0)",  # NaN stays NaN
+    "leaky_relu": f"z > T(0) ? z : T({LEAK}) * z",
+    "identity": "z",
+}
+_DERIVATIVE = {
+    "sigmoid": "dz * a * (T(1) - a)",
+    "tanh": "dz * (T(1) - a * a)",
+    "relu": "a > T(0) ? dz : T(0)",
+    "leaky_relu": f"a > T(0) ? dz : T({LEAK}) * dz",
+    "identity": "dz",
+}
+_EIGHT = """
+    typedef typename Wide<H>::type T;
+    int column = 8 * (int)((unsigned int)i % (unsigned int)groups);
+    Eight<H> &place = *reinterpret_cast<Eight<H> *>(&{array}[8 * i]);
+    Eight<H> x = place;
+"""
+
+# The target of output j in row i of k outputs; rows repeat after n, where a stack of models shares its targets.
+_TARGET = "(dense ? T(y[i % n * k + j]) : k == 1 ? T(y[i % n]) : T(y[i % n] == j))"
+_COUNT = """
+        int best = 0;
+        for (int j = 1; j < k; ++j) if (Z[row + j] > Z[row + best]) best = j;
+        if (count && (k == 1 ? Z[row] > T(0) : best) == y[i % n]) sums[1] += 1;
+"""
+# The reference's hash, as C.
+_MIX = (
+    "".join(f"x ^= x >> {s}; x *= {m}u; " for s, m in zip(SHIFTS, MULTIPLIERS, strict=False))
+    + f"x ^= x >> {SHIFTS[-1]};"
+)
+
+
+def _loss(body: str) -> Formula:
+    return Formula(
+        "raw I y, raw T weights, raw T share, int32 n, int32 k, int32 width, bool dense, bool weighted, bool count, "
+        "float64 boost",
+        "raw T Z, raw H dZ, raw float64 losses, raw float64 rights",
+        f"""
+        ptrdiff_t row = i * width;
+        T weight = weighted ? weights[i % n] * share[0] : share[0], up = weight * T(boost), sum = 0;
+        {_COUNT}
+        {body}
+        sums[0] += double(sum * weight);
+        """,
+        "double sums[2] = {0, 0}",
+        """
+        block_sum(sums);
+        if (threadIdx.x == 0) {
+            losses[blockIdx.x] = sums[0];
+            rights[blockIdx.x] = sums[1];
+        }
+        """,
+    )
+
+
+FORMULAS = {
+    **{
+        name: Formula(
+            "int32 n, int32 groups",
+            "raw H A",
+            _EIGHT.replace("{array}", "A")
+            + f"""
+            for (int j = 0; j < 8; ++j) {{
+                T z = T(x.v[j]), g = {g};
+                x.v[j] = H(column + j < n ? g : T(column + j == n));
+            }}
+            place = x;
+            """,
+        )
+        for name, g in _G.items()
+    },
+    **{
+        f"{name}_backward": Formula(
+            "raw H A, int32 n, int32 groups",
+            "raw H dA",
+            _EIGHT.replace("{array}", "dA")
+            + f"""
+            const Eight<H> out = *reinterpret_cast<const Eight<H> *>(&A[8 * i]);
+            for (int j = 0; j < 8; ++j) {{
+                T a = T(out.v[j]), dz = T(x.v[j]), d = {derivative};
+                x.v[j] = H(column + j < n ? d : T(0));
+            }}
+            place = x;
+            """,
+        )
+        for name, derivative in _DERIVATIVE.items()
+    },
+    "load": Formula(
+        "raw U X, raw I y, raw T weights, raw uint32 ids, raw int64 order, raw int64 at, int64 steps, int64 batch, "
+        "int64 start, int64 first, int32 d, int32 k, int32 groups, float64 scale, float64 one, bool ordered, "
+        "bool weighted, bool named",
+        "raw H A, raw I its_y, raw T its_weights, raw uint32 its_ids",
+        """
+        int row = (int)((unsigned int)i / (unsigned int)groups);
+        int column = 8 * (int)((unsigned int)i % (unsigned int)groups);
+        long long source = at[0] % steps * batch + start + row;
+        if (ordered) source = order[source];
+        typedef typename Wide<H>::type C;
+        Eight<H> x;
+        for (int j = 0; j < 8; ++j) {
+            int feature = column + j;
+            x.v[j] = H(feature < d ? C(C(X[(source - first) * d + feature]) * C(scale)) : C(feature == d ? one : 0));
+        }
+        *reinterpret_cast<Eight<H> *>(&A[8 * i]) = x;
+        if (column == 0) {
+            for (int j = 0; j < k; ++j) its_y[(long long)row * k + j] = y[source * k + j];
+            if (weighted) its_weights[row] = weights[source];
+            if (named) its_ids[row] = ids[source];
+        }
+        """,
+    ),
+    "share": Formula(
+        "raw T weights, raw int64 order, raw int64 at, int64 steps, int64 batch, int32 n, float64 tiny, bool ordered",
+        "raw T share",
+        """
+        for (int j = i; j < n; j += blockDim.x) {
+            long long source = at[0] % steps * batch + j;
+            sum[0] += double(weights[ordered ? order[source] : source]);
+        }
+        """,
+        "double sum[1] = {0}",
+        "block_sum(sum); if (threadIdx.x == 0) share[0] = sum[0] > 0 ? T(1.0 / (sum[0] > tiny ? sum[0] : tiny)) : T(0)",
+    ),
+    "cast": Formula("T w", "H its", "its = H(w)"),
+    "binary_cross_entropy": _loss(
+        f"""
+        for (int j = 0; j < k; ++j) {{
+            T z = Z[row + j], target = {_TARGET};
+            sum += (z > T(0) ? z : T(0)) + log1p(exp(-(z > T(0) ? z : -z)));
+            if (target != T(0)) sum -= target * z;
+            dZ[row + j] = H((T(0.5) * tanh(T(0.5) * z) + T(0.5) - target) * up);
+        }}
+        """
+    ),
+    "cross_entropy": _loss(
+        f"""
+        T top = Z[row + best], total = 0, picked = 0;
+        for (int j = 0; j < k; ++j) {{
+            T z = Z[row + j] - top;
+            T target = {_TARGET};
+            if (target != T(0)) picked += target * z;
+            total += Z[row + j] = exp(z);
+        }}
+        for (int j = 0; j < k; ++j) dZ[row + j] = H((Z[row + j] / total - {_TARGET}) * up);
+        sum = log(total) - picked;
+        """
+    ),
+    "squared_error": _loss(
+        f"""
+        for (int j = 0; j < k; ++j) {{
+            T error = Z[row + j] - {_TARGET};
+            sum += error * error;
+            dZ[row + j] = H(error * up);
+        }}
+        sum *= T(0.5);
+        """
+    ),
+    "poisson": _loss(
+        f"""
+        for (int j = 0; j < k; ++j) {{
+            T z = Z[row + j], target = {_TARGET}, mean = exp(z);
+            sum += mean - target * z + (target > T(0) ? target * log(target) : T(0)) - target;
+            dZ[row + j] = H((mean - target) * up);
+        }}
+        """
+    ),
+    "dropout": Formula(
+        "raw uint32 key, raw uint32 ids, int32 units, uint32 threshold, float64 factor",
+        "H a, bool keep",
+        f"""
+        unsigned int x = (ids[i / units] + (unsigned int)(i % units) * {GOLDEN}u) * key[0] + key[1];
+        {_MIX}
+        typedef typename Wide<H>::type T;
+        keep = x >= threshold;
+        a = H(keep ? T(a) * T(factor) : T(0));
+        """,
+    ),
+    "dropout_backward": Formula(
+        "bool keep, float64 left, float64 factor",
+        "H a, H da",
+        """
+        typedef typename Wide<H>::type T;
+        a = H(T(a) * T(left));
+        da = H(keep ? T(da) * T(factor) : T(0));
+        """,
+    ),
+    "add_l2": Formula(
+        "T w, T alpha, raw T share",
+        "T g, raw float64 penalties",
+        "T pull = alpha * w * share[0]; g += pull; sum[0] += 0.5 * double(pull) * double(w)",
+        "double sum[1] = {0}",
+        "block_sum(sum); if (threadIdx.x == 0) penalties[blockIdx.x] = sum[0]",
+    ),
+    "squares": Formula(
+        "T g",
+        "raw float64 squares",
+        "sum[0] += double(g) * double(g)",
+        "double sum[1] = {0}",
+        "block_sum(sum); if (threadIdx.x == 0) squares[blockIdx.x] = sum[0]",
+    ),
+    "clip": Formula("raw T clip", "T g", "g *= clip[0]"),
+    "turn": Formula(
+        "raw float64 losses, raw float64 rights, raw float64 penalties, raw float64 squares, raw T rates, "
+        "raw uint32 keys, raw int64 first, int32 n_losses, int32 n_penalties, int32 n_squares, int32 n_keys, "
+        "int64 steps, float64 portion, float64 limit, bool advance",
+        "raw float64 totals, raw float64 history, raw int64 at, raw float64 t, raw T rate, raw T clip, raw uint32 key",
+        """
+        for (int j = i; j < n_losses; j += blockDim.x) { sums[0] += losses[j]; sums[1] += rights[j]; }
+        for (int j = i; j < n_penalties; j += blockDim.x) sums[2] += penalties[j];
+        for (int j = i; j < n_squares; j += blockDim.x) sums[3] += squares[j];
+        """,
+        "double sums[4] = {0, 0, 0, 0}",
+        """
+        block_sum(sums);
+        if (threadIdx.x == 0) {
+            double loss = sums[0], right = sums[1], penalty = sums[2], norm = sqrt(sums[3]);
+            totals[0] = loss + penalty;
+            totals[1] = penalty;
+            totals[2] = right;
+            clip[0] = T(n_squares == 0 ? 1.0 : norm > limit ? limit / norm : norm != norm ? norm : 1.0);
+            if (advance) {
+                long long done = at[0], row = 3 * (done / steps), next = done - first[0];
+                history[row] += (loss + penalty) * portion;
+                history[row + 1] += penalty * portion;
+                history[row + 2] += right;
+                rate[0] = rates[next];
+                for (int j = 0; j < n_keys; ++j) key[j] = keys[(next + 1) * n_keys + j];
+                t[0] += 1;
+                at[0] = done + 1;
+            }
+        }
+        """,
+    ),
+}
+
+
+@cache
+def kernel(name: str, xp: Any) -> Any:
+    """The compiled formula; CuPy compiles it for the types it meets, at the first call, and keeps it on disk."""
+    f = FORMULAS[name]
+    return xp.ElementwiseKernel(
+        f.inputs, f.outputs, f.operation, f"fcgpu_device_{name}", preamble=PREAMBLE, loop_prep=f.before,
+        after_loop=f.after,
+    )  # fmt: skip
