@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-PAUSE = 0.05  # seconds between calls: threads of a library that wait by spinning have gone to sleep by then
+PAUSE = 0.2  # seconds between calls: threads of a library that wait by spinning, OpenBLAS for 0.13, sleep by then
 
 Times = dict[str, list[float | None]]  # seconds by round; None where a peer was called no more
 
