@@ -152,7 +152,7 @@ class Workers:
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """BLAS on one thread, and no warnings for the infinities that the divergence check will find."""
-        with _blas().limit(limits=1, user_api="blas"), np.errstate(all="ignore"):
+        with ONE_BLAS_THREAD, np.errstate(all="ignore"):
             yield
 
     def run(self, function: Callable[[int], None], n: int) -> None:
@@ -184,6 +184,40 @@ def _blas() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+class _OneBlasThread:
+    """BLAS on one thread while any thread of ours is inside: who comes first sets it, who leaves last gives it back."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._limits = threading.Lock(), 0, None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                _be_heard()
+                self._limits = _blas().limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._limits is not None:
+                _be_heard()
+                self._limits.restore_original_limits()
+                _be_heard()
+
+
+ONE_BLAS_THREAD = _OneBlasThread()
+
+
+def _be_heard() -> None:
+    """From 3.8 on threadpoolctl heeds the first thread that sets a limit, and no other until that one lets go."""
+    import threadpoolctl
+
+    let_go = getattr(getattr(threadpoolctl, "OpenBLASController", None), "clear_controlling_thread", None)
+    if let_go is not None:
+        let_go(force=True)
 
 
 class _Helper:

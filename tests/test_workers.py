@@ -62,6 +62,34 @@ def test_blas_is_on_one_thread_in_a_run_and_then_as_it_was():
         assert blas_threads() == {2}
 
 
+def test_blas_stays_on_one_thread_until_the_last_of_several_runs_has_ended():
+    """Each in a thread of its own; the first to begin is the first to end."""
+    inside, first_may_end, first_has_ended, seen = threading.Barrier(3), threading.Event(), threading.Event(), []
+
+    def first():
+        with Workers(1).quiet():
+            inside.wait()
+            first_may_end.wait()
+        first_has_ended.set()
+
+    def second():
+        with Workers(1).quiet():
+            inside.wait()
+            first_has_ended.wait()
+            seen.append(blas_threads())
+
+    before, runs = blas_threads(), [threading.Thread(target=target) for target in (first, second)]
+    for run in runs:
+        run.start()
+    inside.wait()
+    seen.append(blas_threads())
+    first_may_end.set()
+    for run in runs:
+        run.join()
+    assert seen == [{1}, {1}]
+    assert blas_threads() == before
+
+
 def test_blas_is_looked_for_once_a_process(monkeypatch):
     with Workers(1).quiet():
         pass

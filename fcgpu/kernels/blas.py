@@ -35,7 +35,8 @@ def pieces(A: Any, B: Any, C: Any) -> list[Product]:
 def product(made: Sequence[Product], alpha: float = 1.0, beta: float = 0.0, threads: int = 1) -> Callable[[], Any]:
     """A call that makes C ← α A B + β C of each product, whose arrays are of one type and stay where they are.
 
-    Each array is a matrix as it lies in memory or the transpose of one, C as it lies.
+    Each array is a matrix as it lies in memory or the transpose of one, C as it lies. To be called inside
+    `Workers.quiet`, which holds BLAS to the one thread that a call on several leaves behind.
     """
     blas = _openblas(made[0][2].dtype.char)
     if blas is None:
@@ -120,10 +121,10 @@ def _together(blas: _OpenBLAS, made: Sequence[Product], alpha: float, beta: floa
     )  # fmt: skip
 
     def call(_: Any = made) -> None:  # which lives as long as their places are needed
-        before, zeros = blas.threads(), count_as_zero(False)  # as in OpenBLAS's threads: the same bits in each
+        zeros = count_as_zero(False)  # as in OpenBLAS's threads: the same bits in each
         blas.set_threads(threads)
         make()
-        blas.set_threads(before)
+        blas.set_threads(1)
         count_as_zero(zeros)
 
     return call
