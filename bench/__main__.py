@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         "trust", help="show that a planted delay shows, that runs agree, that a cheat is refused"
     )
     trust.add_argument("--case", choices=[case.name for case in TRAIN], default="batch-10")
-    trust.add_argument("--rounds", type=int, default=51)
+    trust.add_argument("--rounds", type=int, default=7)
     gpu = commands.add_parser("gpu", help="all that is to be learned from a quarter of an hour with a GPU, as one JSON")
     gpu.add_argument("--parts", metavar="NAME,...", help=f"default: {','.join(PARTS)}")
     gpu.add_argument("--seconds", type=float, default=780.0, help="for all parts together; default: %(default)s")
