@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 import fcgpu
 from fcgpu.backend import Workers
@@ -159,15 +160,19 @@ def test_products_too_small_for_a_batch_are_made_one_by_one():
     assert (C == 30).all()
 
 
+def blas_threads():
+    return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+
+
 def test_threads_and_denormals_are_as_before_a_product():
-    if (found := blas._openblas("f")) is None:
+    if blas._openblas("f") is None:
         pytest.skip("NumPy's BLAS is not an OpenBLAS")
     A, B, C = np.ones((200, 300), "f"), np.ones((300, 200), "f"), np.zeros((200, 200), "f")
     for zeros in (True, False):
         with Workers(1).quiet():
             before = count_as_zero(zeros)
             blas.product(blas.pieces(A, B, C), threads=2)()
-            assert (found.threads(), count_as_zero(before)) == (1, zeros and IS_X86)
+            assert (blas_threads(), count_as_zero(before)) == ({1}, zeros and IS_X86)
 
 
 def test_denormals_count_as_zero_inside_and_not_behind():

@@ -78,16 +78,17 @@ def test_blas_stays_on_one_thread_until_the_last_of_several_runs_has_ended():
             first_has_ended.wait()
             seen.append(blas_threads())
 
-    before, runs = blas_threads(), [threading.Thread(target=target) for target in (first, second)]
-    for run in runs:
-        run.start()
-    inside.wait()
-    seen.append(blas_threads())
-    first_may_end.set()
-    for run in runs:
-        run.join()
-    assert seen == [{1}, {1}]
-    assert blas_threads() == before
+    runs = [threading.Thread(target=target) for target in (first, second)]
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        for run in runs:
+            run.start()
+        inside.wait()
+        seen.append(blas_threads())
+        first_may_end.set()
+        for run in runs:
+            run.join()
+        assert seen == [{1}, {1}]
+        assert blas_threads() == {2}
 
 
 def test_blas_is_looked_for_once_a_process(monkeypatch):

@@ -86,7 +86,6 @@ class _OpenBLAS(NamedTuple):
     gemm: Any
     gemm_batch: Any  # None in old ones
     axpby: Any
-    threads: Any
     set_threads: Any
     integer: Any
     real: Any
@@ -169,5 +168,4 @@ def _functions(loaded: Any, name: str, kind: str, integer: Any) -> _OpenBLAS:
     batch = getattr(loaded, name % f"cblas_{letter}gemm_batch", None)
     for function in filter(None, (gemm, axpby, batch)):
         function.restype = None
-    threads, set_threads = (getattr(loaded, name % f"openblas_{which}_num_threads") for which in ("get", "set"))
-    return _OpenBLAS(gemm, batch, axpby, threads, set_threads, integer, real)
+    return _OpenBLAS(gemm, batch, axpby, getattr(loaded, name % "openblas_set_num_threads"), integer, real)

@@ -24,7 +24,7 @@ def dense_forward(A: Any, W: Any, Z: Any, scale: float = 1.0, *, xp: Any) -> Non
 def dense_backward(
     dZ: Any, A: Any, W: Any, ones: Any, dW: Any, db: Any, dA: Any, scale: float = 1.0, *, xp: Any
 ) -> None:
-    """Overwrite db (..., 1, n_out) and, unless None, dW (..., n_in, n_out) and dA (..., n, n_in).
+    """Overwrite db (..., 1, n_out), dW (..., n_in, n_out) and, unless None, dA (..., n, n_in).
 
     From dZ (..., n, n_out): dW = scale Aᵀ dZ, db = 1ᵀ dZ, dA = scale dZ Wᵀ. A scale multiplies dZ, and leaves it so.
     ones is 1ᵀ (1, n): as a product the sum over the samples is three times as fast.
@@ -32,7 +32,6 @@ def dense_backward(
     xp.matmul(ones, dZ, out=db)
     if scale != 1:
         dZ *= scale
-    if dW is not None:
-        xp.matmul(A.mT, dZ, out=dW)
+    xp.matmul(A.mT, dZ, out=dW)
     if dA is not None:
         xp.matmul(dZ, W.mT, out=dA)
