@@ -15,9 +15,11 @@ def interleave(
     rounds: int,
     *,
     limit: float = math.inf,
+    pause: float = PAUSE,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Times:
-    """`rounds` rounds of all calls, each of which returns its own seconds; every round starts one peer further on.
+    """`rounds` rounds of all calls, each of which returns its own seconds; every round starts one peer further on,
+    `pause` seconds lie between calls.
 
     A peer that has used `limit` seconds is called no more; every peer is called at least once.
     """
@@ -30,7 +32,7 @@ def interleave(
             if spent >= limit:
                 times[name].append(None)
                 continue
-            sleep(PAUSE)
+            sleep(pause)
             times[name].append(calls[name]())
     return times
 

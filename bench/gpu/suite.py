@@ -11,8 +11,8 @@ from typing import Any
 
 from bench.gpu.session import ROOT
 
-TITLE, LIMIT = "the tests that need a GPU", 240.0
-WORDS = ["-m", "pytest", "-m", "gpu", "-q", "-n", "4", "-p", "no:cacheprovider", "--junitxml"]
+TITLE, LIMIT = "the tests that need a GPU", 150.0
+WORDS = ["-m", "pytest", "-m", "gpu", "-q", "-n", "12", "-p", "no:cacheprovider", "--junitxml"]
 
 
 def rows(device: str) -> Iterator[dict[str, Any]]:
