@@ -38,7 +38,8 @@ def whole(device: str, data: str = "mnist", *words: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         command = ["-m", "fcgpu", "train", data, "--recipe", "mnist", "--device", device, "--json", "--quiet"]
         command += ["--out", str(Path(folder) / "run"), *words]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        environment = os.environ | {"PYTHONPATH": path}
         began = time.perf_counter()
         done = subprocess.run(
             [sys.executable, *command], capture_output=True, text=True, check=False, env=environment, cwd=folder

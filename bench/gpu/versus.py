@@ -1,9 +1,14 @@
-"""fcgpu against PyTorch and JAX on the same work, at equal precision; rounds in turn, ratios within a round."""
+"""fcgpu against PyTorch and JAX on the same work, at equal precision; rounds in turn, ratios within a round.
+
+A peer that compiles for a minute has a process for each case, and these compile side by side before anything is timed.
+"""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from bench.cases import TIMED, Case
@@ -18,7 +23,8 @@ TOLERANCE = {"float32": 1e-5, "tf32": 2e-3, "bfloat16": 1e-2}
 PASSES = {"full": 20, "batch-128": 2, "batch-10": 1}  # of one timing, so that the host may run ahead as in training
 ROUNDS = 7
 PAUSE = 0.02  # seconds between calls: nobody computes on the host, and no thread spins there
-ANSWER = 90.0  # seconds that a peer may take to import, to compile, to answer
+ANSWER = 120.0  # seconds that a peer may take to import, to compile, to answer
+COMPILERS = {"pytorch_compiled": ("full", "batch-128", "batch-10"), "pytorch_autotune": ("full",)}  # and their cases
 
 
 def cases() -> list[Case]:
@@ -38,48 +44,78 @@ def rows(
     rounds: int = ROUNDS,
 ) -> Iterator[dict[str, Any]]:
     until = time.monotonic() + LIMIT - 20
-    references: dict[Any, Any] = {}
-    with ExitStack() as stack:
-        peers = {}
-        for module in peers_of("bench.peers") if modules is None else modules:
-            name = module.rpartition(".")[2]
-            peer = stack.enter_context(open_peer(module, device))
-            try:
-                about = peer.ask("about", within=ANSWER)
-            except PeerError as error:
-                yield {"peer": name, "skipped": str(error)}
+    todo = cases() if chosen is None else chosen
+    with ExitStack() as stack, ThreadPoolExecutor(64) as pool:
+
+        def opened(module: str, where: str = device) -> Any:
+            return stack.enter_context(open_peer(module, where))
+
+        answers = {case.batch: opened(REFERENCE[case.peers], "cpu") for case in todo}
+        references = {
+            case.batch: pool.submit(answers[case.batch].ask, "check", replace(case, precision="float32"))
+            for case in {case.batch: case for case in todo}.values()
+        }
+        peers = {module.rpartition(".")[2]: opened(module) for module in modules or peers_of("bench.peers")}
+        ready: dict[tuple[str, str], Future[Any]] = {}
+        prepared = partial(_prepared, pool.submit, references)
+        for name in COMPILERS.keys() & peers.keys():
+            for case in todo:
+                if case.name.split()[0] in COMPILERS[name]:
+                    ready[name, case.name] = prepared(opened(f"bench.peers.{name}"), case)
+        for name, about in {name: pool.submit(_about, peer) for name, peer in peers.items()}.items():
+            found = about.result()
+            if isinstance(found, str):
+                yield {"peer": name, "skipped": found}
+            elif device in found["devices"]:
+                yield {"peer": name, "title": found["title"], "versions": found["versions"]}
                 continue
-            if device in about["devices"]:
-                peers[name] = peer
-                yield {"peer": name, "title": about["title"], "versions": about["versions"]}
-        for case in cases() if chosen is None else chosen:
+            del peers[name]
+        wait(ready.values())
+        for case in todo:
             if time.monotonic() > until:
                 yield {"case": case.name, "skipped": "no time left"}
                 continue
-            base = replace(case, precision="float32")
-            if base.batch not in references:
-                with open_peer(REFERENCE[case.peers], "cpu") as article:
-                    references[base.batch] = article.ask("check", base)
-            yield from _measured(case, peers, references[base.batch], rounds)
+            ready |= {(name, case.name): prepared(peer, case) for name, peer in peers.items() if name not in COMPILERS}
+            yield from _measured(
+                case, {name: ready[name, case.name] for name in peers if (name, case.name) in ready}, rounds
+            )
 
 
-def _measured(case: Case, peers: dict[str, Any], reference: Any, rounds: int) -> Iterator[dict[str, Any]]:
-    ready = {}
-    for name, peer in peers.items():
+def _about(peer: Any) -> dict[str, Any] | str:
+    """What a peer says of itself, or why it cannot take part."""
+    try:
+        about: dict[str, Any] = peer.ask("about", within=ANSWER)
+        return about
+    except PeerError as error:
+        return str(error)
+
+
+def _prepared(
+    submit: Callable[..., Future[Any]], references: dict[int, Future[Any]], peer: Any, case: Case
+) -> Future[Any]:
+    """A future of the peer, ready to be called; or of the reason why not, as fields of a row."""
+
+    def prepare() -> Any:
         try:
-            answer = peer.ask("check", case, within=ANSWER)
+            answer, reference = peer.ask("check", case, within=ANSWER), references[case.batch].result()
             if not case.agrees(answer, reference):
-                yield {
-                    "case": case.name,
-                    "peer": name,
-                    "refused": f"it computes {shown(answer)}, not {shown(reference)}",
-                }
-                continue
+                return {"refused": f"it computes {shown(answer)}, not {shown(reference)}"}
             peer.ask("warm", case, within=ANSWER)
         except PeerError as error:
-            yield {"case": case.name, "peer": name, "skipped": str(error)}
-            continue
-        ready[name] = peer
+            return {"skipped": str(error)}
+        return peer
+
+    return submit(prepare)
+
+
+def _measured(case: Case, prepared: dict[str, Future[Any]], rounds: int) -> Iterator[dict[str, Any]]:
+    ready = {}
+    for name, future in prepared.items():
+        found = future.result()
+        if isinstance(found, dict):
+            yield {"case": case.name, "peer": name, **found}
+        else:
+            ready[name] = found
     passes = PASSES.get(case.name.split()[0], 1)
     calls = {name: lambda peer=peer: peer.ask("call", passes, within=ANSWER) for name, peer in ready.items()}
     times = interleave(calls, rounds, pause=PAUSE)

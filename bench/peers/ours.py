@@ -7,7 +7,7 @@ from bench import clocks
 from bench.cases import SEED
 
 TITLE = "fcgpu"
-PACKAGES = ("fcgpu", "numpy", "cupy")
+PACKAGES = ("fcgpu", "numpy", "cupy-cuda12x", "cupy-cuda13x", "nvmath-python")
 CLOCKS = {"cpu": clocks.host, "cuda": clocks.cupy_events}
 PASSES = 10_000  # more than any measurement asks for; the history of a run is allocated at its start
 
