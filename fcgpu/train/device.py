@@ -8,9 +8,7 @@ brings their targets along.
 Features that the device has no room for come to it in chunks, from a `Stream`: then a step is
 called each time, for a graph would read the same chunk again and again.
 
-In half precision the parameters stay float32, and a copy of them is rounded in each step. Pixels are whole numbers up
-to 255, which every type here holds, so they stay as they are, and the first layer's products are multiplied by their
-scale.
+The passes of a step themselves, from the samples to the gradient, are `layers.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,32 +22,14 @@ from fcgpu.backend import INSTALL, Backend
 from fcgpu.errors import ConfigError
 from fcgpu.kernels import device, dropout
 from fcgpu.kernels.formulas import WIDTH, kernel
-from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Padded, Spec, weights_only
 from fcgpu.train.capture import Capture, Steps
+from fcgpu.train.layers import Layers, Tile
 from fcgpu.train.plan import Plan
 from fcgpu.train.plan_gpu import AHEAD
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.stream import Stream
 from fcgpu.train.upload import Upload
-
-# What multiplies dZ in float16, whose numbers end at 65,504 and lose digits below 6e-5. Predictions of classes are
-# wrong by at most 1, which leaves a factor of 256 for the way back through the layers; other errors know no limit.
-LOSS_SCALE = {True: 256.0, False: 1.0}
-
-
-class Tile(NamedTuple):
-    """Some rows of a batch and their buffers."""
-
-    start: int  # rows of the batch before them
-    rows: device.Rows  # the input [X 1 0], and what belongs to it
-    A: list[Any]  # [g(Z) 1 0] of each hidden layer
-    dA: list[Any]
-    keep: list[Any]  # masks of dropout
-    Z: Any  # logits
-    dZ: Any
-    losses: Any  # partial sums
-    rights: Any
 
 
 class Batch(NamedTuple):
@@ -92,13 +72,10 @@ class OnGpu:
         self.xp = xp = backend.xp
         self.spec, self.plan, self.recipe, self.count, self.shuffled = spec, plan, recipe, count, shuffled
         self.layout, dtype, self._dropout = Padded(spec, WIDTH), np.dtype(recipe.dtype), recipe.dropout_of(spec)
-        self._operand = operand = operand_of(recipe.precision, dtype, xp)
+        operand = operand_of(recipe.precision, dtype, xp)
         self.capture = Capture(backend, tf32=recipe.precision == "tf32")
         self.kernels = SimpleNamespace(**{name: partial(rule, xp=xp) for name, rule in device.UPDATES.items()})
         self.params, self.gradient = self._vector(dtype), self._vector(dtype)
-        self._copy = None if operand == dtype else self._vector(operand)
-        self._M = self.layout.matrices(self.params if self._copy is None else self._copy)
-        self._dM = self.layout.matrices(self.gradient)
         alpha = self.layout.padded(weights_only(spec, recipe.alpha))
         self._alpha = xp.asarray(alpha, dtype=dtype) if recipe.alpha else None
         X, y, weights = data
@@ -109,11 +86,11 @@ class OnGpu:
             ids = xp.arange(len(y) if self._dropout else 1, dtype=np.uint32)
         self._weighted, self._named = weights is not None, bool(self._dropout)
         self._data = device.Rows(X, y, xp.ones((1,), dtype=dtype) if weights is None else weights, ids)
-        with np.errstate(over="ignore"):
-            whole = X.dtype.itemsize == 1 and np.isfinite(np.asarray(1 / scale).astype(operand))
-        # Whole numbers are multiplied with W, and the product with the scale; the unit of b is then one over the scale.
-        self._load_scale, self._one, self._scale = (1.0, 1 / scale, scale) if whole else (scale, 1.0, 1.0)
-        wide = plan.samples * self.layout.shapes[0][0] * operand.itemsize
+        self._passes = Layers(
+            spec, recipe, (self.params, self.gradient), self.capture.products, operand, layout=self.layout, scale=scale,
+            pixels=X.dtype.itemsize == 1, count=count, weighted=self._weighted, xp=xp,
+        )  # fmt: skip
+        wide = plan.samples * self.layout.shapes[0][0] * self._passes.operand.itemsize
         fits = plan.batch == plan.samples and not plan.chunk and plan.bytes + wide <= plan.budget
         self.resident = wide if fits else 0
         self._row = 0  # of the epoch, where the next batch begins
@@ -134,7 +111,7 @@ class OnGpu:
         self._order = Upload(xp, (plan.samples,), np.int64) if ordered else None
         self._tables = device.Tables(self._rates.array, self._keys.array, self._first.array)
         n_tiles = -(-plan.batch // plan.tile)
-        lengths = [device.blocks(plan.tile) * n_tiles] * 2 + [device.blocks(self.layout.size)] * 2
+        lengths = [self._passes.blocks(plan.tile) * n_tiles] * 2 + [device.blocks(self.layout.size)] * 2
         self._sums = device.Sums(*(xp.zeros((n,), dtype=np.float64) for n in lengths))
         counted = getattr(getattr(rule, "state", None), "t", None)
         self._now = device.Now(
@@ -204,9 +181,8 @@ class OnGpu:
 
     def _cut(self) -> list[Batch]:
         """The whole batch and, where the samples do not divide, the ragged one behind it, in the same memory."""
-        xp, plan, _spec, operand = self.xp, self.plan, self.spec, self._operand
-        dtype, n, sizes = self.params.dtype, self.plan.tile, self.spec.sizes[1:-1]
-        width = self.layout.shapes[0][0]
+        xp, plan, dtype, n = self.xp, self.plan, self.params.dtype, self.plan.tile
+        width, operand = self.layout.shapes[0][0], self._passes.operand
         if self.resident:
             inputs = self._data._replace(X=xp.empty((plan.samples, width), dtype=operand))
             self._bring(0, inputs, weighted=False, named=False)
@@ -218,12 +194,7 @@ class OnGpu:
                 xp.empty((n,), dtype=dtype) if self._weighted else weights,
                 xp.empty((n,), dtype=np.uint32) if self._named else ids,
             )
-        hidden = [rows for rows, _ in self.layout.shapes[1:]]
-        A, dA = ([xp.empty((n, rows), dtype=operand) for rows in hidden] for _ in range(2))
-        keep = [xp.empty((n, size), dtype=bool) for size, _ in zip(sizes, self._dropout, strict=False)]
-        Z = xp.empty((n, self.layout.shapes[-1][1]), dtype=dtype)
-        dZ = Z if operand == dtype else xp.zeros(Z.shape, dtype=operand)
-        whole = Tile(0, inputs, A, dA, keep, Z, dZ, self._sums.losses, self._sums.rights)
+        whole = Tile(0, inputs, self._passes.buffers(n), self._sums.losses, self._sums.rights)
         batches = [self._batch(plan.batch, whole)]
         if rest := plan.samples % plan.batch:
             batches.append(self._batch(rest, whole))
@@ -239,16 +210,12 @@ class OnGpu:
             inputs = device.Rows(
                 X[rows], y[rows], weights[rows] if self._weighted else weights, ids[rows] if self._named else ids
             )
-            A, dA, keep = ([a[:n] for a in buffers] for buffers in (whole.A, whole.dA, whole.keep))
-            sums = slice(block, block := block + device.blocks(n))
-            tiles.append(
-                Tile(start, inputs, A, dA, keep, whole.Z[:n], whole.dZ[:n], whole.losses[sums], whole.rights[sums])
-            )
+            sums = slice(block, block := block + self._passes.blocks(n))
+            work = self._passes.part(whole.work, n)
+            tiles.append(Tile(start, inputs, work, whole.losses[sums], whole.rights[sums]))
         share = self.xp.zeros((1,), dtype=self.params.dtype)
         share.fill(1 / samples)
-        loss_scale = LOSS_SCALE[OUTPUTS[self.spec.output].classifies]
-        boost = samples * loss_scale if self._operand == np.float16 else 1.0
-        batch = Batch(samples, tiles, share, boost)
+        batch = Batch(samples, tiles, share, self._passes.boost(samples))
         if self._weighted and samples == self.plan.samples:
             self._share(batch)  # once for all
         host = self.rule.learning_rate is None
@@ -263,14 +230,14 @@ class OnGpu:
     def _evaluate(self, batch: Batch, *, advance: bool) -> Any:
         """Fill gradient and totals; to advance, set the rate and count the step. Returns the loss, on the device."""
         recipe, xp, sums = self.recipe, self.xp, self._sums
-        if self._copy is not None:
-            kernel("cast", xp)(self.params, self._copy)
+        self._passes.begin()
         if self._weighted and batch.samples < self.plan.samples:
             self._share(batch)
         for tile in batch.tiles:
-            self._forward(tile)
-            self._loss(tile, batch)
-            self._backward(tile, batch)
+            if not self.resident:
+                self._bring(tile.start, tile.rows, weighted=self._weighted, named=self._named)
+            self._passes.run(tile, batch.share, batch.boost, self._now.key)
+        self._passes.end()
         self._row = (self._row + batch.samples) % self.plan.samples
         used = [sum(tile.losses.size for tile in batch.tiles), 0, 0]
         if self._alpha is not None:
@@ -297,45 +264,7 @@ class OnGpu:
             first = self._row + start
             rows = self._stream[first : first + len(into.X)]
             samples, place = samples._replace(X=rows), place._replace(first=first)
-        device.load(samples, place, start, self._load_scale, self._one, into, weighted, named, xp=self.xp)
-
-    def _forward(self, tile: Tile) -> None:
-        """Z = [A 1] [W; b], A = g(Z), from the tile's samples to its logits."""
-        product, inputs = self.capture.products.dense_forward, [tile.rows.X, *tile.A]
-        if not self.resident:
-            self._bring(tile.start, tile.rows, weighted=self._weighted, named=self._named)
-        for i, M in enumerate(self._M):
-            alpha = self._scale if i == 0 else 1.0
-            if i == len(tile.A):
-                product(inputs[i], M, tile.Z, alpha=alpha)
-                return
-            A, n = tile.A[i], self.spec.sizes[i + 1]
-            product(inputs[i], M, A[:, : M.shape[1]], alpha=alpha)
-            device.activate(self.spec.activation, A, n, xp=self.xp)
-            if self._dropout:
-                key = self._now.key[2 * i : 2 * i + 2]
-                device.dropout(A, n, tile.keep[i], key, tile.rows.ids, self._dropout[i], xp=self.xp)
-
-    def _loss(self, tile: Tile, batch: Batch) -> None:
-        device.loss(
-            OUTPUTS[self.spec.output].loss, tile.rows, batch.share, self.spec.sizes[-1], batch.boost, self._weighted,
-            self.count, tile.Z, tile.dZ, tile.losses, tile.rights, xp=self.xp,
-        )  # fmt: skip
-
-    def _backward(self, tile: Tile, batch: Batch) -> None:
-        """[dW; db] = [A 1]ᵀ dZ, summed over the tiles; dA = dZ Wᵀ; dZ = dA g'(Z)."""
-        product, inputs, dZ = self.capture.products.dense_backward, [tile.rows.X, *tile.A], tile.dZ
-        beta = 1.0 if tile.start else 0.0
-        for i in reversed(range(len(self._M))):
-            M, dA = self._M[i], tile.dA[i - 1] if i else None  # no gradient of the samples
-            alpha = (1.0 if i else self._scale) / batch.boost
-            product(dZ, inputs[i], M, None, self._dM[i], None, dA, alpha=alpha, beta=beta)
-            if dA is not None:
-                n = self.spec.sizes[i]
-                if self._dropout:
-                    device.dropout_backward(inputs[i], dA, n, tile.keep[i - 1], self._dropout[i - 1], xp=self.xp)
-                device.derive(self.spec.activation, inputs[i], dA, n, xp=self.xp)
-                dZ = dA[:, : self._M[i - 1].shape[1]]
+        device.load(samples, place, start, self._passes.load_scale, self._passes.one, into, weighted, named, xp=self.xp)
 
 
 def operand_of(precision: str, dtype: Any, xp: Any) -> Any:
