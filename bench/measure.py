@@ -17,15 +17,17 @@ def interleave(
     limit: float = math.inf,
     pause: float = PAUSE,
     sleep: Callable[[float], None] = time.sleep,
+    times: Times | None = None,
 ) -> Times:
-    """`rounds` rounds of all calls, each of which returns its own seconds; every round starts one peer further on,
-    `pause` seconds lie between calls.
+    """`rounds` rounds of all calls, each of which returns its own seconds, added to `times` of rounds before. Every
+    round starts one peer further on, `pause` seconds lie between calls.
 
     A peer that has used `limit` seconds is called no more; every peer is called at least once.
     """
     names = list(calls)
-    times: Times = {name: [] for name in names}
-    for number in range(rounds if names else 0):
+    times = {name: [] for name in names} if times is None else times
+    done = len(times[names[0]]) if names else 0
+    for number in range(done, done + rounds if names else done):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             spent = sum(filter(None, times[name]))

@@ -18,6 +18,7 @@ REFERENCE = {
     "bench.loaders": "bench.loaders.loadtxt",
     "bench.estimators": "bench.estimators.scikit",
 }
+PROCESSES = 3  # of each peer: where one lies in memory makes it some percent faster or slower for its whole life
 LIMIT = 120.0  # seconds after which a slow peer is called no more
 OURS = "ours"
 
@@ -51,37 +52,68 @@ def about_peer(module: str, open_peer: Opened) -> dict[str, Any] | str:
             return str(error)
 
 
-def run_case(case: Case, modules: Sequence[str], rounds: int | None, open_peer: Opened, out: Writer, say: Say) -> Times:
-    """Measure a case and write its rows; returns the seconds by peer and round."""
+def run_case(
+    case: Case,
+    modules: Sequence[str],
+    rounds: int | None,
+    open_peer: Opened,
+    out: Writer,
+    say: Say,
+    processes: int = PROCESSES,
+) -> Times:
+    """Measure a case and write its rows; returns the seconds by peer and round.
+
+    The rounds are dealt to so many processes of each peer, one after the other; the first one is also checked.
+    """
     say(f"{case.name}: {case.title}")
+    rounds = rounds or case.rounds
+    processes = min(processes, rounds)
     with open_peer(REFERENCE[case.peers], "cpu") as peer:
         reference = peer.ask("check", case)
-    with ExitStack() as stack:
-        sessions, abouts = {}, {}
-        for module, device, about in entries(modules, case.verb, open_peer):
-            name = label(module, device)
-            if isinstance(about, str):
-                _leave_out(case, name, "skipped", about, out, say)
-                continue
-            session = stack.enter_context(open_peer(module, device))
-            try:
-                answer = session.ask("check", case)
-                if not case.agrees(answer, reference):
-                    _leave_out(case, name, "refused", f"it computes {shown(answer)}, not {shown(reference)}", out, say)
-                    continue
-                session.ask("warm", case)
-            except PeerError as error:
-                _leave_out(case, name, "skipped", str(error), out, say)
-                continue
-            sessions[name], abouts[name] = session, about
-        calls = {name: lambda session=session: session.ask("call") for name, session in sessions.items()}
-        times = interleave(calls, rounds or case.rounds, limit=LIMIT)
-        for name in sessions:
-            memory = sessions[name].ask("resident")
-            out.add(**_row(case, name, abouts[name], times), resident_bytes=memory)
+    abouts: dict[str, dict[str, Any]] = {}
+    taking_part = []
+    for module, device, about in entries(modules, case.verb, open_peer):
+        name = label(module, device)
+        if isinstance(about, str):
+            _leave_out(case, name, "skipped", about, out, say)
+        else:
+            abouts[name] = about
+            taking_part.append((name, module, device))
+    times: Times | None = None
+    memory: dict[str, int] = {}
+    for number in range(processes):
+        with ExitStack() as stack:
+            sessions = {}
+            for name, module, device in list(taking_part):
+                session = stack.enter_context(open_peer(module, device))
+                if why := _not_ready(session, case, None if number else reference):
+                    _leave_out(case, name, *why, out, say)
+                    taking_part.remove((name, module, device))
+                else:
+                    sessions[name] = session
+            calls = {name: lambda session=session: session.ask("call") for name, session in sessions.items()}
+            share = rounds * (number + 1) // processes - rounds * number // processes
+            times = interleave(calls, share, limit=LIMIT, times=times)
+            memory = {name: session.ask("resident") for name, session in sessions.items()}
+    times = {name: seconds for name, seconds in (times or {}).items() if name in memory}
+    for name in times:
+        out.add(**_row(case, name, abouts[name], times), resident_bytes=memory[name])
     for name, ratio in sorted((name, row_ratio(name, times)) for name in times):
         say(f"  {name:24} {1000 * statistics.median(measured(times[name])):10.2f} ms   x{ratio[1]:.3f}")
     return times
+
+
+def _not_ready(session: Any, case: Case, reference: Any) -> tuple[str, str] | None:
+    """Have the peer built and warm, and with a reference its answer compared; what keeps it from taking part, if so."""
+    try:
+        if reference is not None:
+            answer = session.ask("check", case)
+            if not case.agrees(answer, reference):
+                return "refused", f"it computes {shown(answer)}, not {shown(reference)}"
+        session.ask("warm", case)
+    except PeerError as error:
+        return "skipped", str(error)
+    return None
 
 
 def row_ratio(name: str, times: Times) -> tuple[float, float, float]:

@@ -11,7 +11,7 @@ from bench.run import Say, run_case
 from bench.session import Remote
 
 TOLERANCE = 0.03
-PROCESSES = 8  # times that both start anew: where a process lies in memory makes it faster or slower for its whole life
+PROCESSES = 8  # of both: where one lies in memory makes it faster or slower for its whole life
 PAIR = ["bench.peers.ours", "bench.planted.delayed"]
 
 
@@ -21,11 +21,8 @@ def demonstrate(case: Case, rounds: int, say: Say) -> int:
         out = Writer(Path(folder) / "rows.jsonl", None)
         seen = []
         for _ in range(2):
-            found: list[float] = []
-            for _ in range(PROCESSES):
-                times = run_case(case, PAIR, rounds, Remote, out, say)
-                found += ratios(times["delayed"], times["ours"])
-            seen.append(quartiles(found))
+            times = run_case(case, PAIR, rounds * PROCESSES, Remote, out, say, PROCESSES)
+            seen.append(quartiles(ratios(times["delayed"], times["ours"])))
         run_case(case, ["bench.planted.wrong"], rounds, Remote, out, say)
         refused = "refused" in out.rows[-1]
     (low, first, high), (low_2, second, high_2) = seen

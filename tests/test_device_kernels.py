@@ -4,6 +4,7 @@ Each is called as its reference is, through a function that pads what the kernel
 mean nothing where it must not look, and judges what it writes there.
 """
 
+import ml_dtypes
 import numpy as np
 import pytest
 from device_double import COMPILED, HALVES, WHOLE, double_backend, usual_on_device
@@ -252,6 +253,20 @@ def test_the_copy_of_the_parameters_is_rounded_to_the_nearest(operand, xp):
         np.testing.assert_array_equal(found.get().astype(float), w.astype(operand).astype(float))
 
 
+@pytest.mark.parametrize(("pieces", "error"), [(1, 2.0**-8), (2, 2.0**-16), (3, 0.0)])
+def test_pieces_of_a_number_add_up_to_it(pieces, error, xp):
+    """Three of 8 bits are a float32 of 24. The unit of the bias, in the last row, keeps its size."""
+    M = (np.random.default_rng(8).normal(0, 1, (9, 16)) * 10.0 ** np.arange(-8, 8)).astype(np.float32)
+    parts, back = xp.empty((9, pieces, 16), dtype=ml_dtypes.bfloat16), xp.empty((9, 16), dtype=np.float32)
+    device.split(xp.asarray(M), 8, 0.5, parts, xp=xp)
+    expected = M * np.array([0.5] * 8 + [1])[:, None]
+    total = parts.get().astype(float).sum(axis=1)
+    np.testing.assert_allclose(total, expected, rtol=error)
+    assert (np.abs(parts.get()[:, 1:].astype(float)) <= np.abs(expected)[:, None] * 2.0**-8).all()
+    device.merge(xp.asarray(parts.get().astype(np.float32)), 8, 2.0, back, xp=xp)
+    np.testing.assert_allclose(back.get(), total * np.array([2.0] * 8 + [1])[:, None], rtol=2.0**-23)
+
+
 class Turning:
     """The arrays of `turn`, of an optimizer that counts and two dropped layers; the values are drawn."""
 
@@ -337,5 +352,16 @@ def test_a_formula_that_is_a_thousandth_off_is_caught(name, dtype, monkeypatch):
 
 
 def test_every_formula_is_compared():
-    others = {"load", "share", "cast", "add_l2", "squares", "clip", "turn", "identity_backward"}  # above, by themselves
+    others = {
+        "load",
+        "share",
+        "cast",
+        "split",
+        "merge",
+        "add_l2",
+        "squares",
+        "clip",
+        "turn",
+        "identity_backward",
+    }  # above, by themselves
     assert set(NAMES) | others == set(formulas.FORMULAS)

@@ -77,6 +77,20 @@ def load(
     )  # fmt: skip
 
 
+def split(M: Any, n: int, scale: float, parts: Any, *, xp: Any) -> None:
+    """Overwrite parts (rows, pieces, columns), of a half's type, with numbers whose sum over the pieces is M (rows,
+    columns), its first n rows times scale: each piece is what the ones before it leave, rounded.
+    """
+    kernel("split", xp)(M, M.shape[1], n, scale, parts.shape[1], parts)
+
+
+def merge(parts: Any, n: int, scale: float, M: Any, *, xp: Any) -> None:
+    """Overwrite M (rows, columns) with the sum of parts (rows, pieces, columns) over the pieces; its first n rows times
+    scale.
+    """
+    kernel("merge", xp)(parts, M.shape[1], n, scale, parts.shape[1], M)
+
+
 def share(weights: Any, place: Place, n: int, tiny: float, share: Any, *, xp: Any) -> None:
     """Overwrite share (1,) with 1 / Σ weights over the n samples of the step; where all are 0 with 0, which makes the
     loss, its penalty and gradient 0.

@@ -170,6 +170,29 @@ FORMULAS = {
         "block_sum(sum); if (threadIdx.x == 0) share[0] = sum[0] > 0 ? T(1.0 / (sum[0] > tiny ? sum[0] : tiny)) : T(0)",
     ),
     "cast": Formula("T w", "H its", "its = H(w)"),
+    "split": Formula(
+        "T w, int32 columns, int32 scaled, T scale, int32 pieces",
+        "raw H parts",
+        """
+        int row = (int)(i / columns), column = (int)(i % columns);
+        T rest = row < scaled ? w * scale : w;
+        for (int p = 0; p < pieces; ++p) {
+            H part = H(rest);
+            parts[((long long)row * pieces + p) * columns + column] = part;
+            rest -= T(part);
+        }
+        """,
+    ),
+    "merge": Formula(
+        "raw T parts, int32 columns, int32 scaled, T scale, int32 pieces",
+        "T w",
+        """
+        int row = (int)(i / columns), column = (int)(i % columns);
+        T sum = 0;
+        for (int p = pieces - 1; p >= 0; --p) sum += parts[((long long)row * pieces + p) * columns + column];
+        w = row < scaled ? sum * scale : sum;
+        """,
+    ),
     "binary_cross_entropy": _loss(
         f"""
         for (int j = 0; j < k; ++j) {{

@@ -1,0 +1,77 @@
+"""The passes of a step on a GPU's tensor cores: two products with the pixels, and all between them in one launch.
+
+A pixel is a whole number up to 255, which bfloat16 holds, and a float32 is the sum of three bfloat16: of 8 bits, of the
+next 8, and of the rest. So the first layer's products are tensor products of bfloat16 in every precision, with as many
+pieces of the other factor as the precision asks for, side by side:
+    Z = [X 1] [scale W; b]   by   Z1 + Z2 + Z3 = [X 1] [M1 M2 M3],   and   [dW; db]   by   [X 1]ᵀ [dZ1 dZ2 dZ3].
+What lies between, from Z of the first layer to its dZ, `kernels/middle.py` does tile by tile without leaving the chip.
+"""
+
+from typing import Any, NamedTuple
+
+from fcgpu.kernels import device
+from fcgpu.kernels.middle import Middle
+from fcgpu.kernels.products import Products
+from fcgpu.params import Padded, Spec
+from fcgpu.train.layers import Tile
+
+PIECES = {"bfloat16": 1, "tf32": 2, "float32": 3}  # of 8 bits; tf32 has 11, float32 24
+
+
+class Buffers(NamedTuple):
+    """Of some rows: the pieces of Z side by side (rows, pieces * columns) float32, and those of dZ, in bfloat16."""
+
+    Z: Any
+    dZ: Any
+
+
+class OnChip:
+    """As `Layers`, of batches in one tile, of pixels."""
+
+    load_scale, one = 1.0, 1.0
+
+    def __init__(
+        self,
+        spec: Spec,
+        vectors: tuple[Any, Any],
+        products: Products,
+        operand: Any,
+        middle: Middle,
+        *,
+        layout: Padded,
+        scale: float,
+        xp: Any,
+    ) -> None:
+        self.operand, self.xp, self._products, self._middle = operand, xp, products, middle
+        self._params, self._gradient = vectors
+        self._scale, self._features = scale, spec.sizes[0]
+        self._M, self._dM = (layout.matrices(v)[0] for v in vectors)
+        rows, self._columns = self._M.shape
+        self._parts = xp.empty((rows, middle.pieces, self._columns), dtype=operand)
+        self._dparts = xp.empty(self._parts.shape, dtype=self._M.dtype)
+
+    def boost(self, samples: int) -> float:
+        return 1.0
+
+    def blocks(self, n: int) -> int:
+        return self._middle.blocks
+
+    def buffers(self, n: int) -> Buffers:
+        shape = (n, self._middle.pieces * self._columns)
+        return Buffers(self.xp.empty(shape, dtype=self._M.dtype), self.xp.empty(shape, dtype=self.operand))
+
+    def part(self, work: Buffers, n: int) -> Buffers:
+        return Buffers(work.Z[:n], work.dZ[:n])
+
+    def begin(self) -> None:
+        device.split(self._M, self._features, self._scale, self._parts, xp=self.xp)
+
+    def run(self, tile: Tile, share: Any, boost: float, key: Any) -> None:
+        side_by_side = len(self._parts), -1
+        Z, dZ = tile.work
+        self._products(tile.rows.X, self._parts.reshape(side_by_side), Z)
+        self._middle(Z, self._params, tile.rows, share, dZ, self._gradient, tile.losses, tile.rights)
+        self._products(tile.rows.X, dZ, self._dparts.reshape(side_by_side), transposed_a=True)
+
+    def end(self) -> None:
+        device.merge(self._dparts, self._features, self._scale, self._dM, xp=self.xp)
