@@ -13,6 +13,7 @@ from test_bench import Here
 import fcgpu
 from bench.cases import Case
 from bench.gpu import chunks, clock, crossover, limits, profile, recipe, session, versus
+from bench.gpu.page import markdown
 from bench.session import PeerError
 from fcgpu import bench
 from fcgpu.train.plan import work_of
@@ -59,6 +60,38 @@ def test_a_part_that_fails_or_hangs_costs_nothing_but_itself(tmp_path):
     else:
         pytest.fail("what the part started goes on")
     assert run(names[:1], tmp_path, seconds=0.5)[1][names[0]]["ended"] == "no time left"
+
+
+def test_the_page_names_what_was_found_and_what_was_not():
+    case = {"case": "full float32", "precision": "float32", "seconds": [1.0]}
+    versus_rows = [
+        {"peer": "ours", "title": "fcgpu"}, {"peer": "torch", "title": "PyTorch"}, {"peer": "gone", "title": "Gone"},
+        {**case, "peer": "ours", "microseconds_per_step": 1250.5, "ratio": 0.5},
+        {**case, "peer": "torch", "microseconds_per_step": 2500.0, "ratio": 1.0},
+        {"case": "full float32", "peer": "gone", "skipped": "it has no card"},
+    ]  # fmt: skip
+    about = {"case": "full", "precision": "tf32"}
+    step = {"step_microseconds": 9.0, "sum_of_launches_microseconds": 8.0, "launches": 1, "floor_microseconds": 2.5}
+    parts = {
+        "versus": {"title": "steps", "ended": "done", "rows": versus_rows},
+        "profile": {"title": "a profile", "ended": "done", "rows": [{**about, "launch": "turn", "microseconds": 3.25}, {**about, **step}]},
+        "limits": {"title": "limits", "ended": "stopped after 5 s", "rows": [{"what": "a|b", "rate": 123456.0}]},
+    }  # fmt: skip
+    machine = {"gpu": "a card", "cores": 3, "processor": "a processor"}
+    found = {
+        "machine": machine,
+        "python": "3.12",
+        "versions": {"numpy": "2"},
+        "commit": "c",
+        "date": "d",
+        "parts": parts,
+    }
+    page = markdown(found)
+    for line in (
+        "|  | fcgpu | PyTorch | ratio |", "| full float32 | 1,250.5 | 2,500.0 | 0.50 |", "full float32 gone: it has no card  ",
+        "| full tf32 | 9.0 | 8.0 | 1 | 2.5 |", "| turn | 3.2 |", "This part ended so: stopped after 5 s.", "| a/b | 1.235e+05 |",
+    ):  # fmt: skip
+        assert line in page.splitlines(), line
 
 
 def test_without_a_gpu_every_part_says_so_by_name(tmp_path):

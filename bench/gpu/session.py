@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import rows
+from bench.gpu.page import markdown
 from bench.session import versions
 
 # What matters most comes first: the last ones are cut where time runs out.
@@ -49,6 +50,7 @@ def run(parts: Sequence[str], out: Path, seconds: float, device: str, say: Calla
         written = path.with_suffix(".new")
         written.write_text(json.dumps(found, indent=1), encoding="utf-8")
         written.replace(path)
+        path.with_suffix(".md").write_text(markdown(found), encoding="utf-8")
     say(f"{path}")
     return 0 if all(part["ended"] == "done" for part in found["parts"].values()) else 1
 

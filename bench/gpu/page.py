@@ -1,0 +1,90 @@
+"""What `python -m bench gpu` found, as a page of Markdown beside its JSON."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """Of what session.run writes as JSON; parts that did not run, or not to their end, are named as such."""
+    machine, parts = found["machine"], found["parts"]
+    lines = ["# fcgpu on a GPU", ""]
+    lines += [f"{machine['gpu']}; {machine['cores']} cores of {machine['processor']}; Python {found['python']}; "]
+    lines += [", ".join(f"{name} {version}" for name, version in found["versions"].items())]
+    lines += [f"Commit {found['commit']}, {found['date']}."]
+    for name, part in parts.items():
+        lines += ["", f"## {part['title'].capitalize()}", ""]
+        if part["ended"] != "done":
+            lines += [f"This part ended so: {part['ended']}.", ""]
+        lines += TABLES.get(name, _as_they_are)(part["rows"])
+    return "\n".join(lines) + "\n"
+
+
+def _versus(rows: Sequence[Row]) -> Iterator[str]:
+    titles = {row["peer"]: row["title"] for row in rows if "title" in row}
+    timed = [row for row in rows if "seconds" in row]
+    cases = list(dict.fromkeys(row["case"] for row in timed))
+    peers = [peer for peer in titles if any(row["peer"] == peer for row in timed)]
+    yield "Microseconds a step, medians of rounds in turn; the last column is fcgpu's time over the fastest other's."
+    yield ""
+    yield from _head(["", *(titles[peer] for peer in peers), "ratio"])
+    for case in cases:
+        its = {row["peer"]: row for row in timed if row["case"] == case}
+        ours = its.get("ours", {})
+        cells = [f"{its[peer]['microseconds_per_step']:,.1f}" if peer in its else "" for peer in peers]
+        yield _line([case, *cells, f"{ours['ratio']:.2f}" if "ratio" in ours else ""])
+    yield ""
+    yield from (f"{row.get('case', '')} {row.get('peer', '')}: {why}  " for row in rows if (why := _why(row)))
+
+
+def _profile(rows: Sequence[Row]) -> Iterator[str]:
+    steps = [row for row in rows if "step_microseconds" in row]
+    yield from _head(["", "step, us", "its launches one by one, us", "launches", "floor of bytes and launches, us"])
+    for row in steps:
+        numbers = [row[key] for key in ("step_microseconds", "sum_of_launches_microseconds")]
+        floor = f"{row['floor_microseconds']:.1f}"
+        yield _line([_of(row), *(f"{number:.1f}" for number in numbers), row["launches"], floor])
+    for whole in steps:
+        its = [row for row in rows if "launch" in row and _of(row) == _of(whole)]
+        yield ""
+        yield from _head([_of(whole), "us"])
+        yield from (_line([row["launch"], f"{row['microseconds']:.1f}"]) for row in its)
+
+
+def _of(row: Row) -> str:
+    return f"{row['case']} {row['precision']}"
+
+
+def _why(row: Row) -> str:
+    return str(row.get("skipped") or row.get("refused") or "")
+
+
+def _as_they_are(rows: Sequence[Row]) -> Iterator[str]:
+    """A table for each set of columns."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row), []).append(row)
+    for keys, group in groups.items():
+        yield from _head(keys)
+        yield from (_line([_shown(row[key]) for key in keys]) for row in group)
+        yield ""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value).splitlines()[0].replace("|", "/") if str(value) else ""
+
+
+def _head(names: Iterable[Any]) -> Iterator[str]:
+    names = list(names)
+    yield _line(names)
+    yield _line(["---"] * len(names))
+
+
+def _line(cells: Iterable[Any]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+TABLES = {"versus": _versus, "profile": _profile}
