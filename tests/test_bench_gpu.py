@@ -65,18 +65,21 @@ def test_a_part_that_fails_or_hangs_costs_nothing_but_itself(tmp_path):
 def test_the_page_names_what_was_found_and_what_was_not():
     case = {"case": "full float32", "precision": "float32", "seconds": [1.0]}
     versus_rows = [
-        {"peer": "ours", "title": "fcgpu"}, {"peer": "torch", "title": "PyTorch"}, {"peer": "gone", "title": "Gone"},
+        {"peer": "ours", "title": "fcgpu"},
+        {"peer": "torch", "title": "PyTorch"},
+        {"peer": "gone", "title": "Gone"},
         {**case, "peer": "ours", "microseconds_per_step": 1250.5, "ratio": 0.5},
         {**case, "peer": "torch", "microseconds_per_step": 2500.0, "ratio": 1.0},
         {"case": "full float32", "peer": "gone", "skipped": "it has no card"},
-    ]  # fmt: skip
+    ]
     about = {"case": "full", "precision": "tf32"}
     step = {"step_microseconds": 9.0, "sum_of_launches_microseconds": 8.0, "launches": 1, "floor_microseconds": 2.5}
+    launches = [{**about, "launch": "turn", "microseconds": 3.25}, {**about, **step}]
     parts = {
         "versus": {"title": "steps", "ended": "done", "rows": versus_rows},
-        "profile": {"title": "a profile", "ended": "done", "rows": [{**about, "launch": "turn", "microseconds": 3.25}, {**about, **step}]},
+        "profile": {"title": "a profile", "ended": "done", "rows": launches},
         "limits": {"title": "limits", "ended": "stopped after 5 s", "rows": [{"what": "a|b", "rate": 123456.0}]},
-    }  # fmt: skip
+    }
     machine = {"gpu": "a card", "cores": 3, "processor": "a processor"}
     found = {
         "machine": machine,
@@ -88,9 +91,14 @@ def test_the_page_names_what_was_found_and_what_was_not():
     }
     page = markdown(found)
     for line in (
-        "|  | fcgpu | PyTorch | ratio |", "| full float32 | 1,250.5 | 2,500.0 | 0.50 |", "full float32 gone: it has no card  ",
-        "| full tf32 | 9.0 | 8.0 | 1 | 2.5 |", "| turn | 3.2 |", "This part ended so: stopped after 5 s.", "| a/b | 1.235e+05 |",
-    ):  # fmt: skip
+        "|  | fcgpu | PyTorch | ratio |",
+        "| full float32 | 1,250.5 | 2,500.0 | 0.50 |",
+        "full float32 gone: it has no card  ",
+        "| full tf32 | 9.0 | 8.0 | 1 | 2.5 |",
+        "| turn | 3.2 |",
+        "This part ended so: stopped after 5 s.",
+        "| a/b | 1.235e+05 |",
+    ):
         assert line in page.splitlines(), line
 
 
