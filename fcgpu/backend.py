@@ -22,22 +22,34 @@ GPU_SPARE = 0.9
 INSTALL = "pip install 'fcgpu[cuda12]' (or cuda13, by the CUDA version that nvidia-smi shows)"
 
 
-# A launch costs a GPU what a CPU multiplies and adds meanwhile. An estimate, not measured: 5 µs, between some 2 of a
-# launch in a graph and 8 of one through CuPy, at 50 GFLOP/s, half of what one core of the development machine reaches.
-# `python -m bench gpu --parts crossover` measures it.
-LAUNCH_FLOP = 2.5e5
+# What `auto` expects. A step takes a device some seconds, and its multiplications and additions by so many a second; a
+# GPU takes a while to start. `python -m bench gpu --parts crossover` measures them.
+CPU_STEP, CPU_FLOPS = 40e-6, 6e10
+GPU_LAUNCH, GPU_FLOPS = 2.5e-6, 2e13
+GPU_START = 1.5
 
 
 class Work(NamedTuple):
-    """One step of what a device is chosen for: its multiplications and additions, and a GPU's launches for it."""
+    """What a device is chosen for: a step's multiplications and additions, a GPU's launches for it, and how many."""
 
     flop: float
     launches: int
+    steps: int = 1
 
     @property
-    def least(self) -> float:
-        """The operations from which on a GPU is expected to win."""
-        return LAUNCH_FLOP * self.launches
+    def on_cpu(self) -> float:
+        """Seconds, expected."""
+        return self.steps * (CPU_STEP + self.flop / CPU_FLOPS)
+
+    @property
+    def on_gpu(self) -> float:
+        """Seconds, expected, with a GPU's start."""
+        return GPU_START + self.steps * (GPU_LAUNCH * self.launches + self.flop / GPU_FLOPS)
+
+    @property
+    def is_small(self) -> bool:
+        """Is a CPU expected to be done before a GPU?"""
+        return self.on_cpu < self.on_gpu
 
 
 @dataclass(frozen=True)
@@ -108,16 +120,15 @@ class Backend:
 def choose(device: str = "auto", work: Work | None = None) -> Backend:
     """The backend for `device`: "auto", "cpu", "cuda" or "cuda:N". Makes the chosen GPU the thread's current device.
 
-    "auto" is the GPU when it works, else the CPU; with `work` so little that a GPU is expected to spend more time on
-    launches than the CPU on all of it, the CPU.
+    "auto" is the GPU when it works, else the CPU; with `work` so little that the CPU is expected to be done before a
+    GPU, the CPU.
     Raises ConfigError for another word; DeviceError, with cause and remedy, for a GPU that cannot work.
     """
     if device == "cpu":
         return _cpu("asked for")
     if device == "auto":
-        if work and work.flop < work.least:
-            step, least = work.flop / 1e6, work.least / 1e6
-            return _cpu(f"a step is {step:.2g} MFLOP: expected to be faster here, and on a GPU from {least:.2g} on")
+        if work and work.is_small:
+            return _cpu(f"expected to take {work.on_cpu:.1g} s here, and {work.on_gpu:.2g} s on a GPU with its start")
         try:
             return _gpu(0, "a product ran on it")
         except DeviceError as error:

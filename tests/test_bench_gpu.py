@@ -16,6 +16,7 @@ from bench.gpu import chunks, clock, crossover, limits, profile, recipe, session
 from bench.gpu.page import markdown
 from bench.session import PeerError
 from fcgpu import bench
+from fcgpu.backend import GPU_START
 from fcgpu.train.plan import work_of
 
 
@@ -143,15 +144,14 @@ def test_tiles_of_a_full_batch(device):
     assert [row["tile"] for row in chunks.rows("cuda", tiles=(64, 25), samples=64)] == [64, 25]
 
 
-def test_the_crossover_lies_between_the_sizes_where_the_faster_changes(device):
-    assert crossover.crossing([1, 2, 4], [10, 20, 40], [30, 30, 30]) == 3
-    assert crossover.crossing([1, 2], [10, 20], [5, 5]) == 1
-    assert crossover.crossing([1, 2], [10, 20], [50, 50]) is None
-    first, *rows, last = crossover.rows("cuda", hidden=((4,),), batches=(8, 64), seconds=0.001)
+def test_the_steps_from_which_a_gpu_pays_for_its_start(device):
+    first, *rows = crossover.rows("cuda", hidden=((4,),), batches=(8, 64), seconds=0.001)
     assert first["gpu"] == "a double on the CPU"
-    assert {(row["batch"], row["launches"]) for row in rows if "batch" in row} == {(8, 11), (64, 11)}
-    assert all(row["cpu_seconds"] > 0 < row["eager_seconds"] for row in rows if "batch" in row)
-    assert set(last) == {"launch_flop_recorded", "launch_flop_eager"}
+    assert [(row["batch"], row["launches"]) for row in rows] == [(8, 11), (64, 11)]
+    for row in rows:
+        saved, steps = row["cpu_seconds"] - row["gpu_seconds"], row["steps_from_which_the_gpu_wins"]
+        assert (steps is None) == (saved <= 0)
+        assert steps is None or steps * saved == pytest.approx(GPU_START)
 
 
 class Asked(Here):

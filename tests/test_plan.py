@@ -7,7 +7,7 @@ import pytest
 from device_double import double_backend
 
 import fcgpu
-from fcgpu.backend import GPU_SPARE, LAUNCH_FLOP, Work
+from fcgpu.backend import GPU_SPARE, GPU_START, Work
 from fcgpu.train.plan import plan, work_of
 from fcgpu.train.plan_gpu import GPU_TILE_ROWS
 
@@ -94,31 +94,32 @@ def test_features_that_lie_on_the_device_already_are_not_counted_twice_nor_moved
     assert small.chunk == 0
 
 
-SMALL, BIG = work_of(fcgpu.Spec((3, 4, 1), output="sigmoid"), 10), work_of(fcgpu.Spec((784, 128, 64, 10)), 60_000)
+SMALL = work_of(fcgpu.Spec((3, 4, 1), output="sigmoid"), 10, 100)
+BIG = work_of(fcgpu.Spec((784, 128, 64, 10)), 60_000, 100)
 
 
-def test_auto_leaves_small_steps_to_the_cpu_and_says_why(monkeypatch):
+def test_auto_leaves_to_the_cpu_what_is_done_there_first_and_says_why(monkeypatch):
     asked = []
     monkeypatch.setattr("fcgpu.backend._gpu", lambda number, reason: asked.append(number) or double_backend())
     small = fcgpu.choose("auto", SMALL)
     assert small.device == "cpu"
-    assert small.reason == "a step is 0.00072 MFLOP: expected to be faster here, and on a GPU from 2.8 on"
+    assert small.reason == f"expected to take 0.004 s here, and {GPU_START:.2g} s on a GPU with its start"
     assert not asked  # no GPU is started for it
     assert fcgpu.choose("auto", BIG).device == fcgpu.choose("auto").device == "cuda:0"
     assert fcgpu.choose("cuda", SMALL).device == "cuda:0"
-    edge = Work(LAUNCH_FLOP * 16, 16)
-    assert fcgpu.choose("auto", edge).device == "cuda:0"
-    assert fcgpu.choose("auto", edge._replace(launches=17)).device == "cpu"
+    steps = next(n for n in range(1, 10**6) if not SMALL._replace(flop=1e8, steps=n).is_small)
+    assert Work(1e8, SMALL.launches, steps).on_cpu >= GPU_START  # what a GPU saves has to pay for its start
+    assert fcgpu.choose("auto", Work(1e8, SMALL.launches, steps - 1)).device == "cpu"
 
 
-def test_a_run_chooses_by_its_own_step(monkeypatch, mnist):
+def test_a_run_chooses_by_all_its_steps(monkeypatch, mnist):
     monkeypatch.setattr("fcgpu.backend._gpu", lambda number, reason: double_backend())
     part = fcgpu.dataset(mnist.X[:640], mnist.y[:640], scale=mnist.scale)
-    assert next(fcgpu.train(part, batch=1)).backend.device == "cpu"
-    assert next(fcgpu.train(part)).backend.device == "cuda:0"
+    assert next(fcgpu.train(part, epochs=1)).backend.device == "cpu"
+    assert next(fcgpu.train(part, epochs=10_000)).backend.device == "cuda:0"
 
 
 def test_the_work_of_a_step_is_what_its_products_and_launches_are():
     assert BIG.flop == 60_000 * 2 * (2 * 784 * 128 + 3 * (128 * 64 + 64 * 10))
     assert BIG.launches == 16
-    assert work_of(fcgpu.Spec((12_288, 1), output="sigmoid"), 1) == (4 * 12_288, 6)
+    assert work_of(fcgpu.Spec((12_288, 1), output="sigmoid"), 1) == (4 * 12_288, 6, 1)

@@ -1,57 +1,40 @@
 """Where a GPU begins to win: fcgpu on the CPU against fcgpu on the GPU, over sizes of batch and network."""
 
-import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import fcgpu
-from bench.gpu.clock import eager
+from fcgpu.backend import GPU_START
 from fcgpu.bench import Limits, measure
 from fcgpu.params import Spec
 from fcgpu.train.plan import work_of
 
-TITLE, LIMIT = "CPU against GPU, and the size below which the CPU wins", 120.0
-HIDDEN = ((), (16,), (128, 64), (512, 256), (64,) * 8, (2048, 2048))
-BATCHES = (1, 10, 32, 128, 512, 4096)
-SECONDS = 0.25
+TITLE, LIMIT = "CPU against GPU, and the run from which the GPU is done first", 120.0
+HIDDEN = ((), (16,), (128, 64), (512, 256), (2048, 2048))
+BATCHES = (1, 10, 128, 1024, 8192)
+SECONDS = 0.15
 
 
 def rows(
     device: str, hidden: Sequence[Any] = HIDDEN, batches: Sequence[int] = BATCHES, seconds: float = SECONDS
 ) -> Iterator[dict[str, Any]]:
-    """A row for each network and batch, then one with what LAUNCH_FLOP of fcgpu/backend.py should be."""
+    """Of each network and batch the seconds of a step, measured and as fcgpu/backend.py expects them, and the steps
+    from which a GPU is done first, its start counted; None where the CPU's are the shorter ones.
+    """
     cpu, gpu = fcgpu.choose("cpu"), fcgpu.choose(device)
     yield {"cpu": cpu.hardware, "gpu": gpu.hardware}
-    found: dict[str, list[float]] = {"recorded": [], "eager": []}
     for sizes in hidden:
-        taken = {}
-        for name, backend in (("cpu", cpu), ("recorded", gpu), ("eager", gpu)):
-            if name == "eager":
-                with eager():
-                    taken[name] = _steps(backend, sizes, batches, seconds)
-            else:
-                taken[name] = _steps(backend, sizes, batches, seconds)
         spec = Spec((784, *sizes, 10))
-        works = [work_of(spec, batch) for batch in batches]
-        for i, batch in enumerate(batches):
-            row = {"sizes": spec.sizes, "batch": batch, "flop": works[i].flop, "launches": works[i].launches}
-            yield row | {f"{name}_seconds": times[i] for name, times in taken.items()}
-        for name in found:
-            if at := crossing([w.flop for w in works], taken["cpu"], taken[name]):
-                found[name].append(at / works[0].launches)
-                yield {"sizes": spec.sizes, "against": name, "crossover_flop": at}
-    yield {f"launch_flop_{name}": statistics.median(values) if values else None for name, values in found.items()}
-
-
-def crossing(flops: Sequence[float], cpu: Sequence[float], gpu: Sequence[float]) -> float | None:
-    """The work from which on the CPU takes longer, between two measured ones by proportion; None without such."""
-    for i, (slow, fast) in enumerate(zip(cpu, gpu, strict=True)):
-        if slow > fast:
-            if i == 0:
-                return flops[0]
-            before, after = gpu[i - 1] - cpu[i - 1], slow - fast
-            return flops[i - 1] + (flops[i] - flops[i - 1]) * before / (before + after)
-    return None
+        times = [_steps(backend, sizes, batches, seconds) for backend in (cpu, gpu)]
+        for batch, on_cpu, on_gpu in zip(batches, *times, strict=True):
+            work = work_of(spec, batch)
+            saved = on_cpu - on_gpu
+            yield {
+                "sizes": spec.sizes, "batch": batch, "flop": work.flop, "launches": work.launches,
+                "cpu_seconds": on_cpu, "expected": work.on_cpu, "gpu_seconds": on_gpu,
+                "expected_of_the_gpu": work.on_gpu - GPU_START, "ratio": on_gpu / on_cpu,
+                "steps_from_which_the_gpu_wins": GPU_START / saved if saved > 0 else None,
+            }  # fmt: skip
 
 
 def _steps(backend: Any, hidden: Any, batches: Sequence[int], seconds: float) -> list[float]:

@@ -78,7 +78,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             found, output=self._output, epochs=1 if incremental else found["max_iter"], dtype=dtype, seed=seed
         )
         spec = Spec(sizes, recipe.activation, recipe.output, recipe.init)
-        backend = backend_for(arrays.device_of(self.device, X), work_of(spec, _rows(found, X.shape[0])))
+        batch = _rows(found, X.shape[0])
+        work = work_of(spec, batch, found["max_iter"] * -(-X.shape[0] // batch))
+        backend = backend_for(arrays.device_of(self.device, X), work)
         if first:
             flat = sklearns_draw(spec, random) if found["init"] == "auto" else initial(spec, seed)
             self._begin(spec, found, State(flat))
@@ -333,7 +335,7 @@ def backend_for(device: str, work: Work | None = None) -> Backend:
     """The backend, chosen once a process but for small work, which needs no GPU to be asked: a forked child asks anew,
     for CUDA does not survive a fork.
     """
-    if device == "auto" and work is not None and work.flop < work.least:
+    if device == "auto" and work is not None and work.is_small:
         return choose(device, work)
     return _backend_of(device, os.getpid())
 

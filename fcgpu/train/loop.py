@@ -64,7 +64,8 @@ def train(
     if isinstance(device, Backend):
         backend = device
     else:
-        backend = choose(device, work_of(spec, data.n_samples if recipe.batch == "full" else int(recipe.batch)))
+        batch = data.n_samples if recipe.batch == "full" else int(recipe.batch)
+        backend = choose(device, work_of(spec, batch, recipe.epochs * -(-data.n_samples // batch)))
     if recipe.precision != "float32" and not backend.on_gpu:
         raise ConfigError(
             f"precision={recipe.precision!r} is for a GPU, and this run is on the CPU ({backend.reason}): leave it out"

@@ -117,12 +117,12 @@ def plan(
     )
 
 
-def work_of(spec: Spec, batch: int) -> Work:
-    """One update from `batch` samples: two products of the first layer, three of the others, and 5 launches a layer and
+def work_of(spec: Spec, batch: int, steps: int = 1) -> Work:
+    """Updates from `batch` samples each: two products of the first layer, three of the others; 5 launches a layer and
     one more, as the device double of the tests counts them.
     """
     first, *others = (2 * n_in * n_out for n_in, n_out in spec.layer_sizes)
-    return Work(float(batch * (2 * first + 3 * sum(others))), 1 + 5 * len(spec.layer_sizes))
+    return Work(float(batch * (2 * first + 3 * sum(others))), 1 + 5 * len(spec.layer_sizes), steps)
 
 
 def is_mapped(X: Any) -> bool:
