@@ -30,6 +30,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from memory_double import Memory
+from raw_double import RawKernel
 from stream_double import Cublas, Streams, is_pinned, pinned
 
 from fcgpu.backend import Backend
@@ -239,7 +240,8 @@ class DeviceDouble:
         self.synchronisations = self.uploads = self.upload_bytes = self.copies = 0
         self.launches, self.allocations = Counter(), 0
         self.memory = Memory(FREE_BYTES)
-        self._device = SimpleNamespace(id=0, use=lambda: None, compute_capability="90")
+        attributes = {"MaxSharedMemoryPerBlockOptin": 0, "MultiProcessorCount": 2}
+        self._device = SimpleNamespace(id=0, use=lambda: None, compute_capability="90", attributes=attributes)
         self.streams, self.cublas = Streams(self.memory), Cublas(self)
         self.cuda = SimpleNamespace(
             get_current_stream=lambda: self.streams.current,
@@ -392,6 +394,13 @@ class DeviceDouble:
         self, in_params, out_params, operation, name="kernel", *, preamble="", loop_prep="", after_loop=""
     ):
         return ElementwiseKernel(in_params, out_params, operation, name, preamble, loop_prep, after_loop)
+
+    def RawKernel(self, code, name, options=()):
+        return RawKernel(self._launch, library_of, code, name)
+
+    def _launch(self, name, function, hosts):
+        self.launches[name] += 1
+        self.streams.launch(function, *hosts)
 
 
 class Param(NamedTuple):
@@ -702,14 +711,14 @@ class Compiled:
         return self.functions[kernel.source(kinds)]
 
 
-def library_of(source):
+def library_of(source, options=("-std=c++17", "-O0")):
     """The shared library of a C++ source, compiled unless another worker of this run has."""
     path = folder() / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.so"
     with open(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            path.with_suffix(".cpp").write_text(source, encoding="ascii")
-            command = [compiler(), "-std=c++17", "-O0", "-w", "-fPIC", "-shared", "-o", path, path.with_suffix(".cpp")]
+            path.with_suffix(".cpp").write_text(source, encoding="utf-8")
+            command = [compiler(), *options, "-w", "-fPIC", "-shared", "-o", path, path.with_suffix(".cpp")]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"a kernel does not compile:\n{done.stderr}")
@@ -772,15 +781,18 @@ def _with_types(kernel, types):
         yield kernel, dict(zip(used, map(np.dtype, chosen), strict=True))
 
 
-def double_backend(monkeypatch=None, types=WHOLE):
+def double_backend(monkeypatch=None, types=WHOLE, on_chip=False):
     """A fresh double, its counts at zero, as the backend of device cuda:0; skips where no C++ compiler is.
 
-    With monkeypatch, nvmath-python is installed, and is the double's; else it is not.
+    With monkeypatch, nvmath-python is installed, and is the double's; else it is not. Kernels that hold a network in
+    shared memory are emulated thread by thread, which is slow: the double has such memory only where it is on_chip.
     """
     if compiler() is None:
         pytest.skip("no C++ compiler: install g++, or name one in CXX")
     COMPILED.build([*usual(), *usual_on_device(types)])
     xp = DeviceDouble()
+    if on_chip:
+        xp._device.attributes["MaxSharedMemoryPerBlockOptin"] = 232_448  # of an H100
     if monkeypatch is not None:
         bindings = ModuleType("nvmath.bindings")
         bindings.cublas = xp.cublas.module()

@@ -16,6 +16,7 @@ from bench.gpu.clock import seconds_of
 from bench.gpu.limits import bandwidth, launch_seconds
 from fcgpu.kernels import device as kernels
 from fcgpu.kernels import fused
+from fcgpu.kernels.middle import Middle
 from fcgpu.kernels.products import Products
 from fcgpu.train.device import OnGpu
 
@@ -90,7 +91,7 @@ def _launches(backend: Any, data: Any, options: dict[str, Any]) -> tuple[list[La
 def _noted() -> Iterator[list[Launch]]:
     """Launches made inside are appended to the list."""
     found: list[Launch] = []
-    product = Products.__call__
+    product, middle = Products.__call__, Middle.__call__
     tables = {module: module.kernel for module in (kernels, fused)}
 
     def noting(compile: Callable[..., Any], name: str, xp: Any) -> Callable[..., Any]:
@@ -106,13 +107,19 @@ def _noted() -> Iterator[list[Launch]]:
         found.append(Launch(f"product {A.shape} {B.shape} to {C.shape}", lambda: product(self, A, B, C, **more)))
         product(self, A, B, C, **more)
 
+    def between(self: Middle, *arguments: Any) -> None:
+        found.append(Launch("middle, and its sums", lambda: middle(self, *arguments)))
+        middle(self, *arguments)
+
     Products.__call__ = multiply  # type: ignore[method-assign]
+    Middle.__call__ = between  # type: ignore[method-assign]
     for module, compile in tables.items():
         module.kernel = partial(noting, compile)
     try:
         yield found
     finally:
         Products.__call__ = product  # type: ignore[method-assign]
+        Middle.__call__ = middle  # type: ignore[method-assign]
         for module, compile in tables.items():
             module.kernel = compile
 

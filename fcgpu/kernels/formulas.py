@@ -43,14 +43,14 @@ template <int N> __device__ void block_sum(double (&mine)[N]) {
 }
 """
 
-_G = {
+G = {
     "sigmoid": "T(0.5) * tanh(T(0.5) * z) + T(0.5)",
     "tanh": "tanh(z)",
     "relu": "z > T(0) ? z : z != z ? z : T(0)",  # NaN stays NaN
     "leaky_relu": f"z > T(0) ? z : T({LEAK}) * z",
     "identity": "z",
 }
-_DERIVATIVE = {
+DERIVATIVE = {
     "sigmoid": "dz * a * (T(1) - a)",
     "tanh": "dz * (T(1) - a * a)",
     "relu": "a > T(0) ? dz : T(0)",
@@ -115,7 +115,7 @@ FORMULAS = {
             place = x;
             """,
         )
-        for name, g in _G.items()
+        for name, g in G.items()
     },
     **{
         f"{name}_backward": Formula(
@@ -131,7 +131,7 @@ FORMULAS = {
             place = x;
             """,
         )
-        for name, derivative in _DERIVATIVE.items()
+        for name, derivative in DERIVATIVE.items()
     },
     "load": Formula(
         "raw U X, raw I y, raw T weights, raw uint32 ids, raw int64 order, raw int64 at, int64 steps, int64 batch, "

@@ -25,8 +25,9 @@ from fcgpu.kernels.formulas import WIDTH, kernel
 from fcgpu.params import Padded, Spec, weights_only
 from fcgpu.train.capture import Capture, Steps
 from fcgpu.train.layers import Layers, Tile
+from fcgpu.train.onchip import OnChip
 from fcgpu.train.plan import Plan
-from fcgpu.train.plan_gpu import AHEAD
+from fcgpu.train.plan_gpu import AHEAD, PIECES
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.stream import Stream
 from fcgpu.train.upload import Upload
@@ -86,10 +87,18 @@ class OnGpu:
             ids = xp.arange(len(y) if self._dropout else 1, dtype=np.uint32)
         self._weighted, self._named = weights is not None, bool(self._dropout)
         self._data = device.Rows(X, y, xp.ones((1,), dtype=dtype) if weights is None else weights, ids)
-        self._passes = Layers(
-            spec, recipe, (self.params, self.gradient), self.capture.products, operand, layout=self.layout, scale=scale,
-            pixels=X.dtype.itemsize == 1, count=count, weighted=self._weighted, xp=xp,
-        )  # fmt: skip
+        vectors, products, weighted = (self.params, self.gradient), self.capture.products, self._weighted
+        self._passes: Layers | OnChip
+        if plan.why_layers:
+            self._passes = Layers(
+                spec, recipe, vectors, products, operand, layout=self.layout, scale=scale,
+                pixels=X.dtype.itemsize == 1, count=count, weighted=weighted, xp=xp,
+            )  # fmt: skip
+        else:
+            self._passes = OnChip(
+                self.layout, PIECES[recipe.precision], vectors, products, y, scale=scale, count=count,
+                weighted=weighted, xp=xp,
+            )  # fmt: skip
         wide = plan.samples * self.layout.shapes[0][0] * self._passes.operand.itemsize
         fits = plan.batch == plan.samples and not plan.chunk and plan.bytes + wide <= plan.budget
         self.resident = wide if fits else 0

@@ -9,13 +9,13 @@ What lies between, from Z of the first layer to its dZ, `kernels/middle.py` does
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fcgpu.kernels import device
 from fcgpu.kernels.middle import Middle
 from fcgpu.kernels.products import Products
-from fcgpu.params import Padded, Spec
+from fcgpu.params import Padded
 from fcgpu.train.layers import Tile
-
-PIECES = {"bfloat16": 1, "tf32": 2, "float32": 3}  # of 8 bits; tf32 has 11, float32 24
 
 
 class Buffers(NamedTuple):
@@ -32,32 +32,36 @@ class OnChip:
 
     def __init__(
         self,
-        spec: Spec,
+        layout: Padded,
+        pieces: int,
         vectors: tuple[Any, Any],
         products: Products,
-        operand: Any,
-        middle: Middle,
+        targets: Any,
         *,
-        layout: Padded,
         scale: float,
+        count: bool,
+        weighted: bool,
         xp: Any,
     ) -> None:
-        self.operand, self.xp, self._products, self._middle = operand, xp, products, middle
+        from ml_dtypes import bfloat16
+
+        self.operand, self.xp, self._products = np.dtype(bfloat16), xp, products
         self._params, self._gradient = vectors
-        self._scale, self._features = scale, spec.sizes[0]
+        self._scale, self._features = scale, layout.spec.sizes[0]
         self._M, self._dM = (layout.matrices(v)[0] for v in vectors)
         rows, self._columns = self._M.shape
-        self._parts = xp.empty((rows, middle.pieces, self._columns), dtype=operand)
+        self._pieces, self._middle = pieces, Middle(layout, pieces, targets, weighted=weighted, count=count, xp=xp)
+        self._parts = xp.empty((rows, self._pieces, self._columns), dtype=self.operand)
         self._dparts = xp.empty(self._parts.shape, dtype=self._M.dtype)
 
     def boost(self, samples: int) -> float:
         return 1.0
 
     def blocks(self, n: int) -> int:
-        return self._middle.blocks
+        return int(self._middle.blocks)
 
     def buffers(self, n: int) -> Buffers:
-        shape = (n, self._middle.pieces * self._columns)
+        shape = (n, self._pieces * self._columns)
         return Buffers(self.xp.empty(shape, dtype=self._M.dtype), self.xp.empty(shape, dtype=self.operand))
 
     def part(self, work: Buffers, n: int) -> Buffers:
@@ -70,7 +74,7 @@ class OnChip:
         side_by_side = len(self._parts), -1
         Z, dZ = tile.work
         self._products(tile.rows.X, self._parts.reshape(side_by_side), Z)
-        self._middle(Z, self._params, tile.rows, share, dZ, self._gradient, tile.losses, tile.rights)
+        self._middle(Z, self._params, tile.rows, share, 1.0, dZ, self._gradient, tile.losses, tile.rights)
         self._products(tile.rows.X, dZ, self._dparts.reshape(side_by_side), transposed_a=True)
 
     def end(self) -> None:

@@ -49,6 +49,7 @@ class Plan:
     held: int = LANES  # lanes that are in memory at once, 2 or more where there are several; the others wait their turn
     chunk: int = 0  # rows of X that go through the GPU at a time; 0 where all of it lies where the run computes
     note: str = ""
+    why_layers: str = ""  # why a GPU's step goes layer by layer, where it does
 
     @property
     def at_once(self) -> int:
@@ -103,7 +104,7 @@ def plan(
     whole = Plan(n, rows, rows, 1, 1, resident, 0, budget)
     if backend.on_gpu:
         small = y.nbytes + n * plan_gpu.sample_bytes(recipe, weighted=weighted)
-        cuts = _on_gpu(whole, spec, X, recipe, small, beside, movable=not there)
+        cuts = _on_gpu(whole, spec, X, recipe, small, beside, movable=not there, xp=backend.xp)
     else:
         cuts = _on_cpu(whole, spec, X, recipe, threads or cpu_count())
     cut = whole
@@ -150,14 +151,15 @@ def _cut_for_cpu(whole: Plan, spec: Spec, size: int) -> Plan:
 
 
 def _on_gpu(
-    whole: Plan, spec: Spec, X: Any, recipe: Recipe, small: int, beside: int, *, movable: bool
+    whole: Plan, spec: Spec, X: Any, recipe: Recipe, small: int, beside: int, *, movable: bool, xp: Any
 ) -> Iterator[Plan]:
     row = X.dtype.itemsize * X.shape[1]
     order = 8 * whole.samples if recipe.shuffle and whole.batch < whole.samples else 0
     for tile, chunk in plan_gpu.cuts(whole.samples, whole.batch, row, movable=movable):
         data = small + (2 * chunk * row if chunk else X.nbytes + beside + order)
-        work = plan_gpu.work_bytes(spec, recipe, tile, whole.steps_per_epoch)
-        yield replace(whole, tile=tile, chunk=chunk, data_bytes=data, work_bytes=work)
+        why = plan_gpu.why_layers(spec, recipe, X, cut=tile < whole.batch, xp=xp)
+        work = plan_gpu.work_bytes(spec, recipe, tile, whole.steps_per_epoch, layers=bool(why), xp=xp)
+        yield replace(whole, tile=tile, chunk=chunk, data_bytes=data, work_bytes=work, why_layers=why)
 
 
 def _on_cpu(whole: Plan, spec: Spec, X: Any, recipe: Recipe, threads: int) -> Iterator[Plan]:

@@ -6,9 +6,11 @@ tiles are halved first; where that does not help the features stay on the host, 
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from fcgpu.kernels import middle
 from fcgpu.kernels.formulas import WIDTH
 from fcgpu.optim.first_order import state_arrays
 from fcgpu.params import Padded, Spec
@@ -19,6 +21,7 @@ from fcgpu.train.recipe import Recipe
 GPU_TILE_ROWS = 1 << 16
 GPU_SMALL_TILE = 1 << 12
 CHUNK_BYTES = 64 << 20  # of features that go to the device at once; there are two chunks there, and two on the host
+PIECES = {"bfloat16": 1, "tf32": 2, "float32": 3}  # of 8 bits; tf32 has 11, float32 24
 AHEAD = 1024  # steps, about, whose learning rates, and dropout's keys, the device knows
 
 
@@ -48,10 +51,34 @@ def sample_bytes(recipe: Recipe, *, weighted: bool) -> int:
     return np.dtype(recipe.dtype).itemsize * weighted + 4 * bool(recipe.dropout)
 
 
-def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int) -> int:
+def why_layers(spec: Spec, recipe: Recipe, X: Any, *, cut: bool, xp: Any) -> str:
+    """Why a step goes layer by layer (`layers.py`) and not through tensor cores at once (`onchip.py`), in words; "" where
+    it does not. X are the features as stored, `cut` says that a batch is several tiles.
+    """
+    if X.dtype.itemsize > 1:
+        return "the features are not whole numbers of 8 bits"
+    if recipe.dtype != "float32" or recipe.precision not in PIECES:
+        return f"no products of bfloat16 make those of {recipe.dtype}, precision {recipe.precision}"
+    if any(recipe.dropout_of(spec)):
+        return "units are dropped"
+    if cut:
+        return "a batch is cut into tiles"
+    device = xp.cuda.Device()
+    if int(device.compute_capability) < 80:
+        return "tensor cores take bfloat16 from compute capability 8.0 (Ampere) on"
+    try:
+        import ml_dtypes  # noqa: F401
+    except ModuleNotFoundError:
+        return "ml_dtypes is not installed"
+    limit = device.attributes["MaxSharedMemoryPerBlockOptin"]
+    return middle.why_not(spec.sizes, PIECES[recipe.precision], limit)
+
+
+def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int, *, layers: bool, xp: Any) -> int:
     """Vectors of the parameters' length, a tile's buffers, what the device knows ahead (of `steps` an epoch), losses.
 
-    What a GPU's libraries take for themselves is not in it: up to 32 MiB of cuBLAS, and the kernels' own code.
+    layers : does a step go layer by layer? What a GPU's libraries take for themselves is not in it: up to 32 MiB of
+    cuBLAS, and the kernels' own code.
     """
     size, layout = np.dtype(recipe.dtype).itemsize, Padded(spec, WIDTH)
     operand = 2 if recipe.precision in ("float16", "bfloat16") else size
@@ -59,12 +86,18 @@ def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int) -> int:
     state = 2 * recipe.history_size + 4 if lbfgs else state_arrays(recipe.optimizer)
     temporaries = 2 * lbfgs
     chosen = bool(recipe.alpha) + (recipe.optimizer == "adamw") + recipe.early_stopping
-    vectors = size * (2 + state + temporaries + chosen) + operand * (operand < size)
-    (first, _), *hidden = layout.shapes
-    masks = sum(spec.sizes[1:-1]) if recipe.dropout else 0
-    row = operand * (first + 2 * sum(rows for rows, _ in hidden)) + (size + operand) * layout.shapes[-1][1] + masks
+    vectors = size * (2 + state + temporaries + chosen) + operand * (operand < size and layers)
+    (first, columns), *hidden = layout.shapes
+    if layers:
+        masks = sum(spec.sizes[1:-1]) if recipe.dropout else 0
+        row = operand * (first + 2 * sum(rows for rows, _ in hidden)) + (size + operand) * layout.shapes[-1][1] + masks
+        more = 0
+    else:
+        pieces, blocks = PIECES[recipe.precision], xp.cuda.Device().attributes["MultiProcessorCount"]
+        row = 2 * first + (4 + 2) * pieces * columns
+        more = (4 + 2) * pieces * first * columns + 4 * blocks * (layout.size - first * columns)
     ahead = max(AHEAD, steps) * (size + (8 * len(spec.sizes[1:-1]) if recipe.dropout else 0))
-    return vectors * layout.size + tile * row + ahead + 24 * recipe.epochs
+    return vectors * layout.size + tile * row + more + ahead + 24 * recipe.epochs
 
 
 def half(tile: int) -> int:

@@ -1,0 +1,235 @@
+// The parts of the kernel that `middle.py` writes. P is the number of pieces, R the rows of a tile; `g` and `derivative`
+// are the activation's formulas.
+
+constexpr int WARPS = THREADS / 32;
+
+struct Two { float x, y; };
+
+// (M, N) float32 numbers in shared memory as P matrices of bfloat16, the pieces, whose sum they are: x is the nearest
+// bfloat16, and the nearest one to what that leaves, and so on; of three nothing is left. Rows are 16 bytes longer than
+// a multiple of 32, so that eight of them, which tensor cores read at once, lie in different banks.
+template <int M, int N> struct Matrix {
+  static constexpr int rows = M, columns = N, stride = N + 8, bytes = P * M * stride * 2;
+  bf16 *at;
+
+  __device__ bf16 *place(int piece, int row, int column) const { return at + (piece * M + row) * stride + column; }
+
+  // Columns `column`, which is even, and the next one.
+  __device__ void put(int row, int column, Two v) const {
+#pragma unroll
+    for (int piece = 0; piece < P; ++piece) {
+      unsigned pair = rounded(v.x, v.y);
+      *reinterpret_cast<unsigned *>(place(piece, row, column)) = pair;
+      v.x -= left_of(pair), v.y -= right_of(pair);
+    }
+  }
+  __device__ Two get(int row, int column) const {
+    Two v = {0, 0};
+#pragma unroll
+    for (int piece = P - 1; piece >= 0; --piece) {
+      unsigned pair = *reinterpret_cast<const unsigned *>(place(piece, row, column));
+      v.x += left_of(pair), v.y += right_of(pair);
+    }
+    return v;
+  }
+};
+
+// store(row, column, Two) of each pair of op(A) op(B), whose sides are multiples of 16; a warp has 16 rows and 16 or 32
+// columns at a time. Of the products of pieces those below the last piece are left out; the small ones have a sum of
+// their own, which is added last.
+template <bool TRANSPOSED_A, bool TRANSPOSED_B, class A, class B, class Store>
+__device__ inline void product(A a, B b, Store store) {
+  constexpr int m = TRANSPOSED_A ? A::columns : A::rows, inner = TRANSPOSED_A ? A::rows : A::columns;
+  constexpr int n = TRANSPOSED_B ? B::rows : B::columns;
+  constexpr int WIDE = n % 32 == 0 && m / 16 * (n / 32) >= WARPS ? 2 : 1, across = n / (16 * WIDE);
+  static_assert(inner == (TRANSPOSED_B ? B::columns : B::rows) && m % 16 == 0 && n % 16 == 0 && inner % 16 == 0, "");
+  const int lane = threadIdx.x % 32;
+  // Where this lane's row of the four matrices is: they follow one another downwards first, or sideways first.
+  const int r = lane % 16, c = lane / 16 * 8, r_sideways = lane % 8 + lane / 16 * 8, c_sideways = lane / 8 % 2 * 8;
+  for (int unit = threadIdx.x / 32; unit < m / 16 * across; unit += WARPS) {
+    const int row = unit / across * 16, column = unit % across * 16 * WIDE;
+    const Place of_a = place_of(TRANSPOSED_A ? a.place(0, r_sideways, row + c_sideways) : a.place(0, row + r, c));
+    const Place of_b = place_of(TRANSPOSED_B ? b.place(0, column + r_sideways, c_sideways) : b.place(0, r, column + c));
+    constexpr int step_a = 32 * (TRANSPOSED_A ? A::stride : 1), step_b = 32 * (TRANSPOSED_B ? 1 : B::stride);
+    constexpr int wide_b = 32 * (TRANSPOSED_B ? B::stride : 1);  // bytes, of 16 numbers, and of a piece
+    constexpr int piece_a = 2 * A::rows * A::stride, piece_b = 2 * B::rows * B::stride;
+    float sum[2 * WIDE][4] = {}, small[2 * WIDE][4] = {};
+#pragma unroll 2
+    for (int k = 0; k < inner / 16; ++k) {
+      unsigned f[P][4];
+#pragma unroll
+      for (int i = 0; i < P; ++i) load_matrices<TRANSPOSED_A>(f[i], of_a + (i * piece_a + k * step_a));
+#pragma unroll
+      for (int w = 0; w < WIDE; ++w) {
+        unsigned h[P][4];
+#pragma unroll
+        for (int j = 0; j < P; ++j) load_matrices<!TRANSPOSED_B>(h[j], of_b + (j * piece_b + w * wide_b + k * step_b));
+#pragma unroll
+        for (int order = P - 1; order >= 0; --order)
+#pragma unroll
+          for (int i = 0; i <= order; ++i)
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+              multiply((order ? small : sum)[2 * w + half], f[i], h[order - i][2 * half], h[order - i][2 * half + 1]);
+      }
+    }
+#pragma unroll
+    for (int tile = 0; tile < 2 * WIDE; ++tile)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float x = sum[tile][2 * half] + small[tile][2 * half];
+        const float y = sum[tile][2 * half + 1] + small[tile][2 * half + 1];
+        store(row + lane / 4 + 8 * half, column + 8 * tile + lane % 4 * 2, Two{x, y});
+      }
+  }
+}
+
+// [W; b] of the flat vector, whose rows are `wide`: W in pieces, the rest 0, and b.
+template <int UNITS, int OUTPUTS, class Weights>
+__device__ inline void load_layer(const float *flat, int wide, Weights W, float *b) {
+  for (int i = threadIdx.x; i < W.rows * W.columns / 2; i += THREADS) {
+    const int row = i / (W.columns / 2), column = i % (W.columns / 2) * 2;
+    const float *w = flat + row * wide + column;
+    const bool x = row < UNITS && column < OUTPUTS, y = row < UNITS && column + 1 < OUTPUTS;
+    W.put(row, column, Two{x ? w[0] : 0, y ? w[1] : 0});
+  }
+  for (int j = threadIdx.x; j < W.columns; j += THREADS) b[j] = j < OUTPUTS ? flat[UNITS * wide + j] : 0;
+}
+
+// B = g(A W + b) of the first UNITS columns, 0 behind.
+template <int UNITS, class A, class Weights, class B>
+__device__ inline void forward(A a, Weights W, const float *b, B out) {
+  product<false, false>(a, W, [=](int row, int column, Two z) {
+    const float x = g(z.x + b[column]), y = g(z.y + b[column + 1]);
+    out.put(row, column, Two{column < UNITS ? x : 0, column + 1 < UNITS ? y : 0});
+  });
+}
+
+// Z = A W + b, whose rows are an odd number of floats: a thread has a row, and its neighbours' are in other banks.
+template <class A, class Weights> __device__ inline void logits(A a, Weights W, const float *b, float *Z) {
+  product<false, false>(a, W, [=](int row, int column, Two z) {
+    float *at = Z + row * (Weights::columns + 1) + column;
+    at[0] = z.x + b[column], at[1] = z.y + b[column + 1];
+  });
+}
+
+// dW += A^T dZ; rows of dW are 8 floats longer than theirs.
+template <class A, class D> __device__ inline void gradient(A a, D dZ, float *dW) {
+  product<true, false>(a, dZ, [=](int row, int column, Two v) {
+    Two *at = reinterpret_cast<Two *>(dW + row * (D::columns + 8) + column);
+    *at = Two{at->x + v.x, at->y + v.y};
+  });
+}
+
+// A = (dZ W^T) g'(A) of the first UNITS columns, 0 behind.
+template <int UNITS, class D, class Weights, class A> __device__ inline void backward(D dZ, Weights W, A a) {
+  product<false, true>(dZ, W, [=](int row, int column, Two d) {
+    const Two out = a.get(row, column);
+    const float x = derivative(out.x, d.x), y = derivative(out.y, d.y);
+    a.put(row, column, Two{column < UNITS ? x : 0, column + 1 < UNITS ? y : 0});
+  });
+}
+
+// db = 1^T dZ over all tiles: a thread has two columns and every so many rows.
+template <int COLUMNS> struct Bias {
+  static constexpr int pairs = COLUMNS / 2, groups = THREADS / pairs;
+  Two sum = {0, 0};
+
+  template <class D> __device__ void add(D dZ) {
+    if (threadIdx.x < pairs * groups)
+      for (int row = threadIdx.x / pairs; row < R; row += groups) {
+        const Two v = dZ.get(row, threadIdx.x % pairs * 2);
+        sum.x += v.x, sum.y += v.y;
+      }
+  }
+  // Its groups summed in order, to the front of `scratch`.
+  __device__ void finish(float *scratch) const {
+    if (threadIdx.x < pairs * groups) reinterpret_cast<Two *>(scratch)[threadIdx.x] = sum;
+    __syncthreads();
+    for (int j = threadIdx.x; j < COLUMNS; j += THREADS)
+      for (int group = 1; group < groups; ++group) scratch[j] += scratch[group * COLUMNS + j];
+    __syncthreads();
+  }
+};
+
+// [dW; db] as the flat vector has it, HIGH rows of `WIDE` numbers, 0 where that is padded.
+template <int UNITS, int OUTPUTS, int HIGH, int WIDE>
+__device__ inline void write_layer(const float *dW, int stride, const float *db, float *flat) {
+  for (int i = threadIdx.x; i < HIGH * WIDE; i += THREADS) {
+    const int row = i / WIDE, column = i % WIDE;
+    flat[i] = column >= OUTPUTS || row > UNITS ? 0 : row < UNITS ? dW[row * stride + column] : db[column];
+  }
+}
+
+// The next tile's Z1 (rows, P blocks of WIDE columns) on its way while this tile computes: `ask` for a block and, when
+// it has had time, `take` it.
+template <int WIDE> struct Ahead {
+  static constexpr int groups = R * WIDE / 4, each = (groups + THREADS - 1) / THREADS;
+  struct alignas(4 * sizeof(stored)) Four { stored v[4]; };
+  Four coming[each];
+  float sum[each][4];
+
+  __device__ void ask(const stored *Z1, int tile, int n, int block) {
+#pragma unroll
+    for (int j = 0; j < each; ++j) {
+      const int i = threadIdx.x + j * THREADS, row = tile * R + i / (WIDE / 4);
+      coming[j] = Four{};
+      if (i < groups && row < n)
+        coming[j] = *reinterpret_cast<const Four *>(Z1 + ((long long)row * P + block) * WIDE + i % (WIDE / 4) * 4);
+    }
+  }
+  __device__ void take(int block) {
+#pragma unroll
+    for (int j = 0; j < each; ++j)
+#pragma unroll
+      for (int c = 0; c < 4; ++c) sum[j][c] = (block ? sum[j][c] : 0) + as_float(coming[j].v[c]);
+  }
+  // A = g(alpha Z1) of the first UNITS columns, 0 behind.
+  template <int UNITS, class A> __device__ void arrive(float alpha, A a) const {
+#pragma unroll
+    for (int j = 0; j < each; ++j) {
+      const int i = threadIdx.x + j * THREADS, row = i / (WIDE / 4), column = i % (WIDE / 4) * 4;
+      if (i < groups)
+#pragma unroll
+        for (int c = 0; c < 4; c += 2) {
+          const float x = g(alpha * sum[j][c]), y = g(alpha * sum[j][c + 1]);
+          a.put(row, column + c, Two{column + c < UNITS ? x : 0, column + c + 1 < UNITS ? y : 0});
+        }
+    }
+  }
+};
+
+// The first `rows` rows of the pieces of dZ side by side, each WIDE columns, 16 bytes at a time.
+template <int WIDE, class D> __device__ inline void write_pieces(D dZ, int rows, bf16 *to) {
+  struct alignas(16) Eight { bf16 v[8]; };
+  for (int i = threadIdx.x; i < rows * (P * WIDE / 8); i += THREADS) {
+    const int row = i / (P * WIDE / 8), piece = i / (WIDE / 8) % P, column = i % (WIDE / 8) * 8;
+    reinterpret_cast<Eight *>(to)[i] = *reinterpret_cast<const Eight *>(dZ.place(piece, row, column));
+  }
+}
+
+// all (R, 2) summed over the rows in an order that is always so.
+__device__ inline void write_sums(double *all, double *losses, double *rights) {
+  const int t = threadIdx.x;
+  for (int half = 64; half > 0; half /= 2) {
+    if (t < half && t + half < R) all[2 * t] += all[2 * (t + half)], all[2 * t + 1] += all[2 * (t + half) + 1];
+    __syncthreads();
+  }
+  if (t == 0) losses[blockIdx.x] = all[0], rights[blockIdx.x] = all[1];
+}
+
+// out = the sum of `blocks` rows of partial (blocks, SIZE), each column by eight threads in an order that is always so.
+extern "C" __global__ void add_up(const float *partial, int blocks, float *out) {
+  float *all = reinterpret_cast<float *>(shared_memory());  // (8, 32)
+  const int column = blockIdx.x * 32 + threadIdx.x % 32, group = threadIdx.x / 32;
+  float sum = 0;
+  if (column < SIZE)
+#pragma unroll 8
+    for (int block = group; block < blocks; block += 8) sum += partial[(long long)block * SIZE + column];
+  all[threadIdx.x] = sum;
+  __syncthreads();
+  if (group == 0 && column < SIZE) {
+    for (int other = 1; other < 8; ++other) sum += all[other * 32 + threadIdx.x];
+    out[column] = sum;
+  }
+}

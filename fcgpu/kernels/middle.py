@@ -1,0 +1,255 @@
+"""All of a full batch's step between its two products with the samples, in one launch: Z1 goes in, dZ1 comes out.
+
+Each block of threads takes tiles of rows and keeps the weights of the layers behind the first, what a tile makes of its
+rows, and the sums of their gradients in its shared memory. Tensor cores multiply bfloat16; a float32 number is the sum
+of three of those, its pieces, and a product of two numbers the sum of products of their pieces, of which the small ones
+are left out: those of 3 pieces lose no digit of float32, those of 2 are better than tf32, 1 is bfloat16 itself.
+
+Tiles are dealt to blocks by their number and every sum has one order: the same inputs give the same bits.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcgpu.kernels.formulas import DERIVATIVE, FORMULAS, WIDTH, G
+from fcgpu.kernels.losses import OUTPUTS
+
+THREADS = 512
+ROWS = (64, 48, 32, 16)  # of a tile
+AHEAD = 16  # numbers of the next tile in the registers of a thread
+SCRATCH = 8 * THREADS  # bytes
+ADDED = 32  # columns of a block of `add_up`, eight threads each
+C_TYPES = {
+    "float32": "float", "float64": "double", "bool": "bool", "int8": "signed char", "int16": "short", "int32": "int",
+    "int64": "long long", "uint8": "unsigned char", "uint16": "unsigned short", "uint32": "unsigned int",
+    "uint64": "unsigned long long",
+}  # fmt: skip
+
+
+class Middle:
+    """The kernels for a network on a device, and their partial sums. `blocks` : of threads, and sums of the loss.
+
+    layout : `Padded`, of the flat vectors; targets : an array of the type and shape of those of the calls; stored : the
+    type of Z1, float32 or, of one piece, bfloat16. Raises ValueError for what `why_not` names.
+    """
+
+    def __init__(
+        self,
+        layout: Any,
+        pieces: int,
+        targets: Any,
+        *,
+        weighted: bool,
+        count: bool,
+        xp: Any,
+        stored: Any = np.float32,
+        blocks: int = 0,
+    ) -> None:
+        spec, device = layout.spec, xp.cuda.Device().attributes
+        limit = device["MaxSharedMemoryPerBlockOptin"]
+        if reason := why_not(spec.sizes, pieces, limit):
+            raise ValueError(reason)
+        self.blocks, rows = blocks or device["MultiProcessorCount"], rows_of_tile(spec.sizes, pieces, limit)
+        source = _file("tensor_cores.cu") + text(
+            spec.sizes, spec.activation, spec.output, pieces, rows, targets=targets.dtype.name, dense=targets.ndim == 2,
+            weighted=weighted, count=count, stored=np.dtype(stored).name,
+        )  # fmt: skip
+        self._bytes, self._first = Memory(spec.sizes, pieces, rows).bytes, math.prod(layout.shapes[0])
+        self._middle, self._add_up = (
+            xp.RawKernel(source, name, options=("--std=c++17",)) for name in ("middle", "add_up")
+        )
+        self._middle.max_dynamic_shared_size_bytes = self._bytes
+        self._partial = xp.empty((self.blocks, layout.size - self._first), dtype=np.float32)
+
+    def __call__(
+        self, Z1: Any, params: Any, rows: Any, share: Any, alpha: float, dZ1: Any, gradient: Any, losses: Any,
+        rights: Any,
+    ) -> None:  # fmt: skip
+        """From Z1 (n, pieces * width), whose blocks of columns sum up to Z1 / alpha, to dZ1 (n, pieces * width) bfloat16,
+        the pieces of (prediction - target) weight taken back to it. gradient gets [dW; db] of all layers but the first;
+        losses and rights (blocks,) partial sums, as device.loss has them. rows : device.Rows; params float32.
+        """
+        self._middle(
+            (self.blocks,), (THREADS,),
+            (Z1, params, rows.y, rows.weights, share, np.int32(len(Z1)), np.float32(alpha), dZ1, self._partial, losses,
+             rights),
+            shared_mem=self._bytes,
+        )  # fmt: skip
+        size = self._partial.shape[1]
+        self._add_up(
+            (up(size, ADDED) // ADDED,), (8 * ADDED,), (self._partial, np.int32(self.blocks), gradient[self._first :]),
+            shared_mem=4 * 8 * ADDED,
+        )  # fmt: skip
+
+
+def why_not(sizes: Sequence[int], pieces: int, limit: int) -> str:
+    """Why a network cannot go this way where a block has `limit` bytes of shared memory; "" if it can."""
+    if len(sizes) < 3:
+        return "there is no hidden layer"
+    if max(sizes[2:]) > 2 * THREADS:
+        return f"a layer behind the first has more than {2 * THREADS} units"
+    least = Memory(sizes, pieces, ROWS[-1]).bytes
+    return f"its layers need {least:,} bytes of shared memory, and a block has {limit:,}" if least > limit else ""
+
+
+def rows_of_tile(sizes: Sequence[int], pieces: int, limit: int) -> int:
+    """The most rows whose memory fits into `limit` bytes, and whose next ones into registers."""
+    fitting = (
+        rows
+        for rows in ROWS
+        if rows * up(sizes[1], WIDTH) <= AHEAD * THREADS and Memory(sizes, pieces, rows).bytes <= limit
+    )
+    return next(fitting, ROWS[-1])
+
+
+def up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+class Memory:
+    """Shared memory of a block: `places`, C++ that declares what lies where, and `bytes`.
+
+    A1, A2, ... are the layers' outputs and then their dZ; dZ is that of the last one, and Z its logits.
+    """
+
+    def __init__(self, sizes: Sequence[int], pieces: int, rows: int) -> None:
+        self.places, self.bytes, self._pieces = "", 0, pieces
+        wide, last = [up(size, 16) for size in sizes], len(sizes) - 1
+        self._floats("scratch", SCRATCH // 4)
+        for layer in range(1, last):
+            self._matrix(f"A{layer}", rows, wide[layer])
+        self._matrix("dZ", rows, wide[last])
+        self._floats("Z", rows * (wide[last] + 1))
+        for layer in range(2, last + 1):
+            self._matrix(f"W{layer}", wide[layer - 1], wide[layer])
+            self._floats(f"b{layer}", wide[layer])
+            self._floats(f"dW{layer}", wide[layer - 1] * (wide[layer] + 8))
+
+    def _matrix(self, name: str, rows: int, columns: int) -> None:
+        self.places += f"  const Matrix<{rows}, {columns}> {name}{{(bf16 *)(memory + {self.bytes})}};\n"
+        self.bytes += 2 * self._pieces * rows * (columns + 8)
+
+    def _floats(self, name: str, n: int) -> None:
+        self.places += f"  float *const {name} = (float *)(memory + {self.bytes});\n"
+        self.bytes += up(4 * n, 16)
+
+
+def text(
+    sizes: Sequence[int], activation: str, output: str, pieces: int, rows: int, *, targets: str, dense: bool,
+    weighted: bool, count: bool, stored: str = "float32",
+) -> str:  # fmt: skip
+    """The kernels `middle` and `add_up`, without what stands in tensor_cores.cu; targets and stored, Z1's, are dtypes.
+
+    stored is float32 or bfloat16.
+    """
+    shapes = [(up(n_in + 1, WIDTH), up(n_out, WIDTH)) for n_in, n_out in zip(sizes, sizes[1:], strict=False)]
+    k, width = sizes[-1], up(sizes[-1], 16) + 1
+    own = sum(a * b for a, b in shapes[1:])
+    return f"""
+typedef float T;
+typedef float H;
+typedef unsigned short bf16;
+typedef {C_TYPES[targets]} I;
+typedef {"bf16" if stored == "bfloat16" else "float"} stored;
+constexpr int P = {pieces}, R = {rows}, THREADS = {THREADS}, SIZE = {own};
+
+__device__ inline float as_float(float x) {{ return x; }}
+__device__ inline float as_float(bf16 x) {{ return __uint_as_float((unsigned)x << 16); }}
+__device__ inline float g(float z) {{ return {G[activation]}; }}
+__device__ inline float derivative(float a, float dz) {{ return {DERIVATIVE[activation]}; }}
+{_file("middle.cu")}
+// dZ of `n` rows, a thread each, from their logits Z, which are used up; 0 in the rows behind. all (R, 2) gets the sums
+// of each thread, of loss and right answers.
+template <class D>
+__device__ inline void loss(const I *y, const float *weights, const float *share, int n, float *Z, D out,
+                            double *all) {{
+  const int i = threadIdx.x, k = {k}, width = {width};
+  const bool dense = {_word(dense)}, weighted = {_word(weighted)}, count = {_word(count)};
+  const double boost = 1;
+  float *const dZ = Z;
+  double *const sums = all + 2 * i;
+  if (i < n) {{{FORMULAS[OUTPUTS[output].loss].operation}}}
+  if (i < R)
+    for (int j = 0; j < k; j += 2) {{
+      const float *pair = Z + i * width + j;
+      out.put(i, j, i < n ? Two{{pair[0], j + 1 < k ? pair[1] : 0}} : Two{{0, 0}});
+    }}
+}}
+{_kernel(sizes, shapes, pieces, rows, k if dense else 1, "weights + start" if weighted else "weights")}"""
+
+
+def _kernel(
+    sizes: Sequence[int], shapes: Sequence[tuple[int, int]], pieces: int, rows: int, per_row: int, weights: str
+) -> str:
+    last, first = len(sizes) - 1, shapes[0][1]
+    memory = Memory(sizes, pieces, rows)
+    outputs = {layer: f"A{layer}" if layer < last else "dZ" for layer in range(1, last + 1)}
+    places = [shapes[0][0] * shapes[0][1]]
+    for a, b in shapes[1:]:
+        places.append(places[-1] + a * b)
+    # The blocks of columns of the next tile's Z1 come during the way forward, the loss, and the last layer's way back;
+    # the wide products behind it need the registers.
+    ask, take = "\n    ahead.ask(Z1, tile + gridDim.x, n, {});", "\n    ahead.take({});"
+    moves = [(take.format(block - 1) if block else "") + ask.format(block) for block in range(pieces)]
+    moves += [""] * (3 - pieces) + [take.format(pieces - 1)]
+    begin = end = forward = backward = ""
+    for layer in range(2, last + 1):
+        (high, wide), n_in, n_out = shapes[layer - 1], sizes[layer - 1], sizes[layer]
+        above, below = outputs[layer], outputs[layer - 1]
+        begin += f"""
+  Bias<{up(n_out, 16)}> db{layer};
+  load_layer<{n_in}, {n_out}>(params + {places[layer - 2]}, {wide}, W{layer}, b{layer});"""
+        step = f"forward<{n_out}>({below}, W{layer}, b{layer}, {above})"
+        forward += f"""
+    {step if layer < last else f"logits({below}, W{layer}, b{layer}, Z)"};
+    __syncthreads();"""
+        backward = f"""
+    gradient({below}, {above}, dW{layer});
+    db{layer}.add({above});
+    __syncthreads();
+    backward<{n_in}>({above}, W{layer}, {below});
+    __syncthreads();{moves[3] if layer == last else ""}{backward}"""
+        end += f"""
+  __syncthreads();
+  db{layer}.finish(scratch);
+  write_layer<{n_in}, {n_out}, {high}, {wide}>(dW{layer}, {up(n_out, 16) + 8}, scratch, partial + {places[layer - 2] - places[0]});"""
+    return f"""
+extern "C" __global__ void __launch_bounds__(THREADS)
+middle(const stored *Z1, const float *params, const I *y, const float *weights, const float *share, int n, float alpha,
+       bf16 *dZ1, float *partial, double *losses, double *rights) {{
+  char *const memory = shared_memory();
+{memory.places}
+  for (int i = threadIdx.x; i < {memory.bytes // 4}; i += THREADS) reinterpret_cast<unsigned *>(memory)[i] = 0;
+  __syncthreads();{begin}
+  Ahead<{first}> ahead;
+  for (int block = 0; block < P; ++block) {{
+    ahead.ask(Z1, blockIdx.x, n, block);
+    ahead.take(block);
+  }}
+  partial += (long long)blockIdx.x * SIZE;
+  for (int tile = blockIdx.x; tile * R < n; tile += gridDim.x) {{
+    const int start = tile * R, here = n - start < R ? n - start : R;
+    ahead.arrive<{sizes[1]}>(alpha, A1);
+    __syncthreads();{moves[0]}{forward}{moves[1]}
+    loss(y + (long long)start * {per_row}, {weights}, share, here, Z, dZ, reinterpret_cast<double *>(scratch));
+    __syncthreads();{moves[2]}{backward}
+    write_pieces<{first}>(A1, here, dZ1 + (long long)start * (P * {first}));
+    __syncthreads();
+  }}
+  write_sums(reinterpret_cast<double *>(scratch), losses, rights);{end}
+}}
+"""
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"
+
+
+@cache
+def _file(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="ascii")

@@ -1,0 +1,123 @@
+"""Steps on tensor cores, from Z of the first layer to its dZ in one launch: on the double, whose kernels are emulated
+thread by thread, and on a GPU.
+"""
+
+import ml_dtypes  # noqa: F401
+import numpy as np
+import pytest
+from device_double import HALVES, WHOLE, double_backend
+
+import fcgpu
+from fcgpu.train import capture
+
+HIDDEN = (12, 9)
+
+
+@pytest.fixture(params=["double", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request, monkeypatch):
+    if request.param == "double":
+        return double_backend(monkeypatch, WHOLE + HALVES, on_chip=True)
+    return request.getfixturevalue("gpu")
+
+
+def pixels(n=75, classes=3, scale=1 / 255):
+    random = np.random.default_rng(4)
+    y = np.arange(n) % classes
+    X = random.integers(0, 120, (n, 40)) + 100 * (random.random((classes, 40)) < 0.3)[y]
+    return fcgpu.dataset(X.astype(np.uint8), y, scale=scale)
+
+
+def trained(device, data=None, **changes):
+    options = {"hidden": HIDDEN, "epochs": 3, "optimizer": "adam", **changes}
+    if options["optimizer"] != "lbfgs":
+        options.setdefault("learning_rate", 0.02)
+    first, *_, finished = fcgpu.train(data or pixels(), device=device, **options)
+    assert device == "cpu" or not first.plan.why_layers
+    return finished
+
+
+CASES = {
+    "full": {},
+    "mini-batches and a rest": {"batch": 32, "schedule": "cosine", "optimizer": "momentum"},
+    "L2, clipped": {"alpha": 3.0, "gradient_clip": 0.1, "activation": "relu", "output": "sigmoid"},
+    "weights": {"sample_weight": np.linspace(0, 2, 75), "hidden": (20,), "batch": 40, "shuffle": False},
+    "L-BFGS": {"optimizer": "lbfgs", "activation": "sigmoid"},
+}
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+def test_float32_is_the_cpus(changes, device):
+    ours, theirs = (trained(where, **changes) for where in (device, "cpu"))
+    np.testing.assert_allclose(ours.model.params, theirs.model.params, rtol=0, atol=2e-5)
+    assert ours.train.loss == pytest.approx(theirs.train.loss, rel=1e-5)
+    assert ours.train.accuracy == theirs.train.accuracy
+
+
+@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("tf32", 2e-5), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize("scale", [1 / 255, 0.0123])
+def test_a_step_of_each_precision_is_as_near_as_its_pieces(precision, error, scale, device):
+    """One step from the same parameters; float64 on the CPU is the measure, and the digits that are lost are found."""
+    options = {"optimizer": "gradient_descent", "learning_rate": 1.0, "epochs": 1}
+    ours = trained(device, pixels(scale=scale), precision=precision, **options).model.params
+    exact = trained("cpu", pixels(scale=scale), dtype="float64", **options).model.params
+    start = trained("cpu", pixels(scale=scale), dtype="float64", **{**options, "learning_rate": 1e-300}).model.params
+    off = np.linalg.norm(ours - exact) / np.linalg.norm(exact - start)
+    assert off < error
+    assert precision == "float32" or off > 1e-3 * error
+
+
+@pytest.mark.parametrize("changes", [CASES["mini-batches and a rest"], CASES["L-BFGS"]], ids=["mini-batches", "L-BFGS"])
+def test_recorded_steps_have_the_bits_of_called_ones(changes, device, monkeypatch):
+    if capture.why_eager(device):
+        pytest.skip(capture.why_eager(device))
+    recorded = trained(device, **changes)
+    monkeypatch.setattr(capture, "why_eager", lambda backend: "a test asks for it")
+    called = trained(device, **changes)
+    assert recorded.capture.startswith("graph of ")
+    assert called.capture == "eager: a test asks for it"
+    assert recorded.model.params.tobytes() == called.model.params.tobytes()
+    assert recorded.train == called.train
+
+
+def test_a_step_is_eight_launches(monkeypatch):
+    backend = double_backend(monkeypatch, WHOLE + HALVES, on_chip=True)
+    trained(backend)
+    assert backend.xp.streams.lengths == [8]  # split, product, middle, add_up, product, merge, turn, adam
+
+
+def test_the_plan_is_what_a_run_takes(device):
+    pool = device.xp.get_default_memory_pool()
+    device.give_back()
+    before = pool.used_bytes()
+    events = fcgpu.train(pixels(), device=device, hidden=(64, 32), batch=50)
+    planned, _ = next(events).plan, next(events)
+    taken = pool.used_bytes() - before - (0 if capture.why_eager(device) else 32 << 20)  # which is cuBLAS's own
+    assert not planned.why_layers
+    assert 0.5 * planned.bytes < taken < planned.bytes + 64 * 512
+
+
+@pytest.mark.parametrize(
+    ("changes", "X", "why"),
+    [
+        ({}, np.float32, "the features are not whole numbers of 8 bits"),
+        ({"precision": "float16"}, np.uint8, "no products of bfloat16 make those of float32, precision float16"),
+        ({"dtype": "float64"}, np.uint8, "no products of bfloat16 make those of float64, precision float32"),
+        ({"dropout": 0.5}, np.uint8, "units are dropped"),
+        ({"hidden": ()}, np.uint8, "there is no hidden layer"),
+        ({"hidden": (64, 1024)}, np.uint8, "its layers need"),
+    ],
+)
+def test_other_runs_go_layer_by_layer_and_it_is_said_why(changes, X, why, device):
+    data = pixels()
+    data = fcgpu.dataset(data.X.astype(X), data.y, scale=1 / 255)
+    events = fcgpu.train(data, device=device, **{"hidden": HIDDEN, **changes})
+    assert next(events).plan.why_layers.startswith(why)
+    events.close()
+
+
+def test_a_gpu_before_ampere_goes_layer_by_layer(monkeypatch):
+    backend = double_backend(monkeypatch, on_chip=True)
+    backend.xp._device.compute_capability = "75"
+    events = fcgpu.train(pixels(), device=backend, hidden=HIDDEN)
+    assert next(events).plan.why_layers.startswith("tensor cores take bfloat16 from compute capability 8.0")
+    events.close()
