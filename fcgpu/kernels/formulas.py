@@ -29,6 +29,8 @@ PREAMBLE = """
 template <typename V> struct Wide { typedef float type; };
 template <> struct Wide<double> { typedef double type; };
 template <typename V> struct alignas(16) Eight { V v[8]; };
+template <typename V> __device__ V across(V mine) { return mine; }
+__device__ void meet() {}
 template <int N> __device__ void block_sum(double (&mine)[N]) {
   __shared__ double all[N][256];
   unsigned int t = threadIdx.x;
@@ -44,7 +46,7 @@ template <int N> __device__ void block_sum(double (&mine)[N]) {
 """
 
 G = {
-    "sigmoid": "T(0.5) * tanh(T(0.5) * z) + T(0.5)",
+    "sigmoid": "T(1) / (T(1) + exp(-z))",
     "tanh": "tanh(z)",
     "relu": "z > T(0) ? z : z != z ? z : T(0)",  # NaN stays NaN
     "leaky_relu": f"z > T(0) ? z : T({LEAK}) * z",
@@ -69,7 +71,8 @@ _TARGET = "(dense ? T(y[i % n * k + j]) : k == 1 ? T(y[i % n]) : T(y[i % n] == j
 _COUNT = """
         int best = 0;
         for (int j = 1; j < k; ++j) if (Z[row + j] > Z[row + best]) best = j;
-        if (count && (k == 1 ? Z[row] > T(0) : best) == y[i % n]) sums[1] += 1;
+        if (count && first == 0 && (k == 1 ? Z[row] > T(0) : best) == y[i % n]) sums[1] += 1;
+        meet();
 """
 # The reference's hash, as C.
 _MIX = (
@@ -79,6 +82,7 @@ _MIX = (
 
 
 def _loss(body: str) -> Formula:
+    """A row's loss and dZ. Threads that share a row take outputs first, first + step, ..., `meet` and sum `across`."""
     return Formula(
         "raw I y, raw T weights, raw T share, int32 n, int32 k, int32 width, bool dense, bool weighted, bool count, "
         "float64 boost",
@@ -90,7 +94,7 @@ def _loss(body: str) -> Formula:
         {body}
         sums[0] += double(sum * weight);
         """,
-        "double sums[2] = {0, 0}",
+        "double sums[2] = {0, 0}; const int first = 0, step = 1",
         """
         block_sum(sums);
         if (threadIdx.x == 0) {
@@ -195,30 +199,31 @@ FORMULAS = {
     ),
     "binary_cross_entropy": _loss(
         f"""
-        for (int j = 0; j < k; ++j) {{
-            T z = Z[row + j], target = {_TARGET};
-            sum += (z > T(0) ? z : T(0)) + log1p(exp(-(z > T(0) ? z : -z)));
+        for (int j = first; j < k; j += step) {{
+            T z = Z[row + j], target = {_TARGET}, e = exp(z > T(0) ? -z : z);
+            sum += (z > T(0) ? z : T(0)) + log1p(e);
             if (target != T(0)) sum -= target * z;
-            dZ[row + j] = H((T(0.5) * tanh(T(0.5) * z) + T(0.5) - target) * up);
+            dZ[row + j] = H(((z > T(0) ? T(1) : e) / (T(1) + e) - target) * up);
         }}
         """
     ),
     "cross_entropy": _loss(
         f"""
         T top = Z[row + best], total = 0, picked = 0;
-        for (int j = 0; j < k; ++j) {{
+        for (int j = first; j < k; j += step) {{
             T z = Z[row + j] - top;
             T target = {_TARGET};
             if (target != T(0)) picked += target * z;
             total += Z[row + j] = exp(z);
         }}
-        for (int j = 0; j < k; ++j) dZ[row + j] = H((Z[row + j] / total - {_TARGET}) * up);
-        sum = log(total) - picked;
+        total = across(total);
+        for (int j = first; j < k; j += step) dZ[row + j] = H((Z[row + j] / total - {_TARGET}) * up);
+        sum = (first == 0 ? log(total) : T(0)) - picked;
         """
     ),
     "squared_error": _loss(
         f"""
-        for (int j = 0; j < k; ++j) {{
+        for (int j = first; j < k; j += step) {{
             T error = Z[row + j] - {_TARGET};
             sum += error * error;
             dZ[row + j] = H(error * up);
@@ -228,7 +233,7 @@ FORMULAS = {
     ),
     "poisson": _loss(
         f"""
-        for (int j = 0; j < k; ++j) {{
+        for (int j = first; j < k; j += step) {{
             T z = Z[row + j], target = {_TARGET}, mean = exp(z);
             sum += mean - target * z + (target > T(0) ? target * log(target) : T(0)) - target;
             dZ[row + j] = H((mean - target) * up);
