@@ -146,7 +146,7 @@ static char *shuffled(const void *value, size_t bytes, int source) {
 
 // The device's own functions
 
-#define __device__
+#define __device__ static
 #define __global__ static
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))

@@ -240,7 +240,11 @@ class DeviceDouble:
         self.synchronisations = self.uploads = self.upload_bytes = self.copies = 0
         self.launches, self.allocations = Counter(), 0
         self.memory = Memory(FREE_BYTES)
-        attributes = {"MaxSharedMemoryPerBlockOptin": 0, "MultiProcessorCount": 2}
+        attributes = {
+            "MaxSharedMemoryPerBlockOptin": 0,
+            "MaxSharedMemoryPerMultiprocessor": 233_472,
+            "MultiProcessorCount": 2,
+        }
         self._device = SimpleNamespace(id=0, use=lambda: None, compute_capability="90", attributes=attributes)
         self.streams, self.cublas = Streams(self.memory), Cublas(self)
         self.cuda = SimpleNamespace(
@@ -395,8 +399,8 @@ class DeviceDouble:
     ):
         return ElementwiseKernel(in_params, out_params, operation, name, preamble, loop_prep, after_loop)
 
-    def RawKernel(self, code, name, options=()):
-        return RawKernel(self._launch, library_of, code, name)
+    def RawModule(self, *, code, options=()):
+        return SimpleNamespace(get_function=lambda name: RawKernel(self._launch, library_of, code, name))
 
     def _launch(self, name, function, hosts):
         self.launches[name] += 1

@@ -51,6 +51,8 @@ def _function(library_of, code, name):
     types = [re.fullmatch(r"\s*(.*?[\s*])(?:__restrict__\s*)?\w+\s*", p, re.DOTALL)[1] for p in parameters.split(",")]
     values = ", ".join(f"*({kind} *)arguments[{i}]" for i, kind in enumerate(types))
     source = f"""{HEADER.read_text(encoding="ascii")}
+#undef __device__
+#define __device__
 {code.replace('extern "C" __global__', "__global__")}
 extern "C" int run(int blocks, int threads, long long bytes, unsigned int seed, void **arguments) {{
   return twin::launch(blocks, threads, bytes, seed, [&] {{ {name}({values}); }});

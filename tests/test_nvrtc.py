@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from device_double import HALVES, WHOLE, ElementwiseKernel, usual, usual_on_device
 
+from fcgpu.kernels import middle
+from fcgpu.kernels.losses import OUTPUTS
+
 ARCHITECTURES = (70, 80, 90, 100)  # Volta, Ampere, Hopper, Blackwell
 NDARRAY, INDEXER, SCALAR = 1, 2, 3  # _ArgKind in cupy/_core/_kernel.pxd
 NUMBERS = {
@@ -128,3 +131,38 @@ def test_a_wrong_formula_does_not_compile(nvrtc, cupy):
         )
         assert error == "NVRTC_ERROR_COMPILATION"
         assert "error" in log
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+def test_the_middle_of_a_step_keeps_its_numbers_in_registers(architecture, pieces, nvrtc):
+    """To machine code, of the digits' network: what a thread cannot hold is spilled, and the assembler says so.
+
+    Other assemblers than that of CUDA 12.9 and 13.0, which spill nothing, may spill an address or two.
+    """
+    if architecture not in supported(nvrtc):
+        pytest.skip(f"this NVRTC does not know sm_{architecture}")
+    sizes, limit = (784, 128, 64, 10), 166_912 if architecture == 80 else 232_448
+    device = {"MaxSharedMemoryPerBlockOptin": limit, "MaxSharedMemoryPerMultiprocessor": limit + 1024}
+    assert middle.why_not(sizes, pieces, device) == ""
+    cut = middle.cut_of(sizes, pieces, device)
+    source = middle.source(
+        sizes, "relu", "softmax", pieces, cut, targets="int64", dense=False,
+        weighted=False, count=True, stored="bfloat16" if pieces == 1 else "float32",
+    )  # fmt: skip
+    error, log = compiled(nvrtc, source, [f"-arch=sm_{architecture}", "--std=c++17", "--ptxas-options=-v"])
+    assert not error, log
+    assert max(int(n) for n in re.findall(r"(\d+) bytes spill", log)) <= 64, log
+    assert max(int(n) for n in re.findall(r"Used (\d+) registers", log)) * cut.threads * cut.beside <= 65536
+
+
+def test_the_middle_of_a_step_compiles_for_every_output_and_activation(nvrtc):
+    """One with each of them is enough: the formulas do not meet."""
+    for output, activation in zip(OUTPUTS, itertools.cycle(("sigmoid", "tanh", "leaky_relu", "identity"))):
+        dense = output in ("identity", "exp")
+        source = middle.source(
+            (5, 20, 12, 3), activation, output, 2, middle.CUTS[-1], targets="float32" if dense else "uint8",
+            dense=dense, weighted=True, count=not dense,
+        )  # fmt: skip
+        error, log = compiled(nvrtc, source, ["-arch=compute_80", "--std=c++17"])
+        assert not error, log

@@ -72,6 +72,7 @@ _COUNT = """
         int best = 0;
         for (int j = 1; j < k; ++j) if (Z[row + j] > Z[row + best]) best = j;
         if (count && first == 0 && (k == 1 ? Z[row] > T(0) : best) == y[i % n]) sums[1] += 1;
+        T top = Z[row + best];
         meet();
 """
 # The reference's hash, as C.
@@ -209,7 +210,7 @@ FORMULAS = {
     ),
     "cross_entropy": _loss(
         f"""
-        T top = Z[row + best], total = 0, picked = 0;
+        T total = 0, picked = 0;
         for (int j = first; j < k; j += step) {{
             T z = Z[row + j] - top;
             T target = {_TARGET};

@@ -2,6 +2,7 @@
 // are the activation's formulas.
 
 constexpr int WARPS = THREADS / 32;
+constexpr int UNROLL = P == 1 ? 4 : 1;  // times the loop of a product; more pieces have no registers left for that
 
 struct Two { float x, y; };
 
@@ -9,7 +10,7 @@ struct Two { float x, y; };
 // bfloat16, and the nearest one to what that leaves, and so on; of three nothing is left. Rows are 16 bytes longer than
 // a multiple of 32, so that eight of them, which tensor cores read at once, lie in different banks.
 template <int M, int N> struct Matrix {
-  static constexpr int rows = M, columns = N, stride = N + 8, bytes = P * M * stride * 2;
+  static constexpr int rows = M, columns = N, stride = N + 8;
   bf16 *at;
 
   __device__ bf16 *place(int piece, int row, int column) const { return at + (piece * M + row) * stride + column; }
@@ -54,7 +55,7 @@ __device__ inline void product(A a, B b, Store store) {
     constexpr int wide_b = 32 * (TRANSPOSED_B ? B::stride : 1);  // bytes, of 16 numbers, and of a piece
     constexpr int piece_a = 2 * A::rows * A::stride, piece_b = 2 * B::rows * B::stride;
     float sum[2 * WIDE][4] = {}, small[2 * WIDE][4] = {};
-#pragma unroll 2
+#pragma unroll UNROLL
     for (int k = 0; k < inner / 16; ++k) {
       unsigned f[P][4];
 #pragma unroll
@@ -87,6 +88,7 @@ __device__ inline void product(A a, B b, Store store) {
 // [W; b] of the flat vector, whose rows are `wide`: W in pieces, the rest 0, and b.
 template <int UNITS, int OUTPUTS, class Weights>
 __device__ inline void load_layer(const float *flat, int wide, Weights W, float *b) {
+#pragma unroll 4
   for (int i = threadIdx.x; i < W.rows * W.columns / 2; i += THREADS) {
     const int row = i / (W.columns / 2), column = i % (W.columns / 2) * 2;
     const float *w = flat + row * wide + column;
@@ -96,12 +98,11 @@ __device__ inline void load_layer(const float *flat, int wide, Weights W, float 
   for (int j = threadIdx.x; j < W.columns; j += THREADS) b[j] = j < OUTPUTS ? flat[UNITS * wide + j] : 0;
 }
 
-// B = g(A W + b) of the first UNITS columns, 0 behind.
-template <int UNITS, class A, class Weights, class B>
+// B = g(A W + b). Where that is padded it is g(0), and does no harm: W is 0 in the rows below its own, and so are dA, dZ.
+template <class A, class Weights, class B>
 __device__ inline void forward(A a, Weights W, const float *b, B out) {
   product<false, false>(a, W, [=](int row, int column, Two z) {
-    const float x = g(z.x + b[column]), y = g(z.y + b[column + 1]);
-    out.put(row, column, Two{column < UNITS ? x : 0, column + 1 < UNITS ? y : 0});
+    out.put(row, column, Two{g(z.x + b[column]), g(z.y + b[column + 1])});
   });
 }
 
@@ -121,60 +122,59 @@ template <class A, class D> __device__ inline void gradient(A a, D dZ, float *dW
   });
 }
 
-// A = (dZ W^T) g'(A) of the first UNITS columns, 0 behind.
-template <int UNITS, class D, class Weights, class A> __device__ inline void backward(D dZ, Weights W, A a) {
+// A = (dZ W^T) g'(A)
+template <class D, class Weights, class A> __device__ inline void backward(D dZ, Weights W, A a) {
   product<false, true>(dZ, W, [=](int row, int column, Two d) {
     const Two out = a.get(row, column);
-    const float x = derivative(out.x, d.x), y = derivative(out.y, d.y);
-    a.put(row, column, Two{column < UNITS ? x : 0, column + 1 < UNITS ? y : 0});
+    a.put(row, column, Two{derivative(out.x, d.x), derivative(out.y, d.y)});
   });
 }
 
-// db = 1^T dZ over all tiles: a thread has two columns and every so many rows.
-template <int COLUMNS> struct Bias {
-  static constexpr int pairs = COLUMNS / 2, groups = THREADS / pairs;
-  Two sum = {0, 0};
+// db += 1^T dZ: a thread has two columns and every so many rows. What all have, (groups, columns) in db, is added up last.
+template <int COLUMNS> constexpr int groups = 2 * THREADS / COLUMNS;
 
-  template <class D> __device__ void add(D dZ) {
-    if (threadIdx.x < pairs * groups)
-      for (int row = threadIdx.x / pairs; row < R; row += groups) {
-        const Two v = dZ.get(row, threadIdx.x % pairs * 2);
-        sum.x += v.x, sum.y += v.y;
-      }
+template <class D> __device__ inline void bias_gradient(D dZ, float *db) {
+  constexpr int pairs = D::columns / 2;
+  if (threadIdx.x >= pairs * groups<D::columns>) return;
+  Two sum = reinterpret_cast<Two *>(db)[threadIdx.x];
+  for (int row = threadIdx.x / pairs; row < R; row += groups<D::columns>) {
+    const Two v = dZ.get(row, threadIdx.x % pairs * 2);
+    sum.x += v.x, sum.y += v.y;
   }
-  // Its groups summed in order, to the front of `scratch`.
-  __device__ void finish(float *scratch) const {
-    if (threadIdx.x < pairs * groups) reinterpret_cast<Two *>(scratch)[threadIdx.x] = sum;
-    __syncthreads();
-    for (int j = threadIdx.x; j < COLUMNS; j += THREADS)
-      for (int group = 1; group < groups; ++group) scratch[j] += scratch[group * COLUMNS + j];
-    __syncthreads();
-  }
-};
+  reinterpret_cast<Two *>(db)[threadIdx.x] = sum;
+}
 
 // [dW; db] as the flat vector has it, HIGH rows of `WIDE` numbers, 0 where that is padded.
-template <int UNITS, int OUTPUTS, int HIGH, int WIDE>
-__device__ inline void write_layer(const float *dW, int stride, const float *db, float *flat) {
+template <int UNITS, int OUTPUTS, int HIGH, int WIDE, class Weights>
+__device__ inline void write_layer(Weights, const float *dW, const float *db, float *flat) {
   for (int i = threadIdx.x; i < HIGH * WIDE; i += THREADS) {
     const int row = i / WIDE, column = i % WIDE;
-    flat[i] = column >= OUTPUTS || row > UNITS ? 0 : row < UNITS ? dW[row * stride + column] : db[column];
+    float x = row < UNITS && column < OUTPUTS ? dW[row * (Weights::columns + 8) + column] : 0;
+    if (row == UNITS && column < OUTPUTS)
+      for (int group = 0; group < groups<Weights::columns>; ++group) x += db[group * Weights::columns + column];
+    flat[i] = x;
   }
 }
 
-// The next tile's Z1 (rows, P blocks of WIDE columns) on its way while this tile computes: `ask` for a block and, when
-// it has had time, `take` it.
+// The next tile's Z1 (rows, P blocks of WIDE columns) on its way while this tile computes: `announce` it to the L2 cache,
+// so that the memory has all the time there is, `ask` for a block and, when that has had time, `take` it.
 template <int WIDE> struct Ahead {
-  static constexpr int groups = R * WIDE / 4, each = (groups + THREADS - 1) / THREADS;
+  static constexpr int fours = R * WIDE / 4, each = (fours + THREADS - 1) / THREADS;
   struct alignas(4 * sizeof(stored)) Four { stored v[4]; };
   Four coming[each];
   float sum[each][4];
 
+  __device__ void announce(const stored *Z1, int tile, int n) const {
+    const char *at = reinterpret_cast<const char *>(Z1 + (long long)tile * (R * P * WIDE)) + threadIdx.x * 128;
+    const int bytes = (n - tile * R < R ? n - tile * R : R) * int(P * WIDE * sizeof(stored));
+    for (int i = threadIdx.x * 128; i < bytes; i += THREADS * 128, at += THREADS * 128) prefetch_l2(at);
+  }
   __device__ void ask(const stored *Z1, int tile, int n, int block) {
 #pragma unroll
     for (int j = 0; j < each; ++j) {
       const int i = threadIdx.x + j * THREADS, row = tile * R + i / (WIDE / 4);
       coming[j] = Four{};
-      if (i < groups && row < n)
+      if (i < fours && row < n)
         coming[j] = *reinterpret_cast<const Four *>(Z1 + ((long long)row * P + block) * WIDE + i % (WIDE / 4) * 4);
     }
   }
@@ -184,17 +184,14 @@ template <int WIDE> struct Ahead {
 #pragma unroll
       for (int c = 0; c < 4; ++c) sum[j][c] = (block ? sum[j][c] : 0) + as_float(coming[j].v[c]);
   }
-  // A = g(alpha Z1) of the first UNITS columns, 0 behind.
-  template <int UNITS, class A> __device__ void arrive(float alpha, A a) const {
+  // A = g(alpha Z1)
+  template <class A> __device__ void arrive(float alpha, A a) const {
 #pragma unroll
     for (int j = 0; j < each; ++j) {
       const int i = threadIdx.x + j * THREADS, row = i / (WIDE / 4), column = i % (WIDE / 4) * 4;
-      if (i < groups)
+      if (i < fours)
 #pragma unroll
-        for (int c = 0; c < 4; c += 2) {
-          const float x = g(alpha * sum[j][c]), y = g(alpha * sum[j][c + 1]);
-          a.put(row, column + c, Two{column + c < UNITS ? x : 0, column + c + 1 < UNITS ? y : 0});
-        }
+        for (int c = 0; c < 4; c += 2) a.put(row, column + c, Two{g(alpha * sum[j][c]), g(alpha * sum[j][c + 1])});
     }
   }
 };
@@ -208,11 +205,13 @@ template <int WIDE, class D> __device__ inline void write_pieces(D dZ, int rows,
   }
 }
 
-// all (R, 2) summed over the rows in an order that is always so.
-__device__ inline void write_sums(double *all, double *losses, double *rights) {
+// mine summed over the threads, by way of all (THREADS, 2), in an order that is always so.
+__device__ inline void write_sums(const double (&mine)[2], double *all, double *losses, double *rights) {
   const int t = threadIdx.x;
-  for (int half = 64; half > 0; half /= 2) {
-    if (t < half && t + half < R) all[2 * t] += all[2 * (t + half)], all[2 * t + 1] += all[2 * (t + half) + 1];
+  all[2 * t] = mine[0], all[2 * t + 1] = mine[1];
+  __syncthreads();
+  for (int half = THREADS / 2; half > 0; half /= 2) {
+    if (t < half) all[2 * t] += all[2 * (t + half)], all[2 * t + 1] += all[2 * (t + half) + 1];
     __syncthreads();
   }
   if (t == 0) losses[blockIdx.x] = all[0], rights[blockIdx.x] = all[1];

@@ -8,21 +8,34 @@ are left out: those of 3 pieces lose no digit of float32, those of 2 are better 
 Tiles are dealt to blocks by their number and every sum has one order: the same inputs give the same bits.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fcgpu.kernels.formulas import DERIVATIVE, FORMULAS, WIDTH, G
 from fcgpu.kernels.losses import OUTPUTS
 
-THREADS = 512
-ROWS = (64, 48, 32, 16)  # of a tile
-AHEAD = 16  # numbers of the next tile in the registers of a thread
-SCRATCH = 8 * THREADS  # bytes
+
+class Cut(NamedTuple):
+    """Threads of a block, rows of a tile, blocks of a multiprocessor: while one of these waits, another computes."""
+
+    threads: int
+    rows: int
+    beside: int
+
+
+# The first that fits.
+CUTS = (
+    *(Cut(256, rows, 2) for rows in (64, 48, 32)),
+    *(Cut(512, rows, 1) for rows in (64, 48, 32, 16)),
+)
+AHEAD = 32  # numbers of the next tile in the registers of a thread
+BLOCK_BYTES = 1024  # of shared memory that each block takes for itself
 ADDED = 32  # columns of a block of `add_up`, eight threads each
 C_TYPES = {
     "float32": "float", "float64": "double", "bool": "bool", "int8": "signed char", "int16": "short", "int32": "int",
@@ -51,18 +64,17 @@ class Middle:
         blocks: int = 0,
     ) -> None:
         spec, device = layout.spec, xp.cuda.Device().attributes
-        limit = device["MaxSharedMemoryPerBlockOptin"]
-        if reason := why_not(spec.sizes, pieces, limit):
+        if reason := why_not(spec.sizes, pieces, device):
             raise ValueError(reason)
-        self.blocks, rows = blocks or device["MultiProcessorCount"], rows_of_tile(spec.sizes, pieces, limit)
-        source = _file("tensor_cores.cu") + text(
-            spec.sizes, spec.activation, spec.output, pieces, rows, targets=targets.dtype.name, dense=targets.ndim == 2,
+        self._cut = cut = cut_of(spec.sizes, pieces, device)
+        self.blocks = blocks or cut.beside * device["MultiProcessorCount"]
+        written = source(
+            spec.sizes, spec.activation, spec.output, pieces, cut, targets=targets.dtype.name, dense=targets.ndim == 2,
             weighted=weighted, count=count, stored=np.dtype(stored).name,
         )  # fmt: skip
-        self._bytes, self._first = Memory(spec.sizes, pieces, rows).bytes, math.prod(layout.shapes[0])
-        self._middle, self._add_up = (
-            xp.RawKernel(source, name, options=("--std=c++17",)) for name in ("middle", "add_up")
-        )
+        self._bytes, self._first = Memory(spec.sizes, pieces, cut).bytes, math.prod(layout.shapes[0])
+        module = xp.RawModule(code=written, options=("--std=c++17",))
+        self._middle, self._add_up = module.get_function("middle"), module.get_function("add_up")
         self._middle.max_dynamic_shared_size_bytes = self._bytes
         self._partial = xp.empty((self.blocks, layout.size - self._first), dtype=np.float32)
 
@@ -70,12 +82,12 @@ class Middle:
         self, Z1: Any, params: Any, rows: Any, share: Any, alpha: float, dZ1: Any, gradient: Any, losses: Any,
         rights: Any,
     ) -> None:  # fmt: skip
-        """From Z1 (n, pieces * width), whose blocks of columns sum up to Z1 / alpha, to dZ1 (n, pieces * width) bfloat16,
-        the pieces of (prediction - target) weight taken back to it. gradient gets [dW; db] of all layers but the first;
+        """From Z1 (n, pieces * width), whose blocks of columns sum up to Z1 / alpha, to dZ1, as many bfloat16: the
+        pieces of (prediction - target) weight taken back to it. gradient gets [dW; db] of all layers but the first;
         losses and rights (blocks,) partial sums, as device.loss has them. rows : device.Rows; params float32.
         """
         self._middle(
-            (self.blocks,), (THREADS,),
+            (self.blocks,), (self._cut.threads,),
             (Z1, params, rows.y, rows.weights, share, np.int32(len(Z1)), np.float32(alpha), dZ1, self._partial, losses,
              rights),
             shared_mem=self._bytes,
@@ -87,24 +99,26 @@ class Middle:
         )  # fmt: skip
 
 
-def why_not(sizes: Sequence[int], pieces: int, limit: int) -> str:
-    """Why a network cannot go this way where a block has `limit` bytes of shared memory; "" if it can."""
+def why_not(sizes: Sequence[int], pieces: int, device: Any) -> str:
+    """Why a network cannot go this way on a device of these attributes; "" if it can."""
     if len(sizes) < 3:
         return "there is no hidden layer"
-    if max(sizes[2:]) > 2 * THREADS:
-        return f"a layer behind the first has more than {2 * THREADS} units"
-    least = Memory(sizes, pieces, ROWS[-1]).bytes
+    if max(sizes[2:]) > 2 * CUTS[-1].threads:
+        return f"a layer behind the first has more than {2 * CUTS[-1].threads} units"
+    least, limit = Memory(sizes, pieces, CUTS[-1]).bytes, device["MaxSharedMemoryPerBlockOptin"]
     return f"its layers need {least:,} bytes of shared memory, and a block has {limit:,}" if least > limit else ""
 
 
-def rows_of_tile(sizes: Sequence[int], pieces: int, limit: int) -> int:
-    """The most rows whose memory fits into `limit` bytes, and whose next ones into registers."""
-    fitting = (
-        rows
-        for rows in ROWS
-        if rows * up(sizes[1], WIDTH) <= AHEAD * THREADS and Memory(sizes, pieces, rows).bytes <= limit
-    )
-    return next(fitting, ROWS[-1])
+def cut_of(sizes: Sequence[int], pieces: int, device: Any) -> Cut:
+    """The first whose memory fits, and whose next rows fit into registers."""
+    for cut in CUTS:
+        taken = Memory(sizes, pieces, cut).bytes
+        there = taken <= device["MaxSharedMemoryPerBlockOptin"]
+        all_there = cut.beside * (taken + BLOCK_BYTES) <= device["MaxSharedMemoryPerMultiprocessor"]
+        known = cut.rows * up(sizes[1], WIDTH) <= AHEAD * cut.threads and max(sizes[2:]) <= 2 * cut.threads
+        if there and all_there and known:
+            return cut
+    return CUTS[-1]
 
 
 def up(n: int, multiple: int) -> int:
@@ -117,10 +131,11 @@ class Memory:
     A1, A2, ... are the layers' outputs and then their dZ; dZ is that of the last one, and Z its logits.
     """
 
-    def __init__(self, sizes: Sequence[int], pieces: int, rows: int) -> None:
+    def __init__(self, sizes: Sequence[int], pieces: int, cut: Cut) -> None:
+        rows = cut.rows
         self.places, self.bytes, self._pieces = "", 0, pieces
         wide, last = [up(size, 16) for size in sizes], len(sizes) - 1
-        self._floats("scratch", SCRATCH // 4)
+        self._floats("all", 4 * cut.threads)
         for layer in range(1, last):
             self._matrix(f"A{layer}", rows, wide[layer])
         self._matrix("dZ", rows, wide[last])
@@ -129,6 +144,7 @@ class Memory:
             self._matrix(f"W{layer}", wide[layer - 1], wide[layer])
             self._floats(f"b{layer}", wide[layer])
             self._floats(f"dW{layer}", wide[layer - 1] * (wide[layer] + 8))
+            self._floats(f"db{layer}", 2 * cut.threads // wide[layer] * wide[layer])
 
     def _matrix(self, name: str, rows: int, columns: int) -> None:
         self.places += f"  const Matrix<{rows}, {columns}> {name}{{(bf16 *)(memory + {self.bytes})}};\n"
@@ -139,57 +155,71 @@ class Memory:
         self.bytes += up(4 * n, 16)
 
 
+def source(*of: Any, **options: Any) -> str:
+    """The whole text, for a GPU: arguments as those of `text`."""
+    return _file("tensor_cores.cu") + text(*of, **options)
+
+
 def text(
-    sizes: Sequence[int], activation: str, output: str, pieces: int, rows: int, *, targets: str, dense: bool,
+    sizes: Sequence[int], activation: str, output: str, pieces: int, cut: Cut, *, targets: str, dense: bool,
     weighted: bool, count: bool, stored: str = "float32",
 ) -> str:  # fmt: skip
     """The kernels `middle` and `add_up`, without what stands in tensor_cores.cu; targets and stored, Z1's, are dtypes.
 
     stored is float32 or bfloat16.
     """
-    shapes = [(up(n_in + 1, WIDTH), up(n_out, WIDTH)) for n_in, n_out in zip(sizes, sizes[1:], strict=False)]
+    shapes = [(up(n_in + 1, WIDTH), up(n_out, WIDTH)) for n_in, n_out in itertools.pairwise(sizes)]
     k, width = sizes[-1], up(sizes[-1], 16) + 1
     own = sum(a * b for a, b in shapes[1:])
+    share = next(n for n in (16, 8, 4, 2, 1) if n * cut.rows <= cut.threads and (n == 1 or n <= k))
     return f"""
 typedef float T;
 typedef float H;
 typedef unsigned short bf16;
 typedef {C_TYPES[targets]} I;
 typedef {"bf16" if stored == "bfloat16" else "float"} stored;
-constexpr int P = {pieces}, R = {rows}, THREADS = {THREADS}, SIZE = {own};
+constexpr int P = {pieces}, R = {cut.rows}, THREADS = {cut.threads}, BESIDE = {cut.beside}, SIZE = {own};
 
 __device__ inline float as_float(float x) {{ return x; }}
 __device__ inline float as_float(bf16 x) {{ return __uint_as_float((unsigned)x << 16); }}
 __device__ inline float g(float z) {{ return {G[activation]}; }}
 __device__ inline float derivative(float a, float dz) {{ return {DERIVATIVE[activation]}; }}
 {_file("middle.cu")}
-// dZ of `n` rows, a thread each, from their logits Z, which are used up; 0 in the rows behind. all (R, 2) gets the sums
-// of each thread, of loss and right answers.
+// dZ of `n` rows from their logits Z, which are used up; 0 in the rows behind. SHARE threads have a row. sums: loss and
+// right answers of a thread's rows.
+constexpr int SHARE = {share};
+__device__ inline void meet() {{ __syncwarp(); }}
+template <typename V> __device__ inline V across(V mine) {{
+  for (int bits = 1; bits < SHARE; bits *= 2) mine += __shfl_xor_sync(~0u, mine, bits);
+  return mine;
+}}
 template <class D>
 __device__ inline void loss(const I *y, const float *weights, const float *share, int n, float *Z, D out,
-                            double *all) {{
-  const int i = threadIdx.x, k = {k}, width = {width};
+                            double (&all)[2]) {{
+  const int i = threadIdx.x / SHARE, first = threadIdx.x % SHARE, step = SHARE, k = {k}, width = {width};
   const bool dense = {_word(dense)}, weighted = {_word(weighted)}, count = {_word(count)};
   const double boost = 1;
   float *const dZ = Z;
-  double *const sums = all + 2 * i;
-  if (i < n) {{{FORMULAS[OUTPUTS[output].loss].operation}}}
-  if (i < R)
-    for (int j = 0; j < k; j += 2) {{
-      const float *pair = Z + i * width + j;
-      out.put(i, j, i < n ? Two{{pair[0], j + 1 < k ? pair[1] : 0}} : Two{{0, 0}});
-    }}
+  if (i >= R) return;
+  double sums[2] = {{0, 0}};
+  {{{FORMULAS[OUTPUTS[output].loss].operation}}}
+  meet();
+  if (i < n) all[0] += sums[0], all[1] += sums[1];
+  for (int j = 2 * first; j < k; j += 2 * step) {{
+    const float *pair = Z + i * width + j;
+    out.put(i, j, i < n ? Two{{pair[0], j + 1 < k ? pair[1] : 0}} : Two{{0, 0}});
+  }}
 }}
-{_kernel(sizes, shapes, pieces, rows, k if dense else 1, "weights + start" if weighted else "weights")}"""
+{_kernel(sizes, shapes, pieces, cut, k if dense else 1, "weights + start" if weighted else "weights")}"""
 
 
 def _kernel(
-    sizes: Sequence[int], shapes: Sequence[tuple[int, int]], pieces: int, rows: int, per_row: int, weights: str
+    sizes: Sequence[int], shapes: Sequence[tuple[int, int]], pieces: int, cut: Cut, per_row: int, weights: str
 ) -> str:
     last, first = len(sizes) - 1, shapes[0][1]
-    memory = Memory(sizes, pieces, rows)
+    memory = Memory(sizes, pieces, cut)
     outputs = {layer: f"A{layer}" if layer < last else "dZ" for layer in range(1, last + 1)}
-    places = [shapes[0][0] * shapes[0][1]]
+    places = [math.prod(shapes[0])]
     for a, b in shapes[1:]:
         places.append(places[-1] + a * b)
     # The blocks of columns of the next tile's Z1 come during the way forward, the loss, and the last layer's way back;
@@ -199,49 +229,49 @@ def _kernel(
     moves += [""] * (3 - pieces) + [take.format(pieces - 1)]
     begin = end = forward = backward = ""
     for layer in range(2, last + 1):
-        (high, wide), n_in, n_out = shapes[layer - 1], sizes[layer - 1], sizes[layer]
+        (high, wide), n_in, n_out, at = shapes[layer - 1], sizes[layer - 1], sizes[layer], places[layer - 2]
         above, below = outputs[layer], outputs[layer - 1]
         begin += f"""
-  Bias<{up(n_out, 16)}> db{layer};
-  load_layer<{n_in}, {n_out}>(params + {places[layer - 2]}, {wide}, W{layer}, b{layer});"""
-        step = f"forward<{n_out}>({below}, W{layer}, b{layer}, {above})"
+  load_layer<{n_in}, {n_out}>(params + {at}, {wide}, W{layer}, b{layer});"""
+        step = f"forward({below}, W{layer}, b{layer}, {above})"
         forward += f"""
     {step if layer < last else f"logits({below}, W{layer}, b{layer}, Z)"};
     __syncthreads();"""
         backward = f"""
     gradient({below}, {above}, dW{layer});
-    db{layer}.add({above});
+    bias_gradient({above}, db{layer});
     __syncthreads();
-    backward<{n_in}>({above}, W{layer}, {below});
+    backward({above}, W{layer}, {below});
     __syncthreads();{moves[3] if layer == last else ""}{backward}"""
         end += f"""
-  __syncthreads();
-  db{layer}.finish(scratch);
-  write_layer<{n_in}, {n_out}, {high}, {wide}>(dW{layer}, {up(n_out, 16) + 8}, scratch, partial + {places[layer - 2] - places[0]});"""
+  write_layer<{n_in}, {n_out}, {high}, {wide}>(W{layer}, dW{layer}, db{layer}, partial + {at - places[0]});"""
     return f"""
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BESIDE)
 middle(const stored *Z1, const float *params, const I *y, const float *weights, const float *share, int n, float alpha,
        bf16 *dZ1, float *partial, double *losses, double *rights) {{
   char *const memory = shared_memory();
 {memory.places}
+  Ahead<{first}> ahead;
+  ahead.announce(Z1, blockIdx.x, n);
   for (int i = threadIdx.x; i < {memory.bytes // 4}; i += THREADS) reinterpret_cast<unsigned *>(memory)[i] = 0;
   __syncthreads();{begin}
-  Ahead<{first}> ahead;
   for (int block = 0; block < P; ++block) {{
     ahead.ask(Z1, blockIdx.x, n, block);
     ahead.take(block);
   }}
   partial += (long long)blockIdx.x * SIZE;
+  double sums[2] = {{0, 0}};
   for (int tile = blockIdx.x; tile * R < n; tile += gridDim.x) {{
     const int start = tile * R, here = n - start < R ? n - start : R;
-    ahead.arrive<{sizes[1]}>(alpha, A1);
-    __syncthreads();{moves[0]}{forward}{moves[1]}
-    loss(y + (long long)start * {per_row}, {weights}, share, here, Z, dZ, reinterpret_cast<double *>(scratch));
+    ahead.arrive(alpha, A1);
+    __syncthreads();
+    ahead.announce(Z1, tile + gridDim.x, n);{moves[0]}{forward}{moves[1]}
+    loss(y + (long long)start * {per_row}, {weights}, share, here, Z, dZ, sums);
     __syncthreads();{moves[2]}{backward}
     write_pieces<{first}>(A1, here, dZ1 + (long long)start * (P * {first}));
     __syncthreads();
   }}
-  write_sums(reinterpret_cast<double *>(scratch), losses, rights);{end}
+  write_sums(sums, reinterpret_cast<double *>(all), losses, rights);{end}
 }}
 """
 

@@ -1,4 +1,4 @@
-// What a GPU has and a test's double of one says anew: shared memory, and what only PTX says of tensor cores. Of 16 x 16
+// What a GPU has and a test's double of one says anew: shared memory, and what only PTX says, mostly of tensor cores. Of 16 x 16
 // numbers lane l holds eight as four pairs, in rows l / 4 and l / 4 + 8, columns 2 (l % 4) and 8 behind. A pair is two
 // bfloat16 in 32 bits, the left one in the lower half.
 
@@ -15,6 +15,8 @@ __device__ inline unsigned rounded(float left, float right) {
 
 __device__ inline float left_of(unsigned pair) { return __uint_as_float(pair << 16); }
 __device__ inline float right_of(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+__device__ inline void prefetch_l2(const void *p) { asm volatile("prefetch.global.L2 [%0];" : : "l"(p)); }
 
 // A place in shared memory as instructions want it.
 typedef unsigned Place;

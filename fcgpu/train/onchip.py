@@ -19,7 +19,9 @@ from fcgpu.train.layers import Tile
 
 
 class Buffers(NamedTuple):
-    """Of some rows: the pieces of Z side by side (rows, pieces * columns) float32, and those of dZ, in bfloat16."""
+    """Of some rows: the pieces of Z side by side (rows, pieces * columns), in float32 but where there is only one, and
+    those of dZ, in bfloat16.
+    """
 
     Z: Any
     dZ: Any
@@ -50,7 +52,8 @@ class OnChip:
         self._scale, self._features = scale, layout.spec.sizes[0]
         self._M, self._dM = (layout.matrices(v)[0] for v in vectors)
         rows, self._columns = self._M.shape
-        self._pieces, self._middle = pieces, Middle(layout, pieces, targets, weighted=weighted, count=count, xp=xp)
+        self._pieces, self._stored = pieces, self.operand if pieces == 1 else self._M.dtype
+        self._middle = Middle(layout, pieces, targets, weighted=weighted, count=count, stored=self._stored, xp=xp)
         self._parts = xp.empty((rows, self._pieces, self._columns), dtype=self.operand)
         self._dparts = xp.empty(self._parts.shape, dtype=self._M.dtype)
 
@@ -62,7 +65,7 @@ class OnChip:
 
     def buffers(self, n: int) -> Buffers:
         shape = (n, self._pieces * self._columns)
-        return Buffers(self.xp.empty(shape, dtype=self._M.dtype), self.xp.empty(shape, dtype=self.operand))
+        return Buffers(self.xp.empty(shape, dtype=self._stored), self.xp.empty(shape, dtype=self.operand))
 
     def part(self, work: Buffers, n: int) -> Buffers:
         return Buffers(work.Z[:n], work.dZ[:n])

@@ -52,8 +52,8 @@ def sample_bytes(recipe: Recipe, *, weighted: bool) -> int:
 
 
 def why_layers(spec: Spec, recipe: Recipe, X: Any, *, cut: bool, xp: Any) -> str:
-    """Why a step goes layer by layer (`layers.py`) and not through tensor cores at once (`onchip.py`), in words; "" where
-    it does not. X are the features as stored, `cut` says that a batch is several tiles.
+    """Why a step goes layer by layer (`layers.py`) and not through tensor cores at once (`onchip.py`), in words; or "".
+    X are the features as stored, `cut` says that a batch is several tiles.
     """
     if X.dtype.itemsize > 1:
         return "the features are not whole numbers of 8 bits"
@@ -70,8 +70,7 @@ def why_layers(spec: Spec, recipe: Recipe, X: Any, *, cut: bool, xp: Any) -> str
         import ml_dtypes  # noqa: F401
     except ModuleNotFoundError:
         return "ml_dtypes is not installed"
-    limit = device.attributes["MaxSharedMemoryPerBlockOptin"]
-    return middle.why_not(spec.sizes, PIECES[recipe.precision], limit)
+    return middle.why_not(spec.sizes, PIECES[recipe.precision], device.attributes)
 
 
 def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int, *, layers: bool, xp: Any) -> int:
@@ -93,8 +92,9 @@ def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int, *, layers: boo
         row = operand * (first + 2 * sum(rows for rows, _ in hidden)) + (size + operand) * layout.shapes[-1][1] + masks
         more = 0
     else:
-        pieces, blocks = PIECES[recipe.precision], xp.cuda.Device().attributes["MultiProcessorCount"]
-        row = 2 * first + (4 + 2) * pieces * columns
+        pieces, device = PIECES[recipe.precision], xp.cuda.Device().attributes
+        blocks = device["MultiProcessorCount"] * middle.cut_of(spec.sizes, pieces, device).beside
+        row = 2 * first + ((2 if pieces == 1 else 4) + 2) * pieces * columns
         more = (4 + 2) * pieces * first * columns + 4 * blocks * (layout.size - first * columns)
     ahead = max(AHEAD, steps) * (size + (8 * len(spec.sizes[1:-1]) if recipe.dropout else 0))
     return vectors * layout.size + tile * row + more + ahead + 24 * recipe.epochs
