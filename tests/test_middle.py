@@ -277,7 +277,14 @@ def test_on_a_gpu(name, n, gpu):
 def test_says_why_a_network_does_not_fit():
     sizes = (784, 128, 64, 10)
     assert [why_not(sizes, pieces, H100) for pieces in (1, 2, 3)] == ["", "", ""]
-    assert [cut_of(sizes, pieces, H100) for pieces in (1, 2, 3)] == [(256, 64, 2), (512, 64, 1), (512, 64, 1)]
     assert why_not((784, 10), 1, H100) == "there is no hidden layer"
     assert "1024 units" in why_not((784, 16, 1040, 10), 1, H100)
     assert why_not((784, 512, 512, 10), 3, H100).endswith("bytes of shared memory, and a block has 232,448")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "n", "cut"),
+    [(1, 60_000, (256, 64, 2)), (2, 60_000, (512, 64, 1)), (3, 60_000, (512, 64, 1)), (3, 2000, (512, 16, 1))],
+)
+def test_tiles_are_large_where_every_block_has_one(pieces, n, cut):
+    assert cut_of((784, 128, 64, 10), pieces, n, {**H100, "MultiProcessorCount": 132}) == cut

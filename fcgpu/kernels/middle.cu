@@ -2,7 +2,7 @@
 // are the activation's formulas.
 
 constexpr int WARPS = THREADS / 32;
-constexpr int UNROLL = P == 1 ? 4 : 1;  // times the loop of a product; more pieces have no registers left for that
+constexpr int UNROLL = P == 1 ? 2 : 1;  // times the loop of a product; more pieces have no registers left for that
 
 struct Two { float x, y; };
 
@@ -160,9 +160,9 @@ __device__ inline void write_layer(Weights, const float *dW, const float *db, fl
 // so that the memory has all the time there is, `ask` for a block and, when that has had time, `take` it.
 template <int WIDE> struct Ahead {
   static constexpr int fours = R * WIDE / 4, each = (fours + THREADS - 1) / THREADS;
-  struct alignas(4 * sizeof(stored)) Four { stored v[4]; };
+  struct alignas(4 * sizeof(stored)) Four { unsigned words[sizeof(stored)]; };
   Four coming[each];
-  float sum[each][4];
+  float sum[each][4];  // not used, and in no register, where one block is all
 
   __device__ void announce(const stored *Z1, int tile, int n) const {
     const char *at = reinterpret_cast<const char *>(Z1 + (long long)tile * (R * P * WIDE)) + threadIdx.x * 128;
@@ -178,12 +178,19 @@ template <int WIDE> struct Ahead {
         coming[j] = *reinterpret_cast<const Four *>(Z1 + ((long long)row * P + block) * WIDE + i % (WIDE / 4) * 4);
     }
   }
+  __device__ float number(int j, int c) const {
+    const unsigned (&words)[sizeof(stored)] = coming[j].words;
+    if (sizeof(stored) == 4) return __uint_as_float(words[c % sizeof(stored)]);
+    return c % 2 ? right_of(words[c / 2]) : left_of(words[c / 2]);
+  }
   __device__ void take(int block) {
+    if (P == 1) return;
 #pragma unroll
     for (int j = 0; j < each; ++j)
 #pragma unroll
-      for (int c = 0; c < 4; ++c) sum[j][c] = (block ? sum[j][c] : 0) + as_float(coming[j].v[c]);
+      for (int c = 0; c < 4; ++c) sum[j][c] = (block ? sum[j][c] : 0) + number(j, c);
   }
+  __device__ float whole(int j, int c) const { return P == 1 ? number(j, c) : sum[j][c]; }
   // A = g(alpha Z1)
   template <class A> __device__ void arrive(float alpha, A a) const {
 #pragma unroll
@@ -191,7 +198,7 @@ template <int WIDE> struct Ahead {
       const int i = threadIdx.x + j * THREADS, row = i / (WIDE / 4), column = i % (WIDE / 4) * 4;
       if (i < fours)
 #pragma unroll
-        for (int c = 0; c < 4; c += 2) a.put(row, column + c, Two{g(alpha * sum[j][c]), g(alpha * sum[j][c + 1])});
+        for (int c = 0; c < 4; c += 2) a.put(row, column + c, Two{g(alpha * whole(j, c)), g(alpha * whole(j, c + 1))});
     }
   }
 };

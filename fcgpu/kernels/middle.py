@@ -29,12 +29,13 @@ class Cut(NamedTuple):
     beside: int
 
 
-# The first that fits.
-CUTS = (
-    *(Cut(256, rows, 2) for rows in (64, 48, 32)),
-    *(Cut(512, rows, 1) for rows in (64, 48, 32, 16)),
-)
-AHEAD = 32  # numbers of the next tile in the registers of a thread
+ROWS = (64, 48, 32, 16)
+CUTS = (*(Cut(512, rows, 1) for rows in ROWS), *(Cut(256, rows, 2) for rows in ROWS))
+# What a tile costs is in proportion to its rows and some more, for barriers and latencies; and for two blocks beside one
+# another not twice as much.
+OVERHEAD, BOTH = 32, 1.3
+LEAST = Cut(512, ROWS[-1], 1)  # memory
+AHEAD = 32  # registers of a thread for the next tile
 BLOCK_BYTES = 1024  # of shared memory that each block takes for itself
 ADDED = 32  # columns of a block of `add_up`, eight threads each
 C_TYPES = {
@@ -66,7 +67,7 @@ class Middle:
         spec, device = layout.spec, xp.cuda.Device().attributes
         if reason := why_not(spec.sizes, pieces, device):
             raise ValueError(reason)
-        self._cut = cut = cut_of(spec.sizes, pieces, device)
+        self._cut = cut = cut_of(spec.sizes, pieces, len(targets), device)
         self.blocks = blocks or cut.beside * device["MultiProcessorCount"]
         written = source(
             spec.sizes, spec.activation, spec.output, pieces, cut, targets=targets.dtype.name, dense=targets.ndim == 2,
@@ -103,22 +104,31 @@ def why_not(sizes: Sequence[int], pieces: int, device: Any) -> str:
     """Why a network cannot go this way on a device of these attributes; "" if it can."""
     if len(sizes) < 3:
         return "there is no hidden layer"
-    if max(sizes[2:]) > 2 * CUTS[-1].threads:
-        return f"a layer behind the first has more than {2 * CUTS[-1].threads} units"
-    least, limit = Memory(sizes, pieces, CUTS[-1]).bytes, device["MaxSharedMemoryPerBlockOptin"]
+    if max(sizes[2:]) > 2 * LEAST.threads:
+        return f"a layer behind the first has more than {2 * LEAST.threads} units"
+    least, limit = Memory(sizes, pieces, LEAST).bytes, device["MaxSharedMemoryPerBlockOptin"]
     return f"its layers need {least:,} bytes of shared memory, and a block has {limit:,}" if least > limit else ""
 
 
-def cut_of(sizes: Sequence[int], pieces: int, device: Any) -> Cut:
-    """The first whose memory fits, and whose next rows fit into registers."""
-    for cut in CUTS:
+def cut_of(sizes: Sequence[int], pieces: int, n: int, device: Any) -> Cut:
+    """What takes n rows through a device soonest, of the cuts whose memory fits, and whose next rows into registers: a
+    number each, and its sum where it comes in pieces.
+    """
+
+    def fits(cut: Cut) -> bool:
         taken = Memory(sizes, pieces, cut).bytes
-        there = taken <= device["MaxSharedMemoryPerBlockOptin"]
-        all_there = cut.beside * (taken + BLOCK_BYTES) <= device["MaxSharedMemoryPerMultiprocessor"]
-        known = cut.rows * up(sizes[1], WIDTH) <= AHEAD * cut.threads and max(sizes[2:]) <= 2 * cut.threads
-        if there and all_there and known:
-            return cut
-    return CUTS[-1]
+        return (
+            taken <= device["MaxSharedMemoryPerBlockOptin"]
+            and cut.beside * (taken + BLOCK_BYTES) <= device["MaxSharedMemoryPerMultiprocessor"]
+            and cut.rows * up(sizes[1], WIDTH) * (2 if pieces > 1 else 1) <= AHEAD * cut.threads
+            and max(sizes[2:]) <= 2 * cut.threads
+        )
+
+    def seconds(cut: Cut) -> float:
+        rounds = -(-n // (cut.rows * cut.beside * device["MultiProcessorCount"]))
+        return rounds * (cut.rows + OVERHEAD) * (BOTH if cut.beside > 1 else 1)
+
+    return min(filter(fits, CUTS), key=seconds, default=LEAST)
 
 
 def up(n: int, multiple: int) -> int:
@@ -180,8 +190,6 @@ typedef {C_TYPES[targets]} I;
 typedef {"bf16" if stored == "bfloat16" else "float"} stored;
 constexpr int P = {pieces}, R = {cut.rows}, THREADS = {cut.threads}, BESIDE = {cut.beside}, SIZE = {own};
 
-__device__ inline float as_float(float x) {{ return x; }}
-__device__ inline float as_float(bf16 x) {{ return __uint_as_float((unsigned)x << 16); }}
 __device__ inline float g(float z) {{ return {G[activation]}; }}
 __device__ inline float derivative(float a, float dz) {{ return {DERIVATIVE[activation]}; }}
 {_file("middle.cu")}
