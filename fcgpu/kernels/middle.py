@@ -31,8 +31,8 @@ class Cut(NamedTuple):
 
 ROWS = (64, 48, 32, 16)
 CUTS = (*(Cut(512, rows, 1) for rows in ROWS), *(Cut(256, rows, 2) for rows in ROWS))
-# What a tile costs is in proportion to its rows and some more, for barriers and latencies; and for two blocks beside one
-# another not twice as much.
+# What a tile costs is in proportion to its rows and some more, for barriers and latencies; two blocks beside one another
+# do not cost twice as much.
 OVERHEAD, BOTH = 32, 1.3
 LEAST = Cut(512, ROWS[-1], 1)  # memory
 AHEAD = 32  # registers of a thread for the next tile
@@ -126,7 +126,7 @@ def cut_of(sizes: Sequence[int], pieces: int, n: int, device: Any) -> Cut:
 
     def seconds(cut: Cut) -> float:
         rounds = -(-n // (cut.rows * cut.beside * device["MultiProcessorCount"]))
-        return rounds * (cut.rows + OVERHEAD) * (BOTH if cut.beside > 1 else 1)
+        return float(rounds * (cut.rows + OVERHEAD) * (BOTH if cut.beside > 1 else 1))
 
     return min(filter(fits, CUTS), key=seconds, default=LEAST)
 
