@@ -1,15 +1,16 @@
 // One cluster of thread blocks on the CPU, so that the text of a CUDA kernel can be compiled and run by a C++20 compiler.
 //
-// Every thread is a fiber. A warp runs, its lanes in an order drawn from the seed, until all of its lanes wait; then a
-// warp that can go on is drawn. A barrier that is missing therefore shows as other bits for another seed, or as NaN, for
-// shared memory begins as 0xff, and so does the target of an asynchronous copy until it is waited for.
+// Every thread is a fiber. A warp runs, its lanes in an order drawn from the seed, until its lanes wait or meet; then a
+// warp that can go on is drawn, rather one of the blocks in haste. A barrier that is missing therefore shows as other
+// bits for another seed, or as NaN, for shared memory begins as 0xff, and so does the target of an asynchronous copy
+// until it is waited for.
 //
 //   int fault = twin::launch(blocks, threads, shared_bytes, seed, [&] { kernel(arguments...); });
 //
 // returns 0, 1 where threads wait for ever (a deadlock, or lanes that do not meet), 2 where a block wrote outside of its
 // shared memory. There are no static __shared__ variables: a kernel takes shared_memory(). What stands under "The
 // device's own functions" is what a kernel may call; on a GPU the same names are CUDA's, or PTX of the kernel's own.
-// Compile with -O1 -std=c++20 -w, without -D_FORTIFY_SOURCE, whose longjmp refuses to change stacks.
+// Compile with -O1 -std=c++20 -w -fvisibility=hidden, without -D_FORTIFY_SOURCE, whose longjmp refuses to change stacks.
 #pragma once
 #include <math.h>
 #include <setjmp.h>
@@ -108,19 +109,32 @@ static int launch(int blocks, int threads, size_t bytes, unsigned int seed, std:
   }
   stacks = (char *)mmap(nullptr, n * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   for (int f = 0; f < n; ++f) wake(f);
+  std::vector<int> haste(blocks);
+  for (int b = 0; b < blocks; ++b) haste[b] = b;
+  std::shuffle(haste.begin(), haste.end(), dice);
   while (!ready.empty()) {
     size_t drawn = dice() % ready.size();
+    if (dice() % (16 * n) == 0) std::shuffle(haste.begin(), haste.end(), dice);
+    for (int other = 0; other < 6; ++other) {  // some blocks run ahead as far as barriers let them
+      size_t rival = dice() % ready.size();
+      if (haste[ready[rival] / warps()] > haste[ready[drawn] / warps()]) drawn = rival;
+    }
     int warp = ready[drawn], lanes[32];
     std::swap(ready[drawn], ready.back());
     ready.pop_back();
     for (int l = 0; l < 32; ++l) lanes[l] = l;
     std::shuffle(lanes, lanes + 32, dice);
+    listed[warp] = false;
     for (bool more = true; more;) {
       more = false;
       for (int l : lanes)
         if (fibers[32 * warp + l].wait == READY) more = true, resume(32 * warp + l);
+      if (more && dice() % 4 == 0) {  // it is interrupted where its lanes meet
+        listed[warp] = true;
+        ready.push_back(warp);
+        break;
+      }
     }
-    listed[warp] = false;
   }
   for (auto &fiber : fibers) if (fiber.wait != ENDED) fault = 1;
   for (int b = 0; b < blocks; ++b) {
@@ -146,8 +160,8 @@ static char *shuffled(const void *value, size_t bytes, int source) {
 
 // The device's own functions
 
-#define __device__ static
-#define __global__ static
+#define __device__
+#define __global__
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
@@ -190,10 +204,12 @@ template <typename V> V *in_block(V *p, int rank) { return (V *)(twin::memory[ra
 // barrier.cluster.arrive.release and .wait.acquire
 static void cluster_arrive() {
   twin::fibers[twin::current].phase = twin::cluster_phase;
-  if (++twin::at_cluster_barrier < (int)twin::fibers.size()) return;
-  twin::at_cluster_barrier = 0;
-  ++twin::cluster_phase;
-  for (size_t f = 0; f < twin::fibers.size(); ++f) if (twin::fibers[f].wait == twin::CLUSTER) twin::wake(f);
+  if (++twin::at_cluster_barrier == (int)twin::fibers.size()) {
+    twin::at_cluster_barrier = 0;
+    ++twin::cluster_phase;
+    for (size_t f = 0; f < twin::fibers.size(); ++f) if (twin::fibers[f].wait == twin::CLUSTER) twin::wake(f);
+  }
+  twin::pause(twin::READY);  // others may run before what follows
 }
 static void cluster_wait() {
   if (twin::fibers[twin::current].phase == twin::cluster_phase) twin::pause(twin::CLUSTER);

@@ -1,9 +1,9 @@
-"""cupy.RawKernel on the CPU: the same text, but for what only PTX says, compiled with the emulator in cuda_double.h."""
+"""CUDA text on the CPU, compiled with the emulator in cuda_double.h but for what only PTX says; and cupy.RawKernel."""
 
 import ctypes
-import re
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -11,53 +11,66 @@ import fcgpu.kernels
 
 KERNELS = Path(fcgpu.kernels.__file__).parent
 HEADER = Path(__file__).parent / "cuda_double.h"
-ONLY_PTX = ("tensor_cores.cu", "ptx.cu")  # what the header says anew
+ONLY_PTX = tuple((KERNELS / name).read_text(encoding="ascii") for name in ("tensor_cores.cu", "ptx.cu"))
 LIMIT = 48 << 10  # bytes of shared memory that a kernel has without being asked
-SEED = 11
+FLAGS = ("-std=c++20", "-O1", "-U_FORTIFY_SOURCE", "-fvisibility=hidden")
+FAULTS = {1: "threads wait for ever", 2: "a block writes outside of its shared memory"}
+START = """
+template <typename... P, size_t... i> void call(void (*kernel)(P...), void **arguments, std::index_sequence<i...>) {{
+  kernel(*(P *)arguments[i]...);
+}}
+template <typename... P>
+int start(void (*kernel)(P...), int blocks, int threads, size_t bytes, unsigned int seed, void **arguments) {{
+  return twin::launch(blocks, threads, bytes, seed, [&] {{
+    call(kernel, arguments, std::index_sequence_for<P...>{{}});
+  }});
+}}
+extern "C" __attribute__((visibility("default")))
+int run(int blocks, int threads, size_t bytes, unsigned int seed, void **arguments) {{
+  return start({name}, blocks, threads, bytes, seed, arguments);
+}}
+"""
 
 
-class RawKernel:
-    """A kernel of `code`; its blocks run side by side, as those of one cluster."""
-
-    def __init__(self, launch, library_of, code, name):
-        self._launch, self._library_of, self._code, self._name = launch, library_of, code, name
-        self.max_dynamic_shared_size_bytes = LIMIT
-
-    def __call__(self, grid, block, args, shared_mem=0):
-        if shared_mem > self.max_dynamic_shared_size_bytes:
-            raise ValueError(f"{self._name}: {shared_mem} bytes of shared memory are more than it may have")
-        function = _function(self._library_of, self._code, self._name)
-
-        def run(*hosts):
-            arrays = iter(hosts)
-            values = [np.array(a if isinstance(a, np.generic) else next(arrays).ctypes.data) for a in args]
-            pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
-            fault = function(int(np.prod(grid)), int(np.prod(block)), shared_mem, SEED, pointers)
-            if fault:
-                raise RuntimeError(f"{self._name}: {('', 'threads wait for ever', 'it writes outside')[fault]}")
-
-        for a in args:
-            if not isinstance(a, np.generic) and not hasattr(a, "_host"):
-                raise TypeError(f"{self._name}: {a!r} is neither an array of the device nor a NumPy scalar")
-        self._launch(self._name, run, [a._host for a in args if hasattr(a, "_host")])
+def launch(code, name, blocks, threads, shared_bytes, arguments, seed=0):
+    """Run the kernel `name` of `code` on NumPy arrays and scalars; blocks run side by side, as those of a cluster."""
+    values = [np.array(a.ctypes.data if isinstance(a, np.ndarray) else a) for a in arguments]
+    pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
+    fault = _function(code, name)(blocks, threads, shared_bytes, seed, pointers)
+    assert fault == 0, f"{name}: {FAULTS[fault]}"
 
 
 @cache
-def _function(library_of, code, name):
-    for other in ONLY_PTX:
-        if (KERNELS / other).exists():
-            code = code.replace((KERNELS / other).read_text(encoding="ascii"), "")
-    (parameters,) = re.findall(rf'extern "C" __global__ void[^{{;]*?\b{name}\(([^)]*)\)', code)
-    types = [re.fullmatch(r"\s*(.*?[\s*])(?:__restrict__\s*)?\w+\s*", p, re.DOTALL)[1] for p in parameters.split(",")]
-    values = ", ".join(f"*({kind} *)arguments[{i}]" for i, kind in enumerate(types))
-    source = f"""{HEADER.read_text(encoding="ascii")}
-#undef __device__
-#define __device__
-{code.replace('extern "C" __global__', "__global__")}
-extern "C" int run(int blocks, int threads, long long bytes, unsigned int seed, void **arguments) {{
-  return twin::launch(blocks, threads, bytes, seed, [&] {{ {name}({values}); }});
-}}
-"""
-    function = ctypes.CDLL(str(library_of(source, ("-std=c++20", "-O1", "-U_FORTIFY_SOURCE")))).run
-    function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_uint, ctypes.c_void_p]
+def _function(code, name):
+    from device_double import library_of
+
+    for text in ONLY_PTX:
+        code = code.replace(text, "")
+    code = code.replace('extern "C" __global__', "__global__")
+    source = HEADER.read_text(encoding="ascii") + code + START.format(name=name)
+    function = ctypes.CDLL(str(library_of(source, FLAGS))).run
+    function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_size_t, ctypes.c_uint, ctypes.c_void_p]
     return function
+
+
+class RawKernel:
+    """As cupy.RawKernel, on a device double."""
+
+    def __init__(self, xp, code, name):
+        self._xp, self._code, self._name = xp, code, name
+        self.kernel, self.max_dynamic_shared_size_bytes = SimpleNamespace(ptr=0), LIMIT
+
+    def __call__(self, grid, block, args, *, shared_mem=0):
+        most = self._xp._device.attributes["MaxSharedMemoryPerBlockOptin"]
+        assert shared_mem <= self.max_dynamic_shared_size_bytes <= max(most, LIMIT), self._name
+        for a in args:
+            if not isinstance(a, np.generic) and not hasattr(a, "_host"):
+                raise TypeError(f"{self._name}: {a!r} is neither an array of the device nor a NumPy scalar")
+
+        def run(*hosts):
+            arrays = iter(hosts)
+            values = [a if isinstance(a, np.generic) else next(arrays) for a in args]
+            launch(self._code, self._name, int(np.prod(grid)), int(np.prod(block)), shared_mem, values)
+
+        self._xp.launches[self._name] += 1
+        self._xp.streams.launch(run, *(a._host for a in args if hasattr(a, "_host")))

@@ -12,7 +12,7 @@ from test_bench import Here
 
 import fcgpu
 from bench.cases import Case
-from bench.gpu import chunks, clock, crossover, limits, profile, recipe, session, versus
+from bench.gpu import chunks, clock, crossover, limits, profile, recipe, session, small, versus
 from bench.gpu.page import markdown
 from bench.session import PeerError
 from fcgpu import bench
@@ -31,6 +31,7 @@ def device(monkeypatch, mnist):
         limits: {"COPY": 4096, "SENT": 4096, "LAUNCHES": 3, "SIDES": (8, 16)},
         chunks: {"STEPS": 1, "PRECISIONS": ("float32",)},
         profile: {"REPEATS": 2, "STEPS": 1},
+        small: {"STEPS": 2},
         bench: {"PRODUCT": 8, "COPY_BYTES": 4096, "SAMPLES": 64, "GPU_SAMPLES": 64},
     }.items():
         for name, value in names.items():
@@ -123,6 +124,13 @@ def test_what_the_machine_can_do(device):
     assert found[0]["bytes_per_second"] == 2 * 4096 / 1e-3  # a round takes a millisecond on the double
     assert found[3]["seconds"] == found[3]["in_a_graph"] == pytest.approx(1e-3 / 3)
     assert len(found) == 4 + 2 * 4
+
+
+def test_small_batches_are_timed_in_both_ways(device):
+    found = list(small.rows("cuda", (7,), ("adam",)))
+    assert [(row["batch"], row["cluster"], row["launches"]) for row in found] == [
+        (7, "graph of 2 steps", "graph of 2 steps")
+    ]
 
 
 def test_a_profile_has_every_launch_of_a_step(device, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fcgpu
-from fcgpu.train import capture, run
+from fcgpu.train import capture, cluster, run
 
 STEPS = 10
 
@@ -89,6 +89,7 @@ def test_recorded_steps_have_the_bits_of_called_ones(changes, precision, device,
         pytest.skip("on the double one half precision is enough")
     data = replace(mnist, X=mnist.X[:230], y=mnist.y[:230], X_test=None, y_test=None)
     options = {"epochs": 4, "hidden": (32, 16), "precision": precision, **changes}
+    monkeypatch.setattr(cluster, "why_not", lambda *arguments: "a test asks for it")
     recorded = model_of(data, device, **options)
     monkeypatch.setattr(capture, "why_eager", lambda backend: "a test asks for it")
     called = model_of(data, device, **options)

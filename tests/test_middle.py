@@ -159,7 +159,7 @@ def near(found, right, bound):
 
 def double_source(networks):
     """One source for the CPU: each network in a namespace, `middle_0` and `add_up_0` to call it."""
-    source = f'#include "{Path(__file__).parent / "cuda_double.h"}"\n#undef __device__\n#define __device__\n'
+    source = f'#include "{Path(__file__).parent / "cuda_double.h"}"\n'
     middles = "Z1 params y weights share n alpha dZ1 partial losses rights"
     for at, network in enumerate(networks):
         written = network.text.replace('extern "C"', "")
@@ -250,7 +250,7 @@ def through_the_class(network, n, xp, host):
     data = Data(network, n)
     Z1, params, y, weights, share = (xp.asarray(x) for x in (data.Z1, data.params, data.y, data.weights, data.share))
     made = Middle(
-        data.layout, network.pieces, y, weighted=network.weighted, count=not network.dense, xp=xp,
+        data.layout, network.pieces, y, n, weighted=network.weighted, count=not network.dense, xp=xp,
         stored=np.dtype(network.stored),
     )  # fmt: skip
     dZ1, first = xp.zeros(Z1.shape, dtype=ml_dtypes.bfloat16), math.prod(data.layout.shapes[0])

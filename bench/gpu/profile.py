@@ -7,12 +7,12 @@ steps cannot be recorded the calls are timed. Repeating a launch changes the num
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 import fcgpu
 from bench.cases import SIZES, TIMED
-from bench.gpu.clock import seconds_of
+from bench.gpu.clock import launched, seconds_of
 from bench.gpu.limits import bandwidth, launch_seconds
 from fcgpu.kernels import device as kernels
 from fcgpu.kernels import fused
@@ -35,8 +35,8 @@ class Launch:
 def rows(device: str, cases: Any = ("full", "batch-128", "batch-10"), precisions: Any = PRECISIONS) -> Iterator[Any]:
     backend = fcgpu.choose(device)
     copied, (called, recorded) = bandwidth(backend), launch_seconds(backend)
-    for name in cases:
-        for precision in precisions:
+    for name, precision in product(cases, precisions):
+        with launched():
             yield from _of_case(backend, TIMED[name], precision, copied, recorded or called)
 
 
@@ -91,7 +91,7 @@ def _launches(backend: Any, data: Any, options: dict[str, Any]) -> tuple[list[La
 def _noted() -> Iterator[list[Launch]]:
     """Launches made inside are appended to the list."""
     found: list[Launch] = []
-    product, middle = Products.__call__, Middle.__call__
+    multiplied, middle = Products.__call__, Middle.__call__
     tables = {module: module.kernel for module in (kernels, fused)}
 
     def noting(compile: Callable[..., Any], name: str, xp: Any) -> Callable[..., Any]:
@@ -104,8 +104,8 @@ def _noted() -> Iterator[list[Launch]]:
         return call
 
     def multiply(self: Products, A: Any, B: Any, C: Any, **more: Any) -> None:
-        found.append(Launch(f"product {A.shape} {B.shape} to {C.shape}", lambda: product(self, A, B, C, **more)))
-        product(self, A, B, C, **more)
+        found.append(Launch(f"product {A.shape} {B.shape} to {C.shape}", lambda: multiplied(self, A, B, C, **more)))
+        multiplied(self, A, B, C, **more)
 
     def between(self: Middle, *arguments: Any) -> None:
         found.append(Launch("middle, and its sums", lambda: middle(self, *arguments)))
@@ -118,7 +118,7 @@ def _noted() -> Iterator[list[Launch]]:
     try:
         yield found
     finally:
-        Products.__call__ = product  # type: ignore[method-assign]
+        Products.__call__ = multiplied  # type: ignore[method-assign]
         Middle.__call__ = middle  # type: ignore[method-assign]
         for module, compile in tables.items():
             module.kernel = compile

@@ -17,7 +17,7 @@ from bench.gpu.page import markdown
 from bench.session import versions
 
 # What matters most comes first: the last ones are cut where time runs out.
-PARTS = ("suite", "limits", "versus", "profile", "crossover", "recipe", "chunks")
+PARTS = ("suite", "limits", "versus", "profile", "small", "crossover", "recipe", "chunks")
 PACKAGES = (
     "fcgpu", "numpy", "cupy-cuda12x", "cupy-cuda13x", "nvmath-python", "ml_dtypes", "torch", "triton", "jax", "jaxlib",
 )  # fmt: skip

@@ -67,7 +67,7 @@ _EIGHT = """
 """
 
 # The target of output j in row i of k outputs; rows repeat after n, where a stack of models shares its targets.
-_TARGET = "(dense ? T(y[i % n * k + j]) : k == 1 ? T(y[i % n]) : T(y[i % n] == j))"
+TARGET = "(dense ? T(y[i % n * k + j]) : k == 1 ? T(y[i % n]) : T(y[i % n] == j))"
 _COUNT = """
         int best = 0;
         for (int j = 1; j < k; ++j) if (Z[row + j] > Z[row + best]) best = j;
@@ -82,8 +82,48 @@ _MIX = (
 )
 
 
+# From the logits Z of a row, its dZ and the sum of its losses; top is the greatest logit, at best. Threads that share a
+# row take outputs first, first + step, ..., and sum `across`.
+LOSSES = {
+    "binary_cross_entropy": f"""
+        for (int j = first; j < k; j += step) {{
+            T z = Z[row + j], target = {TARGET}, e = exp(z > T(0) ? -z : z);
+            sum += (z > T(0) ? z : T(0)) + log1p(e);
+            if (target != T(0)) sum -= target * z;
+            dZ[row + j] = H(((z > T(0) ? T(1) : e) / (T(1) + e) - target) * up);
+        }}
+        """,
+    "cross_entropy": f"""
+        T total = 0, picked = 0;
+        for (int j = first; j < k; j += step) {{
+            T z = Z[row + j] - top;
+            T target = {TARGET};
+            if (target != T(0)) picked += target * z;
+            total += Z[row + j] = exp(z);
+        }}
+        total = across(total);
+        for (int j = first; j < k; j += step) dZ[row + j] = H((Z[row + j] / total - {TARGET}) * up);
+        sum = (first == 0 ? log(total) : T(0)) - picked;
+        """,
+    "squared_error": f"""
+        for (int j = first; j < k; j += step) {{
+            T error = Z[row + j] - {TARGET};
+            sum += error * error;
+            dZ[row + j] = H(error * up);
+        }}
+        sum *= T(0.5);
+        """,
+    "poisson": f"""
+        for (int j = first; j < k; j += step) {{
+            T z = Z[row + j], target = {TARGET}, mean = exp(z);
+            sum += mean - target * z + (target > T(0) ? target * log(target) : T(0)) - target;
+            dZ[row + j] = H((mean - target) * up);
+        }}
+        """,
+}
+
+
 def _loss(body: str) -> Formula:
-    """A row's loss and dZ. Threads that share a row take outputs first, first + step, ..., `meet` and sum `across`."""
     return Formula(
         "raw I y, raw T weights, raw T share, int32 n, int32 k, int32 width, bool dense, bool weighted, bool count, "
         "float64 boost",
@@ -198,49 +238,7 @@ FORMULAS = {
         w = row < scaled ? sum * scale : sum;
         """,
     ),
-    "binary_cross_entropy": _loss(
-        f"""
-        for (int j = first; j < k; j += step) {{
-            T z = Z[row + j], target = {_TARGET}, e = exp(z > T(0) ? -z : z);
-            sum += (z > T(0) ? z : T(0)) + log1p(e);
-            if (target != T(0)) sum -= target * z;
-            dZ[row + j] = H(((z > T(0) ? T(1) : e) / (T(1) + e) - target) * up);
-        }}
-        """
-    ),
-    "cross_entropy": _loss(
-        f"""
-        T total = 0, picked = 0;
-        for (int j = first; j < k; j += step) {{
-            T z = Z[row + j] - top;
-            T target = {_TARGET};
-            if (target != T(0)) picked += target * z;
-            total += Z[row + j] = exp(z);
-        }}
-        total = across(total);
-        for (int j = first; j < k; j += step) dZ[row + j] = H((Z[row + j] / total - {_TARGET}) * up);
-        sum = (first == 0 ? log(total) : T(0)) - picked;
-        """
-    ),
-    "squared_error": _loss(
-        f"""
-        for (int j = first; j < k; j += step) {{
-            T error = Z[row + j] - {_TARGET};
-            sum += error * error;
-            dZ[row + j] = H(error * up);
-        }}
-        sum *= T(0.5);
-        """
-    ),
-    "poisson": _loss(
-        f"""
-        for (int j = first; j < k; j += step) {{
-            T z = Z[row + j], target = {_TARGET}, mean = exp(z);
-            sum += mean - target * z + (target > T(0) ? target * log(target) : T(0)) - target;
-            dZ[row + j] = H((mean - target) * up);
-        }}
-        """
-    ),
+    **{name: _loss(body) for name, body in LOSSES.items()},
     "dropout": Formula(
         "raw uint32 key, raw uint32 ids, int32 units, uint32 threshold, float64 factor",
         "H a, bool keep",

@@ -13,10 +13,11 @@ from fcgpu.kernels.activations import LEAK
 from fcgpu.kernels.updates import log_or_minus_infinity
 
 _ADAM_INPUTS = "raw T rate, raw float64 t, T beta_1, T beta_2, T log_beta_1, T log_beta_2, T epsilon"
-_ADAM = """
+ADAM_STEP = "T step = rate[0] * sqrt(-expm1(T(t[0]) * log_beta_2)) / -expm1(T(t[0]) * log_beta_1);"
+_ADAM = f"""
     T mean = beta_1 * (m - g) + g;
     T square = beta_2 * (v - g * g) + g * g;
-    T step = rate[0] * sqrt(-expm1(T(t[0]) * log_beta_2)) / -expm1(T(t[0]) * log_beta_1);
+    {ADAM_STEP}
     m = mean;
     v = square;
 """

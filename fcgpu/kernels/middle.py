@@ -31,8 +31,8 @@ class Cut(NamedTuple):
 
 ROWS = (64, 48, 32, 16)
 CUTS = (*(Cut(512, rows, 1) for rows in ROWS), *(Cut(256, rows, 2) for rows in ROWS))
-# What a tile costs is in proportion to its rows and some more, for barriers and latencies; two blocks beside one another
-# do not cost twice as much.
+# What a tile costs is in proportion to its rows and some more, for barriers and latencies; two blocks beside one
+# another do not cost twice as much.
 OVERHEAD, BOTH = 32, 1.3
 LEAST = Cut(512, ROWS[-1], 1)  # memory
 AHEAD = 32  # registers of a thread for the next tile
@@ -48,8 +48,9 @@ C_TYPES = {
 class Middle:
     """The kernels for a network on a device, and their partial sums. `blocks` : of threads, and sums of the loss.
 
-    layout : `Padded`, of the flat vectors; targets : an array of the type and shape of those of the calls; stored : the
-    type of Z1, float32 or, of one piece, bfloat16. Raises ValueError for what `why_not` names.
+    layout : `Padded`, of the flat vectors; targets : an array of the type and dimensions of those of the calls; n : about
+    how many rows these have; stored : the type of Z1, float32 or, of one piece, bfloat16. Raises ValueError for what
+    `why_not` names.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Middle:
         layout: Any,
         pieces: int,
         targets: Any,
+        n: int,
         *,
         weighted: bool,
         count: bool,
@@ -67,16 +69,16 @@ class Middle:
         spec, device = layout.spec, xp.cuda.Device().attributes
         if reason := why_not(spec.sizes, pieces, device):
             raise ValueError(reason)
-        self._cut = cut = cut_of(spec.sizes, pieces, len(targets), device)
+        self._cut = cut = cut_of(spec.sizes, pieces, n, device)
         self.blocks = blocks or cut.beside * device["MultiProcessorCount"]
         written = source(
             spec.sizes, spec.activation, spec.output, pieces, cut, targets=targets.dtype.name, dense=targets.ndim == 2,
             weighted=weighted, count=count, stored=np.dtype(stored).name,
         )  # fmt: skip
         self._bytes, self._first = Memory(spec.sizes, pieces, cut).bytes, math.prod(layout.shapes[0])
-        module = xp.RawModule(code=written, options=("--std=c++17",))
-        self._middle, self._add_up = module.get_function("middle"), module.get_function("add_up")
-        self._middle.max_dynamic_shared_size_bytes = self._bytes
+        self._module = xp.RawModule(code=written, options=("--std=c++17",))
+        self._middle: Any = None
+        self._add_up: Any = None
         self._partial = xp.empty((self.blocks, layout.size - self._first), dtype=np.float32)
 
     def __call__(
@@ -87,6 +89,9 @@ class Middle:
         pieces of (prediction - target) weight taken back to it. gradient gets [dW; db] of all layers but the first;
         losses and rights (blocks,) partial sums, as device.loss has them. rows : device.Rows; params float32.
         """
+        if self._middle is None:  # compiled at the first call, which may never come
+            self._middle, self._add_up = (self._module.get_function(name) for name in ("middle", "add_up"))
+            self._middle.max_dynamic_shared_size_bytes = self._bytes
         self._middle(
             (self.blocks,), (self._cut.threads,),
             (Z1, params, rows.y, rows.weights, share, np.int32(len(Z1)), np.float32(alpha), dZ1, self._partial, losses,

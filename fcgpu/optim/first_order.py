@@ -25,7 +25,8 @@ class FirstOrder:
         fields = row.state._fields
         self.state = row.state(*(xp.zeros((1,), np.float64) if f in SCALARS else xp.zeros_like(w) for f in fields))
         self.learning_rate = xp.zeros((1,), dtype=w.dtype)
-        self._update: Callable[..., None] = partial(getattr(kernels, name), **{**row.defaults, **hyperparameters})
+        self.hyperparameters = {**row.defaults, **hyperparameters}
+        self._update: Callable[..., None] = partial(getattr(kernels, name), **self.hyperparameters)
         self._needs_loss = row.needs_loss
 
     def scaled(self, done: int = 0) -> Any:

@@ -25,12 +25,14 @@ class Capture:
         xp = backend.xp
         self.xp, self.stream = xp, xp.cuda.Stream(non_blocking=True)
         self.longest = 0  # steps of the longest graph
+        self.blocks = 0  # of the kernel that makes many steps
+        self.no_cluster = ""  # why such a kernel failed
         self.why = why_eager(backend)
         if not self.why:
             try:
                 self.products = products.nvidias(xp, self.stream, tf32=tf32)
             except Exception as error:  # whatever keeps cuBLAS from loading: CuPy's own way to it may still work
-                self.why = f"cuBLAS does not start through nvmath-python ({_line(error)})"
+                self.why = f"cuBLAS does not start through nvmath-python ({line_of(error)})"
         if self.why:
             self.products = products.cupys(xp, tf32=tf32)
 
@@ -48,9 +50,12 @@ class Capture:
     @property
     def how(self) -> str:
         """How the steps were run, in words."""
+        if self.blocks and not self.no_cluster:
+            return f"one kernel of {self.blocks} blocks"
+        how = f"graph of {self.longest} step{'s' if self.longest != 1 else ''}" if self.longest else "eager: one step"
         if self.why:
-            return f"eager: {self.why}"
-        return f"graph of {self.longest} step{'s' if self.longest != 1 else ''}" if self.longest else "eager: one step"
+            how = f"eager: {self.why}"
+        return f"{how}; no cluster of blocks: {self.no_cluster}" if self.no_cluster else how
 
 
 class Steps:
@@ -85,7 +90,7 @@ class Steps:
                 finally:
                     graph = stream.end_capture()
             except Exception as error:  # nothing of it has run, so the steps can be called instead
-                self._capture.why = f"a graph cannot be recorded ({_line(error)})"
+                self._capture.why = f"a graph cannot be recorded ({line_of(error)})"
                 return None
             self._graphs[size] = graph
             self._capture.longest = max(self._capture.longest, size)
@@ -104,9 +109,9 @@ def why_eager(backend: Backend) -> str:
     except ModuleNotFoundError:
         return f"nvmath-python is not installed: {INSTALL}"
     except Exception as error:  # a package whose libraries do not load: any error can come out of its import
-        return f"nvmath-python does not import ({_line(error)}): {INSTALL}"
+        return f"nvmath-python does not import ({line_of(error)}): {INSTALL}"
     return ""
 
 
-def _line(error: Exception) -> str:
+def line_of(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -24,6 +24,7 @@ from fcgpu.kernels import device, dropout
 from fcgpu.kernels.formulas import WIDTH, kernel
 from fcgpu.params import Padded, Spec, weights_only
 from fcgpu.train.capture import Capture, Steps
+from fcgpu.train.cluster import Cluster
 from fcgpu.train.layers import Layers, Tile
 from fcgpu.train.onchip import OnChip
 from fcgpu.train.plan import Plan
@@ -40,7 +41,7 @@ class Batch(NamedTuple):
     tiles: list[Tile]
     share: Any  # (1,)
     boost: float
-    steps: Any = None  # a `Steps`
+    steps: Any = None  # a `Steps`, or in a cluster
 
 
 class OnGpu:
@@ -79,6 +80,7 @@ class OnGpu:
         self.params, self.gradient = self._vector(dtype), self._vector(dtype)
         alpha = self.layout.padded(weights_only(spec, recipe.alpha))
         self._alpha = xp.asarray(alpha, dtype=dtype) if recipe.alpha else None
+        self._scale = scale
         X, y, weights = data
         self._stream = X if isinstance(X, Stream) else None
         if self._stream is not None:
@@ -96,7 +98,7 @@ class OnGpu:
             )  # fmt: skip
         else:
             self._passes = OnChip(
-                self.layout, PIECES[recipe.precision], vectors, products, y, scale=scale, count=count,
+                self.layout, PIECES[recipe.precision], vectors, products, y, plan.batch, scale=scale, count=count,
                 weighted=weighted, xp=xp,
             )  # fmt: skip
         wide = plan.samples * self.layout.shapes[0][0] * self._passes.operand.itemsize
@@ -135,6 +137,10 @@ class OnGpu:
         self.totals, self.history = self._now.totals, self._now.history
         self._now.at.fill(self._done)
         self._place = device.Place(self._now.at, every, plan.batch, None if self._order is None else self._order.array)
+        self._cluster = Cluster(
+            self.capture, spec=self.spec, recipe=self.recipe, plan=plan, samples=self._data, place=self._place,
+            tables=self._tables, now=self._now, params=self.params, rule=rule, count=self.count, scale=self._scale,
+        )  # fmt: skip
         with self.capture.on_stream():
             self._batches = self._cut()
 
@@ -229,7 +235,8 @@ class OnGpu:
             self._share(batch)  # once for all
         host = self.rule.learning_rate is None
         step = partial(self._evaluate, batch, advance=False) if host else partial(self._step, batch)
-        return batch._replace(steps=Steps(step, self.capture, 1 if host else self.plan.samples // samples))
+        steps = Steps(step, self.capture, 1 if host else self.plan.samples // samples)
+        return batch._replace(steps=self._cluster.steps(samples, steps))
 
     # What is launched
 

@@ -39,6 +39,7 @@ class OnChip:
         vectors: tuple[Any, Any],
         products: Products,
         targets: Any,
+        batch: int,
         *,
         scale: float,
         count: bool,
@@ -53,7 +54,9 @@ class OnChip:
         self._M, self._dM = (layout.matrices(v)[0] for v in vectors)
         rows, self._columns = self._M.shape
         self._pieces, self._stored = pieces, self.operand if pieces == 1 else self._M.dtype
-        self._middle = Middle(layout, pieces, targets, weighted=weighted, count=count, stored=self._stored, xp=xp)
+        self._middle = Middle(
+            layout, pieces, targets, batch, weighted=weighted, count=count, stored=self._stored, xp=xp
+        )
         self._parts = xp.empty((rows, self._pieces, self._columns), dtype=self.operand)
         self._dparts = xp.empty(self._parts.shape, dtype=self._M.dtype)
 

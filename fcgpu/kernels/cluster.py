@@ -1,0 +1,270 @@
+"""Many steps in one launch: small batches on a cluster of thread blocks, whose shared memory holds all the parameters.
+
+A step of a small batch is all latency where it is a dozen launches. Here blocks stay, on GPUs of compute capability 9.0
+and later, and between two phases of a step wait for one another by a barrier of their cluster. Block c owns some units
+of each hidden layer:
+    W and b into its units (`column_slice`), which it changes; A and dZ of its units, which it writes into every block;
+    W from its units on (`row_slice`), a copy that it changes by the same sums in the same order, so to the same bits.
+Of the last layer, which is small, every block holds all of W, computes all of Z and dZ, and makes every change.
+
+Barriers. A of layer l is read by others until they have changed W of layer l + 1 by columns, which is before they
+arrive at the barrier that publishes dZ of layer l + 1; it is written next behind that one. dZ of layer l is read until
+the next step's first barrier, and is written behind it. Two for each hidden layer, less one, are then enough. With one
+hidden layer there is no dZ to publish: there a second barrier, which nobody waits at, protects A.
+
+The text is in `cluster.cu`, and what it asks of the device in `ptx.cu`; the formulas are those of all other kernels.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fcgpu.kernels import formulas, fused
+from fcgpu.kernels.formulas import DERIVATIVE, WIDTH, G
+from fcgpu.kernels.updates import log_or_minus_infinity
+
+NAME = "steps_of_a_cluster"
+THREADS = 512
+MOST_OUTPUTS, MOST_ROWS = 32, 512
+RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")
+C_TYPES = {
+    "bool": "bool", "int8": "signed char", "int16": "short", "int32": "int", "int64": "long long",
+    "uint8": "unsigned char", "uint16": "unsigned short", "uint32": "unsigned int", "uint64": "unsigned long long",
+    "float32": "float", "float64": "double",
+}  # fmt: skip
+NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14  # of CUfunction_attribute: more than 8 blocks
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a kernel is compiled for. X is of type `features` and y of type `targets`, (n, k) where `dense`."""
+
+    sizes: tuple[int, ...]
+    activation: str
+    loss: str
+    rule: str
+    dtype: str
+    features: str
+    targets: str
+    dense: bool
+    count: bool
+    regularised: bool
+    batch: int  # rows at most
+    blocks: int = 16
+    threads: int = THREADS
+    buffers: int = 2  # of a batch's features in shared memory, or 0: they are read where they are stored
+
+
+class Layout(NamedTuple):
+    """Where things lie: tables by layer, and single numbers, of bytes and rows; `bytes` of each block's memory."""
+
+    tables: dict[str, list[int]]
+    numbers: dict[str, int]
+    bytes: int
+
+
+def up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def layout(shape: Shape) -> Layout:
+    """Of a block's shared memory, and of the flat vectors."""
+    n, last, size = shape.sizes, len(shape.sizes) - 1, np.dtype(shape.dtype).itemsize
+    features, targets = np.dtype(shape.features).itemsize, np.dtype(shape.targets).itemsize
+    padded = [up(m, 4) for m in n]
+    units = [0, *(up(m, 4 * shape.blocks) // shape.blocks for m in n[1:])]
+    width = [0, *units[1:last], padded[last]]
+    # Eight rows at a stride of 4, 12, 20, ... are in different banks.
+    ld = [m if m % 8 else m + 4 for m in padded]
+    inputs = [0, 0, *padded[1:last]]
+    states = len(_rule(shape.rule).state)
+    rows = rows_of_a_thread(shape)
+    row = up(up(n[0], 4) * features, 16) // features
+    columns = [0, *(up(m, WIDTH) for m in n[1:])]
+    matrices = [up(a + 1, WIDTH) * b for a, b in zip(n, columns[1:], strict=False)]
+    at = 0
+
+    def take(count: int, itemsize: int) -> int:
+        nonlocal at
+        at, start = at + up(count * itemsize, 16), at
+        return start
+
+    held, layers = size * (1 + states), range(1, last + 1)
+    scratch = max(up(shape.batch, rows), shape.threads // 32 * rows) * units[1]
+    numbers = {
+        "FEATURES": take(shape.buffers * shape.batch * row, features),
+        "W1": take(units[1] * up(n[0], 128), held),
+        "SCRATCH": take(scratch, size),
+        "DZ1": take(shape.batch * units[1], size),
+        "SOURCES": take(2 * shape.batch, 8),
+        "TARGETS": take(2 * shape.batch * (n[-1] if shape.dense else 1), targets),
+        "LOSSES": take(2 * shape.batch, 8),
+        "PENALTIES": take(2 * shape.blocks + shape.threads // 32, 8),
+        "ROW": row,
+        "R": rows,
+    }
+    tables = {
+        "size": list(n), "padded": padded, "units": units, "width": width, "ld": ld, "inputs": inputs,
+        "columns": columns, "flat": [0, *accumulate(matrices, initial=0)][:-1],
+        "outputs": [0, *(take(shape.batch * ld[i], size) for i in layers[:-1]), 0],
+        "errors": [0, 0, *(take(shape.batch * ld[i], size) for i in layers[1:])],
+        "column_slice": [0, *(take((inputs[i] + 1) * width[i], held) for i in layers)],
+        "row_slice": [0, 0, *(take(units[i - 1] * padded[i], held) for i in layers[1:-1]), 0],
+    }  # fmt: skip
+    return Layout(tables, numbers, at)
+
+
+def rows_of_a_thread(shape: Shape) -> int:
+    """Rows of the batch that a thread multiplies with a weight that it has read, as many as its registers hold."""
+    most = 2 if shape.dtype == "float64" else 8 if np.dtype(shape.features).itemsize == 1 else 4
+    return -(-shape.batch // -(-shape.batch // most))
+
+
+class Rule(NamedTuple):
+    """An update's text: its numbers beside rate and t, its state, what it does for a parameter, and once in a step."""
+
+    numbers: list[str]
+    state: list[str]
+    update: str
+    once: str
+
+
+@cache
+def _rule(name: str) -> Rule:
+    inputs, outputs, update = fused.FORMULAS[name]
+    numbers = [word.split()[-1] for word in inputs.split(", ")[1:] if not word.startswith("raw")]
+    once = fused.ADAM_STEP if fused.ADAM_STEP in update else ""
+    return Rule(numbers, [word.split()[-1] for word in outputs.split(", ")[1:]], update.replace(once, ""), once)
+
+
+def source(shape: Shape) -> str:
+    """The kernel's text for a shape, without what it asks of the device."""
+    rule, lay = _rule(shape.rule), layout(shape)
+    states = range(1, len(rule.state) + 1)
+    once = "".join(f"const T {name} = rule.{name}; " for name in rule.numbers) + "const T *rate = rule.rate; "
+    once += rule.once.replace("T step", "rule.step")
+    defined = {
+        "BLOCKS": shape.blocks, "THREADS": shape.threads, "BATCH": shape.batch,
+        "Y": shape.sizes[-1] if shape.dense else 1, "L": len(shape.sizes) - 1, "TOTAL": lay.bytes, **lay.numbers,
+    }  # fmt: skip
+    macros = {
+        "BYTES": int(shape.features == "uint8" and shape.dtype == "float32"),
+        "L2": int(shape.regularised),
+        "BUFFERS": shape.buffers,
+        "DENSE": int(shape.dense),
+        "COUNT": int(shape.count),
+        "STATES": len(rule.state),
+        "ACTIVATION": G[shape.activation],
+        "DERIVATIVE": DERIVATIVE[shape.activation],
+        "SOFTMAX": int(shape.loss == "cross_entropy"),
+        "TARGET": formulas.TARGET,
+        "LOSS": formulas.LOSSES[shape.loss].replace("for (int j = first; j < k; j += step)", "if (j < k)"),
+        "ADD_L2": formulas.FORMULAS["add_l2"].operation,
+        "UPDATE": rule.update,
+        "RULE_STEP": once if rule.once else "",
+        "HYPER_FIELDS": "".join(f", {name}" for name in rule.numbers),
+        "HYPER_PARAMETERS": "".join(f", double {name}" for name in rule.numbers),
+        "HYPER_VALUES": "".join(f", T({name})" for name in rule.numbers),
+        "HYPER_NAMES": "".join(
+            f"const T {name} = {'weight ? rule.decay : T(0)' if name == 'decay' else f'rule.{name}'}; "
+            for name in rule.numbers
+        ),
+        "STATE_PARAMETERS": "".join(f", T &{name}" for name in rule.state),
+        "STATE_AT(w, span)": "".join(f", w[{i} * (span)]" for i in states),
+        "STATE_FOUR(w, span)": "".join(f", s{i} = four(w + {i} * (span))" for i in states),
+        "STATE_OF_FOUR(j)": "".join(f", s{i}.v[j]" for i in states),
+        "STATE_PUT(w, span)": "".join(f"put(w + {i} * (span), s{i}); " for i in states),
+    }
+    lines = [f"typedef {C_TYPES[getattr(shape, of)]} {c};" for c, of in TYPES.items()]
+    lines += [f"#define {name} {' '.join(str(text).split())}" for name, text in macros.items()]
+    lines += [f"constexpr int {name} = {value};" for name, value in defined.items()]
+    lines += [f"constexpr int H = {len(shape.sizes) - 2};"]
+    for name, values in lay.tables.items():
+        chosen = "".join(f"l == {i} ? {value} : " for i, value in enumerate(values))
+        lines.append(f"__device__ constexpr int {name}(int l) {{ return {chosen}0; }}")
+    return "\n".join((*lines, "", _text("cluster.cu")))
+
+
+TYPES = {"T": "dtype", "U": "features", "I": "targets"}
+
+
+@cache
+def _text(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def fitting(shape: Shape, most_bytes: int) -> list[Shape]:
+    """The shape on as many blocks as help, and on 8 where a GPU refuses more: those that fit, the fastest first."""
+    useful = 1  # each block takes 4 units or a multiple
+    while 4 * useful < max(shape.sizes[1:-1]):
+        useful *= 2
+    found = []
+    for blocks in sorted({min(16, useful), min(8, useful)}, reverse=True):
+        for buffers in (2, 0):
+            made = replace(shape, blocks=blocks, buffers=buffers)
+            in_place = shape.sizes[0] % 4 == 0  # what is read where it is stored is read by fours
+            if layout(made).bytes <= most_bytes and (buffers or in_place):
+                found.append(made)
+                break
+    return found
+
+
+def kernel(shape: Shape, xp: Any) -> Any:
+    """The compiled kernel, ready to be launched; CuPy keeps it on disk. Raises whatever keeps it from that."""
+    made = xp.RawKernel(_text("ptx.cu") + source(shape), NAME, options=("--std=c++17",))
+    made.max_dynamic_shared_size_bytes = layout(shape).bytes
+    if shape.blocks > 8:
+        xp.cuda.driver.funcSetAttribute(made.kernel.ptr, NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
+    return made
+
+
+class Vectors(NamedTuple):
+    """The arrays of a run on the device, as the kernel's parameters name them; order None where there is none."""
+
+    X: Any
+    y: Any
+    order: Any
+    params: Any
+    state: tuple[Any, ...]
+    rates: Any
+    first: Any
+    totals: Any
+    history: Any
+    at: Any
+    t: Any
+    rate: Any
+
+
+def arguments(
+    arrays: Vectors, every: int, stride: int, rows: int, times: int, scale: float, portion: float, alpha: float,
+    numbers: tuple[float, ...],
+) -> tuple[Any, ...]:  # fmt: skip
+    """Of the kernel: `times` steps of one epoch, of `rows` samples each. An epoch has `every` steps and a step begins
+    `stride` samples behind the last; numbers are those of the rule, in the order of its formula.
+    """
+    X, y, order, params, state, *others = arrays
+    states = (*state, params, params)[:2]
+    return (
+        X, y, others[4] if order is None else order, params, *states, *others, np.int64(every), np.int64(stride),
+        np.int32(order is not None), np.int32(rows), np.int32(times), *map(np.float64, (scale, portion, alpha)),
+        *map(np.float64, numbers),
+    )  # fmt: skip
+
+
+def numbers_of(rule: str, options: dict[str, Any]) -> tuple[float, ...]:
+    """The rule's numbers as its formula names them, from its hyperparameters."""
+    known = dict(options)
+    if "momentum" in known:
+        known["mu"] = known["momentum"]
+    if "rho" in known:
+        known["rest"] = 1 - known["rho"]
+    if "weight_decay" in known:
+        known["decay"] = known["weight_decay"]
+    for beta in ("beta_1", "beta_2"):
+        if beta in known:
+            known[f"log_{beta}"] = log_or_minus_infinity(known[beta])
+    return tuple(float(known[name]) for name in _rule(rule).numbers)

@@ -1,0 +1,122 @@
+"""Steps of small batches in one launch, on a cluster of blocks where the GPU, the network and the run allow it."""
+
+from typing import Any
+
+from fcgpu.kernels import cluster
+from fcgpu.kernels.device import Now, Place, Rows, Tables
+from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.params import Spec
+from fcgpu.train.capture import Capture, Steps, line_of
+from fcgpu.train.plan import Plan
+from fcgpu.train.recipe import Recipe
+
+LONGEST = 1 << 14  # steps of a launch, so that none takes a second
+
+
+class Cluster:
+    """The kernel of a run: `why` it is not used, in words, or ""."""
+
+    def __init__(
+        self,
+        capture: Capture,
+        *,
+        spec: Spec,
+        recipe: Recipe,
+        plan: Plan,
+        samples: Rows,
+        place: Place,
+        tables: Tables,
+        now: Now,
+        params: Any,
+        rule: Any,
+        count: bool,
+        scale: float,
+    ) -> None:
+        self._capture, self._plan, self._place, self._scale, self._alpha = capture, plan, place, scale, recipe.alpha
+        self._shapes: list[cluster.Shape] = []
+        self._kernel: Any = None
+        self.why = why_not(capture.xp, spec, recipe, plan, samples)
+        if self.why:
+            return
+        options = dict(rule.hyperparameters)
+        if "weight_decay" in options:
+            options["weight_decay"] = recipe.weight_decay  # as a number, not as the vector that is 0 for biases
+        self._numbers = cluster.numbers_of(recipe.optimizer, options)
+        state = tuple(getattr(rule.state, name) for name in rule.state._fields if name != "t")
+        self._arrays = cluster.Vectors(
+            samples.X, samples.y, place.order, params, state, tables.rates, tables.first, now.totals, now.history,
+            now.at, now.t, now.rate,
+        )  # fmt: skip
+        shape = cluster.Shape(
+            spec.sizes, spec.activation, OUTPUTS[spec.output].loss, recipe.optimizer, params.dtype.name,
+            samples.X.dtype.name, samples.y.dtype.name, samples.y.ndim == 2, count, bool(recipe.alpha), plan.batch,
+        )  # fmt: skip
+        most = int(capture.xp.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"])
+        self._shapes = cluster.fitting(shape, most)
+        if not self._shapes:
+            self.why = f"network and batch do not fit into {most} bytes of shared memory a block"
+
+    def steps(self, rows: int, otherwise: Steps) -> Any:
+        """What runs steps of so many rows: the kernel, or `otherwise`."""
+        return otherwise if self.why else InCluster(self, rows, otherwise)
+
+    def launch(self, rows: int, times: int) -> bool:
+        """Launch so many steps; False where that fails."""
+        while self._shapes:
+            shape = self._shapes[0]
+            arguments = cluster.arguments(
+                self._arrays, self._place.steps, self._place.batch, rows, times, self._scale, rows / self._plan.samples,
+                self._alpha, self._numbers,
+            )  # fmt: skip
+            try:
+                if self._kernel is None:
+                    self._kernel = cluster.kernel(shape, self._capture.xp)
+                self._kernel((shape.blocks,), (shape.threads,), arguments, shared_mem=cluster.layout(shape).bytes)
+            except Exception as error:  # by the compiler or the driver, before anything has run
+                self._capture.no_cluster, self._kernel = line_of(error), None
+                self._shapes.pop(0)
+            else:
+                self._capture.no_cluster, self._capture.blocks = "", shape.blocks
+                return True
+        return False
+
+
+class InCluster:
+    """As `Steps`, by as few launches as there can be."""
+
+    def __init__(self, cluster: Cluster, rows: int, otherwise: Steps) -> None:
+        self._cluster, self._rows, self._otherwise = cluster, rows, otherwise
+
+    def run(self, times: int) -> None:
+        """Launch `times` steps of one epoch, inside `capture.on_stream()`."""
+        while times:
+            now = min(times, LONGEST)
+            if not self._cluster.launch(self._rows, now):
+                self._otherwise.run(times)
+                return
+            times -= now
+
+
+def why_not(xp: Any, spec: Spec, recipe: Recipe, plan: Plan, samples: Rows) -> str:
+    """Why these steps cannot be made in a cluster, in words; "" where they can, if they fit."""
+    hidden, outputs = spec.sizes[1:-1], spec.sizes[-1]
+    reasons = {
+        "it is NVIDIA's": xp.cuda.runtime.is_hip or not hasattr(xp, "RawKernel"),
+        "the features come from the host in chunks": bool(plan.chunk),
+        "it needs a hidden layer": not hidden,
+        f"it takes {cluster.MOST_OUTPUTS} outputs at most": outputs > cluster.MOST_OUTPUTS,
+        f"it takes {cluster.MOST_ROWS} rows at most": plan.batch > cluster.MOST_ROWS,
+        "it has no dropout": bool(recipe.dropout_of(spec)),
+        "it has no sample weights": samples.weights.size > 1,
+        "it has no gradient_clip": bool(recipe.gradient_clip),
+        f"it has no {recipe.optimizer}": recipe.optimizer not in cluster.RULES,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            return reason
+    if int(xp.cuda.Device().compute_capability) < 90:
+        return "it needs a GPU of compute capability 9.0 (Hopper) or later"
+    for array in (samples.X, samples.y):
+        if array.dtype.name not in cluster.C_TYPES or array.data.ptr % 16 or not array.flags.c_contiguous:
+            return f"it cannot read arrays of {array.dtype} as they lie in memory"
+    return ""
