@@ -48,8 +48,8 @@ C_TYPES = {
 class Middle:
     """The kernels for a network on a device, and their partial sums. `blocks` : of threads, and sums of the loss.
 
-    layout : `Padded`, of the flat vectors; targets : an array of the type and dimensions of those of the calls; n : about
-    how many rows these have; stored : the type of Z1, float32 or, of one piece, bfloat16. Raises ValueError for what
+    layout : `Padded`, of the flat vectors; targets : an array of the type and dimensions of those of the calls; n : how
+    many rows these have, about; stored : the type of Z1, float32 or, of one piece, bfloat16. Raises ValueError for what
     `why_not` names.
     """
 
