@@ -44,9 +44,9 @@ CASES = {
         ),
         {"alpha": 0.5, "ordered": False},
     ),
-    "features where they are stored": (
+    "many rows, of features where they are stored": (
         replace(
-            BASE, sizes=(132, 40, 20, 10), dtype="float32", activation="sigmoid", rule="rmsprop", batch=10,
+            BASE, sizes=(132, 40, 20, 10), dtype="float32", activation="sigmoid", rule="rmsprop", batch=70,
             features="uint8", blocks=5, threads=128, buffers=0,
         ),
         {"alpha": 0.5, "options": {"epsilon": 1e-2}},
@@ -150,6 +150,7 @@ def test_a_run_is_the_cpus(changes, launches, hopper):
         ({"hidden": ()}, "hidden layer"),
         ({"dropout": 0.1}, "dropout"),
         ({"gradient_clip": 1.0}, "gradient_clip"),
+        ({"sample_weight": np.ones(33)}, "sample weights"),
         ({"optimizer": "rprop", "batch": "full"}, "no rprop"),
         ({"optimizer": "lbfgs", "batch": "full"}, "no lbfgs"),
         ({"hidden": (4000, 4000)}, "do not fit into 232448 bytes"),
@@ -194,7 +195,7 @@ def test_nvidias_compiler_takes_it(architecture, shape, nvrtc):  # noqa: F811
     if architecture not in supported(nvrtc):
         pytest.skip(f"this NVRTC does not know sm_{architecture}")
     shape = cluster.fitting(shape, 232_448)[0]
-    text = cluster._text("ptx.cu") + cluster.source(shape)
+    text = cluster.text_of("ptx.cu") + cluster.source(shape)
     error, log = compile_with_nvrtc(nvrtc, text, [f"-arch=sm_{architecture}", "--std=c++17", "--ptxas-options=-v"])
     assert not error, log
     print(shape.sizes, shape.batch, re.findall(r"Used \d+ registers|\d+ bytes spill \w+", log))

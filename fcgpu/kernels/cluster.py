@@ -12,11 +12,13 @@ arrive at the barrier that publishes dZ of layer l + 1; it is written next behin
 the next step's first barrier, and is written behind it. Two for each hidden layer, less one, are then enough. With one
 hidden layer there is no dZ to publish: there a second barrier, which nobody waits at, protects A.
 
-The text is in `cluster.cu`, and what it asks of the device in `ptx.cu`; the formulas are those of all other kernels.
+Features are multiplied with W as they are stored, and the sums with their scale.
+
+The text is in `cluster*.cu`, and what it asks of the device in `ptx.cu`; the formulas are those of all other kernels.
 """
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +30,11 @@ from fcgpu.kernels.formulas import DERIVATIVE, WIDTH, G
 from fcgpu.kernels.updates import log_or_minus_infinity
 
 NAME = "steps_of_a_cluster"
+TEXTS = ("cluster.cu", "cluster_features.cu", "cluster_steps.cu")
 THREADS = 512
 MOST_OUTPUTS, MOST_ROWS = 32, 512
 RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")
+TYPES = {"T": "dtype", "U": "features", "I": "targets"}
 C_TYPES = {
     "bool": "bool", "int8": "signed char", "int16": "short", "int32": "int", "int64": "long long",
     "uint8": "unsigned char", "uint16": "unsigned short", "uint32": "unsigned int", "uint64": "unsigned long long",
@@ -57,6 +61,11 @@ class Shape:
     blocks: int = 16
     threads: int = THREADS
     buffers: int = 2  # of a batch's features in shared memory, or 0: they are read where they are stored
+
+    @cached_property
+    def bytes(self) -> int:
+        """Of each block's shared memory."""
+        return layout(self).bytes
 
 
 class Layout(NamedTuple):
@@ -104,6 +113,7 @@ def layout(shape: Shape) -> Layout:
         "TARGETS": take(2 * shape.batch * (n[-1] if shape.dense else 1), targets),
         "LOSSES": take(2 * shape.batch, 8),
         "PENALTIES": take(2 * shape.blocks + shape.threads // 32, 8),
+        "STEP": take(1, size),
         "ROW": row,
         "R": rows,
     }
@@ -165,7 +175,8 @@ def source(shape: Shape) -> str:
         "LOSS": formulas.LOSSES[shape.loss].replace("for (int j = first; j < k; j += step)", "if (j < k)"),
         "ADD_L2": formulas.FORMULAS["add_l2"].operation,
         "UPDATE": rule.update,
-        "RULE_STEP": once if rule.once else "",
+        "ONCE": int(bool(rule.once)),
+        "RULE_STEP": once,
         "HYPER_FIELDS": "".join(f", {name}" for name in rule.numbers),
         "HYPER_PARAMETERS": "".join(f", double {name}" for name in rule.numbers),
         "HYPER_VALUES": "".join(f", T({name})" for name in rule.numbers),
@@ -186,14 +197,11 @@ def source(shape: Shape) -> str:
     for name, values in lay.tables.items():
         chosen = "".join(f"l == {i} ? {value} : " for i, value in enumerate(values))
         lines.append(f"__device__ constexpr int {name}(int l) {{ return {chosen}0; }}")
-    return "\n".join((*lines, "", _text("cluster.cu")))
-
-
-TYPES = {"T": "dtype", "U": "features", "I": "targets"}
+    return "\n".join((*lines, *map(text_of, TEXTS)))
 
 
 @cache
-def _text(name: str) -> str:
+def text_of(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
@@ -207,7 +215,7 @@ def fitting(shape: Shape, most_bytes: int) -> list[Shape]:
         for buffers in (2, 0):
             made = replace(shape, blocks=blocks, buffers=buffers)
             in_place = shape.sizes[0] % 4 == 0  # what is read where it is stored is read by fours
-            if layout(made).bytes <= most_bytes and (buffers or in_place):
+            if made.bytes <= most_bytes and (buffers or in_place):
                 found.append(made)
                 break
     return found
@@ -215,8 +223,8 @@ def fitting(shape: Shape, most_bytes: int) -> list[Shape]:
 
 def kernel(shape: Shape, xp: Any) -> Any:
     """The compiled kernel, ready to be launched; CuPy keeps it on disk. Raises whatever keeps it from that."""
-    made = xp.RawKernel(_text("ptx.cu") + source(shape), NAME, options=("--std=c++17",))
-    made.max_dynamic_shared_size_bytes = layout(shape).bytes
+    made = xp.RawKernel(text_of("ptx.cu") + source(shape), NAME, options=("--std=c++17",))
+    made.max_dynamic_shared_size_bytes = shape.bytes
     if shape.blocks > 8:
         xp.cuda.driver.funcSetAttribute(made.kernel.ptr, NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
     return made

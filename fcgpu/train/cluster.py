@@ -29,13 +29,15 @@ class Cluster:
         now: Now,
         params: Any,
         rule: Any,
+        weighted: bool,
         count: bool,
         scale: float,
     ) -> None:
         self._capture, self._plan, self._place, self._scale, self._alpha = capture, plan, place, scale, recipe.alpha
         self._shapes: list[cluster.Shape] = []
         self._kernel: Any = None
-        self.why = why_not(capture.xp, spec, recipe, plan, samples)
+        self._made: dict[tuple[int, int], Any] = {}  # arguments, by rows and times
+        self.why = why_not(capture.xp, spec, recipe, plan, samples, weighted)
         if self.why:
             return
         options = dict(rule.hyperparameters)
@@ -64,14 +66,10 @@ class Cluster:
         """Launch so many steps; False where that fails."""
         while self._shapes:
             shape = self._shapes[0]
-            arguments = cluster.arguments(
-                self._arrays, self._place.steps, self._place.batch, rows, times, self._scale, rows / self._plan.samples,
-                self._alpha, self._numbers,
-            )  # fmt: skip
             try:
                 if self._kernel is None:
                     self._kernel = cluster.kernel(shape, self._capture.xp)
-                self._kernel((shape.blocks,), (shape.threads,), arguments, shared_mem=cluster.layout(shape).bytes)
+                self._kernel((shape.blocks,), (shape.threads,), self._arguments(rows, times), shared_mem=shape.bytes)
             except Exception as error:  # by the compiler or the driver, before anything has run
                 self._capture.no_cluster, self._kernel = line_of(error), None
                 self._shapes.pop(0)
@@ -79,6 +77,14 @@ class Cluster:
                 self._capture.no_cluster, self._capture.blocks = "", shape.blocks
                 return True
         return False
+
+    def _arguments(self, rows: int, times: int) -> Any:
+        if (rows, times) not in self._made:
+            self._made[rows, times] = cluster.arguments(
+                self._arrays, self._place.steps, self._place.batch, rows, times, self._scale, rows / self._plan.samples,
+                self._alpha, self._numbers,
+            )  # fmt: skip
+        return self._made[rows, times]
 
 
 class InCluster:
@@ -97,7 +103,7 @@ class InCluster:
             times -= now
 
 
-def why_not(xp: Any, spec: Spec, recipe: Recipe, plan: Plan, samples: Rows) -> str:
+def why_not(xp: Any, spec: Spec, recipe: Recipe, plan: Plan, samples: Rows, weighted: bool) -> str:
     """Why these steps cannot be made in a cluster, in words; "" where they can, if they fit."""
     hidden, outputs = spec.sizes[1:-1], spec.sizes[-1]
     reasons = {
@@ -107,7 +113,7 @@ def why_not(xp: Any, spec: Spec, recipe: Recipe, plan: Plan, samples: Rows) -> s
         f"it takes {cluster.MOST_OUTPUTS} outputs at most": outputs > cluster.MOST_OUTPUTS,
         f"it takes {cluster.MOST_ROWS} rows at most": plan.batch > cluster.MOST_ROWS,
         "it has no dropout": bool(recipe.dropout_of(spec)),
-        "it has no sample weights": samples.weights.size > 1,
+        "it has no sample weights": weighted,
         "it has no gradient_clip": bool(recipe.gradient_clip),
         f"it has no {recipe.optimizer}": recipe.optimizer not in cluster.RULES,
     }

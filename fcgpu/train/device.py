@@ -139,7 +139,8 @@ class OnGpu:
         self._place = device.Place(self._now.at, every, plan.batch, None if self._order is None else self._order.array)
         self._cluster = Cluster(
             self.capture, spec=self.spec, recipe=self.recipe, plan=plan, samples=self._data, place=self._place,
-            tables=self._tables, now=self._now, params=self.params, rule=rule, count=self.count, scale=self._scale,
+            tables=self._tables, now=self._now, params=self.params, rule=rule, weighted=self._weighted,
+            count=self.count, scale=self._scale,
         )  # fmt: skip
         with self.capture.on_stream():
             self._batches = self._cut()
