@@ -234,6 +234,10 @@ template <int LEFT> void copy_wait() {
 }
 static void prefetch_l2(const void *) {}
 
+#define __expf expf
+#define __logf logf
+static float __fdividef(float x, float y) { return x / y; }
+
 // tensor_cores.cu anew: pairs of bfloat16, rounded to the nearest and ties to even, ldmatrix and mma.m16n8k16
 static float left_of(unsigned int pair) { return __uint_as_float(pair << 16); }
 static float right_of(unsigned int pair) { return __uint_as_float(pair & 0xffff0000u); }
@@ -246,6 +250,7 @@ static unsigned int rounded(float left, float right) {
   }
   return halves[1] << 16 | halves[0];
 }
+static float near_tanh(float x) { return tanhf(x); }
 typedef const char *Place;
 static Place place_of(const void *p) { return (Place)p; }
 template <bool TRANSPOSED> void load_matrices(unsigned int (&f)[4], Place row) {

@@ -170,7 +170,7 @@ def test_an_older_gpu_has_none():
 
 
 def test_a_kernel_that_fails_leaves_the_other_way(hopper, monkeypatch):
-    def refuse(shape, xp):
+    def refuse(shape, xp, device):
         raise RuntimeError("CUDA_ERROR_NOT_SUPPORTED: not supported")
 
     monkeypatch.setattr(cluster, "kernel", refuse)
@@ -219,7 +219,7 @@ def graphs(monkeypatch):
     [
         {"optimizer": "gradient_descent", "activation": "sigmoid", "output": "sigmoid", "batch": 10},
         {"optimizer": "adam", "schedule": "one_cycle", "warmup": 1, "learning_rate": 0.01, "alpha": 1.0, "batch": 32},
-        {"optimizer": "momentum", "schedule": "cosine", "batch": 128, "shuffle": False},
+        {"optimizer": "momentum", "schedule": "cosine", "batch": 64, "shuffle": False},
         {"optimizer": "rmsprop", "learning_rate": 0.001, "hidden": (100,), "batch": 1, "dtype": "float64"},
         {"optimizer": "adamw", "learning_rate": 0.001, "hidden": (60, 50, 40, 30), "batch": 64, "alpha": 1.0},
         {"optimizer": "nesterov", "hidden": (32,), "batch": "full"},
@@ -230,7 +230,7 @@ def test_on_a_gpu_it_is_the_path_of_graphs(changes, gpu, mnist, graphs):
     """To rounding, as in test_gpu_training.py; and to the bit from run to run."""
     if int(gpu.xp.cuda.Device().compute_capability) < 90:
         pytest.skip("this GPU has no clusters of blocks")
-    n = 70 if changes["batch"] in (1, "full") else 333
+    n = 60 if changes["batch"] in (1, "full") else 333
     data = replace(mnist, X=mnist.X[:n], y=mnist.y[:n], X_test=None, y_test=None)
     changes = {"hidden": (128, 64), "epochs": 3, "data": data, **changes}
     runs = [trained(gpu, **changes) for _ in range(5)]

@@ -7,7 +7,7 @@ import pytest
 
 import fcgpu
 from fcgpu.kernels.products import WORKSPACE
-from fcgpu.train import plan, plan_gpu
+from fcgpu.train import cluster, plan, plan_gpu
 from fcgpu.train.capture import why_eager
 from fcgpu.train.layers import Layers
 from fcgpu.train.stream import Stream
@@ -51,6 +51,15 @@ def streamed(tile, chunk, monkeypatch):
     monkeypatch.setattr(plan_gpu, "cuts", lambda *sizes, movable: iter([(tile, chunk)]))
 
 
+@pytest.fixture
+def no_cluster():
+    """Small batches, whose features lie on the device, would go to another kernel, of other last bits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "why_not", lambda *arguments: "a test asks for it")
+        yield
+
+
+@pytest.mark.usefixtures("no_cluster")
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_features_from_the_host_give_the_same_bits(changes, weighted, device, data, monkeypatch):

@@ -8,9 +8,15 @@ import pytest
 from device_double import HALVES, WHOLE, double_backend
 
 import fcgpu
-from fcgpu.train import capture
+from fcgpu.train import capture, cluster
 
 HIDDEN = (12, 9)
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
+    """On a GPU with clusters of blocks small batches would go there."""
+    monkeypatch.setattr(cluster, "why_not", lambda *arguments: "a test asks for it")
 
 
 @pytest.fixture(params=["double", pytest.param("gpu", marks=pytest.mark.gpu)])

@@ -21,7 +21,7 @@ from fcgpu.kernels.products import Products
 from fcgpu.train.device import OnGpu
 
 TITLE, LIMIT = "where a step's microseconds go, against bytes and launches", 90.0
-REPEATS, STEPS = 50, 20
+REPEATS, STEPS = 50, 20  # of a launch; steps at least
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
@@ -48,7 +48,9 @@ def _of_case(backend: Any, case: Any, precision: str, copied: float, launch: flo
     options |= {"optimizer": "gradient_descent", "shuffle": False, "epochs": 100_000, "precision": precision}
     events = fcgpu.train(data, device=backend, **options)
     next(events)
-    step = seconds_of(lambda: list(islice(events, STEPS)), backend) / (STEPS * case.rows / case.batch)
+    every = case.rows // case.batch
+    epochs = -(-STEPS // every)
+    step = seconds_of(lambda: list(islice(events, epochs)), backend) / (epochs * every)
     events.close()
     launches, how = _launches(backend, data, options)
     total = 0.0

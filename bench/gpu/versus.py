@@ -21,10 +21,10 @@ TITLE, LIMIT = "training steps of fcgpu, PyTorch and JAX", 300.0
 # the loss, a mean over samples, keeps about that.
 TOLERANCE = {"float32": 1e-5, "tf32": 2e-3, "bfloat16": 1e-2}
 PASSES = {"full": 20, "batch-128": 2, "batch-10": 1}  # of one timing, so that the host may run ahead as in training
-ROUNDS = 7
+ROUNDS = 5
 PAUSE = 0.02  # seconds between calls: nobody computes on the host, and no thread spins there
 ANSWER = 120.0  # seconds that a peer may take to import, to compile, to answer
-COMPILERS = {"pytorch_compiled": ("full", "batch-128", "batch-10"), "pytorch_autotune": ("full",)}  # and their cases
+COMPILERS = {"pytorch_compiled": ("full",), "pytorch_autotune": ("full",)}  # and their cases, for want of time
 
 
 def cases() -> list[Case]:

@@ -11,7 +11,7 @@ Tiles are dealt to blocks by their number and every sum has one order: the same 
 import itertools
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +37,10 @@ OVERHEAD, BOTH = 32, 1.3
 LEAST = Cut(512, ROWS[-1], 1)  # memory
 AHEAD = 32  # registers of a thread for the next tile
 BLOCK_BYTES = 1024  # of shared memory that each block takes for itself
+# Most of what is not a product. A GPU's own exponential, reciprocal and logarithm are off by a few units in the last
+# place; its tanh by less than bfloat16 rounds.
+FAST = {"sigmoid": "__fdividef(1, 1 + __expf(-z))"}
+NEAR = {"sigmoid": "0.5f * near_tanh(0.5f * z) + 0.5f", "tanh": "near_tanh(z)"}
 ADDED = 32  # columns of a block of `add_up`, eight threads each
 C_TYPES = {
     "float32": "float", "float64": "double", "bool": "bool", "int8": "signed char", "int16": "short", "int32": "int",
@@ -76,7 +80,7 @@ class Middle:
             weighted=weighted, count=count, stored=np.dtype(stored).name,
         )  # fmt: skip
         self._bytes, self._first = Memory(spec.sizes, pieces, cut).bytes, math.prod(layout.shapes[0])
-        self._module = xp.RawModule(code=written, options=("--std=c++17",))
+        self._module = _module(written, xp)
         self._middle: Any = None
         self._add_up: Any = None
         self._partial = xp.empty((self.blocks, layout.size - self._first), dtype=np.float32)
@@ -103,6 +107,12 @@ class Middle:
             (up(size, ADDED) // ADDED,), (8 * ADDED,), (self._partial, np.int32(self.blocks), gradient[self._first :]),
             shared_mem=4 * 8 * ADDED,
         )  # fmt: skip
+
+
+@lru_cache(maxsize=32)
+def _module(written: str, xp: Any) -> Any:
+    """Compiled at its first use; CuPy keeps it on disk."""
+    return xp.RawModule(code=written, options=("--std=c++17",))
 
 
 def why_not(sizes: Sequence[int], pieces: int, device: Any) -> str:
@@ -195,7 +205,7 @@ typedef {C_TYPES[targets]} I;
 typedef {"bf16" if stored == "bfloat16" else "float"} stored;
 constexpr int P = {pieces}, R = {cut.rows}, THREADS = {cut.threads}, BESIDE = {cut.beside}, SIZE = {own};
 
-__device__ inline float g(float z) {{ return {G[activation]}; }}
+__device__ inline float g(float z) {{ return {(NEAR if pieces == 1 else FAST).get(activation, G[activation])}; }}
 __device__ inline float derivative(float a, float dz) {{ return {DERIVATIVE[activation]}; }}
 {_file("middle.cu")}
 // dZ of `n` rows from their logits Z, which are used up; 0 in the rows behind. SHARE threads have a row. sums: loss and
@@ -215,7 +225,7 @@ __device__ inline void loss(const I *y, const float *weights, const float *share
   float *const dZ = Z;
   if (i >= R) return;
   double sums[2] = {{0, 0}};
-  {{{FORMULAS[OUTPUTS[output].loss].operation}}}
+  {{{_fast(FORMULAS[OUTPUTS[output].loss].operation) if pieces == 1 else FORMULAS[OUTPUTS[output].loss].operation}}}
   meet();
   if (i < n) all[0] += sums[0], all[1] += sums[1];
   for (int j = 2 * first; j < k; j += 2 * step) {{
@@ -287,6 +297,13 @@ middle(const stored *Z1, const float *params, const I *y, const float *weights, 
   write_sums(sums, reinterpret_cast<double *>(all), losses, rights);{end}
 }}
 """
+
+
+def _fast(formula: str) -> str:
+    """The formula by the GPU's own functions; what log1p is for, a loss near 0, is lost in the sum with others."""
+    for exact, near in {"log1p(e)": "__logf(1 + e)", "exp(": "__expf(", "log(": "__logf("}.items():
+        formula = formula.replace(exact, near)
+    return formula
 
 
 def _word(value: bool) -> str:

@@ -18,6 +18,13 @@ __device__ inline float right_of(unsigned pair) { return __uint_as_float(pair & 
 
 __device__ inline void prefetch_l2(const void *p) { asm volatile("prefetch.global.L2 [%0];" : : "l"(p)); }
 
+// To 11 bits, by one instruction.
+__device__ inline float near_tanh(float x) {
+  float y;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // A place in shared memory as instructions want it.
 typedef unsigned Place;
 __device__ inline Place place_of(const void *p) {

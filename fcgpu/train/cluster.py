@@ -68,7 +68,7 @@ class Cluster:
             shape = self._shapes[0]
             try:
                 if self._kernel is None:
-                    self._kernel = cluster.kernel(shape, self._capture.xp)
+                    self._kernel = cluster.kernel(shape, self._capture.xp, self._capture.xp.cuda.Device().id)
                 self._kernel((shape.blocks,), (shape.threads,), self._arguments(rows, times), shared_mem=shape.bytes)
             except Exception as error:  # by the compiler or the driver, before anything has run
                 self._capture.no_cluster, self._kernel = line_of(error), None
