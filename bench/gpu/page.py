@@ -14,7 +14,7 @@ def markdown(found: dict[str, Any]) -> str:
     lines += [", ".join(f"{name} {version}" for name, version in found["versions"].items())]
     lines += [f"Commit {found['commit']}, {found['date']}."]
     for name, part in parts.items():
-        lines += ["", f"## {part['title'].capitalize()}", ""]
+        lines += ["", f"## {part['title'][0].upper()}{part['title'][1:]}", ""]
         if part["ended"] != "done":
             lines += [f"This part ended so: {part['ended']}.", ""]
         lines += TABLES.get(name, _as_they_are)(part["rows"])

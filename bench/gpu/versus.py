@@ -16,7 +16,7 @@ from bench.measure import best, interleave, measured, quartiles, ratios
 from bench.run import OURS, REFERENCE, peers_of, shown
 from bench.session import PeerError, Remote
 
-TITLE, LIMIT = "training steps of fcgpu, PyTorch and JAX", 300.0
+TITLE, LIMIT = "training steps of fcgpu, PyTorch and JAX", 165.0
 # Relative error of the loss after 20 updates. A product rounds its operands to 2^-11 in TF32 and 2^-9 in bfloat16, and
 # the loss, a mean over samples, keeps about that.
 TOLERANCE = {"float32": 1e-5, "tf32": 2e-3, "bfloat16": 1e-2}

@@ -74,7 +74,7 @@ class Middle:
         if reason := why_not(spec.sizes, pieces, device):
             raise ValueError(reason)
         self._cut = cut = cut_of(spec.sizes, pieces, n, device)
-        self.blocks = blocks or cut.beside * device["MultiProcessorCount"]
+        self.blocks = blocks or blocks_of(cut, n, device)
         written = source(
             spec.sizes, spec.activation, spec.output, pieces, cut, targets=targets.dtype.name, dense=targets.ndim == 2,
             weighted=weighted, count=count, stored=np.dtype(stored).name,
@@ -144,6 +144,11 @@ def cut_of(sizes: Sequence[int], pieces: int, n: int, device: Any) -> Cut:
         return float(rounds * (cut.rows + OVERHEAD) * (BOTH if cut.beside > 1 else 1))
 
     return min(filter(fits, CUTS), key=seconds, default=LEAST)
+
+
+def blocks_of(cut: Cut, n: int, device: Any) -> int:
+    """As many as there is room for, or tiles of n rows."""
+    return min(cut.beside * int(device["MultiProcessorCount"]), -(-n // cut.rows))
 
 
 def up(n: int, multiple: int) -> int:

@@ -93,7 +93,7 @@ def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int, *, layers: boo
         more = 0
     else:
         pieces, device = PIECES[recipe.precision], xp.cuda.Device().attributes
-        blocks = device["MultiProcessorCount"] * middle.cut_of(spec.sizes, pieces, tile, device).beside
+        blocks = middle.blocks_of(middle.cut_of(spec.sizes, pieces, tile, device), tile, device)
         row = 2 * first + ((2 if pieces == 1 else 4) + 2) * pieces * columns
         more = (4 + 2) * pieces * first * columns + 4 * blocks * (layout.size - first * columns)
     ahead = max(AHEAD, steps) * (size + (8 * len(spec.sizes[1:-1]) if recipe.dropout else 0))
