@@ -75,6 +75,8 @@ NETWORKS = {
     "odd sizes": Network((3, 17, 9, 3), "sigmoid", "softmax", 3, Cut(512, 32, 1), "float32", weighted=True),
     "odd sizes, two pieces": Network((3, 17, 9, 3), "tanh", "softmax", 2, Cut(256, 32, 2), "uint8"),
     "one output": Network((3, 12, 1), "tanh", "sigmoid", 3, Cut(256, 64, 2), "int32"),
+    "one output, few rows": Network((3, 12, 1), "tanh", "sigmoid", 3, Cut(512, 16, 1), "int32"),
+    "one output, rows of one warp and a half": Network((3, 12, 1), "relu", "identity", 1, Cut(256, 48, 2), "float32"),
     "many layers": Network((4, 20, 33, 7, 9, 2), "leaky_relu", "identity", 3, Cut(512, 16, 1), "float32"),
     "wide output": Network((4, 24, 40), "identity", "sigmoid", 1, Cut(512, 16, 1), "float32"),
     "counts": Network((4, 24, 30, 5), "relu", "exp", 2, Cut(512, 16, 1), "float32", weighted=True),

@@ -201,7 +201,8 @@ def text(
     shapes = [(up(n_in + 1, WIDTH), up(n_out, WIDTH)) for n_in, n_out in itertools.pairwise(sizes)]
     k, width = sizes[-1], up(sizes[-1], 16) + 1
     own = sum(a * b for a, b in shapes[1:])
-    share = next(n for n in (16, 8, 4, 2, 1) if n * cut.rows <= cut.threads and (n == 1 or n <= k))
+    share = next(n for n in (32, 16, 8, 4, 2, 1) if n * cut.rows <= cut.threads)
+    assert share * cut.rows % 32 == 0, "a warp that has a row has nothing else"
     return f"""
 typedef float T;
 typedef float H;
