@@ -12,7 +12,7 @@ from test_bench import Here
 
 import fcgpu
 from bench.cases import Case
-from bench.gpu import chunks, clock, crossover, limits, profile, recipe, session, small, versus
+from bench.gpu import chunks, clock, crossover, limits, profile, recipe, session, small, suite, versus
 from bench.gpu.page import markdown
 from bench.session import PeerError
 from fcgpu import bench
@@ -124,6 +124,25 @@ def test_what_the_machine_can_do(device):
     assert found[0]["bytes_per_second"] == 2 * 4096 / 1e-3  # a round takes a millisecond on the double
     assert found[3]["seconds"] == found[3]["in_a_graph"] == pytest.approx(1e-3 / 3)
     assert len(found) == 4 + 2 * 4
+
+
+def test_a_suite_that_was_stopped_tells_what_had_ended_and_what_had_not():
+    text = "[gw0] [  1%] PASSED tests/test_a.py::one[x y] \n[gw1] [  2%] FAILED tests/test_a.py::two \n"
+    found = suite.of_output(text, ["tests/test_a.py::one[x y]", "tests/test_a.py::two", "tests/test_a.py::three"])
+    assert (found["passed"], found["failed"]) == (1, 1)
+    assert found["failures"] == ["tests/test_a.py::two"]
+    assert found["not_ended"] == ["tests/test_a.py::three"]
+
+
+def test_a_suite_that_ended_tells_its_counts_and_failures():
+    case = '<testcase classname="tests.a" name="b"><failure message="no">where</failure></testcase>'
+    xml = (
+        f'<testsuites><testsuite tests="2" failures="1" time="0.5">{case}<testcase name="c"/></testsuite></testsuites>'
+    )
+    assert list(suite.of_report(xml, "...\n1 failed, 1 passed\n")) == [
+        {"summary": "1 failed, 1 passed", "tests": "2", "failures": "1"},
+        {"failure": "tests.a.b", "message": "no", "text": "where"},
+    ]
 
 
 def test_small_batches_are_timed_in_both_ways(device):

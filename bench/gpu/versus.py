@@ -1,14 +1,14 @@
 """fcgpu against PyTorch and JAX on the same work, at equal precision; rounds in turn, ratios within a round.
 
-A peer that compiles for a minute has a process for each case, and these compile side by side before anything is timed.
+Peers get ready side by side. Those that compile for a minute or two come last, each full batch beside fcgpu alone, as
+far as the time reaches.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from bench.cases import TIMED, Case
@@ -24,7 +24,7 @@ PASSES = {"full": 20, "batch-128": 2, "batch-10": 1}  # of one timing, so that t
 ROUNDS = 5
 PAUSE = 0.02  # seconds between calls: nobody computes on the host, and no thread spins there
 ANSWER = 120.0  # seconds that a peer may take to import, to compile, to answer
-COMPILERS = {"pytorch_compiled": ("full",), "pytorch_autotune": ("full",)}  # and their cases, for want of time
+COMPILERS = ("pytorch_compiled", "pytorch_autotune")
 
 
 def cases() -> list[Case]:
@@ -50,18 +50,10 @@ def rows(
         def opened(module: str, where: str = device) -> Any:
             return stack.enter_context(open_peer(module, where))
 
-        answers = {case.batch: opened(REFERENCE[case.peers], "cpu") for case in todo}
-        references = {
-            case.batch: pool.submit(answers[case.batch].ask, "check", replace(case, precision="float32"))
-            for case in {case.batch: case for case in todo}.values()
-        }
+        firsts = {case.batch: replace(case, precision="float32") for case in todo}
+        articles = {batch: opened(REFERENCE[case.peers], "cpu") for batch, case in firsts.items()}
+        references = {batch: pool.submit(articles[batch].ask, "check", case) for batch, case in firsts.items()}
         peers = {module.rpartition(".")[2]: opened(module) for module in modules or peers_of("bench.peers")}
-        ready: dict[tuple[str, str], Future[Any]] = {}
-        prepared = partial(_prepared, pool.submit, references)
-        for name in COMPILERS.keys() & peers.keys():
-            for case in todo:
-                if case.name.split()[0] in COMPILERS[name]:
-                    ready[name, case.name] = prepared(opened(f"bench.peers.{name}"), case)
         for name, about in {name: pool.submit(_about, peer) for name, peer in peers.items()}.items():
             found = about.result()
             if isinstance(found, str):
@@ -70,15 +62,15 @@ def rows(
                 yield {"peer": name, "title": found["title"], "versions": found["versions"]}
                 continue
             del peers[name]
-        wait(ready.values())
-        for case in todo:
+        quick = [name for name in peers if name not in COMPILERS]
+        slow = [[OURS, name] for name in COMPILERS if name in peers]
+        full = [case for case in todo if case.batch == case.rows]
+        for case, names in [*((case, quick) for case in todo), *((case, pair) for pair in slow for case in full)]:
             if time.monotonic() > until:
-                yield {"case": case.name, "skipped": "no time left"}
+                yield {"case": case.name, "peer": ", ".join(names), "skipped": "no time left"}
                 continue
-            ready |= {(name, case.name): prepared(peer, case) for name, peer in peers.items() if name not in COMPILERS}
-            yield from _measured(
-                case, {name: ready[name, case.name] for name in peers if (name, case.name) in ready}, rounds
-            )
+            ready = {name: pool.submit(_prepared, peers[name], case, references[case.batch]) for name in names}
+            yield from _measured(case, {name: future.result() for name, future in ready.items()}, rounds)
 
 
 def _about(peer: Any) -> dict[str, Any] | str:
@@ -90,28 +82,21 @@ def _about(peer: Any) -> dict[str, Any] | str:
         return str(error)
 
 
-def _prepared(
-    submit: Callable[..., Future[Any]], references: dict[int, Future[Any]], peer: Any, case: Case
-) -> Future[Any]:
-    """A future of the peer, ready to be called; or of the reason why not, as fields of a row."""
-
-    def prepare() -> Any:
-        try:
-            answer, reference = peer.ask("check", case, within=ANSWER), references[case.batch].result()
-            if not case.agrees(answer, reference):
-                return {"refused": f"it computes {shown(answer)}, not {shown(reference)}"}
-            peer.ask("warm", case, within=ANSWER)
-        except PeerError as error:
-            return {"skipped": str(error)}
-        return peer
-
-    return submit(prepare)
+def _prepared(peer: Any, case: Case, reference: Future[Any]) -> Any:
+    """The peer, ready to be called; or the reason why not, as fields of a row."""
+    try:
+        answer = peer.ask("check", case, within=ANSWER)
+        if not case.agrees(answer, reference.result()):
+            return {"refused": f"it computes {shown(answer)}, not {shown(reference.result())}"}
+        peer.ask("warm", case, within=ANSWER)
+    except PeerError as error:
+        return {"skipped": str(error)}
+    return peer
 
 
-def _measured(case: Case, prepared: dict[str, Future[Any]], rounds: int) -> Iterator[dict[str, Any]]:
+def _measured(case: Case, prepared: dict[str, Any], rounds: int) -> Iterator[dict[str, Any]]:
     ready = {}
-    for name, future in prepared.items():
-        found = future.result()
+    for name, found in prepared.items():
         if isinstance(found, dict):
             yield {"case": case.name, "peer": name, **found}
         else:
