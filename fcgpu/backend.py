@@ -22,11 +22,12 @@ GPU_SPARE = 0.9
 INSTALL = "pip install 'fcgpu[cuda12]' (or cuda13, by the CUDA version that nvidia-smi shows)"
 
 
-# What `auto` expects. A step takes a device some seconds, and its multiplications and additions by so many a second; a
-# GPU takes a while to start. `python -m bench gpu --parts crossover` measures them.
-CPU_STEP, CPU_FLOPS = 40e-6, 6e10
-GPU_LAUNCH, GPU_FLOPS = 2.5e-6, 2e13
-GPU_START = 1.5
+# What `auto` expects: the seconds of a step and, besides, its multiplications and additions by so many a second. Of two
+# Xeon cores, and of an H100 in graphs of launches, where one takes some 2 µs; a run there is 2 s longer than its steps,
+# for CUDA, cuBLAS and the kernels.
+CPU_STEP, CPU_FLOPS = 60e-6, 1.5e11
+GPU_LAUNCH, GPU_FLOPS = 2e-6, 3e13
+GPU_START = 2.0
 
 
 class Work(NamedTuple):

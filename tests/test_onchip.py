@@ -8,6 +8,7 @@ import pytest
 from device_double import HALVES, WHOLE, double_backend
 
 import fcgpu
+from fcgpu.kernels import middle
 from fcgpu.train import capture, cluster
 
 HIDDEN = (12, 9)
@@ -22,8 +23,14 @@ def no_cluster(monkeypatch):
 @pytest.fixture(params=["double", pytest.param("gpu", marks=pytest.mark.gpu)])
 def device(request, monkeypatch):
     if request.param == "double":
-        return double_backend(monkeypatch, WHOLE + HALVES, on_chip=True)
+        return small_double(monkeypatch)
     return request.getfixturevalue("gpu")
+
+
+def small_double(monkeypatch):
+    """Of few threads: each is a fiber."""
+    monkeypatch.setattr(middle, "CUTS", (middle.Cut(64, 16, 2),))
+    return double_backend(monkeypatch, WHOLE + HALVES, on_chip=True)
 
 
 def pixels(n=75, classes=3, scale=1 / 255):
@@ -86,7 +93,7 @@ def test_recorded_steps_have_the_bits_of_called_ones(changes, device, monkeypatc
 
 
 def test_a_step_is_eight_launches(monkeypatch):
-    backend = double_backend(monkeypatch, WHOLE + HALVES, on_chip=True)
+    backend = small_double(monkeypatch)
     trained(backend)
     assert backend.xp.streams.lengths == [8]  # split, product, middle, add_up, product, merge, turn, adam
 
