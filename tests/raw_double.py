@@ -13,7 +13,7 @@ KERNELS = Path(fcgpu.kernels.__file__).parent
 HEADER = Path(__file__).parent / "cuda_double.h"
 ONLY_PTX = tuple((KERNELS / name).read_text(encoding="ascii") for name in ("tensor_cores.cu", "ptx.cu"))
 LIMIT = 48 << 10  # bytes of shared memory that a kernel has without being asked
-FLAGS = ("-std=c++20", "-O1", "-U_FORTIFY_SOURCE", "-fvisibility=hidden")
+FLAGS = ("-std=c++20", "-O0", "-U_FORTIFY_SOURCE", "-fvisibility=hidden")
 FAULTS = {1: "threads wait for ever", 2: "a block writes outside of its shared memory"}
 START = """
 template <typename... P, size_t... i> void call(void (*kernel)(P...), void **arguments, std::index_sequence<i...>) {{

@@ -94,7 +94,7 @@ def test_steps_are_the_references_in_any_order_of_threads(case):
     for ours, theirs in zip(arrays(found), arrays(problem.reference((whole, shape.batch), *then)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=4 * sum(shape.sizes) ** 0.5 * eps * abs(theirs).max())
     assert found[-1] == (whole + len(then), 3.0 + whole + len(then), problem.rates[whole + len(then) - 1])
-    again = [problem.cluster((whole, shape.batch), *then, seed=seed) for seed in (1, 2, 3)]
+    again = [problem.cluster((whole, shape.batch), *then, seed=seed) for seed in (1, 2)]
     again.append(problem.cluster(*[(1, shape.batch)] * whole, *then))  # launch by launch
     for other in again:
         assert [a.tobytes() for a in arrays(other)] == [a.tobytes() for a in arrays(found)]

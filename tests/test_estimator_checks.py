@@ -1,6 +1,7 @@
 """Every check that scikit-learn has for estimators, on both of ours in several configurations."""
 
 from importlib.util import find_spec
+from zlib import crc32
 
 import pytest
 
@@ -69,5 +70,8 @@ def test_scikit_learns_checks(estimator, check):
 @quietly
 @pytest.mark.slow
 @every_check(OTHERS, arrays=False)
-def test_scikit_learns_checks_of_every_solver(estimator, check):
+def test_scikit_learns_checks_of_every_solver(estimator, check, request):
+    """All of them with --thorough; else a fifth, drawn by name."""
+    if not request.config.getoption("thorough") and crc32(request.node.name.encode()) % 5:
+        pytest.skip("with --thorough")
     check(estimator)

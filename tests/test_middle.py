@@ -186,7 +186,7 @@ extern "C" int add_up_{at}(const float *partial, int blocks, float *out, int see
 
 @cache
 def double(networks):
-    return ctypes.CDLL(str(library_of(double_source(networks), ("-std=c++20", "-O1"))))
+    return ctypes.CDLL(str(library_of(double_source(networks), ("-std=c++20", "-O0"))))
 
 
 def pointer(array):

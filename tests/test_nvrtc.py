@@ -113,8 +113,10 @@ def options(cupy, architecture):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_formula_compiles(architecture, nvrtc, cupy):
+def test_every_formula_compiles(architecture, nvrtc, cupy, pytestconfig):
     """Without optimisation, which takes three times as long and judges nothing."""
+    if architecture in ARCHITECTURES[1:-1] and not pytestconfig.getoption("thorough"):
+        pytest.skip("between the oldest and the newest, with --thorough")
     if not hasattr(cupy._core._kernel, "_get_elementwise_kernel_code"):
         pytest.skip("this CuPy does not show the text that it generates")
     if architecture not in supported(nvrtc):
@@ -133,8 +135,7 @@ def test_a_wrong_formula_does_not_compile(nvrtc, cupy):
         assert "error" in log
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 3])
-@pytest.mark.parametrize("architecture", [80, 90, 100])
+@pytest.mark.parametrize(("architecture", "pieces"), [(80, 3), (90, 1), (90, 2), (90, 3), (100, 1)])
 def test_the_middle_of_a_step_keeps_its_numbers_in_registers(architecture, pieces, nvrtc):
     """To machine code, of the digits' network: what a thread cannot hold is spilled, and the assembler says so.
 

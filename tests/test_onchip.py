@@ -41,7 +41,7 @@ def pixels(n=75, classes=3, scale=1 / 255):
 
 
 def trained(device, data=None, **changes):
-    options = {"hidden": HIDDEN, "epochs": 3, "optimizer": "adam", **changes}
+    options = {"hidden": HIDDEN, "epochs": 2, "optimizer": "adam", **changes}
     if options["optimizer"] != "lbfgs":
         options.setdefault("learning_rate", 0.02)
     first, *_, finished = fcgpu.train(data or pixels(), device=device, **options)
@@ -50,11 +50,10 @@ def trained(device, data=None, **changes):
 
 
 CASES = {
-    "full": {},
     "mini-batches and a rest": {"batch": 32, "schedule": "cosine", "optimizer": "momentum"},
     "L2, clipped": {"alpha": 3.0, "gradient_clip": 0.1, "activation": "relu", "output": "sigmoid"},
     "weights": {"sample_weight": np.linspace(0, 2, 75), "hidden": (20,), "batch": 40, "shuffle": False},
-    "L-BFGS": {"optimizer": "lbfgs", "activation": "sigmoid"},
+    "L-BFGS": {"optimizer": "lbfgs"},
 }
 
 
@@ -67,10 +66,9 @@ def test_float32_is_the_cpus(changes, device):
 
 
 @pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("tf32", 2e-5), ("bfloat16", 1e-2)])
-@pytest.mark.parametrize("scale", [1 / 255, 0.0123])
-def test_a_step_of_each_precision_is_as_near_as_its_pieces(precision, error, scale, device):
+def test_a_step_of_each_precision_is_as_near_as_its_pieces(precision, error, device):
     """One step from the same parameters; float64 on the CPU is the measure, and the digits that are lost are found."""
-    options = {"optimizer": "gradient_descent", "learning_rate": 1.0, "epochs": 1}
+    options, scale = {"optimizer": "gradient_descent", "learning_rate": 1.0, "epochs": 1}, 0.0123
     ours = trained(device, pixels(scale=scale), precision=precision, **options).model.params
     exact = trained("cpu", pixels(scale=scale), dtype="float64", **options).model.params
     start = trained("cpu", pixels(scale=scale), dtype="float64", **{**options, "learning_rate": 1e-300}).model.params
@@ -102,7 +100,7 @@ def test_the_plan_is_what_a_run_takes(device):
     pool = device.xp.get_default_memory_pool()
     device.give_back()
     before = pool.used_bytes()
-    events = fcgpu.train(pixels(), device=device, hidden=(64, 32), batch=50)
+    events = fcgpu.train(pixels(), device=device, hidden=HIDDEN, batch=50)
     planned, _ = next(events).plan, next(events)
     taken = pool.used_bytes() - before - (0 if capture.why_eager(device) else 32 << 20)  # which is cuBLAS's own
     assert not planned.why_layers

@@ -52,7 +52,7 @@ class Drawn:
     ],
     ids=["resident", "from the host"],
 )
-def test_whichever_allocation_fails_the_run_goes_on_and_says_so(budget, changes, data):
+def test_whichever_allocation_fails_the_run_goes_on_and_says_so(budget, changes, data, pytestconfig):
     def attempt(refused):
         backend = double_backend()
         backend.xp.memory.refused = {refused}
@@ -65,13 +65,13 @@ def test_whichever_allocation_fails_the_run_goes_on_and_says_so(budget, changes,
     ).plan
     assert bool(cut.chunk) == (budget is not None)
     ends = Counter()
-    for number in range(1, allocations + 1):
+    for number in range(1, allocations + 1, 1 if pytestconfig.getoption("thorough") else 2):
         (said, found, found_loss), _ = attempt(number)
         np.testing.assert_allclose(found, params, rtol=0, atol=1e-4)
         assert found_loss == pytest.approx(loss, rel=1e-4)
         ends[tuple(said)] += 1
     assert set(ends) <= {("start",), ("epoch",), ()}
-    assert ends["start",] > 10  # the others are of the scores, which have smaller tiles and the CPU to go to
+    assert ends["start",] > 5  # the others are of the scores, which have smaller tiles and the CPU to go to
 
 
 def test_in_the_first_epoch_a_run_begins_anew_with_the_same_order(data, monkeypatch):
