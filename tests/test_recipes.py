@@ -88,7 +88,6 @@ def test_an_epoch_of_mnist_article_lands_where_the_articles_cost_lies(tmp_path, 
     assert "60,000 samples of 784 features" in out
 
 
-@pytest.mark.slow
 def test_mnist_reaches_97_percent(tmp_path, capfd):
     assert main(["train", "--epochs", "60", "--json", "--quiet", "--out", str(tmp_path / "run")]) == 0
     captured = capfd.readouterr()
