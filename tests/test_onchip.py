@@ -132,3 +132,16 @@ def test_a_gpu_before_ampere_goes_layer_by_layer(monkeypatch):
     events = fcgpu.train(pixels(), device=backend, hidden=HIDDEN)
     assert next(events).plan.why_layers.startswith("tensor cores take bfloat16 from compute capability 8.0")
     events.close()
+
+
+@pytest.mark.parametrize("changes", [{}, {"batch": 32}], ids=str)
+def test_a_kernel_that_does_not_compile_leaves_the_other_way(changes, monkeypatch):
+    def refuse(**options):
+        raise RuntimeError("nvrtc: no such architecture")
+
+    backend = small_double(monkeypatch)
+    backend.xp.RawModule = refuse
+    *_, ours = fcgpu.train(pixels(), device=backend, hidden=HIDDEN, epochs=2, **changes)
+    *_, theirs = fcgpu.train(pixels(), device="cpu", hidden=HIDDEN, epochs=2, **changes)
+    np.testing.assert_allclose(ours.model.params, theirs.model.params, rtol=0, atol=1e-5)
+    assert ours.capture.endswith("no tensor cores: RuntimeError: nvrtc: no such architecture")

@@ -11,7 +11,7 @@ Tiles are dealt to blocks by their number and every sum has one order: the same 
 import itertools
 import math
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,10 +80,15 @@ class Middle:
             weighted=weighted, count=count, stored=np.dtype(stored).name,
         )  # fmt: skip
         self._bytes, self._first = Memory(spec.sizes, pieces, cut).bytes, math.prod(layout.shapes[0])
-        self._module = _module(written, xp)
+        self._module = partial(_module, written, xp)
         self._middle: Any = None
         self._add_up: Any = None
         self._partial = xp.empty((self.blocks, layout.size - self._first), dtype=np.float32)
+
+    def compile(self) -> None:
+        """At the latest before the first call, which may never come. Raises what CuPy raises."""
+        self._middle, self._add_up = (self._module().get_function(name) for name in ("middle", "add_up"))
+        self._middle.max_dynamic_shared_size_bytes = self._bytes
 
     def __call__(
         self, Z1: Any, params: Any, rows: Any, share: Any, alpha: float, dZ1: Any, gradient: Any, losses: Any,
@@ -93,9 +98,8 @@ class Middle:
         pieces of (prediction - target) weight taken back to it. gradient gets [dW; db] of all layers but the first;
         losses and rights (blocks,) partial sums, as device.loss has them. rows : device.Rows; params float32.
         """
-        if self._middle is None:  # compiled at the first call, which may never come
-            self._middle, self._add_up = (self._module.get_function(name) for name in ("middle", "add_up"))
-            self._middle.max_dynamic_shared_size_bytes = self._bytes
+        if self._middle is None:
+            self.compile()
         self._middle(
             (self.blocks,), (self._cut.threads,),
             (Z1, params, rows.y, rows.weights, share, np.int32(len(Z1)), np.float32(alpha), dZ1, self._partial, losses,

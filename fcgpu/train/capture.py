@@ -26,7 +26,7 @@ class Capture:
         self.xp, self.stream = xp, xp.cuda.Stream(non_blocking=True)
         self.longest = 0  # steps of the longest graph
         self.blocks = 0  # of the kernel that makes many steps
-        self.no_cluster = ""  # why such a kernel failed
+        self.lost = ""  # a faster way that failed, and why
         self.why = why_eager(backend)
         if not self.why:
             try:
@@ -50,12 +50,12 @@ class Capture:
     @property
     def how(self) -> str:
         """How the steps were run, in words."""
-        if self.blocks and not self.no_cluster:
+        if self.blocks and not self.lost:
             return f"one kernel of {self.blocks} blocks"
         how = f"graph of {self.longest} step{'s' if self.longest != 1 else ''}" if self.longest else "eager: one step"
         if self.why:
             how = f"eager: {self.why}"
-        return f"{how}; no cluster of blocks: {self.no_cluster}" if self.no_cluster else how
+        return f"{how}; {self.lost}" if self.lost else how
 
 
 class Steps:

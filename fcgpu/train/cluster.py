@@ -71,10 +71,10 @@ class Cluster:
                     self._kernel = cluster.kernel(shape, self._capture.xp, self._capture.xp.cuda.Device().id)
                 self._kernel((shape.blocks,), (shape.threads,), self._arguments(rows, times), shared_mem=shape.bytes)
             except Exception as error:  # by the compiler or the driver, before anything has run
-                self._capture.no_cluster, self._kernel = line_of(error), None
+                self._capture.lost, self._kernel = f"no cluster of blocks: {line_of(error)}", None
                 self._shapes.pop(0)
             else:
-                self._capture.no_cluster, self._capture.blocks = "", shape.blocks
+                self._capture.lost, self._capture.blocks = "", shape.blocks
                 return True
         return False
 

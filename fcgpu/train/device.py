@@ -23,7 +23,7 @@ from fcgpu.errors import ConfigError
 from fcgpu.kernels import device, dropout
 from fcgpu.kernels.formulas import WIDTH, kernel
 from fcgpu.params import Padded, Spec, weights_only
-from fcgpu.train.capture import Capture, Steps
+from fcgpu.train.capture import Capture, Steps, line_of
 from fcgpu.train.cluster import Cluster
 from fcgpu.train.layers import Layers, Tile
 from fcgpu.train.onchip import OnChip
@@ -89,24 +89,27 @@ class OnGpu:
             ids = xp.arange(len(y) if self._dropout else 1, dtype=np.uint32)
         self._weighted, self._named = weights is not None, bool(self._dropout)
         self._data = device.Rows(X, y, xp.ones((1,), dtype=dtype) if weights is None else weights, ids)
-        vectors, products, weighted = (self.params, self.gradient), self.capture.products, self._weighted
-        self._passes: Layers | OnChip
-        if plan.why_layers:
-            self._passes = Layers(
-                spec, recipe, vectors, products, operand, layout=self.layout, scale=scale,
-                pixels=X.dtype.itemsize == 1, count=count, weighted=weighted, xp=xp,
-            )  # fmt: skip
-        else:
-            self._passes = OnChip(
-                self.layout, PIECES[recipe.precision], vectors, products, y, plan.batch, scale=scale, count=count,
-                weighted=weighted, xp=xp,
-            )  # fmt: skip
+        self._pixels, self._operand = X.dtype.itemsize == 1, operand
+        self._passes: Layers | OnChip = self._layers() if plan.why_layers else self._on_chip()
         wide = plan.samples * self.layout.shapes[0][0] * self._passes.operand.itemsize
         fits = plan.batch == plan.samples and not plan.chunk and plan.bytes + wide <= plan.budget
         self.resident = wide if fits else 0
         self._row = 0  # of the epoch, where the next batch begins
         self.steps = self.samples = self._done = 0
         self._known: tuple[int, Any] = (0, None)  # until which step the device knows the rates, and what drew them
+
+    def _layers(self) -> Layers:
+        return Layers(
+            self.spec, self.recipe, (self.params, self.gradient), self.capture.products, self._operand,
+            layout=self.layout, scale=self._scale, pixels=self._pixels, count=self.count, weighted=self._weighted,
+            xp=self.xp,
+        )  # fmt: skip
+
+    def _on_chip(self) -> OnChip:
+        return OnChip(
+            self.layout, PIECES[self.recipe.precision], (self.params, self.gradient), self.capture.products,
+            self._data.y, self.plan.batch, scale=self._scale, count=self.count, weighted=self._weighted, xp=self.xp,
+        )  # fmt: skip
 
     def _vector(self, dtype: Any) -> Any:
         return self.xp.zeros((self.layout.size,), dtype=dtype)
@@ -122,7 +125,8 @@ class OnGpu:
         self._order = Upload(xp, (plan.samples,), np.int64) if ordered else None
         self._tables = device.Tables(self._rates.array, self._keys.array, self._first.array)
         n_tiles = -(-plan.batch // plan.tile)
-        lengths = [self._passes.blocks(plan.tile) * n_tiles] * 2 + [device.blocks(self.layout.size)] * 2
+        most = max(self._passes.blocks(plan.tile), device.blocks(plan.tile))  # of whichever way it will be
+        lengths = [most * n_tiles] * 2 + [device.blocks(self.layout.size)] * 2
         self._sums = device.Sums(*(xp.zeros((n,), dtype=np.float64) for n in lengths))
         counted = getattr(getattr(rule, "state", None), "t", None)
         self._now = device.Now(
@@ -142,6 +146,12 @@ class OnGpu:
             tables=self._tables, now=self._now, params=self.params, rule=rule, weighted=self._weighted,
             count=self.count, scale=self._scale,
         )  # fmt: skip
+        if isinstance(self._passes, OnChip) and self._cluster.why:
+            try:
+                self._passes.compile()
+            except Exception as error:  # of the compiler or the driver: there is another way
+                self.capture.lost = f"no tensor cores: {line_of(error)}"
+                self._passes, self.resident = self._layers(), 0
         with self.capture.on_stream():
             self._batches = self._cut()
 
