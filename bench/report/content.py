@@ -73,9 +73,9 @@ METHOD = (
     "two differ by more than 1 part in 100,000, the library's row is refused. Predictions are compared label by label.",
     "Each library runs in processes of its own, three one after the other, held to the same processors, and warmed up "
     "on other data. Then follow rounds in which each runs once, one after the other, every round starting with another "
-    "one. A ratio is taken within a round, so that a machine that slows down or speeds up does so for both. Quartiles of "
-    "the rounds say how sure a figure is. On a CPU the clock is read after the answer is there; on a GPU device events "
-    "are placed around the work.",
+    "one. A ratio is taken within a round, so that a machine that slows down or speeds up does so for both. Quartiles "
+    "of the rounds say how sure a figure is. On a CPU the clock is read after the answer is there; on a GPU device "
+    "events are placed around the work.",
     "Time to an accuracy is the one case in which every library trains as is best for it; its recipe stands beside it. "
     "Its clock stops while the test set is judged. Memory is the highest resident size of a process that imports the "
     "library, reads the digits and trains three full-batch steps.",
