@@ -238,7 +238,7 @@ static void prefetch_l2(const void *) {}
 #define __logf logf
 static float __fdividef(float x, float y) { return x / y; }
 
-// tensor_cores.cu anew: pairs of bfloat16, rounded to the nearest and ties to even, ldmatrix and mma.m16n8k16
+// tensor cores: pairs of bfloat16, rounded to the nearest and ties to even, ldmatrix and mma.m16n8k16
 static float left_of(unsigned int pair) { return __uint_as_float(pair << 16); }
 static float right_of(unsigned int pair) { return __uint_as_float(pair & 0xffff0000u); }
 static unsigned int rounded(float left, float right) {

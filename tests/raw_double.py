@@ -7,11 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-import fcgpu.kernels
+from fcgpu.kernels.text import program
 
-KERNELS = Path(fcgpu.kernels.__file__).parent
 HEADER = Path(__file__).parent / "cuda_double.h"
-ONLY_PTX = tuple((KERNELS / name).read_text(encoding="ascii") for name in ("tensor_cores.cu", "ptx.cu"))
 LIMIT = 48 << 10  # bytes of shared memory that a kernel has without being asked
 FLAGS = ("-std=c++20", "-O0", "-U_FORTIFY_SOURCE", "-fvisibility=hidden")
 FAULTS = {1: "threads wait for ever", 2: "a block writes outside of its shared memory"}
@@ -44,9 +42,7 @@ def launch(code, name, blocks, threads, shared_bytes, arguments, seed=0):
 def _function(code, name):
     from device_double import library_of
 
-    for text in ONLY_PTX:
-        code = code.replace(text, "")
-    code = code.replace('extern "C" __global__', "__global__")
+    code = code.removeprefix(program("")).replace('extern "C" __global__', "__global__")
     source = HEADER.read_text(encoding="ascii") + code + START.format(name=name)
     function = ctypes.CDLL(str(library_of(source, FLAGS))).run
     function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_size_t, ctypes.c_uint, ctypes.c_void_p]

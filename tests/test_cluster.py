@@ -15,6 +15,7 @@ from test_nvrtc import cupy, nvrtc, supported  # noqa: F401  # two fixtures
 
 import fcgpu
 from fcgpu.kernels import cluster
+from fcgpu.kernels.text import program
 from fcgpu.train import cluster as steps
 
 BASE = cluster.Shape(
@@ -195,7 +196,7 @@ def test_nvidias_compiler_takes_it(architecture, shape, nvrtc):  # noqa: F811
     if architecture not in supported(nvrtc):
         pytest.skip(f"this NVRTC does not know sm_{architecture}")
     shape = cluster.fitting(shape, 232_448)[0]
-    text = cluster.text_of("ptx.cu") + cluster.source(shape)
+    text = program(cluster.source(shape))
     error, log = compile_with_nvrtc(nvrtc, text, [f"-arch=sm_{architecture}", "--std=c++17", "--ptxas-options=-v"])
     assert not error, log
     print(shape.sizes, shape.batch, re.findall(r"Used \d+ registers|\d+ bytes spill \w+", log))

@@ -123,7 +123,7 @@ __device__ __forceinline__ void product(
   }
 }
 
-// W -= rule(Aᵀ dZ) for `inputs` rows of W and, with a bias, one more, of inputs that are always 1. Never inlined, so
+// W -= rule(A^T dZ) for `inputs` rows of W and, with a bias, one more, of inputs that are always 1. Never inlined, so
 // that two copies of a weight get equal bits. Begins with the warp that so many tiles before it leave free. Returns the
 // thread's part of the penalty.
 __device__ constexpr int tiles(int rows, int quads) { return (rows + 7) / 8 * quads; }

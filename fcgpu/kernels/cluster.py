@@ -20,13 +20,13 @@ The text is in `cluster*.cu`, and what it asks of the device in `ptx.cu`; the fo
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fcgpu.kernels import formulas, fused
 from fcgpu.kernels.formulas import DERIVATIVE, WIDTH, G
+from fcgpu.kernels.text import C_TYPES, program, text_of, up
 from fcgpu.kernels.updates import log_or_minus_infinity
 
 NAME = "steps_of_a_cluster"
@@ -36,11 +36,6 @@ THREADS = 512
 MOST_OUTPUTS, MOST_ROWS = 32, 64
 RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")
 TYPES = {"T": "dtype", "U": "features", "I": "targets"}
-C_TYPES = {
-    "bool": "bool", "int8": "signed char", "int16": "short", "int32": "int", "int64": "long long",
-    "uint8": "unsigned char", "uint16": "unsigned short", "uint32": "unsigned int", "uint64": "unsigned long long",
-    "float32": "float", "float64": "double",
-}  # fmt: skip
 NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14  # of CUfunction_attribute: more than 8 blocks
 
 
@@ -75,10 +70,6 @@ class Layout(NamedTuple):
     tables: dict[str, list[int]]
     numbers: dict[str, int]
     bytes: int
-
-
-def up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
 
 
 def layout(shape: Shape) -> Layout:
@@ -201,11 +192,6 @@ def source(shape: Shape) -> str:
     return "\n".join((*lines, *map(text_of, TEXTS)))
 
 
-@cache
-def text_of(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
-
-
 def fitting(shape: Shape, most_bytes: int) -> list[Shape]:
     """The shape on as many blocks as help, and on 8 where a GPU refuses more: those that fit, the fastest first."""
     useful = 1  # each block takes 4 units or a multiple
@@ -227,7 +213,7 @@ def kernel(shape: Shape, xp: Any, device: int) -> Any:
     """The compiled kernel, ready to be launched on the device, the current one; CuPy keeps it on disk. Raises whatever
     keeps it from that.
     """
-    made = xp.RawKernel(text_of("ptx.cu") + source(shape), NAME, options=("--std=c++17",))
+    made = xp.RawKernel(program(source(shape)), NAME, options=("--std=c++17",))
     made.max_dynamic_shared_size_bytes = shape.bytes
     if shape.blocks > 8:
         xp.cuda.driver.funcSetAttribute(made.kernel.ptr, NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)

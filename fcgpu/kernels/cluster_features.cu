@@ -52,7 +52,7 @@ __device__ __forceinline__ int features_forward(int m, const U *X, const long lo
   return parts;
 }
 
-// W1 -= rule(scale Xᵀ dZ1). Eight lanes take eight words of four features. Four such groups share the rows, and then
+// W1 -= rule(scale X^T dZ1). Eight lanes take eight words of four features. Four such groups share the rows, and then
 // each has one of the four features; of few rows each takes all, and its feature from the first.
 __device__ __forceinline__ double features_descend(
     const Rule &rule, int m, const U *X, const long long *source, int buffer, T scale) {

@@ -11,14 +11,14 @@ Tiles are dealt to blocks by their number and every sum has one order: the same 
 import itertools
 import math
 from collections.abc import Sequence
-from functools import cache, lru_cache, partial
-from pathlib import Path
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fcgpu.kernels.formulas import DERIVATIVE, FORMULAS, WIDTH, G
 from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.kernels.text import C_TYPES, program, text_of, up
 
 
 class Cut(NamedTuple):
@@ -42,11 +42,6 @@ BLOCK_BYTES = 1024  # of shared memory that each block takes for itself
 FAST = {"sigmoid": "__fdividef(1, 1 + __expf(-z))"}
 NEAR = {"sigmoid": "0.5f * near_tanh(0.5f * z) + 0.5f", "tanh": "near_tanh(z)"}
 ADDED = 32  # columns of a block of `add_up`, eight threads each
-C_TYPES = {
-    "float32": "float", "float64": "double", "bool": "bool", "int8": "signed char", "int16": "short", "int32": "int",
-    "int64": "long long", "uint8": "unsigned char", "uint16": "unsigned short", "uint32": "unsigned int",
-    "uint64": "unsigned long long",
-}  # fmt: skip
 
 
 class Middle:
@@ -155,10 +150,6 @@ def blocks_of(cut: Cut, n: int, device: Any) -> int:
     return min(cut.beside * int(device["MultiProcessorCount"]), -(-n // cut.rows))
 
 
-def up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
-
-
 class Memory:
     """Shared memory of a block: `places`, C++ that declares what lies where, and `bytes`.
 
@@ -191,14 +182,14 @@ class Memory:
 
 def source(*of: Any, **options: Any) -> str:
     """The whole text, for a GPU: arguments as those of `text`."""
-    return _file("tensor_cores.cu") + text(*of, **options)
+    return program(text(*of, **options))
 
 
 def text(
     sizes: Sequence[int], activation: str, output: str, pieces: int, cut: Cut, *, targets: str, dense: bool,
     weighted: bool, count: bool, stored: str = "float32",
 ) -> str:  # fmt: skip
-    """The kernels `middle` and `add_up`, without what stands in tensor_cores.cu; targets and stored, Z1's, are dtypes.
+    """The kernels `middle` and `add_up`, without what they ask of a GPU; targets and stored, Z1's, are dtypes.
 
     stored is float32 or bfloat16.
     """
@@ -217,7 +208,7 @@ constexpr int P = {pieces}, R = {cut.rows}, THREADS = {cut.threads}, BESIDE = {c
 
 __device__ inline float g(float z) {{ return {(NEAR if pieces == 1 else FAST).get(activation, G[activation])}; }}
 __device__ inline float derivative(float a, float dz) {{ return {DERIVATIVE[activation]}; }}
-{_file("middle.cu")}
+{text_of("middle.cu")}
 // dZ of `n` rows from their logits Z, which are used up; 0 in the rows behind. SHARE threads have a row. sums: loss and
 // right answers of a thread's rows.
 constexpr int SHARE = {share};
@@ -318,8 +309,3 @@ def _fast(formula: str) -> str:
 
 def _word(value: bool) -> str:
     return "true" if value else "false"
-
-
-@cache
-def _file(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="ascii")

@@ -1,4 +1,6 @@
-// What a kernel of a thread block cluster asks of the device, for it includes no header.
+// What kernels that include no header ask of a GPU, and what the tests' emulator of one says anew.
+
+// Shared memory, and that of the other blocks of a cluster.
 
 __device__ __forceinline__ char *shared_memory() {
   extern __shared__ __align__(1024) char memory[];
@@ -36,3 +38,47 @@ template <int LEFT> __device__ __forceinline__ void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }
 __device__ __forceinline__ void prefetch_l2(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+// Tensor cores. Of 16 x 16 numbers lane l holds eight as four pairs, in rows l / 4 and l / 4 + 8, columns 2 (l % 4) and 8
+// behind. A pair is two bfloat16 in 32 bits, the left one in the lower half.
+
+__device__ inline unsigned rounded(float left, float right) {
+  unsigned pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(right), "f"(left));
+  return pair;
+}
+
+__device__ inline float left_of(unsigned pair) { return __uint_as_float(pair << 16); }
+__device__ inline float right_of(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+// To 11 bits, by one instruction.
+__device__ inline float near_tanh(float x) {
+  float y;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// A place in shared memory as instructions want it.
+typedef unsigned Place;
+__device__ inline Place place_of(const void *p) {
+  Place at;
+  asm("{ .reg .u64 a; cvta.to.shared.u64 a, %1; cvt.u32.u64 %0, a; }" : "=r"(at) : "l"(p));
+  return at;
+}
+
+// Four matrices of 8 x 8 out of shared memory, each row 16 bytes; lane 8 i + r says where row r of matrix i begins.
+template <bool TRANSPOSED> __device__ inline void load_matrices(unsigned (&f)[4], Place row) {
+  if (TRANSPOSED)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(f[0]), "=r"(f[1]), "=r"(f[2]), "=r"(f[3]) : "r"(row) : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(f[0]), "=r"(f[1]), "=r"(f[2]), "=r"(f[3]) : "r"(row) : "memory");
+}
+
+// c (16, 8) += a (16, 16) b (16, 8): c[0], c[1] are neighbours in row l / 4, c[2], c[3] in row l / 4 + 8.
+__device__ inline void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}

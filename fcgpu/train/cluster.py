@@ -5,6 +5,7 @@ from typing import Any
 from fcgpu.kernels import cluster
 from fcgpu.kernels.device import Now, Place, Rows, Tables
 from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.kernels.text import C_TYPES
 from fcgpu.params import Spec
 from fcgpu.train.capture import Capture, Steps, line_of
 from fcgpu.train.plan import Plan
@@ -123,6 +124,6 @@ def why_not(xp: Any, spec: Spec, recipe: Recipe, plan: Plan, samples: Rows, weig
     if int(xp.cuda.Device().compute_capability) < 90:
         return "it needs a GPU of compute capability 9.0 (Hopper) or later"
     for array in (samples.X, samples.y):
-        if array.dtype.name not in cluster.C_TYPES or array.data.ptr % 16 or not array.flags.c_contiguous:
+        if array.dtype.name not in C_TYPES or array.data.ptr % 16 or not array.flags.c_contiguous:
             return f"it cannot read arrays of {array.dtype} as they lie in memory"
     return ""
