@@ -219,6 +219,7 @@ def test_readers_of_the_csv_agree(out, tmp_path, monkeypatch):
     assert set(times) == {"ours", "loadtxt", "genfromtxt"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [FIT, FIT_SINGLE], ids=lambda case: case.name)
 def test_both_estimators_learn_the_same_from_the_same_program(case, out, mnist, monkeypatch):
     pytest.importorskip("sklearn")

@@ -80,7 +80,13 @@ def a_compiler():
         pytest.skip("no C++ compiler: install g++, or name one in CXX")
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+LONG = ("four, of any size", "many rows, of features where they are stored", "a wide layer")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=name, marks=pytest.mark.slow if name in LONG else ()) for name, case in CASES.items()],
+)
 def test_steps_are_the_references_in_any_order_of_threads(case):
     """Two whole batches or more, a ragged one, one of the next epoch.
 

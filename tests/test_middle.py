@@ -228,6 +228,7 @@ def test_no_order_of_threads_changes_a_bit(name):
         assert [x.tobytes() for x in first] == [x.tobytes() for x in other]
 
 
+@pytest.mark.slow
 def test_a_barrier_that_is_missing_shows():
     whole = Network((3, 40, 24, 5), "tanh", "softmax", 1, Cut(256, 64, 2))
     networks = tuple(whole._replace(without=i) for i in range(whole.text.count(BARRIER)))

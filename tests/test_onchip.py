@@ -57,7 +57,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param(c, id=name, marks=pytest.mark.slow if name.startswith("L2") else ()) for name, c in CASES.items()],
+)
 def test_float32_is_the_cpus(changes, device):
     ours, theirs = (trained(where, **changes) for where in (device, "cpu"))
     np.testing.assert_allclose(ours.model.params, theirs.model.params, rtol=0, atol=1e-4)

@@ -49,7 +49,13 @@ def run(recipe, start=None):
     return epochs, states, end
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+# In short those with different states; the others with the slow tests.
+SHORT = ("adam", "lbfgs", "rprop")
+
+
+@pytest.mark.parametrize(
+    "optimizer", [pytest.param(name, marks=() if name in SHORT else pytest.mark.slow) for name in OPTIMIZERS]
+)
 def test_going_on_equals_never_having_stopped(optimizer, tmp_path, monkeypatch):
     monkeypatch.setattr(atomic.os, "fsync", lambda descriptor: None)  # for speed
     stops = early = 0
