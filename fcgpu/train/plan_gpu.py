@@ -16,9 +16,9 @@ from fcgpu.optim.first_order import state_arrays
 from fcgpu.params import Padded, Spec
 from fcgpu.train.recipe import Recipe
 
-# On an H100 a full batch of 60,000 was fastest in one tile; layer by layer, two took 1.05 times as long in float32 and 1.2
-# in bfloat16, sixteen twice and four times. Below GPU_SMALL_TILE reading the features from the host again may be cheaper,
-# which is not measured.
+# On an H100 a full batch of 60,000 was fastest in one tile; layer by layer, two took 1.05 times as long in float32 and
+# 1.2 in bfloat16, sixteen twice and four times. Below GPU_SMALL_TILE reading the features from the host again may be
+# cheaper, which is not measured.
 GPU_TILE_ROWS = 1 << 16
 GPU_SMALL_TILE = 1 << 12
 CHUNK_BYTES = 64 << 20  # of features that go to the device at once; there are two chunks there, and two on the host
