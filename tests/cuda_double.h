@@ -10,7 +10,7 @@
 // returns 0, 1 where threads wait for ever (a deadlock, or lanes that do not meet), 2 where a block wrote outside of its
 // shared memory. There are no static __shared__ variables: a kernel takes shared_memory(). What stands under "The
 // device's own functions" is what a kernel may call; on a GPU the same names are CUDA's, or PTX of the kernel's own.
-// Compile with -O1 -std=c++20 -w -fvisibility=hidden, without -D_FORTIFY_SOURCE, whose longjmp refuses to change stacks.
+// Compile with -std=c++20 -w -fvisibility=hidden, without -D_FORTIFY_SOURCE, whose longjmp refuses to change stacks.
 #pragma once
 #include <math.h>
 #include <setjmp.h>

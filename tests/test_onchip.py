@@ -2,7 +2,6 @@
 thread by thread, and on a GPU.
 """
 
-import ml_dtypes  # noqa: F401
 import numpy as np
 import pytest
 from device_double import HALVES, WHOLE, double_backend

@@ -63,13 +63,12 @@ class Middle:
         count: bool,
         xp: Any,
         stored: Any = np.float32,
-        blocks: int = 0,
     ) -> None:
         spec, device = layout.spec, xp.cuda.Device().attributes
         if reason := why_not(spec.sizes, pieces, device):
             raise ValueError(reason)
         self._cut = cut = cut_of(spec.sizes, pieces, n, device)
-        self.blocks = blocks or blocks_of(cut, n, device)
+        self.blocks = blocks_of(cut, n, device)
         written = source(
             spec.sizes, spec.activation, spec.output, pieces, cut, targets=targets.dtype.name, dense=targets.ndim == 2,
             weighted=weighted, count=count, stored=np.dtype(stored).name,
