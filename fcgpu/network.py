@@ -10,8 +10,11 @@ What stays out on purpose: where the tile came from, threads, optimizers. `train
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from fcgpu.backend import Backend
 from fcgpu.kernels import kernels_for
@@ -55,6 +58,12 @@ class Workspace:
             self._parts[start, stop, width] = found
         return found
 
+    def over(self, tile: Any) -> "Workspace":
+        """The same buffers, but for the tile."""
+        made = copy(self)
+        made.A, made._parts = [tile, *self.A[1:]], {}
+        return made
+
     @staticmethod
     def values(spec: Spec) -> int:
         """Numbers a workspace holds for each row."""
@@ -88,6 +97,17 @@ class Network:
             getattr(K, name)
             for name in (output.loss, f"{output.loss}_alone", f"{output.loss}_delta", output.prediction)
         )
+
+    def load(self, X: Any, rows: Any, work: Workspace) -> Workspace:
+        """work with the rows of X as its tile: as numbers of its type, or where the products take them, as bytes."""
+        if self.takes_bytes(X, work):
+            return work.over(X[rows])
+        self.kernels.load_tile(X, rows, work.A[0])
+        return work
+
+    def takes_bytes(self, X: Any, work: Workspace) -> bool:
+        """May the tile be of the type of X, which is bytes, and all else of work's, which is float32?"""
+        return bool(self.kernels.multiplies_bytes) and (X.dtype, work.A[-1].dtype) == (np.uint8, np.float32)
 
     def products(self, layers: Sequence[Layer], work: Workspace, gradients: Sequence[Layer] = ()) -> Products:
         """Those from the tile work.A[0] to the logits work.A[-1], and back to `gradients`, where they are given."""

@@ -207,14 +207,15 @@ def leaves(value):
     return [leaf for v in value for leaf in leaves(v)] if isinstance(value, tuple) else [value]
 
 
-def compare(name, function, dtype, xp, operand=None):
+def compare(name, function, dtype, xp, operand=None, *, flushes=False):
     """Raises AssertionError where function differs from the reference of this name by more than rounding.
 
     operand is the type of what is multiplied, where that is a half: the arrays are then of its numbers, and what is
     written is rounded to it, but for losses. CuPy compiles with -ftz=true: a GPU's float32 below the normal ones is 0.
+    flushes says that of other functions, of both types.
     """
-    flushed = type(xp).__name__ == "module" and dtype == "float32"
-    least = float(np.finfo(np.float32).smallest_normal) if flushed else 0.0
+    flushes = flushes or (type(xp).__name__ == "module" and dtype == "float32")
+    least = float(np.finfo(dtype).smallest_normal) if flushes else 0.0
     for case in cases(name, dtype):
         args = [lifted(a, lambda a: among(a, dtype, operand)) for a in case.args] if operand else case.args
         expected = [lifted(a, np.copy) for a in args]

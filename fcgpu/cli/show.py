@@ -7,6 +7,7 @@ from rich.table import Table
 
 from fcgpu.backend import choose, cpu_count
 from fcgpu.cli.machine import machine, version
+from fcgpu.kernels.compiled import in_words
 from fcgpu.streams import show
 from fcgpu.train.capture import why_eager
 from fcgpu.train.plan import readable
@@ -29,6 +30,7 @@ def info(args: Namespace) -> int:
         "capture": (why_eager(backend) or "CUDA graphs") if backend.on_gpu else None,
         "memory_to_plan_with": backend.memory(),
         "cpu_threads": cpu_count(),
+        "cpu_kernels": in_words(),
         "extras": {extra: version(package) for extra, (package, _) in EXTRAS.items()},
     }
     if args.json:
@@ -42,7 +44,7 @@ def info(args: Namespace) -> int:
     if backend.on_gpu:
         table.add_row("steps", f"eager: {why}" if (why := why_eager(backend)) else "recorded in CUDA graphs")
     table.add_row("memory", f"{readable(result['memory_to_plan_with'])} to plan with")
-    table.add_row("CPU", f"{cpu_count()} threads, BLAS {', '.join(result['blas']) or 'unknown'}")
+    table.add_row("CPU", f"{cpu_count()} threads, BLAS {', '.join(result['blas']) or 'unknown'}, kernels {in_words()}")
     table.add_row("packages", ", ".join(f"{name} {its}" for name, its in result["packages"].items()))
     for extra, (package, use) in EXTRAS.items():
         found = result["extras"][extra]

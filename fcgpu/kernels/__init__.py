@@ -1,7 +1,7 @@
 """The formulas of training, as a table of functions of the same name and signature on every backend.
 
-`REFERENCE` is the specification: plain array functions. `kernels_for` binds them to a namespace and replaces
-those that have a fused CuPy variant. A kernel writes into the buffers it is handed and returns nothing.
+`REFERENCE` is the specification: plain array functions. `kernels_for` binds them to a namespace and replaces those
+that have a fused variant, for CuPy or, on a CPU, in C. A kernel writes into the buffers it is handed and returns nothing.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fcgpu.backend import Backend
-from fcgpu.kernels import activations, dense, dropout, fused, losses, updates
+from fcgpu.kernels import activations, compiled, dense, dropout, fused, losses, native, updates
 
 REFERENCE: dict[str, Callable[..., None]] = {
     **{name: row.forward for name, row in activations.ACTIVATIONS.items()},
@@ -24,6 +24,10 @@ REFERENCE: dict[str, Callable[..., None]] = {
 
 
 def kernels_for(backend: Backend) -> Any:
-    """A namespace of kernels bound to the backend: `K.sigmoid(Z, b)`, `K.dense_forward(A, W, Z)`, ..."""
-    table = {**REFERENCE, **fused.FUSED} if backend.on_gpu else REFERENCE
-    return SimpleNamespace(**{name: partial(function, xp=backend.xp) for name, function in table.items()})
+    """A namespace of kernels bound to the backend: `K.sigmoid(Z, b)`, `K.dense_forward(A, W, Z)`, ...
+
+    Where it `multiplies_bytes`, the features of a dense layer in float32 may be uint8.
+    """
+    table = {**REFERENCE, **(fused.FUSED if backend.on_gpu else native.faster(REFERENCE))}
+    bound = {name: partial(function, xp=backend.xp) for name, function in table.items()}
+    return SimpleNamespace(**bound, multiplies_bytes=not backend.on_gpu and compiled.multiplies_bytes())

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fcgpu.kernels import compiled
 from fcgpu.kernels.denormals import count_as_zero
 
 ROW_MAJOR, AS_IS, TRANSPOSED = 101, 111, 112  # CBLAS's enumerations
@@ -25,7 +26,12 @@ Product = tuple[Any, Any, Any]  # (A (m, k), B (k, n), C (m, n))
 
 
 def pieces(A: Any, B: Any, C: Any) -> list[Product]:
-    """A B = C as products of equal parts of C's rows, or of its columns where they are more: a power of two of them."""
+    """A B = C as products of equal parts of C's rows, or of its columns where they are more: a power of two of them.
+
+    Of bytes it is one.
+    """
+    if A.dtype == np.uint8:
+        return [(A, B, C)]
     (m, k), n = A.shape, B.shape[1]
     count = 1 << max(1, min(PIECES, int(m * k * n / PIECE))).bit_length() - 1
     parts = [slice(start, stop) for start, stop in pairwise(max(m, n) * i // count for i in range(count + 1))]
@@ -35,9 +41,12 @@ def pieces(A: Any, B: Any, C: Any) -> list[Product]:
 def product(made: Sequence[Product], alpha: float = 1.0, beta: float = 0.0, threads: int = 1) -> Callable[[], Any]:
     """A call that makes C ← α A B + β C of each product, whose arrays are of one type and stay where they are.
 
-    Each array is a matrix as it lies in memory or the transpose of one, C as it lies. To be called inside
-    `Workers.quiet`, which holds BLAS to the one thread that a call on several leaves behind.
+    Each array is a matrix as it lies in memory or the transpose of one, C as it lies. A may be bytes where the kernels
+    multiply them, float32 B and C are matrices as they lie, and β is 0 or 1. To be called inside `Workers.quiet`, which
+    holds BLAS to the one thread that a call on several leaves behind.
     """
+    if made[0][0].dtype == np.uint8:
+        return partial(_bytes, made, alpha, bool(beta))
     blas = _openblas(made[0][2].dtype.char)
     if blas is None:
         return partial(_by_numpy, made, alpha, beta)
@@ -68,6 +77,11 @@ def axpby(alpha: Any, x: Any, beta: Any, y: Any) -> None:
 
 def _number(value: Any) -> float:
     return float(value.item()) if isinstance(value, np.ndarray) else value
+
+
+def _bytes(made: Sequence[Product], alpha: float, add: bool) -> None:
+    for A, B, C in made:
+        compiled.native.multiply_bytes(A, B, C, alpha, add)
 
 
 def _by_numpy(made: Sequence[Product], alpha: float, beta: float) -> None:

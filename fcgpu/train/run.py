@@ -84,6 +84,7 @@ class Run:
             y, weights, ids = X.y, X.weights, X.ids
         else:
             y, weights = (None if a is None else backend.to_device(a) for a in (y, weights))
+            y = y if backend.on_gpu else np.ascontiguousarray(y)  # which kernel takes it must not depend on its order
             ids = None if ids is None else backend.to_device(ids, dtype=np.uint32)
         first = start.epochs if start else 0
         self.gpu: OnGpu | None = None

@@ -19,6 +19,7 @@ from fcgpu.train.step import Evaluate, part_of
 
 TREAD, TREADS = 64, 4  # samples that are worth a width of their own; how many widths there are at most
 SHARES = {1: (0, 1), 2: (0, 2 / 5, 1), 4: (0, 3 / 16, 7 / 16, 11 / 16, 1)}  # parts of digits that take equally long
+LEAST_BYTES = 32  # samples for which bytes are multiplied faster than floats
 BOUND = 1000  # combinations of widths whose products stay bound to their arrays
 
 
@@ -40,7 +41,9 @@ class SmallBatches(Evaluate):
         self._cuts, self._bound = cache(self._cuts_of), lru_cache(BOUND)(self._bind)
         self._subtracts = False
         X = self.X
-        self._takes = isinstance(X, np.ndarray) and X.dtype == self.params.dtype and X.flags.c_contiguous
+        self._bytes = plan.batch >= LEAST_BYTES and self.net.takes_bytes(X, self._work)
+        if self._bytes:
+            self._work = self._work.over(np.empty(self._work.A[0].shape, np.uint8))
 
     def descend(self, rule: FirstOrder) -> None:
         n_features, n_out = self.net.spec.layer_sizes[0]
@@ -74,7 +77,7 @@ class SmallBatches(Evaluate):
 
     def _load(self, rows: Any, tile: Any, width: int) -> None:
         """Overwrite the tile (n_rows, n_features) with the features of the rows, or with the first of them."""
-        if self._takes and not isinstance(rows, slice):
+        if self._bytes and isinstance(self.X, np.ndarray) and not isinstance(rows, slice):
             np.take(self.X, rows, axis=0, out=tile, mode="clip")  # in one pass
         else:
             there = rows if self.widths is None else (rows, slice(width))
@@ -82,7 +85,7 @@ class SmallBatches(Evaluate):
 
     def _cuts_of(self, n_rows: int) -> list[tuple[int, int]]:
         """Where a batch is cut into parts, each as wide as its first sample."""
-        parts = 1 if self.widths is None else 1 << max(1, min(n_rows // TREAD, TREADS)).bit_length() - 1
+        parts = 1 if self.widths is None or self._bytes else 1 << max(1, min(n_rows // TREAD, TREADS)).bit_length() - 1
         whole = max(1, TREAD // 4)  # what products of some rows are fast for
         cuts = [int(share * n_rows) // whole * whole for share in SHARES[parts][:-1]]
         return list(pairwise([*cuts, n_rows]))

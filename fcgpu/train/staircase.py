@@ -32,7 +32,7 @@ class Staircase:
     """
 
     def __init__(self, X: Any, samples: Any, features: Any, widths: Any) -> None:
-        self.X, self.samples, self.features, self.widths = X, samples, features, widths
+        self.X, self.samples, self.features, self.widths, self.dtype = X, samples, features, widths, X.dtype
         self.places = np.empty_like(samples)  # places[samples[i]] = i
         self.places[samples] = np.arange(len(samples))
         self.nbytes = len(samples) * int(widths.max()) * X.itemsize  # of a copy

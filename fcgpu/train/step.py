@@ -166,10 +166,9 @@ class Evaluate:
             stop = min(n_rows, start + size)
             part = part_of(rows, start, stop)
             width = self._width(part)
-            work = whole.head(stop - start, width)
             weight = share if self.weights is None else self.weights[part] * share
             there = part if self.widths is None else (part, slice(width))
-            net.kernels.load_tile(self.X, there, work.A[0])
+            work = net.load(self.X, there, whole.head(stop - start, width))
             net.loss_and_gradient(
                 self._layers(width), into.layers(width), work, self.y[part], weight,
                 count=self.count, factor=self.factor, keys=self.keys, ids=self._ids[part] if net.dropout else None,

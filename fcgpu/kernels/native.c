@@ -1,0 +1,372 @@
+/* The CPU's fused kernels for Python. Each takes the arrays of the reference of its name and returns True; or False,
+   having touched nothing, where they are not what it is written for: numbers of one type, float or double, that lie in
+   one piece. Memory is checked here, and nowhere behind. */
+
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define LEAK 0.01 /* as in activations.py */
+#define LARGE 4096 /* numbers for which it pays to let other threads of Python run */
+
+#if defined(__GNUC__)
+#define ALWAYS inline __attribute__((always_inline))
+#else
+#define ALWAYS inline
+#endif
+#if defined(CLONES) /* as the compiler of the moment knows them */
+#elif defined(__GNUC__) && defined(__x86_64__) && defined(__linux__)
+#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define CLONES
+#endif
+
+typedef struct { /* the class of each sample, whole numbers of any type */
+    const char *at;
+    int bytes, is_signed;
+} Labels;
+
+static ALWAYS ptrdiff_t label(Labels y, ptrdiff_t i) {
+    switch (y.bytes) {
+    case 1: return y.is_signed ? ((const int8_t *)y.at)[i] : ((const uint8_t *)y.at)[i];
+    case 2: return y.is_signed ? ((const int16_t *)y.at)[i] : ((const uint16_t *)y.at)[i];
+    case 4: return y.is_signed ? ((const int32_t *)y.at)[i] : (ptrdiff_t)((const uint32_t *)y.at)[i];
+    default: return (ptrdiff_t)((const int64_t *)y.at)[i];
+    }
+}
+
+#define T float
+#define BITS uint32_t
+#define N(name) name##_float
+#define ROUND 12582912.0f /* 1.5 2²³: what is added to it is rounded to whole numbers */
+#define MANTISSA 23
+#define ONE 0x3f800000u
+#define LN2_HIGH 0.693359375f
+#define LN2_LOW -2.12194440e-4f
+#define TERMS 7
+#define LOG_TERMS 7
+#define LOWEST -87.0f /* e to it is a normal number */
+#define HIGHEST 88.0f
+#define ONES 20.0f /* of 2z, where tanh z is 1 */
+#define LOG logf
+#define SQRT sqrtf
+#include "elementwise.h"
+#undef T
+#undef BITS
+#undef N
+#undef ROUND
+#undef MANTISSA
+#undef ONE
+#undef LN2_HIGH
+#undef LN2_LOW
+#undef TERMS
+#undef LOG_TERMS
+#undef LOWEST
+#undef HIGHEST
+#undef ONES
+#undef LOG
+#undef SQRT
+
+#define T double
+#define BITS uint64_t
+#define N(name) name##_double
+#define ROUND 6755399441055744.0 /* 1.5 2⁵² */
+#define MANTISSA 52
+#define ONE 0x3ff0000000000000u
+#define LN2_HIGH 6.93147180369123816490e-01
+#define LN2_LOW 1.90821492927058770002e-10
+#define TERMS 13
+#define LOG_TERMS 15
+#define LOWEST -708.0
+#define HIGHEST 709.0
+#define ONES 40.0
+#define LOG log
+#define SQRT sqrt
+#include "elementwise.h"
+#include "tiles.h"
+
+typedef struct {
+    Py_buffer view;
+    char type; /* f or d; b and u for whole numbers; 0 for anything else */
+    ptrdiff_t size; /* in numbers */
+    int whole; /* in one piece, by rows */
+} Array;
+
+/* Opens an array; False where it is none. Whoever opens it closes it, also then. */
+static int open_array(PyObject *object, Array *a, int writable) {
+    memset(a, 0, sizeof *a);
+    if (PyObject_GetBuffer(object, &a->view, PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0))) {
+        PyErr_Clear();
+        return 0;
+    }
+    const char *format = a->view.format ? a->view.format : "B";
+    if (!format[1]) a->type = strchr("fd", *format) ? *format : strchr("bhilq", *format) ? 'b' : strchr("BHILQ", *format) ? 'u' : 0;
+    a->size = 1;
+    a->whole = 1;
+    for (int i = a->view.ndim - 1; i >= 0; i--) {
+        if (a->view.shape[i] > 1 && a->view.strides[i] != a->size * a->view.itemsize) a->whole = 0;
+        a->size *= a->view.shape[i];
+    }
+    return a->type != 0;
+}
+
+static void close_arrays(Array *a, int n) {
+    for (int i = 0; i < n; i++)
+        if (a[i].view.obj) PyBuffer_Release(&a[i].view);
+}
+
+static int is_matrix(const Array *a) { return (a->type == 'f' || a->type == 'd') && a->whole && a->view.ndim == 2; }
+static int is_like(const Array *a, const Array *b) { return a->type == b->type && a->whole && a->size == b->size; }
+
+/* Call f_float or f_double, by the type of `a`; large work without Python's lock. */
+#define CALL(a, f, ...)                                                   \
+    do {                                                                  \
+        PyThreadState *saved = (a).size > LARGE ? PyEval_SaveThread() : NULL; \
+        if ((a).type == 'f') f##_float(__VA_ARGS__);  \
+        else f##_double(__VA_ARGS__);                \
+        if (saved) PyEval_RestoreThread(saved);                           \
+    } while (0)
+
+#define FUNCTION(name) static PyObject *name(PyObject *self, PyObject *const *args, Py_ssize_t n)
+#define TAKES(count) \
+    if (n != count) return PyErr_Format(PyExc_TypeError, "expected %d arguments", count)
+#define DONE(done) return PyBool_FromLong(done)
+
+/* (Z, b): Z (n, k) is overwritten; b (1, k), or a number, which must be 0. */
+#define FORWARD_FUNCTION(python, f)                                                          \
+    FUNCTION(python) {                                                                       \
+        TAKES(2);                                                                            \
+        Array a[2];                                                                          \
+        int done = open_bias(args, a);                                                       \
+        if (done) {                                                                          \
+            ptrdiff_t k = a[0].view.shape[1];                                               \
+            CALL(a[0], f, a[0].view.buf, a[1].view.buf, a[0].size / k, k);         \
+        }                                                                                    \
+        close_arrays(a, 2);                                                                  \
+        DONE(done);                                                                          \
+    }
+
+static int open_bias(PyObject *const *args, Array *a) {
+    memset(&a[1], 0, sizeof a[1]);
+    if (!open_array(args[0], &a[0], 1) || !is_matrix(&a[0]) || !a[0].size) return 0;
+    if (PyLong_CheckExact(args[1])) return PyLong_AsLong(args[1]) == 0;
+    return open_array(args[1], &a[1], 0) && a[1].type == a[0].type && a[1].whole && a[1].size == a[0].view.shape[1];
+}
+
+FORWARD_FUNCTION(sigmoid, sigmoid_all)
+FORWARD_FUNCTION(tanh_, tanh_all)
+FORWARD_FUNCTION(relu, relu_all)
+FORWARD_FUNCTION(leaky_relu, leaky_relu_all)
+FORWARD_FUNCTION(softmax, softmax_all)
+
+/* (A, dA): dA is overwritten. */
+#define BACKWARD_FUNCTION(name)                                                              \
+    FUNCTION(name) {                                                                         \
+        TAKES(2);                                                                            \
+        Array a[2] = {0};                                                                    \
+        int done = open_array(args[0], &a[0], 0) && open_array(args[1], &a[1], 1) &&         \
+                   is_matrix(&a[0]) && is_like(&a[1], &a[0]);                                \
+        if (done) CALL(a[0], name, a[0].view.buf, a[1].view.buf, a[0].size);       \
+        close_arrays(a, 2);                                                                  \
+        DONE(done);                                                                          \
+    }
+
+BACKWARD_FUNCTION(sigmoid_backward)
+BACKWARD_FUNCTION(tanh_backward)
+BACKWARD_FUNCTION(relu_backward)
+BACKWARD_FUNCTION(leaky_relu_backward)
+
+typedef struct { /* Z (n, k), and what it is compared with */
+    Array Z, bias, y, weight, losses;
+    Labels labels;
+    const void *targets; /* (n, k), or NULL where there are labels */
+    char number[8];      /* the weight, where it is one number */
+    const void *weights;
+    ptrdiff_t n, k, step;
+} Compared;
+
+static int open_compared(Compared *c, PyObject *Z, PyObject *bias, PyObject *y, PyObject *weight, PyObject *losses) {
+    memset(c, 0, sizeof *c);
+    if (!open_array(Z, &c->Z, 1) || !is_matrix(&c->Z) || !c->Z.size) return 0;
+    c->n = c->Z.view.shape[0], c->k = c->Z.view.shape[1];
+    if (c->k > BLOCK) return 0;
+    if (bias && !PyLong_CheckExact(bias) && !(open_array(bias, &c->bias, 0) && c->bias.type == c->Z.type && c->bias.whole && c->bias.size == c->k))
+        return 0;
+    if (!open_array(y, &c->y, 0) || !c->y.whole || !c->y.view.ndim || c->y.view.shape[0] != c->n) return 0;
+    if (c->y.type == c->Z.type && c->y.size == c->Z.size) {
+        c->targets = c->y.view.buf;
+    } else if (c->y.view.ndim == 1 && (c->y.type == 'b' || c->y.type == 'u')) {
+        c->labels = (Labels){c->y.view.buf, (int)c->y.view.itemsize, c->y.type == 'b'};
+        for (ptrdiff_t i = 0; c->k > 1 && i < c->n; i++)
+            if (label(c->labels, i) < 0 || label(c->labels, i) >= c->k) return 0;
+    } else {
+        return 0;
+    }
+    if (PyFloat_Check(weight)) {
+        double number = PyFloat_AsDouble(weight);
+        if (c->Z.type == 'f') *(float *)c->number = (float)number;
+        else *(double *)c->number = number;
+        c->weights = c->number;
+    } else {
+        if (!open_array(weight, &c->weight, 0) || c->weight.type != c->Z.type || !c->weight.whole) return 0;
+        if (c->weight.size != 1 && c->weight.size != c->n) return 0;
+        c->step = c->weight.size > 1;
+        c->weights = c->weight.view.buf;
+    }
+    return !losses || (open_array(losses, &c->losses, 1) && c->losses.type == c->Z.type && c->losses.whole && c->losses.size == c->n);
+}
+
+static void close_compared(Compared *c) {
+    Array *all[] = {&c->Z, &c->bias, &c->y, &c->weight, &c->losses};
+    for (int i = 0; i < 5; i++) close_arrays(all[i], 1);
+}
+
+#define DELTA(c, mean)                                                                       \
+    CALL(c.Z, mean##_all, c.Z.view.buf, c.bias.view.buf, c.n, c.k);                \
+    CALL(c.Z, minus_target, c.Z.view.buf, c.labels, c.targets, c.weights, c.step, c.n, c.k)
+#define MEASURE(c, mean) \
+    CALL(c.Z, mean##_loss, c.Z.view.buf, c.labels, c.targets, c.weights, c.step, c.losses.view.buf, c.n, c.k)
+
+/* (Z, b, y, weight): Z is overwritten; (Z, y, weight, losses): losses; and both of them. */
+#define OUTPUT_FUNCTIONS(loss, mean)                                                         \
+    FUNCTION(loss##_delta) {                                                                 \
+        TAKES(4);                                                                            \
+        Compared c;                                                                          \
+        int done = open_compared(&c, args[0], args[1], args[2], args[3], NULL);              \
+        if (done) { DELTA(c, mean); }                                                        \
+        close_compared(&c);                                                                  \
+        DONE(done);                                                                          \
+    }                                                                                        \
+    FUNCTION(loss##_alone) {                                                                 \
+        TAKES(4);                                                                            \
+        Compared c;                                                                          \
+        int done = open_compared(&c, args[0], NULL, args[1], args[2], args[3]);              \
+        if (done) MEASURE(c, mean);                                                          \
+        close_compared(&c);                                                                  \
+        DONE(done);                                                                          \
+    }                                                                                        \
+    FUNCTION(loss) {                                                                         \
+        TAKES(4);                                                                            \
+        Compared c;                                                                          \
+        int done = open_compared(&c, args[0], NULL, args[1], args[2], args[3]);              \
+        if (done) { MEASURE(c, mean); DELTA(c, mean); }                                      \
+        close_compared(&c);                                                                  \
+        DONE(done);                                                                          \
+    }
+
+OUTPUT_FUNCTIONS(binary_cross_entropy, sigmoid)
+OUTPUT_FUNCTIONS(cross_entropy, softmax)
+
+/* (w, g, m, v, beta_1, beta_2, epsilon, step) */
+FUNCTION(adam) {
+    TAKES(8);
+    Array a[4] = {0};
+    int done = 1;
+    double number[4];
+    for (int i = 0; i < 4; i++) {
+        done = done && open_array(args[i], &a[i], i != 1) && is_like(&a[i], &a[0]) && a[0].view.ndim == 1;
+        number[i] = PyFloat_AsDouble(args[4 + i]);
+    }
+    done = done && (a[0].type == 'f' || a[0].type == 'd');
+    if (done && !PyErr_Occurred())
+        CALL(a[0], adam, a[0].view.buf, a[1].view.buf, a[2].view.buf, a[3].view.buf, a[0].size,
+             number[0], number[1], number[2], number[3]);
+    close_arrays(a, 4);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(done);
+}
+
+/* (W, dW, pull) -> Σ W², or None where it is not done. */
+FUNCTION(add_l2) {
+    TAKES(3);
+    Array a[2] = {0};
+    double pull = PyFloat_AsDouble(args[2]), squares = 0;
+    int done = !PyErr_Occurred() && open_array(args[0], &a[0], 0) && open_array(args[1], &a[1], 1) && is_matrix(&a[0]) && is_like(&a[1], &a[0]);
+    if (done) {
+        PyThreadState *saved = a[0].size > LARGE ? PyEval_SaveThread() : NULL;
+        squares = a[0].type == 'f' ? add_l2_float(a[0].view.buf, a[1].view.buf, a[0].size, pull)
+                                   : add_l2_double(a[0].view.buf, a[1].view.buf, a[0].size, pull);
+        if (saved) PyEval_RestoreThread(saved);
+    }
+    close_arrays(a, 2);
+    if (PyErr_Occurred()) return NULL;
+    return done ? PyFloat_FromDouble(squares) : Py_NewRef(Py_None);
+}
+
+/* (X, indices or None, A): A (n, width) is overwritten with rows of X, which are bytes or numbers like A's. */
+FUNCTION(load_tile) {
+    TAKES(3);
+    Array a[3] = {0};
+    Array *X = &a[0], *rows = &a[1], *A = &a[2];
+    int done = open_array(args[0], X, 0) && open_array(args[2], A, 1) && X->view.ndim == 2 && A->view.ndim == 2 &&
+               (A->type == 'f' || A->type == 'd') && A->view.shape[1] <= X->view.shape[1] &&
+               A->view.strides[1] == A->view.itemsize && X->view.strides[1] == X->view.itemsize &&
+               (X->type == A->type || (X->type == 'u' && X->view.itemsize == 1));
+    const ptrdiff_t *index = NULL;
+    if (done && args[1] == Py_None) {
+        done = A->view.shape[0] <= X->view.shape[0];
+    } else if (done) {
+        done = open_array(args[1], rows, 0) && rows->whole && rows->type == 'b' &&
+               rows->view.itemsize == sizeof(ptrdiff_t) && rows->size == A->view.shape[0];
+        index = rows->view.buf;
+        for (ptrdiff_t i = 0; done && i < rows->size; i++) done = index[i] >= 0 && index[i] < X->view.shape[0];
+    }
+    if (done)
+        CALL(*A, load, X->view.buf, X->view.strides[0], X->type == 'u', index, A->view.buf,
+             A->view.strides[0] / A->view.itemsize, A->view.shape[0], A->view.shape[1]);
+    close_arrays(a, 3);
+    DONE(done);
+}
+
+/* (A, B, C, alpha, add): C (m, n) = alpha A B, or C + alpha A B: A of bytes, B and C of floats, B and C by rows. */
+FUNCTION(multiply_bytes_) {
+    static int tiles = -1;
+    TAKES(5);
+    Array a[3] = {0};
+    Array *A = &a[0], *B = &a[1], *C = &a[2];
+    double alpha = PyFloat_AsDouble(args[3]);
+    int add = PyObject_IsTrue(args[4]);
+    if (tiles < 0) tiles = has_tiles();
+    if (!tiles) PyErr_SetString(PyExc_RuntimeError, "this processor does not multiply bytes");
+    if (PyErr_Occurred()) return NULL;
+    int fit = open_array(args[0], A, 0) && open_array(args[1], B, 0) && open_array(args[2], C, 1) && A->type == 'u' &&
+              A->view.itemsize == 1 && B->type == 'f' && C->type == 'f' && A->view.ndim == 2 && B->view.ndim == 2 && C->view.ndim == 2;
+    if (fit) {
+        const Py_ssize_t *m = C->view.shape, *k = B->view.shape, *by = A->view.strides;
+        fit = A->view.shape[0] == m[0] && A->view.shape[1] == k[0] && k[1] == m[1] && (by[0] == 1 || by[1] == 1) &&
+              B->view.strides[1] == sizeof(float) && C->view.strides[1] == sizeof(float);
+        PyThreadState *saved = fit ? PyEval_SaveThread() : NULL;
+        int done = !fit || multiply_bytes(A->view.buf, by[0], by[1], B->view.buf, B->view.strides[0], C->view.buf,
+                                          C->view.strides[0], m[0], m[1], k[0], (float)alpha, add);
+        if (saved) PyEval_RestoreThread(saved);
+        if (!done) PyErr_NoMemory();
+    }
+    if (!fit) PyErr_SetString(PyExc_TypeError, "expected bytes A (m, k), and by rows floats B (k, n) and C (m, n)");
+    close_arrays(a, 3);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+}
+
+FUNCTION(has_tiles_) {
+    TAKES(0);
+    DONE(has_tiles());
+}
+
+#define METHOD(python, function) {python, (PyCFunction)(void (*)(void))function, METH_FASTCALL, NULL}
+static PyMethodDef methods[] = {
+    METHOD("sigmoid", sigmoid), METHOD("logistic", sigmoid), METHOD("tanh", tanh_), METHOD("relu", relu),
+    METHOD("leaky_relu", leaky_relu), METHOD("softmax", softmax), METHOD("sigmoid_backward", sigmoid_backward),
+    METHOD("tanh_backward", tanh_backward), METHOD("relu_backward", relu_backward),
+    METHOD("leaky_relu_backward", leaky_relu_backward), METHOD("binary_cross_entropy", binary_cross_entropy),
+    METHOD("binary_cross_entropy_alone", binary_cross_entropy_alone),
+    METHOD("binary_cross_entropy_delta", binary_cross_entropy_delta), METHOD("cross_entropy", cross_entropy),
+    METHOD("cross_entropy_alone", cross_entropy_alone), METHOD("cross_entropy_delta", cross_entropy_delta),
+    METHOD("adam", adam), METHOD("add_l2", add_l2), METHOD("load_tile", load_tile),
+    METHOD("multiply_bytes", multiply_bytes_), METHOD("has_tiles", has_tiles_), {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", NULL, -1, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&definition); }

@@ -1,0 +1,96 @@
+"""The CPU's kernels in C, each one pass where the reference needs several; NumPy's where they are not there.
+
+`native.c` is compiled when fcgpu is installed, if the machine has a C compiler. What it is not written for, such as
+arrays that do not lie in one piece, it leaves to the reference.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fcgpu.kernels import compiled
+from fcgpu.kernels.updates import Moments, log_or_minus_infinity
+
+ALIKE = (
+    *("sigmoid", "logistic", "tanh", "relu", "leaky_relu", "softmax"),
+    *("sigmoid_backward", "tanh_backward", "relu_backward", "leaky_relu_backward"),
+    *(f"{loss}{half}" for loss in ("binary_cross_entropy", "cross_entropy") for half in ("", "_alone", "_delta")),
+)  # in name and arguments
+
+Kernel = Callable[..., None]
+
+
+def faster(reference: Mapping[str, Kernel]) -> dict[str, Kernel]:
+    """The entries of the table that have a compiled variant, by name."""
+    if compiled.native is None:
+        return {}
+    special = {f.__name__: f for f in (load_tile, dense_forward, dense_backward, adam, adamw, add_l2)}
+    return {
+        **{name: _else(getattr(compiled.native, name), reference[name]) for name in ALIKE},
+        **{name: _else(function, reference[name]) for name, function in special.items()},
+    }
+
+
+def _else(function: Callable[..., bool], reference: Kernel) -> Kernel:
+    def kernel(*args: Any, xp: Any, **options: Any) -> None:
+        if not function(*args, **options):
+            reference(*args, xp=xp, **options)
+
+    return kernel
+
+
+def load_tile(X: Any, rows: Any, A: Any) -> bool:
+    rows, columns = rows if isinstance(rows, tuple) else (rows, slice(None))
+    if not isinstance(X, np.ndarray) or columns.start or columns.step:
+        return False
+    indices = None if isinstance(rows, slice) else rows
+    return bool(compiled.native.load_tile(X[rows] if indices is None else X, indices, A))
+
+
+def dense_forward(A: Any, W: Any, Z: Any, scale: float = 1.0) -> bool:
+    if A.dtype != np.uint8:
+        return False
+    compiled.native.multiply_bytes(A, W, Z, scale, False)
+    return True
+
+
+def dense_backward(dZ: Any, A: Any, W: Any, ones: Any, dW: Any, db: Any, dA: Any, scale: float = 1.0) -> bool:
+    if A.dtype != np.uint8:
+        return False
+    np.matmul(ones, dZ, out=db)
+    compiled.native.multiply_bytes(A.mT, dZ, dW, scale, False)
+    if dA is not None:
+        np.matmul(dZ, W.mT, out=dA)
+        dA *= scale
+    return True
+
+
+def adam(w: Any, g: Any, state: Moments, learning_rate: Any, *, beta_1: float, beta_2: float, epsilon: float) -> bool:
+    m, v, t = state
+    steps = t.item() + 1
+    falls = (-math.expm1(steps * log_or_minus_infinity(beta)) for beta in (beta_2, beta_1))
+    rate = learning_rate.item() * math.sqrt(next(falls)) / next(falls)
+    done = compiled.native.adam(w, g, m, v, beta_1, beta_2, epsilon, rate)
+    if done:
+        t += 1
+    return bool(done)
+
+
+def adamw(w: Any, g: Any, state: Moments, learning_rate: Any, *, weight_decay: Any, **options: float) -> bool:
+    before = w.copy()
+    w -= learning_rate * weight_decay * w
+    if not adam(w, g, state, learning_rate, **options):
+        w[...] = before
+        return False
+    return True
+
+
+def add_l2(W: Any, dW: Any, alpha: float, share: Any, penalty: Any) -> bool:
+    pull = float(alpha * share)
+    squares = compiled.native.add_l2(W, dW, pull)
+    if squares is None:
+        return False
+    penalty += 0.5 * pull * squares
+    return True

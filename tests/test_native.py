@@ -1,0 +1,293 @@
+"""The CPU's kernels in C: against their references in value, and what a training makes of them."""
+
+import itertools
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from kernel_cases import DTYPES, compare
+
+import fcgpu
+from fcgpu.kernels import REFERENCE, compiled, dense
+from fcgpu.kernels.native import faster
+
+ROOT = Path(__file__).parents[1]
+HEADERS = Path(sysconfig.get_path("include"), "Python.h")
+FASTER = faster(REFERENCE)
+HALVES = sorted(name for name in FASTER if name.endswith(("_alone", "_delta")))
+ELSEWHERE = {"load_tile", "dense_forward", "dense_backward", "add_l2", *HALVES}  # what kernel_cases does not call
+
+needs_native = pytest.mark.skipif(compiled.native is None, reason="native.c was not compiled")
+needs_tiles = pytest.mark.skipif(not compiled.multiplies_bytes(), reason="this processor does not multiply bytes")
+
+
+class Host(np.ndarray):
+    """An array that can be asked for itself, as a device's."""
+
+    def get(self):
+        return np.asarray(self)
+
+
+HOST = SimpleNamespace(**{**vars(np), "asarray": lambda a: np.array(a).view(Host)})
+
+
+@pytest.mark.skipif(not (shutil.which("cc") and HEADERS.exists()), reason="there is no C compiler, or no Python.h")
+def test_is_there_where_it_can_be_compiled():
+    assert compiled.native is not None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", sorted(FASTER.keys() - ELSEWHERE))
+def test_equals_the_reference(name, dtype):
+    compare(name, FASTER[name], dtype, HOST, flushes=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", HALVES)
+def test_halves_of_a_loss_equal_the_reference(name, dtype):
+    random, eps, at = np.random.default_rng(0), np.finfo(dtype).eps, 0 if name.endswith("_delta") else 3
+    for n, k in ((1, 1), (50, 10), (700, 3)):
+        Z, b = random.normal(0, 3, (n, k)).astype(dtype), random.normal(0, 1, (1, k)).astype(dtype)
+        labels, targets = random.integers(0, k, n), random.random((n, k)).astype(dtype)
+        weights = 1 / n, np.full(1, 1 / n, dtype), random.random((n, 1)).astype(dtype)
+        kinds = labels, labels.astype(np.uint8), targets / targets.sum(axis=1, keepdims=True)
+        for y, weight in itertools.product(kinds, weights):
+            mine, expected = ((Z.copy(), y, weight, np.empty((n, 1), dtype)) for _ in range(2))
+            if at == 0:
+                mine, expected = ((made[0], b, y, weight) for made in (mine, expected))
+            FASTER[name](*mine, xp=None)  # without a look at the reference, which needs xp
+            REFERENCE[name](*expected, xp=np)
+            np.testing.assert_allclose(mine[at], expected[at], rtol=0, atol=(16 + k) * eps * (1 + np.abs(Z).max()))
+
+
+@needs_native
+@pytest.mark.parametrize("shape", [(1, 1), (300, 7), (33, 129), (1, 5000), (5000, 1)])
+def test_takes_what_lies_in_one_piece_and_leaves_the_rest_to_the_reference(shape):
+    random = np.random.default_rng(0)
+    Z, b = random.normal(0, 3, shape), random.normal(0, 1, (1, shape[1]))
+    for name in ("sigmoid", "tanh", "relu", "leaky_relu", "softmax"):
+        native, expected = getattr(compiled.native, name), Z.copy()
+        REFERENCE[name](expected, b, xp=np)
+        whole, columns, other = Z.copy(), np.asfortranarray(Z), Z.astype(np.float16)
+        assert native(whole, b)
+        np.testing.assert_allclose(whole, expected, rtol=1e-13, atol=1e-15)
+        if min(shape) > 1:
+            assert not native(columns, b)
+        assert not native(other, b)
+        assert not native(whole, b.astype(np.float32))
+        assert not native(whole, b[:, :-1])
+        assert not native(Z[None], b)
+        np.testing.assert_array_equal(other, Z.astype(np.float16))
+        FASTER[name](columns, b, xp=np)
+        np.testing.assert_allclose(columns, expected, rtol=1e-13, atol=1e-15)
+
+
+@needs_native
+def test_refuses_what_it_must_not_write_or_read():
+    native, Z = compiled.native, np.zeros((4, 3), np.float32)
+    losses, still = np.zeros((4, 1), np.float32), Z.copy()
+    still.flags.writeable = False
+    assert not native.sigmoid(still, 0)
+    assert not native.sigmoid(Z, 1)
+    for y in ([0, 1, 2, 3], [0, 1, -1, 2], [0, 1, 2], [0.5, 1, 2, 0]):
+        assert not native.cross_entropy_delta(Z, 0, np.array(y), 0.25)
+        assert not native.cross_entropy(Z, np.array(y), 0.25, losses)
+    assert not native.cross_entropy(Z, np.arange(4) % 3, 0.25, losses[:3])
+    assert not native.cross_entropy(Z, np.arange(4) % 3, np.ones(2, np.float32), losses)
+    X, A = np.arange(12, dtype=np.uint8).reshape(4, 3), np.full((2, 3), -1, np.float32)
+    for rows in ([0, 4], [-1, 0], [0], [0.0, 1.0]):
+        assert not native.load_tile(X, np.array(rows), A)
+    assert not native.load_tile(X[:1], None, A)
+    assert not native.load_tile(X.T, None, A)
+    assert (A == -1).all()
+    assert not Z.any()
+    with pytest.raises(TypeError, match="expected 2 arguments"):
+        native.sigmoid(Z)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stored", ["uint8", "same", "int16"])
+@pytest.mark.parametrize(
+    "rows", [slice(2, 7), np.array([5, 0, 5, 39, 2]), (slice(2, 7), slice(6)), (np.array([1, 3, 2, 0, 9]), slice(6))]
+)
+def test_loads_rows_as_numpy_does(rows, stored, dtype):
+    X = np.random.default_rng(0).integers(0, 256, (40, 9)).astype(dtype if stored == "same" else stored)
+    expected = X[rows].astype(dtype)
+    for order in (np.ascontiguousarray, np.asfortranarray):
+        A = np.zeros((5, 9), dtype)[:, : expected.shape[1]]
+        FASTER["load_tile"](order(X), rows, A, xp=np)
+        np.testing.assert_array_equal(A, expected)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("share", [0.25, np.float32(0.25), np.array(0.25)])
+def test_adds_l2_as_the_reference(share, dtype):
+    random = np.random.default_rng(0)
+    for shape in ((1, 1), (77, 61)):
+        W, dW = random.normal(0, 1, (2, *shape)).astype(dtype)
+        mine, expected = dW.copy(), dW.copy()
+        penalty, expected_penalty = np.ones((), dtype), np.ones((), dtype)
+        FASTER["add_l2"](W, mine, 0.5, share, penalty, xp=np)
+        REFERENCE["add_l2"](W, expected, 0.5, share, expected_penalty, xp=np)
+        eps = np.finfo(dtype).eps
+        np.testing.assert_allclose(mine, expected, rtol=4 * eps, atol=4 * eps)
+        np.testing.assert_allclose(penalty, expected_penalty, rtol=80 * eps)
+        assert penalty.dtype == dtype
+
+
+SHAPES = [(1, 1, 1), (16, 32, 16), (17, 33, 18), (128, 784, 128), (5, 1100, 3), (300, 40, 70), (31, 513, 10)]
+
+
+@needs_tiles
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("add", [False, True])
+def test_products_of_bytes_are_those_of_float32(shape, transposed, add):
+    """As near to float64 as float32 can be: each term within 2^-24 of itself, and a sum rounds k times."""
+    m, k, n = shape
+    random, alpha = np.random.default_rng(0), -0.75
+    stored = random.integers(0, 256, ((k, m) if transposed else (m, k)), dtype=np.uint8)
+    beside = np.full((stored.shape[0], stored.shape[1] + 5), 99, np.uint8)
+    beside[:, : stored.shape[1]] = stored
+    A = (beside[:, :m].T if transposed else beside[:, :k]).view()
+    B = random.normal(0, 1, (k, n + 3)).astype(np.float32)[:, :n]
+    B *= np.exp2(random.integers(-30, 30, (k, 1))).astype(np.float32)
+    around = random.normal(0, 1, (m + 2, n + 3)).astype(np.float32)
+    C, before = around[1:-1, 1:-2], around.copy()
+    compiled.native.multiply_bytes(A, B, C, alpha, add)
+    terms = abs(alpha) * (A.astype(float) @ abs(B).astype(float)) + (abs(before[1:-1, 1:-2]) if add else 0)
+    expected = alpha * (A.astype(float) @ B.astype(float)) + (before[1:-1, 1:-2] if add else 0)
+    assert (abs(C - expected) <= 2.0**-24 * (4 + k**0.5) * terms).all()
+    around[1:-1, 1:-2] = before[1:-1, 1:-2]
+    np.testing.assert_array_equal(around, before)  # nothing beside C was written
+
+
+@needs_tiles
+def test_products_of_bytes_refuse_other_arrays():
+    A, B, C = np.zeros((4, 6), np.uint8), np.zeros((6, 5), np.float32), np.zeros((4, 5), np.float32)
+    still = C.copy()
+    still.flags.writeable = False
+    for wrong in (
+        (A.astype(np.int8), B, C), (A, B.astype(float), C), (A, B, C.astype(float)), (A[:, :5], B, C), (A, B, C[:3]),
+        (A, B, C[:, :4]), (A, np.asfortranarray(B), C), (A, B, np.asfortranarray(C)), (A[::2, ::2], B[::2], C[:2]),
+        (A, B, still), (None, B, C), (A[0], B, C),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match="expected bytes A"):
+            compiled.native.multiply_bytes(*wrong, 1.0, False)
+
+
+@needs_tiles
+def test_a_dense_layer_takes_bytes_also_where_it_is_not_the_first():
+    random = np.random.default_rng(0)
+    A, W = random.integers(0, 256, (40, 30), dtype=np.uint8), random.normal(0, 1, (30, 20)).astype(np.float32)
+    dZ = random.normal(0, 1, (40, 20)).astype(np.float32)
+    found, expected = ([np.zeros(s, np.float32) for s in ((40, 20), (30, 20), (1, 20), (40, 30))] for _ in range(2))
+    ones = np.ones((1, 40), np.float32)
+    for (Z, dW, db, dA), forward, backward, tile in (
+        (found, FASTER["dense_forward"], FASTER["dense_backward"], A),
+        (expected, dense.dense_forward, dense.dense_backward, A.astype(np.float32)),
+    ):
+        forward(tile, W, Z, 0.5, xp=np)
+        backward(dZ.copy(), tile, W, ones, dW, db, dA, 0.5, xp=np)
+    for mine, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-2)
+
+
+def digits(n, n_features=50):
+    """Pixels of which most are 0, and classes that they tell."""
+    random = np.random.default_rng(0)
+    X, y = random.integers(0, 256, (n, n_features), dtype=np.uint8), random.integers(0, 4, n)
+    X[random.random(X.shape) < 0.6] = 0
+    X[np.arange(n), y] = 255
+    return fcgpu.dataset(X, y, scale=1 / 255)
+
+
+OPTIONS = [
+    {"batch": "full", "optimizer": "adam", "alpha": 0.1},
+    {"batch": "full", "optimizer": "lbfgs"},
+    {"batch": 64, "optimizer": "gradient_descent", "learning_rate": 0.5},
+    {"batch": 64, "optimizer": "adamw", "dropout": 0.2, "activation": "relu", "output": "softmax"},
+    {"batch": 10, "optimizer": "nesterov", "activation": "tanh", "output": "softmax", "epochs": 2},
+    {"batch": 500, "optimizer": "rmsprop", "activation": "leaky_relu", "gradient_clip": 1.0, "learning_rate": 1e-3},
+]
+
+
+@needs_native
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o['optimizer']} {o['batch']}")
+@pytest.mark.parametrize("without", ["native", "tiles"])
+def test_a_training_without_it_ends_at_the_same_loss(options, without, monkeypatch):
+    options = {"hidden": (24, 12), "epochs": 4, "device": "cpu", "seed": 3, "dtype": "float32", **options}
+    *_, mine = fcgpu.train(digits(1500), **options)
+    if without == "native":
+        monkeypatch.setattr(compiled, "native", None)
+    monkeypatch.setattr(compiled, "multiplies_bytes", lambda: False)
+    *_, other = fcgpu.train(digits(1500), **options)
+    assert mine.train.loss == pytest.approx(other.train.loss, rel=1e-3)
+    np.testing.assert_allclose(mine.model.params, other.model.params, rtol=0.02, atol=0.02)
+
+
+@needs_tiles
+@pytest.mark.parametrize("batch", ["full", 700, 64])
+def test_bytes_are_trained_on_with_the_same_bits_on_any_number_of_threads(batch, tmp_path):
+    data, found = digits(3000), []
+    np.save(tmp_path / "X.npy", data.X)
+    mapped = fcgpu.dataset(np.load(tmp_path / "X.npy", mmap_mode="r"), data.y, scale=1 / 255)
+    for source, threads in ((data, 1), (data, 2), (data, 5), (mapped, 2)):
+        *_, finished = fcgpu.train(
+            source, hidden=(24, 12), epochs=3, batch=batch, device="cpu", threads=threads, optimizer="adam", seed=3
+        )
+        found.append(finished.model.params)
+    for params in found[1:]:
+        np.testing.assert_array_equal(params, found[0])
+
+
+@needs_tiles
+def test_bytes_are_predicted_from_as_floats_are():
+    data = digits(3000)
+    *_, finished = fcgpu.train(data, hidden=(24, 12), epochs=2, device="cpu", seed=3)
+    model, floats = finished.model, data.X.astype(np.float32)
+    expected = model.decision_function(floats)
+    for X in (data.X, np.asfortranarray(data.X), data.X[::-1][::-1]):
+        np.testing.assert_allclose(model.decision_function(X), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("cc") and HEADERS.exists()), reason="there is no C compiler, or no Python.h")
+def test_an_installation_compiles_it_or_goes_without(tmp_path):
+    """By the hook's own two functions, as Hatchling calls them."""
+    pytest.importorskip("setuptools")
+    clone = tmp_path / "clone"
+    (clone / "fcgpu").mkdir(parents=True)
+    shutil.copytree(ROOT / "fcgpu" / "kernels", clone / "fcgpu" / "kernels", ignore=shutil.ignore_patterns("*.so"))
+    stub = tmp_path / "hatchling" / "builders" / "hooks" / "plugin"
+    stub.mkdir(parents=True)
+    (stub / "interface.py").write_text("class BuildHookInterface: pass\n")
+    program = f"""
+import sys
+sys.path[:0] = [{str(tmp_path)!r}, {str(clone / "fcgpu" / "kernels")!r}]
+import build
+hook, data, said = build.CompileHook(), {{}}, []
+hook.root = {str(clone)!r}
+hook.app = type("App", (), {{"display_warning": staticmethod(said.append)}})
+hook.initialize("standard", data)
+print(data.get("pure_python"), data.get("tag"), len(said))
+"""
+    for compiler, expected in (("cc", "False cp311-abi3-linux"), ("/nowhere/cc", "None None 2")):
+        (clone / "fcgpu" / "kernels" / "_native.stale.so").touch()
+        ended = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            env={"PATH": "/usr/bin:/bin", "CC": compiler},
+            check=True,
+        )
+        assert ended.stdout.splitlines()[-1].startswith(expected), ended
+        built = {path.name for path in (clone / "fcgpu" / "kernels").glob("_native.*")}
+        assert built == {"_native.pyi"} | ({"_native.abi3.so"} if compiler == "cc" else set())
