@@ -7,7 +7,7 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from queue import SimpleQueue
@@ -28,6 +28,7 @@ INSTALL = "pip install 'fcgpu[cuda12]' (or cuda13, by the CUDA version that nvid
 CPU_STEP, CPU_FLOPS = 60e-6, 1.5e11
 GPU_LAUNCH, GPU_FLOPS = 2e-6, 3e13
 GPU_START = 2.0
+BLOCK = 1000  # rows of data looked at together
 
 
 class Work(NamedTuple):
@@ -188,6 +189,12 @@ class Workers:
             helper.jobs.put(None)
             helper.thread.join()
         self._helpers = []
+
+
+def by_blocks(n: int, threads: int, function: Callable[[slice], None]) -> None:
+    """Calls the function with every BLOCK of n rows, on so many threads."""
+    with closing(Workers(threads)) as workers:
+        workers.run(lambda i: function(slice(i * BLOCK, min(n, (i + 1) * BLOCK))), -(-n // BLOCK))
 
 
 @cache

@@ -1,7 +1,7 @@
 """The formulas of training, as a table of functions of the same name and signature on every backend.
 
 `REFERENCE` is the specification: plain array functions. `kernels_for` binds them to a namespace and replaces those
-that have a fused variant, for CuPy or, on a CPU, in C. A kernel writes into the buffers it is handed and returns nothing.
+that have a fused variant, for CuPy or, on a CPU, in C. A kernel writes into buffers that it is handed and returns None.
 """
 
 from collections.abc import Callable

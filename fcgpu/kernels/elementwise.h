@@ -200,5 +200,17 @@ CLONES static void N(load)(const char *X, ptrdiff_t row, int bytes, const ptrdif
     }
 }
 
+/* made (n) = the bytes nearest to times x; are all of them that number, but for two roundings? */
+CLONES static int N(to_bytes)(const T *restrict x, ptrdiff_t n, T times, uint8_t *restrict made) {
+    int others = 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        T exact = x[i] * times, near = exact + ROUND - ROUND, off = exact < near ? near - exact : exact - near;
+        int good = (near >= 0) & (near <= 255) & (off <= 2 * EPS * near);
+        others |= !good;
+        made[i] = (uint8_t)(int)(good ? near : 0);
+    }
+    return !others;
+}
+
 #undef FORWARD
 #undef BACKWARD

@@ -52,6 +52,7 @@ static ALWAYS ptrdiff_t label(Labels y, ptrdiff_t i) {
 #define LOWEST -87.0f /* e to it is a normal number */
 #define HIGHEST 88.0f
 #define ONES 20.0f /* of 2z, where tanh z is 1 */
+#define EPS 1.1920929e-7f
 #define LOG logf
 #define SQRT sqrtf
 #include "elementwise.h"
@@ -68,6 +69,7 @@ static ALWAYS ptrdiff_t label(Labels y, ptrdiff_t i) {
 #undef LOWEST
 #undef HIGHEST
 #undef ONES
+#undef EPS
 #undef LOG
 #undef SQRT
 
@@ -84,6 +86,7 @@ static ALWAYS ptrdiff_t label(Labels y, ptrdiff_t i) {
 #define LOWEST -708.0
 #define HIGHEST 709.0
 #define ONES 40.0
+#define EPS 2.220446049250313e-16
 #define LOG log
 #define SQRT sqrt
 #include "elementwise.h"
@@ -321,6 +324,26 @@ FUNCTION(load_tile) {
     DONE(done);
 }
 
+/* (X, times, made): bytes (n, k) are made of times X (n, k), by rows; returns whether they are what it is, but for
+   rounding, or None where it is not done. */
+FUNCTION(to_bytes) {
+    TAKES(3);
+    Array a[2] = {0};
+    Array *X = &a[0], *made = &a[1];
+    int good = 0, times = (int)PyLong_AsLong(args[1]);
+    int done = !PyErr_Occurred() && open_array(args[0], X, 0) && open_array(args[2], made, 1) && is_matrix(X) && made->whole &&
+               made->type == 'u' && made->view.itemsize == 1 && made->size == X->size;
+    if (done) {
+        PyThreadState *saved = PyEval_SaveThread();
+        good = X->type == 'f' ? to_bytes_float(X->view.buf, X->size, (float)times, made->view.buf)
+                              : to_bytes_double(X->view.buf, X->size, times, made->view.buf);
+        PyEval_RestoreThread(saved);
+    }
+    close_arrays(a, 2);
+    if (PyErr_Occurred()) return NULL;
+    return done ? PyBool_FromLong(good) : Py_NewRef(Py_None);
+}
+
 /* (A, B, C, alpha, add): C (m, n) = alpha A B, or C + alpha A B: A of bytes, B and C of floats, B and C by rows. */
 FUNCTION(multiply_bytes_) {
     static int tiles = -1;
@@ -363,7 +386,7 @@ static PyMethodDef methods[] = {
     METHOD("binary_cross_entropy_alone", binary_cross_entropy_alone),
     METHOD("binary_cross_entropy_delta", binary_cross_entropy_delta), METHOD("cross_entropy", cross_entropy),
     METHOD("cross_entropy_alone", cross_entropy_alone), METHOD("cross_entropy_delta", cross_entropy_delta),
-    METHOD("adam", adam), METHOD("add_l2", add_l2), METHOD("load_tile", load_tile),
+    METHOD("adam", adam), METHOD("add_l2", add_l2), METHOD("load_tile", load_tile), METHOD("to_bytes", to_bytes),
     METHOD("multiply_bytes", multiply_bytes_), METHOD("has_tiles", has_tiles_), {NULL, NULL, 0, NULL},
 };
 

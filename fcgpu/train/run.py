@@ -21,6 +21,7 @@ from fcgpu.optim.schedules import SCHEDULES, Progress, warm_up
 from fcgpu.params import Spec, initial, weights_only
 from fcgpu.train.device import OnGpu
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
+from fcgpu.train.pixels import Pixels, pixels
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import KEYS, Recipe
 from fcgpu.train.small import SmallBatches, is_small
@@ -69,11 +70,14 @@ class Run:
         self.drawn: Any = None
         self._again = again
         self.stairs = self.stream = widths = None
+        scale = self.scale
         if isinstance(X, np.ndarray) and not plan.chunk:
+            if found := pixels(X, plan.threads):
+                X, scale = self._kept(found), scale / found.times
             self.stairs = staircase(X, plan, recipe.epochs, drawn=self.shuffled)
         if self.stairs is not None:
             samples, widths = self.stairs.samples, self.stairs.widths
-            X, self.plan = self._in_order(self.stairs)
+            X = self._kept(self.stairs)
             y, weights = y[samples], None if weights is None else weights[samples]
             ids = samples if ids is None else ids[samples]
         weights = None if weights is None else np.asarray(weights, dtype=recipe.dtype)
@@ -103,7 +107,7 @@ class Run:
             evaluate = SmallBatches if is_small(self.plan) else Evaluate
             self.evaluate = evaluate(
                 spec, (X, y, None if weights is None else weights.reshape(-1, 1)), plan, backend, self.workers, recipe,
-                scale=self.scale, count=self.counts, ids=ids, widths=widths,
+                scale=scale, count=self.counts, ids=ids, widths=widths,
             )  # fmt: skip
             self.rule = self._rule(self.evaluate.net.kernels)
             self.step = Step(self.evaluate, self.rule)
@@ -112,12 +116,12 @@ class Run:
         self.fresh = start is None or not start.rule
         self._restore(start or State(initial(spec, recipe.seed)))
 
-    def _in_order(self, stairs: Staircase) -> tuple[Any, Plan]:
-        """The data in the staircase's order, a copy where the budget has room for it; and the plan with its bytes."""
-        plan, nbytes = self.plan, stairs.nbytes
-        if plan.bytes + nbytes > plan.budget:
-            return stairs, plan
-        return stairs.copy(plan.threads), replace(plan, data_bytes=plan.data_bytes + nbytes)
+    def _kept(self, made: Staircase | Pixels) -> Any:
+        """A copy of the data as they are wanted, where the budget has room for it; else made anew at every use."""
+        if self.plan.bytes + made.nbytes > self.plan.budget:
+            return made
+        self.plan = replace(self.plan, data_bytes=self.plan.data_bytes + made.nbytes)
+        return made.copy(self.plan.threads)
 
     def _rule(self, kernels: Any) -> Any:
         recipe, at = self.recipe, self.evaluate

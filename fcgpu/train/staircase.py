@@ -6,16 +6,13 @@ of a tile of samples take only the first rows of W. The 60,000 digits are on ave
 a random batch of 128 of them 634, one of 10 542.
 """
 
-from collections.abc import Callable
-from contextlib import closing
 from typing import Any
 
 import numpy as np
 
-from fcgpu.backend import Workers
+from fcgpu.backend import BLOCK, by_blocks
 from fcgpu.train.plan import Plan
 
-BLOCK = 1000  # rows looked at together
 AT_ONCE = 100  # rows of which all features are copied on the way
 WIDE = 0.9  # of the features: what a batch is wide where the order is not worth a copy of the data
 FEW = 32  # features, likewise
@@ -53,7 +50,7 @@ class Staircase:
         def fill(rows: slice) -> None:
             made[rows] = self[rows, width]
 
-        _by_blocks(len(made), threads, fill)
+        by_blocks(len(made), threads, fill)
         return made
 
     def batches(self, order: Any, size: int) -> Any:
@@ -80,11 +77,11 @@ def staircase(X: Any, plan: Plan, epochs: int, *, drawn: bool) -> Staircase | No
     def measure(rows: slice) -> None:
         widths[rows] = np.max((X[rows] != 0) * behind, axis=1, initial=1)
 
-    _by_blocks(n, plan.threads, count)
+    by_blocks(n, plan.threads, count)
     features = np.argsort(-counts.sum(axis=0, dtype=np.intp), kind="stable")
     behind = np.empty(n_features, dtype=np.min_scalar_type(n_features))  # the width that has a feature
     behind[features] = np.arange(1, n_features + 1)
-    _by_blocks(n, plan.threads, measure)
+    by_blocks(n, plan.threads, measure)
     batch = np.arange(n) // plan.batch if not drawn else np.zeros(n)
     samples = np.lexsort((-widths, batch))
     step = STEP * -(-n_features // (STEP * STEPS))
@@ -94,8 +91,3 @@ def staircase(X: Any, plan: Plan, epochs: int, *, drawn: bool) -> Staircase | No
     else:  # the widest sample of a batch decides
         typical = widths[n // (plan.batch + 1)] if drawn else widths[:: plan.batch].mean()
     return Staircase(X, samples, features, widths) if typical < WIDE * n_features else None
-
-
-def _by_blocks(n: int, threads: int, function: Callable[[slice], None]) -> None:
-    with closing(Workers(threads)) as workers:
-        workers.run(lambda i: function(slice(i * BLOCK, min(n, (i + 1) * BLOCK))), -(-n // BLOCK))
