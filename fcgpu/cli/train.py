@@ -93,7 +93,7 @@ class Job:
         speak = not (args.quiet or args.json)
         progress = Progress(recipe.epochs, shown=not args.quiet)
         room = self.started.spec.n_params * np.dtype(recipe.dtype).itemsize
-        with self.board or nullcontext(), directory(room) as run, _stop_after_epoch() as stop, progress:
+        with self.board or nullcontext(), _stop_after_epoch() as stop, directory(room) as run, progress:
             if self.board:
                 self.board.follow(run.history)
             if speak and data.n_samples <= SMALL and data.n_features <= SMALL:
