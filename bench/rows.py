@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fcgpu.backend import cpu_count
+from fcgpu.kernels.compiled import in_words
 
 Row = dict[str, Any]
 
@@ -58,6 +59,7 @@ def machine() -> Row:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "gpu": gpu(),
+        "cpu_kernels": in_words(),
         "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
 

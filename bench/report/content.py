@@ -198,6 +198,7 @@ def machine_table(rows: list[Row]) -> Block:
         "processor": f"{machine['processor']}, {machine['cores']} cores, {last['threads']} used",
         "memory": f"{machine['memory_bytes'] / 2**30:.0f} GiB" if machine["memory_bytes"] else "unknown",
         "GPU": machine["gpu"] or "none",
+        "fcgpu's CPU kernels": machine.get("cpu_kernels", "NumPy's"),
         "system": machine["system"],
         "Python": last["python"],
         "packages": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
