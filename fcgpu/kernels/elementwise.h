@@ -5,10 +5,14 @@
 
 #define BLOCK 2048 /* numbers that several loops go over while they are in the first cache */
 
-typedef union { T real; BITS bits; } N(word);
+typedef union {
+    T real;
+    BITS bits;
+} N(word);
 
-/* eˣ - 1 = s (1 + p) - 1, from x = n ln 2 + r: s = 2ⁿ, p = eʳ - 1 by its series, |r| <= ln 2 / 2. n must be a power's. */
-static ALWAYS T N(split)(T x, T *s) {
+/* eˣ - 1 = s (1 + p) - 1, from x = n ln 2 + r: s = 2ⁿ, p = eʳ - 1 by its series, |r| <= ln 2 / 2. n must be a power's.
+ */
+static ALWAYS T N(split)(T x, T* s) {
     N(word) t = {x * (T)1.4426950408889634 + ROUND}; /* to whole numbers: they are the last bits */
     T n = t.real - ROUND, r = x - n * LN2_HIGH - n * LN2_LOW, p = 0;
     t.bits = (t.bits << MANTISSA) + ONE;
@@ -47,42 +51,48 @@ static ALWAYS T N(relu_slope)(T a) { return a > 0 ? 1 : 0; }
 static ALWAYS T N(leaky_relu_slope)(T a) { return a > 0 ? 1 : (T)LEAK; }
 
 /* Z (n, k) += b (k), or nothing. */
-static ALWAYS void N(add_bias)(T *restrict Z, const T *restrict b, ptrdiff_t n, ptrdiff_t k) {
+static ALWAYS void N(add_bias)(T* restrict Z, const T* restrict b, ptrdiff_t n, ptrdiff_t k) {
     if (b)
         for (ptrdiff_t i = 0; i < n; i++)
             for (ptrdiff_t j = 0; j < k; j++) Z[i * k + j] += b[j];
 }
 
-#define FORWARD(name)                                                                         \
-    CLONES static void N(name##_all)(T *restrict Z, const T *restrict b, ptrdiff_t n, ptrdiff_t k) {    \
-        ptrdiff_t rows = 1 + BLOCK / k;                                                            \
-        for (ptrdiff_t i = 0; i < n; i += rows) {                                                  \
-            ptrdiff_t some = n - i < rows ? n - i : rows;                                          \
-            T *z = Z + i * k;                                                                 \
-            N(add_bias)(z, b, some, k);                                                       \
-            for (ptrdiff_t j = 0; j < some * k; j++) z[j] = N(name)(z[j]);                         \
-        }                                                                                     \
+#define FORWARD(name)                                                                                                  \
+    CLONES static void N(name##_all)(T* restrict Z, const T* restrict b, ptrdiff_t n, ptrdiff_t k) {                   \
+        ptrdiff_t rows = 1 + BLOCK / k;                                                                                \
+        for (ptrdiff_t i = 0; i < n; i += rows) {                                                                      \
+            ptrdiff_t some = n - i < rows ? n - i : rows;                                                              \
+            T* z = Z + i * k;                                                                                          \
+            N(add_bias)(z, b, some, k);                                                                                \
+            for (ptrdiff_t j = 0; j < some * k; j++) z[j] = N(name)(z[j]);                                             \
+        }                                                                                                              \
     }
-FORWARD(sigmoid) FORWARD(tanh) FORWARD(relu) FORWARD(leaky_relu)
+FORWARD(sigmoid)
+FORWARD(tanh)
+FORWARD(relu)
+FORWARD(leaky_relu)
 
-#define BACKWARD(name)                                                                        \
-    CLONES static void N(name##_backward)(const T *restrict A, T *restrict dA, ptrdiff_t n) {      \
-        for (ptrdiff_t i = 0; i < n; i++) dA[i] *= N(name##_slope)(A[i]);                          \
+#define BACKWARD(name)                                                                                                 \
+    CLONES static void N(name##_backward)(const T* restrict A, T* restrict dA, ptrdiff_t n) {                          \
+        for (ptrdiff_t i = 0; i < n; i++) dA[i] *= N(name##_slope)(A[i]);                                              \
     }
-BACKWARD(sigmoid) BACKWARD(tanh) BACKWARD(relu) BACKWARD(leaky_relu)
+BACKWARD(sigmoid)
+BACKWARD(tanh)
+BACKWARD(relu)
+BACKWARD(leaky_relu)
 
-static ALWAYS T N(greatest)(const T *z, ptrdiff_t k) {
+static ALWAYS T N(greatest)(const T* z, ptrdiff_t k) {
     T greatest = z[0];
     for (ptrdiff_t j = 1; j < k; j++) greatest = z[j] > greatest ? z[j] : greatest;
     return greatest;
 }
 
 /* Z (n, k) = softmax(Z + b): the exponents, which one loop makes of many rows, then each row by its sum. */
-CLONES static void N(softmax_all)(T *restrict Z, const T *restrict b, ptrdiff_t n, ptrdiff_t k) {
+CLONES static void N(softmax_all)(T* restrict Z, const T* restrict b, ptrdiff_t n, ptrdiff_t k) {
     ptrdiff_t rows = 1 + BLOCK / k;
     for (ptrdiff_t i = 0; i < n; i += rows) {
         ptrdiff_t some = n - i < rows ? n - i : rows;
-        T *z = Z + i * k;
+        T* z = Z + i * k;
         N(add_bias)(z, b, some, k);
         for (ptrdiff_t r = 0; r < some; r++) {
             T greatest = N(greatest)(z + r * k, k);
@@ -98,26 +108,26 @@ CLONES static void N(softmax_all)(T *restrict Z, const T *restrict b, ptrdiff_t 
 }
 
 /* Z (n, k) = (Z - target) weight: of classes y (n), or of targets t (n, k). */
-CLONES static void N(minus_target)(T *restrict Z, Labels y, const T *t, const T *weight, ptrdiff_t step, ptrdiff_t n, ptrdiff_t k) {
+CLONES static void N(minus_target)(T* restrict Z, Labels y, const T* t, const T* weight, ptrdiff_t step, ptrdiff_t n,
+                                   ptrdiff_t k) {
     for (ptrdiff_t i = 0; i < n; i++, Z += k, weight += step) {
         if (t)
             for (ptrdiff_t j = 0; j < k; j++) Z[j] -= t[i * k + j];
-        else if (k == 1)
-            Z[0] -= (T)label(y, i);
-        else
-            Z[label(y, i)] -= 1;
+        else if (k == 1) Z[0] -= (T)label(y, i);
+        else Z[label(y, i)] -= 1;
         for (ptrdiff_t j = 0; j < k; j++) Z[j] *= *weight;
     }
 }
 
 /* losses (n) = weight Σ over outputs of softplus(z) - t z, softplus(z) = max(z, 0) + log1p(e^-|z|). */
-CLONES static void N(sigmoid_loss)(const T *Z, Labels y, const T *t, const T *weight, ptrdiff_t step, T *losses, ptrdiff_t n, ptrdiff_t k) {
+CLONES static void N(sigmoid_loss)(const T* Z, Labels y, const T* t, const T* weight, ptrdiff_t step, T* losses,
+                                   ptrdiff_t n, ptrdiff_t k) {
     T softplus[BLOCK];
     if (k > BLOCK) return;
     ptrdiff_t rows = BLOCK / k;
     for (ptrdiff_t i = 0; i < n; i += rows) {
         ptrdiff_t some = n - i < rows ? n - i : rows;
-        const T *z = Z + i * k;
+        const T* z = Z + i * k;
         for (ptrdiff_t j = 0; j < some * k; j++)
             softplus[j] = N(relu)(z[j]) + N(log1p)(N(exp)(z[j] < 0 ? z[j] : -z[j]));
         for (ptrdiff_t r = 0; r < some; r++) {
@@ -125,21 +135,21 @@ CLONES static void N(sigmoid_loss)(const T *Z, Labels y, const T *t, const T *we
             for (ptrdiff_t j = 0; j < k; j++) sum += softplus[r * k + j];
             if (t)
                 for (ptrdiff_t j = 0; j < k; j++) at += z[r * k + j] * t[(i + r) * k + j];
-            else
-                at = k == 1 ? z[r] * (T)label(y, i + r) : z[r * k + label(y, i + r)];
+            else at = k == 1 ? z[r] * (T)label(y, i + r) : z[r * k + label(y, i + r)];
             losses[i + r] = (sum - at) * weight[(i + r) * step];
         }
     }
 }
 
 /* losses (n) = weight (logsumexp(z) - Σ t z), all z shifted by the greatest. */
-CLONES static void N(softmax_loss)(const T *Z, Labels y, const T *t, const T *weight, ptrdiff_t step, T *losses, ptrdiff_t n, ptrdiff_t k) {
+CLONES static void N(softmax_loss)(const T* Z, Labels y, const T* t, const T* weight, ptrdiff_t step, T* losses,
+                                   ptrdiff_t n, ptrdiff_t k) {
     T shifted[BLOCK], e[BLOCK];
     ptrdiff_t rows = BLOCK / k;
     for (ptrdiff_t i = 0; i < n; i += rows) {
         ptrdiff_t some = n - i < rows ? n - i : rows;
         for (ptrdiff_t r = 0; r < some; r++) {
-            const T *z = Z + (i + r) * k;
+            const T* z = Z + (i + r) * k;
             T greatest = N(greatest)(z, k);
             for (ptrdiff_t j = 0; j < k; j++) shifted[r * k + j] = z[j] - greatest;
         }
@@ -149,17 +159,26 @@ CLONES static void N(softmax_loss)(const T *Z, Labels y, const T *t, const T *we
             for (ptrdiff_t j = 0; j < k; j++) sum += e[r * k + j];
             if (t)
                 for (ptrdiff_t j = 0; j < k; j++) at += shifted[r * k + j] * t[(i + r) * k + j];
-            else
-                at = shifted[r * k + (k == 1 ? 0 : label(y, i + r))];
+            else at = shifted[r * k + (k == 1 ? 0 : label(y, i + r))];
             losses[i + r] = ((T)LOG(sum) - at) * weight[(i + r) * step];
         }
     }
 }
 
+/* correct (n) = is the greatest of each row of Z (n, k) that of class y? Of one output: is z > 0 as y says? */
+CLONES static void N(count_correct)(const T* Z, Labels y, unsigned char* correct, ptrdiff_t n, ptrdiff_t k) {
+    for (ptrdiff_t i = 0; i < n; i++, Z += k) {
+        ptrdiff_t answer = k == 1 && Z[0] > 0;
+        for (ptrdiff_t j = 1; j < k; j++) answer = Z[j] > Z[answer] ? j : answer;
+        correct[i] = answer == label(y, i);
+    }
+}
+
 /* One step of Adam for n parameters; η_t is `step`. */
-CLONES static void N(adam)(T *restrict w, const T *restrict g, T *restrict m, T *restrict v, ptrdiff_t n, double beta_1,
+CLONES static void N(adam)(T* restrict w, const T* restrict g, T* restrict m, T* restrict v, ptrdiff_t n, double beta_1,
                            double beta_2, double epsilon, double step) {
-    const T b1 = (T)beta_1, rest_1 = (T)(1 - beta_1), b2 = (T)beta_2, rest_2 = (T)(1 - beta_2), e = (T)epsilon, rate = (T)step;
+    const T b1 = (T)beta_1, rest_1 = (T)(1 - beta_1), b2 = (T)beta_2, rest_2 = (T)(1 - beta_2), e = (T)epsilon,
+            rate = (T)step;
     for (ptrdiff_t i = 0; i < n; i++) {
         m[i] = b1 * m[i] + rest_1 * g[i];
         v[i] = b2 * v[i] + rest_2 * (g[i] * g[i]);
@@ -168,7 +187,7 @@ CLONES static void N(adam)(T *restrict w, const T *restrict g, T *restrict m, T 
 }
 
 /* dW += pull W; returns Σ W², summed in parts so that the compiler may add several at once. */
-CLONES static double N(add_l2)(const T *restrict W, T *restrict dW, ptrdiff_t n, double factor) {
+CLONES static double N(add_l2)(const T* restrict W, T* restrict dW, ptrdiff_t n, double factor) {
     const T pull = (T)factor;
     double squares = 0;
     for (ptrdiff_t i = 0; i < n; i += BLOCK) {
@@ -190,18 +209,18 @@ CLONES static double N(add_l2)(const T *restrict W, T *restrict dW, ptrdiff_t n,
 }
 
 /* A (n, width) = rows of X, which are bytes or numbers of this type: of the indices, or from the first on. */
-CLONES static void N(load)(const char *X, ptrdiff_t row, int bytes, const ptrdiff_t *indices, T *restrict A, ptrdiff_t to, ptrdiff_t n, ptrdiff_t width) {
+CLONES static void N(load)(const char* X, ptrdiff_t row, int bytes, const ptrdiff_t* indices, T* restrict A,
+                           ptrdiff_t to, ptrdiff_t n, ptrdiff_t width) {
     for (ptrdiff_t i = 0; i < n; i++, A += to) {
-        const char *x = X + row * (indices ? indices[i] : i);
+        const char* x = X + row * (indices ? indices[i] : i);
         if (bytes)
-            for (ptrdiff_t j = 0; j < width; j++) A[j] = (T)((const unsigned char *)x)[j];
-        else
-            memcpy(A, x, (size_t)width * sizeof(T));
+            for (ptrdiff_t j = 0; j < width; j++) A[j] = (T)((const unsigned char*)x)[j];
+        else memcpy(A, x, (size_t)width * sizeof(T));
     }
 }
 
 /* made (n) = the bytes nearest to times x; are all of them that number, but for two roundings? */
-CLONES static int N(to_bytes)(const T *restrict x, ptrdiff_t n, T times, uint8_t *restrict made) {
+CLONES static int N(to_bytes)(const T* restrict x, ptrdiff_t n, T times, uint8_t* restrict made) {
     int others = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         T exact = x[i] * times, near = exact + ROUND - ROUND, off = exact < near ? near - exact : exact - near;

@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define LEAK 0.01 /* as in activations.py */
+#define LEAK 0.01  /* as in activations.py */
 #define LARGE 4096 /* numbers for which it pays to let other threads of Python run */
 
 #if defined(__GNUC__)
@@ -26,16 +26,16 @@
 #endif
 
 typedef struct { /* the class of each sample, whole numbers of any type */
-    const char *at;
+    const char* at;
     int bytes, is_signed;
 } Labels;
 
 static ALWAYS ptrdiff_t label(Labels y, ptrdiff_t i) {
     switch (y.bytes) {
-    case 1: return y.is_signed ? ((const int8_t *)y.at)[i] : ((const uint8_t *)y.at)[i];
-    case 2: return y.is_signed ? ((const int16_t *)y.at)[i] : ((const uint16_t *)y.at)[i];
-    case 4: return y.is_signed ? ((const int32_t *)y.at)[i] : (ptrdiff_t)((const uint32_t *)y.at)[i];
-    default: return (ptrdiff_t)((const int64_t *)y.at)[i];
+        case 1: return y.is_signed ? ((const int8_t*)y.at)[i] : ((const uint8_t*)y.at)[i];
+        case 2: return y.is_signed ? ((const int16_t*)y.at)[i] : ((const uint16_t*)y.at)[i];
+        case 4: return y.is_signed ? ((const int32_t*)y.at)[i] : (ptrdiff_t)((const uint32_t*)y.at)[i];
+        default: return (ptrdiff_t)((const int64_t*)y.at)[i];
     }
 }
 
@@ -94,20 +94,24 @@ static ALWAYS ptrdiff_t label(Labels y, ptrdiff_t i) {
 
 typedef struct {
     Py_buffer view;
-    char type; /* f or d; b and u for whole numbers; 0 for anything else */
+    char type;      /* f or d; b and u for whole numbers; 0 for anything else */
     ptrdiff_t size; /* in numbers */
-    int whole; /* in one piece, by rows */
+    int whole;      /* in one piece, by rows */
 } Array;
 
 /* Opens an array; False where it is none. Whoever opens it closes it, also then. */
-static int open_array(PyObject *object, Array *a, int writable) {
+static int open_array(PyObject* object, Array* a, int writable) {
     memset(a, 0, sizeof *a);
     if (PyObject_GetBuffer(object, &a->view, PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0))) {
         PyErr_Clear();
         return 0;
     }
-    const char *format = a->view.format ? a->view.format : "B";
-    if (!format[1]) a->type = strchr("fd", *format) ? *format : strchr("bhilq", *format) ? 'b' : strchr("BHILQ", *format) ? 'u' : 0;
+    const char* format = a->view.format ? a->view.format : "B";
+    if (!format[1])
+        a->type = strchr("fd", *format)       ? *format
+                  : strchr("bhilq", *format)  ? 'b'
+                  : strchr("BHILQ?", *format) ? 'u'
+                                              : 0;
     a->size = 1;
     a->whole = 1;
     for (int i = a->view.ndim - 1; i >= 0; i--) {
@@ -117,43 +121,43 @@ static int open_array(PyObject *object, Array *a, int writable) {
     return a->type != 0;
 }
 
-static void close_arrays(Array *a, int n) {
+static void close_arrays(Array* a, int n) {
     for (int i = 0; i < n; i++)
         if (a[i].view.obj) PyBuffer_Release(&a[i].view);
 }
 
-static int is_matrix(const Array *a) { return (a->type == 'f' || a->type == 'd') && a->whole && a->view.ndim == 2; }
-static int is_like(const Array *a, const Array *b) { return a->type == b->type && a->whole && a->size == b->size; }
+static int is_matrix(const Array* a) { return (a->type == 'f' || a->type == 'd') && a->whole && a->view.ndim == 2; }
+static int is_like(const Array* a, const Array* b) { return a->type == b->type && a->whole && a->size == b->size; }
 
 /* Call f_float or f_double, by the type of `a`; large work without Python's lock. */
-#define CALL(a, f, ...)                                                   \
-    do {                                                                  \
-        PyThreadState *saved = (a).size > LARGE ? PyEval_SaveThread() : NULL; \
-        if ((a).type == 'f') f##_float(__VA_ARGS__);  \
-        else f##_double(__VA_ARGS__);                \
-        if (saved) PyEval_RestoreThread(saved);                           \
+#define CALL(a, f, ...)                                                                                                \
+    do {                                                                                                               \
+        PyThreadState* saved = (a).size > LARGE ? PyEval_SaveThread() : NULL;                                          \
+        if ((a).type == 'f') f##_float(__VA_ARGS__);                                                                   \
+        else f##_double(__VA_ARGS__);                                                                                  \
+        if (saved) PyEval_RestoreThread(saved);                                                                        \
     } while (0)
 
-#define FUNCTION(name) static PyObject *name(PyObject *self, PyObject *const *args, Py_ssize_t n)
-#define TAKES(count) \
+#define FUNCTION(name) static PyObject* name(PyObject* self, PyObject* const* args, Py_ssize_t n)
+#define TAKES(count)                                                                                                   \
     if (n != count) return PyErr_Format(PyExc_TypeError, "expected %d arguments", count)
 #define DONE(done) return PyBool_FromLong(done)
 
 /* (Z, b): Z (n, k) is overwritten; b (1, k), or a number, which must be 0. */
-#define FORWARD_FUNCTION(python, f)                                                          \
-    FUNCTION(python) {                                                                       \
-        TAKES(2);                                                                            \
-        Array a[2];                                                                          \
-        int done = open_bias(args, a);                                                       \
-        if (done) {                                                                          \
-            ptrdiff_t k = a[0].view.shape[1];                                               \
-            CALL(a[0], f, a[0].view.buf, a[1].view.buf, a[0].size / k, k);         \
-        }                                                                                    \
-        close_arrays(a, 2);                                                                  \
-        DONE(done);                                                                          \
+#define FORWARD_FUNCTION(python, f)                                                                                    \
+    FUNCTION(python) {                                                                                                 \
+        TAKES(2);                                                                                                      \
+        Array a[2];                                                                                                    \
+        int done = open_bias(args, a);                                                                                 \
+        if (done) {                                                                                                    \
+            ptrdiff_t k = a[0].view.shape[1];                                                                          \
+            CALL(a[0], f, a[0].view.buf, a[1].view.buf, a[0].size / k, k);                                             \
+        }                                                                                                              \
+        close_arrays(a, 2);                                                                                            \
+        DONE(done);                                                                                                    \
     }
 
-static int open_bias(PyObject *const *args, Array *a) {
+static int open_bias(PyObject* const* args, Array* a) {
     memset(&a[1], 0, sizeof a[1]);
     if (!open_array(args[0], &a[0], 1) || !is_matrix(&a[0]) || !a[0].size) return 0;
     if (PyLong_CheckExact(args[1])) return PyLong_AsLong(args[1]) == 0;
@@ -167,15 +171,15 @@ FORWARD_FUNCTION(leaky_relu, leaky_relu_all)
 FORWARD_FUNCTION(softmax, softmax_all)
 
 /* (A, dA): dA is overwritten. */
-#define BACKWARD_FUNCTION(name)                                                              \
-    FUNCTION(name) {                                                                         \
-        TAKES(2);                                                                            \
-        Array a[2] = {0};                                                                    \
-        int done = open_array(args[0], &a[0], 0) && open_array(args[1], &a[1], 1) &&         \
-                   is_matrix(&a[0]) && is_like(&a[1], &a[0]);                                \
-        if (done) CALL(a[0], name, a[0].view.buf, a[1].view.buf, a[0].size);       \
-        close_arrays(a, 2);                                                                  \
-        DONE(done);                                                                          \
+#define BACKWARD_FUNCTION(name)                                                                                        \
+    FUNCTION(name) {                                                                                                   \
+        TAKES(2);                                                                                                      \
+        Array a[2] = {0};                                                                                              \
+        int done = open_array(args[0], &a[0], 0) && open_array(args[1], &a[1], 1) && is_matrix(&a[0]) &&               \
+                   is_like(&a[1], &a[0]);                                                                              \
+        if (done) CALL(a[0], name, a[0].view.buf, a[1].view.buf, a[0].size);                                           \
+        close_arrays(a, 2);                                                                                            \
+        DONE(done);                                                                                                    \
     }
 
 BACKWARD_FUNCTION(sigmoid_backward)
@@ -186,18 +190,19 @@ BACKWARD_FUNCTION(leaky_relu_backward)
 typedef struct { /* Z (n, k), and what it is compared with */
     Array Z, bias, y, weight, losses;
     Labels labels;
-    const void *targets; /* (n, k), or NULL where there are labels */
+    const void* targets; /* (n, k), or NULL where there are labels */
     char number[8];      /* the weight, where it is one number */
-    const void *weights;
+    const void* weights;
     ptrdiff_t n, k, step;
 } Compared;
 
-static int open_compared(Compared *c, PyObject *Z, PyObject *bias, PyObject *y, PyObject *weight, PyObject *losses) {
+static int open_compared(Compared* c, PyObject* Z, PyObject* bias, PyObject* y, PyObject* weight, PyObject* losses) {
     memset(c, 0, sizeof *c);
     if (!open_array(Z, &c->Z, 1) || !is_matrix(&c->Z) || !c->Z.size) return 0;
     c->n = c->Z.view.shape[0], c->k = c->Z.view.shape[1];
     if (c->k > BLOCK) return 0;
-    if (bias && !PyLong_CheckExact(bias) && !(open_array(bias, &c->bias, 0) && c->bias.type == c->Z.type && c->bias.whole && c->bias.size == c->k))
+    if (bias && !PyLong_CheckExact(bias) &&
+        !(open_array(bias, &c->bias, 0) && c->bias.type == c->Z.type && c->bias.whole && c->bias.size == c->k))
         return 0;
     if (!open_array(y, &c->y, 0) || !c->y.whole || !c->y.view.ndim || c->y.view.shape[0] != c->n) return 0;
     if (c->y.type == c->Z.type && c->y.size == c->Z.size) {
@@ -209,10 +214,12 @@ static int open_compared(Compared *c, PyObject *Z, PyObject *bias, PyObject *y, 
     } else {
         return 0;
     }
-    if (PyFloat_Check(weight)) {
+    if (!weight) {
+        c->weights = NULL;
+    } else if (PyFloat_Check(weight)) {
         double number = PyFloat_AsDouble(weight);
-        if (c->Z.type == 'f') *(float *)c->number = (float)number;
-        else *(double *)c->number = number;
+        if (c->Z.type == 'f') *(float*)c->number = (float)number;
+        else *(double*)c->number = number;
         c->weights = c->number;
     } else {
         if (!open_array(weight, &c->weight, 0) || c->weight.type != c->Z.type || !c->weight.whole) return 0;
@@ -220,49 +227,69 @@ static int open_compared(Compared *c, PyObject *Z, PyObject *bias, PyObject *y, 
         c->step = c->weight.size > 1;
         c->weights = c->weight.view.buf;
     }
-    return !losses || (open_array(losses, &c->losses, 1) && c->losses.type == c->Z.type && c->losses.whole && c->losses.size == c->n);
+    return !losses || (open_array(losses, &c->losses, 1) && c->losses.type == c->Z.type && c->losses.whole &&
+                       c->losses.size == c->n);
 }
 
-static void close_compared(Compared *c) {
-    Array *all[] = {&c->Z, &c->bias, &c->y, &c->weight, &c->losses};
+static void close_compared(Compared* c) {
+    Array* all[] = {&c->Z, &c->bias, &c->y, &c->weight, &c->losses};
     for (int i = 0; i < 5; i++) close_arrays(all[i], 1);
 }
 
-#define DELTA(c, mean)                                                                       \
-    CALL(c.Z, mean##_all, c.Z.view.buf, c.bias.view.buf, c.n, c.k);                \
+#define DELTA(c, mean)                                                                                                 \
+    CALL(c.Z, mean##_all, c.Z.view.buf, c.bias.view.buf, c.n, c.k);                                                    \
     CALL(c.Z, minus_target, c.Z.view.buf, c.labels, c.targets, c.weights, c.step, c.n, c.k)
-#define MEASURE(c, mean) \
+#define MEASURE(c, mean)                                                                                               \
     CALL(c.Z, mean##_loss, c.Z.view.buf, c.labels, c.targets, c.weights, c.step, c.losses.view.buf, c.n, c.k)
 
 /* (Z, b, y, weight): Z is overwritten; (Z, y, weight, losses): losses; and both of them. */
-#define OUTPUT_FUNCTIONS(loss, mean)                                                         \
-    FUNCTION(loss##_delta) {                                                                 \
-        TAKES(4);                                                                            \
-        Compared c;                                                                          \
-        int done = open_compared(&c, args[0], args[1], args[2], args[3], NULL);              \
-        if (done) { DELTA(c, mean); }                                                        \
-        close_compared(&c);                                                                  \
-        DONE(done);                                                                          \
-    }                                                                                        \
-    FUNCTION(loss##_alone) {                                                                 \
-        TAKES(4);                                                                            \
-        Compared c;                                                                          \
-        int done = open_compared(&c, args[0], NULL, args[1], args[2], args[3]);              \
-        if (done) MEASURE(c, mean);                                                          \
-        close_compared(&c);                                                                  \
-        DONE(done);                                                                          \
-    }                                                                                        \
-    FUNCTION(loss) {                                                                         \
-        TAKES(4);                                                                            \
-        Compared c;                                                                          \
-        int done = open_compared(&c, args[0], NULL, args[1], args[2], args[3]);              \
-        if (done) { MEASURE(c, mean); DELTA(c, mean); }                                      \
-        close_compared(&c);                                                                  \
-        DONE(done);                                                                          \
+#define OUTPUT_FUNCTIONS(loss, mean)                                                                                   \
+    FUNCTION(loss##_delta) {                                                                                           \
+        TAKES(4);                                                                                                      \
+        Compared c;                                                                                                    \
+        int done = open_compared(&c, args[0], args[1], args[2], args[3], NULL);                                        \
+        if (done) {                                                                                                    \
+            DELTA(c, mean);                                                                                            \
+        }                                                                                                              \
+        close_compared(&c);                                                                                            \
+        DONE(done);                                                                                                    \
+    }                                                                                                                  \
+    FUNCTION(loss##_alone) {                                                                                           \
+        TAKES(4);                                                                                                      \
+        Compared c;                                                                                                    \
+        int done = open_compared(&c, args[0], NULL, args[1], args[2], args[3]);                                        \
+        if (done) MEASURE(c, mean);                                                                                    \
+        close_compared(&c);                                                                                            \
+        DONE(done);                                                                                                    \
+    }                                                                                                                  \
+    FUNCTION(loss) {                                                                                                   \
+        TAKES(4);                                                                                                      \
+        Compared c;                                                                                                    \
+        int done = open_compared(&c, args[0], NULL, args[1], args[2], args[3]);                                        \
+        if (done) {                                                                                                    \
+            MEASURE(c, mean);                                                                                          \
+            DELTA(c, mean);                                                                                            \
+        }                                                                                                              \
+        close_compared(&c);                                                                                            \
+        DONE(done);                                                                                                    \
     }
 
 OUTPUT_FUNCTIONS(binary_cross_entropy, sigmoid)
 OUTPUT_FUNCTIONS(cross_entropy, softmax)
+
+/* (Z, y, correct): correct (n), of Python's bool, is overwritten. */
+FUNCTION(count_correct) {
+    TAKES(3);
+    Compared c;
+    Array correct = {0};
+    int done = open_compared(&c, args[0], NULL, args[1], NULL, NULL) && c.labels.at &&
+               open_array(args[2], &correct, 1) && correct.whole && correct.type == 'u' && correct.view.itemsize == 1 &&
+               correct.size == c.n;
+    if (done) CALL(c.Z, count_correct, c.Z.view.buf, c.labels, correct.view.buf, c.n, c.k);
+    close_compared(&c);
+    close_arrays(&correct, 1);
+    DONE(done);
+}
 
 /* (w, g, m, v, beta_1, beta_2, epsilon, step) */
 FUNCTION(adam) {
@@ -276,8 +303,8 @@ FUNCTION(adam) {
     }
     done = done && (a[0].type == 'f' || a[0].type == 'd');
     if (done && !PyErr_Occurred())
-        CALL(a[0], adam, a[0].view.buf, a[1].view.buf, a[2].view.buf, a[3].view.buf, a[0].size,
-             number[0], number[1], number[2], number[3]);
+        CALL(a[0], adam, a[0].view.buf, a[1].view.buf, a[2].view.buf, a[3].view.buf, a[0].size, number[0], number[1],
+             number[2], number[3]);
     close_arrays(a, 4);
     return PyErr_Occurred() ? NULL : PyBool_FromLong(done);
 }
@@ -287,9 +314,10 @@ FUNCTION(add_l2) {
     TAKES(3);
     Array a[2] = {0};
     double pull = PyFloat_AsDouble(args[2]), squares = 0;
-    int done = !PyErr_Occurred() && open_array(args[0], &a[0], 0) && open_array(args[1], &a[1], 1) && is_matrix(&a[0]) && is_like(&a[1], &a[0]);
+    int done = !PyErr_Occurred() && open_array(args[0], &a[0], 0) && open_array(args[1], &a[1], 1) &&
+               is_matrix(&a[0]) && is_like(&a[1], &a[0]);
     if (done) {
-        PyThreadState *saved = a[0].size > LARGE ? PyEval_SaveThread() : NULL;
+        PyThreadState* saved = a[0].size > LARGE ? PyEval_SaveThread() : NULL;
         squares = a[0].type == 'f' ? add_l2_float(a[0].view.buf, a[1].view.buf, a[0].size, pull)
                                    : add_l2_double(a[0].view.buf, a[1].view.buf, a[0].size, pull);
         if (saved) PyEval_RestoreThread(saved);
@@ -308,7 +336,7 @@ FUNCTION(load_tile) {
                (A->type == 'f' || A->type == 'd') && A->view.shape[1] <= X->view.shape[1] &&
                A->view.strides[1] == A->view.itemsize && X->view.strides[1] == X->view.itemsize &&
                (X->type == A->type || (X->type == 'u' && X->view.itemsize == 1));
-    const ptrdiff_t *index = NULL;
+    const ptrdiff_t* index = NULL;
     if (done && args[1] == Py_None) {
         done = A->view.shape[0] <= X->view.shape[0];
     } else if (done) {
@@ -331,10 +359,10 @@ FUNCTION(to_bytes) {
     Array a[2] = {0};
     Array *X = &a[0], *made = &a[1];
     int good = 0, times = (int)PyLong_AsLong(args[1]);
-    int done = !PyErr_Occurred() && open_array(args[0], X, 0) && open_array(args[2], made, 1) && is_matrix(X) && made->whole &&
-               made->type == 'u' && made->view.itemsize == 1 && made->size == X->size;
+    int done = !PyErr_Occurred() && open_array(args[0], X, 0) && open_array(args[2], made, 1) && is_matrix(X) &&
+               made->whole && made->type == 'u' && made->view.itemsize == 1 && made->size == X->size;
     if (done) {
-        PyThreadState *saved = PyEval_SaveThread();
+        PyThreadState* saved = PyEval_SaveThread();
         good = X->type == 'f' ? to_bytes_float(X->view.buf, X->size, (float)times, made->view.buf)
                               : to_bytes_double(X->view.buf, X->size, times, made->view.buf);
         PyEval_RestoreThread(saved);
@@ -356,12 +384,13 @@ FUNCTION(multiply_bytes_) {
     if (!tiles) PyErr_SetString(PyExc_RuntimeError, "this processor does not multiply bytes");
     if (PyErr_Occurred()) return NULL;
     int fit = open_array(args[0], A, 0) && open_array(args[1], B, 0) && open_array(args[2], C, 1) && A->type == 'u' &&
-              A->view.itemsize == 1 && B->type == 'f' && C->type == 'f' && A->view.ndim == 2 && B->view.ndim == 2 && C->view.ndim == 2;
+              A->view.itemsize == 1 && B->type == 'f' && C->type == 'f' && A->view.ndim == 2 && B->view.ndim == 2 &&
+              C->view.ndim == 2;
     if (fit) {
         const Py_ssize_t *m = C->view.shape, *k = B->view.shape, *by = A->view.strides;
         fit = A->view.shape[0] == m[0] && A->view.shape[1] == k[0] && k[1] == m[1] && (by[0] == 1 || by[1] == 1) &&
               B->view.strides[1] == sizeof(float) && C->view.strides[1] == sizeof(float);
-        PyThreadState *saved = fit ? PyEval_SaveThread() : NULL;
+        PyThreadState* saved = fit ? PyEval_SaveThread() : NULL;
         int done = !fit || multiply_bytes(A->view.buf, by[0], by[1], B->view.buf, B->view.strides[0], C->view.buf,
                                           C->view.strides[0], m[0], m[1], k[0], (float)alpha, add);
         if (saved) PyEval_RestoreThread(saved);
@@ -379,15 +408,30 @@ FUNCTION(has_tiles_) {
 
 #define METHOD(python, function) {python, (PyCFunction)(void (*)(void))function, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {
-    METHOD("sigmoid", sigmoid), METHOD("logistic", sigmoid), METHOD("tanh", tanh_), METHOD("relu", relu),
-    METHOD("leaky_relu", leaky_relu), METHOD("softmax", softmax), METHOD("sigmoid_backward", sigmoid_backward),
-    METHOD("tanh_backward", tanh_backward), METHOD("relu_backward", relu_backward),
-    METHOD("leaky_relu_backward", leaky_relu_backward), METHOD("binary_cross_entropy", binary_cross_entropy),
+    METHOD("sigmoid", sigmoid),
+    METHOD("logistic", sigmoid),
+    METHOD("tanh", tanh_),
+    METHOD("relu", relu),
+    METHOD("leaky_relu", leaky_relu),
+    METHOD("softmax", softmax),
+    METHOD("sigmoid_backward", sigmoid_backward),
+    METHOD("tanh_backward", tanh_backward),
+    METHOD("relu_backward", relu_backward),
+    METHOD("leaky_relu_backward", leaky_relu_backward),
+    METHOD("binary_cross_entropy", binary_cross_entropy),
     METHOD("binary_cross_entropy_alone", binary_cross_entropy_alone),
-    METHOD("binary_cross_entropy_delta", binary_cross_entropy_delta), METHOD("cross_entropy", cross_entropy),
-    METHOD("cross_entropy_alone", cross_entropy_alone), METHOD("cross_entropy_delta", cross_entropy_delta),
-    METHOD("adam", adam), METHOD("add_l2", add_l2), METHOD("load_tile", load_tile), METHOD("to_bytes", to_bytes),
-    METHOD("multiply_bytes", multiply_bytes_), METHOD("has_tiles", has_tiles_), {NULL, NULL, 0, NULL},
+    METHOD("binary_cross_entropy_delta", binary_cross_entropy_delta),
+    METHOD("cross_entropy", cross_entropy),
+    METHOD("cross_entropy_alone", cross_entropy_alone),
+    METHOD("cross_entropy_delta", cross_entropy_delta),
+    METHOD("count_correct", count_correct),
+    METHOD("adam", adam),
+    METHOD("add_l2", add_l2),
+    METHOD("load_tile", load_tile),
+    METHOD("to_bytes", to_bytes),
+    METHOD("multiply_bytes", multiply_bytes_),
+    METHOD("has_tiles", has_tiles_),
+    {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", NULL, -1, methods, NULL, NULL, NULL, NULL};

@@ -24,7 +24,7 @@ class Pixels:
     dtype = np.dtype(np.uint8)
 
     def __init__(self, X: Any, times: int) -> None:
-        self.X, self.times, self.shape, self.nbytes = X, times, X.shape, X.size
+        self.X, self.times, self.shape, self.itemsize, self.nbytes = X, times, X.shape, 1, X.size
 
     def __getitem__(self, part: Any) -> Any:
         return _to_bytes(self.X[part], self.times)[0]

@@ -121,7 +121,9 @@ class Run:
         if self.plan.bytes + made.nbytes > self.plan.budget:
             return made
         self.plan = replace(self.plan, data_bytes=self.plan.data_bytes + made.nbytes)
-        return made.copy(self.plan.threads)
+        kept = made.copy(self.plan.threads)
+        made.X = None  # which may be a copy itself
+        return kept
 
     def _rule(self, kernels: Any) -> Any:
         recipe, at = self.recipe, self.evaluate
