@@ -16,7 +16,7 @@ import fcgpu
 from fcgpu.kernels import REFERENCE, compiled, dense
 from fcgpu.kernels.native import faster
 
-ROOT = Path(__file__).parents[1]
+KERNELS = Path(compiled.__file__).parent
 HEADERS = Path(sysconfig.get_path("include"), "Python.h")
 FASTER = faster(REFERENCE)
 HALVES = sorted(name for name in FASTER if name.endswith(("_alone", "_delta")))
@@ -260,12 +260,13 @@ def test_bytes_are_predicted_from_as_floats_are():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("cc") and HEADERS.exists()), reason="there is no C compiler, or no Python.h")
+@pytest.mark.skipif(not (KERNELS / "build.py").exists(), reason="installed, and not a clone")
 def test_an_installation_compiles_it_or_goes_without(tmp_path):
     """By the hook's own two functions, as Hatchling calls them."""
     pytest.importorskip("setuptools")
     clone = tmp_path / "clone"
     (clone / "fcgpu").mkdir(parents=True)
-    shutil.copytree(ROOT / "fcgpu" / "kernels", clone / "fcgpu" / "kernels", ignore=shutil.ignore_patterns("*.so"))
+    shutil.copytree(KERNELS, clone / "fcgpu" / "kernels", ignore=shutil.ignore_patterns("*.so"))
     stub = tmp_path / "hatchling" / "builders" / "hooks" / "plugin"
     stub.mkdir(parents=True)
     (stub / "interface.py").write_text("class BuildHookInterface: pass\n")
