@@ -191,7 +191,10 @@ typedef struct { /* Z (n, k), and what it is compared with */
     Array Z, bias, y, weight, losses;
     Labels labels;
     const void* targets; /* (n, k), or NULL where there are labels */
-    char number[8];      /* the weight, where it is one number */
+    union {
+        float f;
+        double d;
+    } number; /* the weight, where it is one */
     const void* weights;
     ptrdiff_t n, k, step;
 } Compared;
@@ -218,9 +221,9 @@ static int open_compared(Compared* c, PyObject* Z, PyObject* bias, PyObject* y, 
         c->weights = NULL;
     } else if (PyFloat_Check(weight)) {
         double number = PyFloat_AsDouble(weight);
-        if (c->Z.type == 'f') *(float*)c->number = (float)number;
-        else *(double*)c->number = number;
-        c->weights = c->number;
+        if (c->Z.type == 'f') c->number.f = (float)number;
+        else c->number.d = number;
+        c->weights = &c->number;
     } else {
         if (!open_array(weight, &c->weight, 0) || c->weight.type != c->Z.type || !c->weight.whole) return 0;
         if (c->weight.size != 1 && c->weight.size != c->n) return 0;

@@ -80,12 +80,11 @@ def adam(w: Any, g: Any, state: Moments, learning_rate: Any, *, beta_1: float, b
 
 
 def adamw(w: Any, g: Any, state: Moments, learning_rate: Any, *, weight_decay: Any, **options: float) -> bool:
-    before = w.copy()
-    w -= learning_rate * weight_decay * w
-    if not adam(w, g, state, learning_rate, **options):
-        w[...] = before
-        return False
-    return True
+    decay = learning_rate * weight_decay * w
+    done = adam(w, g, state, learning_rate, **options)
+    if done:
+        w -= decay
+    return done
 
 
 def add_l2(W: Any, dW: Any, alpha: float, share: Any, penalty: Any) -> bool:
