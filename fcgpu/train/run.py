@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from fcgpu.optim.first_order import FirstOrder
 from fcgpu.optim.lbfgs import LBFGS
 from fcgpu.optim.schedules import SCHEDULES, Progress, warm_up
 from fcgpu.params import Spec, initial, weights_only
-from fcgpu.train.device import OnGpu
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.pixels import Pixels, pixels
 from fcgpu.train.plan import Plan
@@ -30,6 +29,9 @@ from fcgpu.train.state import State
 from fcgpu.train.step import Evaluate, Step
 from fcgpu.train.stopping import Patience
 from fcgpu.train.stream import Stream, on_device
+
+if TYPE_CHECKING:
+    from fcgpu.train.device import OnGpu
 
 LOOK_SECONDS = 0.25  # on a GPU the loss is looked at this often, not every epoch: a look waits for the device
 
@@ -95,7 +97,9 @@ class Run:
         self.evaluate: Evaluate | OnGpu
         self.step: Step | OnGpu
         if backend.on_gpu:
-            self.evaluate = self.step = self.gpu = OnGpu(
+            from fcgpu.train import device  # a third of what `import fcgpu` would take
+
+            self.evaluate = self.step = self.gpu = device.OnGpu(
                 spec, (X, y, weights), plan, backend, recipe,
                 scale=self.scale, count=self.counts, ids=ids, shuffled=self.shuffled,
             )  # fmt: skip

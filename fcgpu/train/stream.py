@@ -10,14 +10,16 @@ but the thread for its pinned memory to have been sent.
 """
 
 from bisect import bisect
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fcgpu.backend import Backend
 from fcgpu.train.plan import Plan
 from fcgpu.train.plan_gpu import CHUNK_BYTES
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 class Stream:
@@ -40,6 +42,8 @@ class Stream:
         self._pinned = [_pinned(size, self.dtype, cuda) for _ in range(2)]
         self._there, self._done = ([cuda.Event(block=True, disable_timing=True) for _ in range(2)] for _ in range(2))
         self._copies, self._current = cuda.Stream(non_blocking=True), cuda.get_current_stream
+        from concurrent.futures import ThreadPoolExecutor  # a sixth of what `import fcgpu` would take
+
         self._thread = ThreadPoolExecutor(1, "fcgpu stream", self._buffers[0].device.use)
         self._side = 0  # the buffer that the computation reads
         self._sent: Future[None] | None = None
