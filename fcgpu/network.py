@@ -100,14 +100,14 @@ class Network:
 
     def load(self, X: Any, rows: Any, work: Workspace) -> Workspace:
         """work with the rows of X as its tile: as numbers of its type, or where the products take them, as bytes."""
-        if self.takes_bytes(X, work):
+        if self.takes_bytes(X):
             return work.over(X[rows])
         self.kernels.load_tile(X, rows, work.A[0])
         return work
 
-    def takes_bytes(self, X: Any, work: Workspace) -> bool:
-        """May the tile be of the type of X, which is bytes, and all else of work's, which is float32?"""
-        return bool(self.kernels.multiplies_bytes) and (X.dtype, work.A[-1].dtype) == (np.uint8, np.float32)
+    def takes_bytes(self, X: Any) -> bool:
+        """May the tile be of the type of X, which is bytes, and not of the workspace's?"""
+        return bool(self.kernels.multiplies_bytes) and X.dtype == np.uint8
 
     def products(self, layers: Sequence[Layer], work: Workspace, gradients: Sequence[Layer] = ()) -> Products:
         """Those from the tile work.A[0] to the logits work.A[-1], and back to `gradients`, where they are given."""

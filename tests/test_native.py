@@ -145,28 +145,88 @@ def test_adds_l2_as_the_reference(share, dtype):
 SHAPES = [(1, 1, 1), (16, 32, 16), (17, 33, 18), (128, 784, 128), (5, 1100, 3), (300, 40, 70), (31, 513, 10)]
 
 
+def stored_bytes(m, k, transposed):
+    """Random bytes (m, k), beside which lie others."""
+    beside = np.random.default_rng(0).integers(0, 256, ((k, m + 5) if transposed else (m, k + 5)), dtype=np.uint8)
+    return beside.T[:m] if transposed else beside[:, :k]
+
+
+def multiplied(A, B, alpha, add):
+    """alpha A B + C, what it is in long doubles, the same of absolute values, and C."""
+    m, n, wide = len(A), B.shape[1], np.longdouble
+    around = np.random.default_rng(1).normal(0, 1, (m + 2, n + 3)).astype(B.dtype)
+    C, before = around[1:-1, 1:-2], around.copy()
+    compiled.native.multiply_bytes(A, B, C, alpha, add)
+    C_before = before[1:-1, 1:-2] if add else np.zeros_like(C)
+    found = C.copy()
+    C[...] = before[1:-1, 1:-2]
+    np.testing.assert_array_equal(around, before)  # nothing beside C was written
+    with np.errstate(invalid="ignore"):
+        exact = alpha * (A.astype(wide) @ B.astype(wide)) + C_before
+    return found, exact, abs(alpha) * (A.astype(wide) @ abs(B).astype(wide)) + abs(C_before), C_before
+
+
 @needs_tiles
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("add", [False, True])
 def test_products_of_bytes_are_those_of_float32(shape, transposed, add):
-    """As near to float64 as float32 can be: each term within 2^-24 of itself, and a sum rounds k times."""
+    """As near to the truth as float32 can be: each term within 2^-24 of itself, and a sum rounds k times."""
     m, k, n = shape
-    random, alpha = np.random.default_rng(0), -0.75
-    stored = random.integers(0, 256, ((k, m) if transposed else (m, k)), dtype=np.uint8)
-    beside = np.full((stored.shape[0], stored.shape[1] + 5), 99, np.uint8)
-    beside[:, : stored.shape[1]] = stored
-    A = (beside[:, :m].T if transposed else beside[:, :k]).view()
+    random = np.random.default_rng(0)
     B = random.normal(0, 1, (k, n + 3)).astype(np.float32)[:, :n]
     B *= np.exp2(random.integers(-30, 30, (k, 1))).astype(np.float32)
-    around = random.normal(0, 1, (m + 2, n + 3)).astype(np.float32)
-    C, before = around[1:-1, 1:-2], around.copy()
-    compiled.native.multiply_bytes(A, B, C, alpha, add)
-    terms = abs(alpha) * (A.astype(float) @ abs(B).astype(float)) + (abs(before[1:-1, 1:-2]) if add else 0)
-    expected = alpha * (A.astype(float) @ B.astype(float)) + (before[1:-1, 1:-2] if add else 0)
-    assert (abs(C - expected) <= 2.0**-24 * (4 + k**0.5) * terms).all()
-    around[1:-1, 1:-2] = before[1:-1, 1:-2]
-    np.testing.assert_array_equal(around, before)  # nothing beside C was written
+    found, exact, terms, _ = multiplied(stored_bytes(m, k, transposed), B, -0.75, add)
+    assert (abs(found - exact) <= 2.0**-24 * (4 + k**0.5) * terms).all()
+
+
+@needs_tiles
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("spread", [0, 9])
+def test_products_of_bytes_are_those_of_float64(shape, transposed, add, spread):
+    """Numbers of a column are rounded to 2^-55 of its greatest; slices of 1,024 numbers, alpha and C round after it."""
+    m, k, n = shape
+    random = np.random.default_rng(0)
+    B = random.normal(0, 1, (k, n + 3))[:, :n] * np.exp2(random.integers(-300, 300, n))
+    B *= np.exp2(random.integers(-spread, spread + 1, (k, 1)))
+    A = stored_bytes(m, k, transposed)
+    found, exact, _, before = multiplied(A, B, -0.75, add)
+    rounded = 0.75 * 2.0**-55 * abs(B).max(axis=0) * A.sum(axis=1, keepdims=True, dtype=float)
+    assert (abs(found - exact) <= rounded + 2.0**-53 * (4 * abs(exact) + 2 * abs(before))).all()
+
+
+@needs_tiles
+def test_a_whole_number_is_multiplied_without_an_error():
+    """All that 7 bytes hold, of both signs."""
+    random = np.random.default_rng(0)
+    B = random.integers(-(2**53), 2**53, (40, 20)) * 2.0
+    B[0], B[1], A = 2.0**54, -(2.0**55 - 4), np.eye(40, dtype=np.uint8)
+    np.testing.assert_array_equal(multiplied(A, B, 1.0, False)[0], B)
+
+
+@needs_tiles
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_column_with_a_number_that_is_none_has_none(dtype):
+    A, whole = stored_bytes(20, 70, False), np.random.default_rng(0).normal(0, 1, (70, 20)).astype(dtype)
+    expected = multiplied(A, whole, 1.0, False)[0]
+    for wrong in (np.nan, np.inf, -np.inf):
+        for row in (0, 69):
+            B = whole.copy()
+            B[row, 3] = wrong
+            found = multiplied(A, B, 1.0, False)[0]
+            assert not np.isfinite(found[:, 3]).any()
+            np.testing.assert_array_equal(np.delete(found, 3, axis=1), np.delete(expected, 3, axis=1))
+
+
+@needs_tiles
+@pytest.mark.parametrize("factor", [0.0, 1e-300, 1e-288, 1e300])
+def test_the_smallest_and_the_largest_are_multiplied_too(factor):
+    """Whole numbers are multiplied by 2^-1014 or more."""
+    A, B = stored_bytes(20, 70, False), np.random.default_rng(0).uniform(1, 2, (70, 20)) * factor
+    found, exact, *_ = multiplied(A, B, 1.0, False)
+    np.testing.assert_allclose(found, exact.astype(float), rtol=1e-14, atol=70 * 255 * 2.0**-1014)
 
 
 @needs_tiles
@@ -175,7 +235,7 @@ def test_products_of_bytes_refuse_other_arrays():
     still = C.copy()
     still.flags.writeable = False
     for wrong in (
-        (A.astype(np.int8), B, C), (A, B.astype(float), C), (A, B, C.astype(float)), (A[:, :5], B, C), (A, B, C[:3]),
+        (A.astype(np.int8), B, C), (A, B.astype(float), C), (A, B, C.astype(float)), (A, B.astype(int), C.astype(int)), (A[:, :5], B, C), (A, B, C[:3]),
         (A, B, C[:, :4]), (A, np.asfortranarray(B), C), (A, B, np.asfortranarray(C)), (A[::2, ::2], B[::2], C[:2]),
         (A, B, still), (None, B, C), (A[0], B, C),
     ):  # fmt: skip
@@ -184,20 +244,21 @@ def test_products_of_bytes_refuse_other_arrays():
 
 
 @needs_tiles
-def test_a_dense_layer_takes_bytes_also_where_it_is_not_the_first():
-    random = np.random.default_rng(0)
-    A, W = random.integers(0, 256, (40, 30), dtype=np.uint8), random.normal(0, 1, (30, 20)).astype(np.float32)
-    dZ = random.normal(0, 1, (40, 20)).astype(np.float32)
-    found, expected = ([np.zeros(s, np.float32) for s in ((40, 20), (30, 20), (1, 20), (40, 30))] for _ in range(2))
-    ones = np.ones((1, 40), np.float32)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_dense_layer_takes_bytes_also_where_it_is_not_the_first(dtype):
+    random, eps = np.random.default_rng(0), np.finfo(dtype).eps
+    A, W = random.integers(0, 256, (40, 30), dtype=np.uint8), random.normal(0, 1, (30, 20)).astype(dtype)
+    dZ = random.normal(0, 1, (40, 20)).astype(dtype)
+    found, expected = ([np.zeros(s, dtype) for s in ((40, 20), (30, 20), (1, 20), (40, 30))] for _ in range(2))
+    ones = np.ones((1, 40), dtype)
     for (Z, dW, db, dA), forward, backward, tile in (
         (found, FASTER["dense_forward"], FASTER["dense_backward"], A),
-        (expected, dense.dense_forward, dense.dense_backward, A.astype(np.float32)),
+        (expected, dense.dense_forward, dense.dense_backward, A.astype(dtype)),
     ):
         forward(tile, W, Z, 0.5, xp=np)
         backward(dZ.copy(), tile, W, ones, dW, db, dA, 0.5, xp=np)
     for mine, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-2)
+        np.testing.assert_allclose(mine, other, rtol=1e3 * eps, atol=1e5 * eps)
 
 
 def digits(n, n_features=50):
@@ -222,40 +283,44 @@ OPTIONS = [
 @needs_native
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o['optimizer']} {o['batch']}")
 @pytest.mark.parametrize("without", ["native", "tiles"])
-def test_a_training_without_it_ends_at_the_same_loss(options, without, monkeypatch):
-    options = {"hidden": (24, 12), "epochs": 4, "device": "cpu", "seed": 3, "dtype": "float32", **options}
+@pytest.mark.parametrize(("dtype", "near"), [("float32", 0.02), ("float64", 1e-9)])
+def test_a_training_without_it_ends_at_the_same_loss(options, without, dtype, near, monkeypatch):
+    options = {"hidden": (24, 12), "epochs": 4, "device": "cpu", "seed": 3, "dtype": dtype, **options}
     *_, mine = fcgpu.train(digits(1500), **options)
     if without == "native":
         monkeypatch.setattr(compiled, "native", None)
     monkeypatch.setattr(compiled, "multiplies_bytes", lambda: False)
     *_, other = fcgpu.train(digits(1500), **options)
-    assert mine.train.loss == pytest.approx(other.train.loss, rel=1e-3)
-    np.testing.assert_allclose(mine.model.params, other.model.params, rtol=0.02, atol=0.02)
+    assert mine.train.loss == pytest.approx(other.train.loss, rel=near / 20)
+    np.testing.assert_allclose(mine.model.params, other.model.params, rtol=near, atol=near)
 
 
 @needs_tiles
 @pytest.mark.parametrize("batch", ["full", 700, 64])
-def test_bytes_are_trained_on_with_the_same_bits_on_any_number_of_threads(batch, tmp_path):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bytes_are_trained_on_with_the_same_bits_on_any_number_of_threads(batch, dtype, tmp_path):
     data, found = digits(3000), []
     np.save(tmp_path / "X.npy", data.X)
     mapped = fcgpu.dataset(np.load(tmp_path / "X.npy", mmap_mode="r"), data.y, scale=1 / 255)
     for source, threads in ((data, 1), (data, 2), (data, 5), (mapped, 2)):
         *_, finished = fcgpu.train(
-            source, hidden=(24, 12), epochs=3, batch=batch, device="cpu", threads=threads, optimizer="adam", seed=3
-        )
+            source, hidden=(24, 12), epochs=3, batch=batch, device="cpu", threads=threads, optimizer="adam", seed=3,
+            dtype=dtype,
+        )  # fmt: skip
         found.append(finished.model.params)
     for params in found[1:]:
         np.testing.assert_array_equal(params, found[0])
 
 
 @needs_tiles
-def test_bytes_are_predicted_from_as_floats_are():
-    data = digits(3000)
-    *_, finished = fcgpu.train(data, hidden=(24, 12), epochs=2, device="cpu", seed=3)
-    model, floats = finished.model, data.X.astype(np.float32)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bytes_are_predicted_from_as_floats_are(dtype):
+    data, near = digits(3000), 1e3 * np.finfo(dtype).eps
+    *_, finished = fcgpu.train(data, hidden=(24, 12), epochs=2, device="cpu", seed=3, dtype=dtype)
+    model, floats = finished.model, data.X.astype(dtype)
     expected = model.decision_function(floats)
     for X in (data.X, np.asfortranarray(data.X), data.X[::-1][::-1]):
-        np.testing.assert_allclose(model.decision_function(X), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(model.decision_function(X), expected, rtol=near, atol=near)
 
 
 @pytest.mark.slow

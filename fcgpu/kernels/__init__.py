@@ -26,7 +26,7 @@ REFERENCE: dict[str, Callable[..., None]] = {
 def kernels_for(backend: Backend) -> Any:
     """A namespace of kernels bound to the backend: `K.sigmoid(Z, b)`, `K.dense_forward(A, W, Z)`, ...
 
-    Where it `multiplies_bytes`, the features of a dense layer in float32 may be uint8.
+    Where it `multiplies_bytes`, the features of a dense layer may be uint8.
     """
     table = {**REFERENCE, **(fused.FUSED if backend.on_gpu else native.faster(REFERENCE))}
     bound = {name: partial(function, xp=backend.xp) for name, function in table.items()}

@@ -42,7 +42,7 @@ def product(made: Sequence[Product], alpha: float = 1.0, beta: float = 0.0, thre
     """A call that makes C ← α A B + β C of each product, whose arrays are of one type and stay where they are.
 
     Each array is a matrix as it lies in memory or the transpose of one, C as it lies. A may be bytes where the kernels
-    multiply them, float32 B and C are matrices as they lie, and β is 0 or 1. To be called inside `Workers.quiet`, which
+    multiply them, B and C are matrices as they lie, and β is 0 or 1. To be called inside `Workers.quiet`, which
     holds BLAS to the one thread that a call on several leaves behind.
     """
     if made[0][0].dtype == np.uint8:

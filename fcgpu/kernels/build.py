@@ -9,7 +9,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from packaging.tags import sys_tags
 from setuptools import Distribution, Extension
 
-MODULE, SOURCES = "fcgpu.kernels._native", ("native.c", "elementwise.h", "tiles.h")
+MODULE, SOURCES = "fcgpu.kernels._native", ("native.c", "elementwise.h", "tiles.h", "tiles_float.h", "tiles_double.h")
 # Numbers that are none, and errno of sqrt, are looked for by nobody while a loop runs: it may then go by vectors.
 OPTIONS = [] if sys.platform == "win32" else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 

@@ -375,7 +375,7 @@ FUNCTION(to_bytes) {
     return done ? PyBool_FromLong(good) : Py_NewRef(Py_None);
 }
 
-/* (A, B, C, alpha, add): C (m, n) = alpha A B, or C + alpha A B: A of bytes, B and C of floats, B and C by rows. */
+/* (A, B, C, alpha, add): C (m, n) = alpha A B, or C + alpha A B: A of bytes, B and C of one type, and by rows. */
 FUNCTION(multiply_bytes_) {
     static int tiles = -1;
     TAKES(5);
@@ -387,19 +387,22 @@ FUNCTION(multiply_bytes_) {
     if (!tiles) PyErr_SetString(PyExc_RuntimeError, "this processor does not multiply bytes");
     if (PyErr_Occurred()) return NULL;
     int fit = open_array(args[0], A, 0) && open_array(args[1], B, 0) && open_array(args[2], C, 1) && A->type == 'u' &&
-              A->view.itemsize == 1 && B->type == 'f' && C->type == 'f' && A->view.ndim == 2 && B->view.ndim == 2 &&
-              C->view.ndim == 2;
+              A->view.itemsize == 1 && (B->type == 'f' || B->type == 'd') && C->type == B->type && A->view.ndim == 2 &&
+              B->view.ndim == 2 && C->view.ndim == 2;
     if (fit) {
         const Py_ssize_t *m = C->view.shape, *k = B->view.shape, *by = A->view.strides;
         fit = A->view.shape[0] == m[0] && A->view.shape[1] == k[0] && k[1] == m[1] && (by[0] == 1 || by[1] == 1) &&
-              B->view.strides[1] == sizeof(float) && C->view.strides[1] == sizeof(float);
+              B->view.strides[1] == B->view.itemsize && C->view.strides[1] == C->view.itemsize;
         PyThreadState* saved = fit ? PyEval_SaveThread() : NULL;
-        int done = !fit || multiply_bytes(A->view.buf, by[0], by[1], B->view.buf, B->view.strides[0], C->view.buf,
-                                          C->view.strides[0], m[0], m[1], k[0], (float)alpha, add);
+        int done = !fit || multiply_bytes(B->type == 'd', (Bytes){A->view.buf, by[0], by[1]},
+                                          (Matrix){B->view.buf, B->view.strides[0]},
+                                          (Matrix){C->view.buf, C->view.strides[0]}, m[0], m[1], k[0], alpha, add);
         if (saved) PyEval_RestoreThread(saved);
         if (!done) PyErr_NoMemory();
     }
-    if (!fit) PyErr_SetString(PyExc_TypeError, "expected bytes A (m, k), and by rows floats B (k, n) and C (m, n)");
+    if (!fit)
+        PyErr_SetString(PyExc_TypeError,
+                        "expected bytes A (m, k), and numbers B (k, n) and C (m, n) of one type, by rows");
     close_arrays(a, 3);
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }

@@ -40,8 +40,7 @@ class SmallBatches(Evaluate):
         self._work = self._free[0][0]
         self._cuts, self._bound = cache(self._cuts_of), lru_cache(BOUND)(self._bind)
         self._subtracts = False
-        X = self.X
-        self._bytes = plan.batch >= LEAST_BYTES and self.net.takes_bytes(X, self._work)
+        self._bytes = plan.batch >= LEAST_BYTES and self.net.takes_bytes(self.X)
         if self._bytes:
             self._work = self._work.over(np.empty(self._work.A[0].shape, np.uint8))
 
