@@ -1,6 +1,8 @@
 """The CPU's kernels in C: against their references in value, and what a training makes of them."""
 
+import ctypes
 import itertools
+import mmap
 import shutil
 import subprocess
 import sys
@@ -195,6 +197,39 @@ def test_products_of_bytes_are_those_of_float64(shape, transposed, add, spread):
     found, exact, _, before = multiplied(A, B, -0.75, add)
     rounded = 0.75 * 2.0**-55 * abs(B).max(axis=0) * A.sum(axis=1, keepdims=True, dtype=float)
     assert (abs(found - exact) <= rounded + 2.0**-53 * (4 * abs(exact) + 2 * abs(before))).all()
+
+
+@needs_tiles
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ends", [(0, 0, 0), (0, 70, 200), (70, 200, 0), (200, 0, 70), (1, 64, 65)])
+def test_rows_may_end_anywhere_in_zeros(transposed, dtype, ends):
+    A, B = stored_bytes(48, 200, transposed).copy("K"), np.random.default_rng(0).normal(0, 1, (200, 20)).astype(dtype)
+    for strip, end in enumerate(ends):
+        A[16 * strip : 16 * strip + 16, end:] = 0
+    found, exact, terms, _ = multiplied(A, B, 1.0, False)
+    assert (abs(found - exact) <= 100 * np.finfo(dtype).eps * terms).all()
+
+
+@needs_tiles
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_is_read_or_written_behind_the_arrays(transposed, dtype):
+    """Each array ends where the process may not read on; a mistake here ends the process."""
+
+    def at_the_end(array):
+        pages = mmap.mmap(-1, (array.nbytes // mmap.PAGESIZE + 2) * mmap.PAGESIZE)
+        behind = ctypes.addressof(ctypes.c_char.from_buffer(pages)) + len(pages) - mmap.PAGESIZE
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(behind), mmap.PAGESIZE, 0) == 0
+        made = np.frombuffer(pages, array.dtype, array.size, len(pages) - mmap.PAGESIZE - array.nbytes)
+        made.reshape(array.shape)[...] = array
+        return made.reshape(array.shape)
+
+    for m, k, n in ((1, 1, 1), (17, 33, 18), (40, 70, 9)):
+        A = np.ones((k, m) if transposed else (m, k), np.uint8)
+        A, B, C = at_the_end(A), at_the_end(np.ones((k, n), dtype)), at_the_end(np.zeros((m, n), dtype))
+        compiled.native.multiply_bytes(A.T if transposed else A, B, C, 1.0, False)
+        np.testing.assert_array_equal(C, k)
 
 
 @needs_tiles
