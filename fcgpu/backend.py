@@ -1,21 +1,18 @@
-"""The one decision about the device, and the few things the rest needs of it: a namespace, copies, workers.
+"""The one decision about the device, and the few things the rest needs of it: a namespace, copies, memory.
 
 Everything above asks `choose` once and then works on arrays through `Backend.xp`. What stays out: any formula.
 """
 
 import gc
-import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fcgpu.errors import ConfigError, DeviceError, DeviceMemoryError
+from fcgpu.workers import cpu_count
 
 CPU_SPARE = 0.5  # the share of free memory that a run may plan with: the rest is for the data and for other programs
 GPU_SPARE = 0.9
@@ -28,7 +25,6 @@ INSTALL = "pip install 'fcgpu[cuda12]' (or cuda13, by the CUDA version that nvid
 CPU_STEP, CPU_FLOPS = 60e-6, 1.5e11
 GPU_LAUNCH, GPU_FLOPS = 2e-6, 3e13
 GPU_START = 2.0
-BLOCK = 1000  # rows of data looked at together
 
 
 class Work(NamedTuple):
@@ -119,13 +115,55 @@ class Backend:
         return int(CPU_SPARE * _free_host_memory())
 
 
-def choose(device: str = "auto", work: Work | None = None) -> Backend:
+def on_gpu(array: Any) -> bool:
+    """Is it in a CUDA GPU's memory, CuPy's or another library's?"""
+    return hasattr(array, "__cuda_array_interface__")
+
+
+def namespace_of(array: Any) -> Any:
+    """CuPy for what is in a GPU's memory, else NumPy."""
+    return cupy() if on_gpu(array) else np
+
+
+def cupy() -> Any:
+    """The module, imported when it is asked for. Raises DeviceError, with the remedy, where that does not work."""
+    try:
+        import cupy
+    except ModuleNotFoundError:
+        raise DeviceError(f"CuPy is not installed: {INSTALL}") from None
+    except Exception as error:  # a wheel whose libraries do not load: any error can come out of its import
+        raise DeviceError(f"CuPy does not import ({_line(error)}): reinstall it with {INSTALL}") from error
+    return cupy
+
+
+def as_numpy(array: Any) -> Any:
+    """What is in a GPU's memory as a NumPy array, anything else as it is."""
+    xp = namespace_of(array)
+    return array if xp is np else xp.asnumpy(xp.asarray(array))
+
+
+def device_of(asked: str, X: Any) -> str:
+    """The device that was asked for, "auto" being the GPU that X lies on, if it lies on one.
+
+    Raises ConfigError where X lies on another GPU than was asked for.
+    """
+    if not on_gpu(X):
+        return asked
+    there = f"cuda:{namespace_of(X).asarray(X).device.id}"
+    if asked not in ("auto", there) and not (asked == "cuda" and there == "cuda:0"):
+        raise ConfigError(f"device={asked!r} with X on {there}: use device='auto', or cupy.asnumpy(X)")
+    return there
+
+
+def choose(device: str = "auto", work: Work | None = None, X: Any = None) -> Backend:
     """The backend for `device`: "auto", "cpu", "cuda" or "cuda:N". Makes the chosen GPU the thread's current device.
 
-    "auto" is the GPU when it works, else the CPU; with `work` so little that the CPU is expected to be done before a
-    GPU, the CPU.
-    Raises ConfigError for another word; DeviceError, with cause and remedy, for a GPU that cannot work.
+    "auto" is the GPU that X lies on, if it lies on one; else the GPU when it works, else the CPU; with `work` so little
+    that the CPU is expected to be done before a GPU, the CPU.
+    Raises ConfigError for another word, and for X on another GPU; DeviceError, with cause and remedy, for a GPU that
+    cannot work.
     """
+    device = device_of(device, X)
     if device == "cpu":
         return _cpu("asked for")
     if device == "auto":
@@ -144,136 +182,14 @@ def choose(device: str = "auto", work: Work | None = None) -> Backend:
         raise DeviceError(f"device={device!r}: {error}, or use device='cpu'") from error
 
 
-def cpu_count() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Workers:
-    """Calls f(0), ..., f(n - 1) on up to `threads` threads, where each product runs on the thread that asked for it.
-
-    The calling thread is one of them; the others are started by the first call that needs them, sleep between calls,
-    and end with `close`. Which thread gets which index is not fixed, so f must write only what belongs to its index or
-    its thread. Inside `with workers.quiet()` BLAS is held to one thread, and given back afterwards: two BLAS threads on
-    a small product can be 20 times slower than one, and one thread a product gives the same bits on every machine.
-    """
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self._helpers: list[_Helper] = []
-
-    @contextmanager
-    def quiet(self) -> Iterator[None]:
-        """BLAS on one thread, and no warnings for the infinities that the divergence check will find."""
-        with ONE_BLAS_THREAD, np.errstate(all="ignore"):
-            yield
-
-    def run(self, function: Callable[[int], None], n: int) -> None:
-        """Raises what a call of `function` raised, after all threads have stopped."""
-        indices = iter(range(n))  # threads take turns at it
-        needed = min(self.threads, n) - 1
-        while len(self._helpers) < needed:
-            self._helpers.append(_Helper())
-        for helper in self._helpers[:needed]:
-            helper.jobs.put((function, indices))
-        try:
-            for i in indices:
-                function(i)
-        finally:
-            errors = [helper.ended.get() for helper in self._helpers[:needed]]
-        for error in filter(None, errors):
-            raise error
-
-    def close(self) -> None:
-        for helper in self._helpers:
-            helper.jobs.put(None)
-            helper.thread.join()
-        self._helpers = []
-
-
-def by_blocks(n: int, threads: int, function: Callable[[slice], None]) -> None:
-    """Calls the function with every BLOCK of n rows, on so many threads."""
-    with closing(Workers(threads)) as workers:
-        workers.run(lambda i: function(slice(i * BLOCK, min(n, (i + 1) * BLOCK))), -(-n // BLOCK))
-
-
-@cache
-def _blas() -> Any:
-    """The BLAS libraries of this process, NumPy's among them. To find them takes as long as some 50 small updates."""
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
-
-
-class _OneBlasThread:
-    """BLAS on one thread while any thread of ours is inside: who comes first sets it, who leaves last gives it back."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside, self._limits = threading.Lock(), 0, None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                _be_heard()
-                self._limits = _blas().limit(limits=1, user_api="blas")
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0 and self._limits is not None:
-                _be_heard()
-                self._limits.restore_original_limits()
-                _be_heard()
-
-
-ONE_BLAS_THREAD = _OneBlasThread()
-
-
-def _be_heard() -> None:
-    """From 3.8 on threadpoolctl heeds the first thread that sets a limit, and no other until that one lets go."""
-    import threadpoolctl
-
-    let_go = getattr(getattr(threadpoolctl, "OpenBLASController", None), "clear_controlling_thread", None)
-    if let_go is not None:
-        let_go(force=True)
-
-
-class _Helper:
-    """A thread that takes jobs from one queue and says in another, by None or an error, that it has done one."""
-
-    def __init__(self) -> None:
-        self.jobs: SimpleQueue[tuple[Callable[[int], None], Iterator[int]] | None] = SimpleQueue()
-        self.ended: SimpleQueue[BaseException | None] = SimpleQueue()
-        self.thread = threading.Thread(target=self._work, name="fcgpu", daemon=True)
-        self.thread.start()
-
-    def _work(self) -> None:
-        np.seterr(all="ignore")
-        while job := self.jobs.get():
-            function, indices = job
-            error = None
-            try:
-                for i in indices:
-                    function(i)
-            except BaseException as caught:  # the thread that asked raises it
-                error = caught
-            self.ended.put(error)
-
-
 def _cpu(reason: str) -> Backend:
     n = cpu_count()
     return Backend("numpy", "cpu", np, f"{n} CPU core{'s' if n != 1 else ''}", reason)
 
 
 def _gpu(number: int, reason: str) -> Backend:
-    try:
-        import cupy
-    except ModuleNotFoundError:
-        raise DeviceError(f"CuPy is not installed: {INSTALL}") from None
-    except Exception as error:  # a wheel whose libraries do not load: any error can come out of its import
-        raise DeviceError(f"CuPy does not import ({_line(error)}): reinstall it with {INSTALL}") from error
-    runtime = cupy.cuda.runtime
+    xp = cupy()
+    runtime = xp.cuda.runtime
     try:
         count = int(runtime.getDeviceCount())
     except runtime.CUDARuntimeError as error:
@@ -282,15 +198,15 @@ def _gpu(number: int, reason: str) -> Backend:
         have = ", ".join(f"cuda:{i}" for i in range(count)) or "none"
         raise DeviceError(f"there is no cuda:{number}, this machine has {have}: choose one of these")
     try:
-        cupy.cuda.Device(number).use()
-        ones = cupy.ones((2, 2), dtype=np.float32)
+        xp.cuda.Device(number).use()
+        ones = xp.ones((2, 2), dtype=np.float32)
         works = float((ones @ ones + 1).sum()) == 12.0
     except Exception as error:  # whatever a half-installed CUDA throws is the cause to be shown
         raise DeviceError(f"cuda:{number} fails on a 2x2 product ({_line(error)}): {INSTALL}") from error
     if not works:
         raise DeviceError(f"cuda:{number} computes a 2x2 product wrongly: check the driver with nvidia-smi")
     properties = runtime.getDeviceProperties(number)
-    return Backend("cupy", f"cuda:{number}", cupy, properties["name"].decode(), reason)
+    return Backend("cupy", f"cuda:{number}", xp, properties["name"].decode(), reason)
 
 
 def _why_no_device(runtime: Any, error: Exception) -> str:

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.backend import Backend, cpu_count
+from fcgpu.backend import Backend
 from fcgpu.data.dataset import Dataset, dataset
 from fcgpu.params import Spec
 from fcgpu.train import train
 from fcgpu.train.events import EpochEnded
 from fcgpu.train.plan import work_of
+from fcgpu.workers import cpu_count
 
 HIDDEN = ((128, 64), (512, 256), (1024, 1024))
 BATCHES: tuple[int | str, ...] = (10, 128, 1024, "full")

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcgpu.backend import Backend, Workers, choose, cpu_count
+from fcgpu.backend import Backend, choose, device_of, on_gpu
 from fcgpu.data.dataset import Dataset, check_features, encode_labels, not_a_label, shown, targets
 from fcgpu.errors import DataError, DivergenceError
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.network import Network, Workspace
 from fcgpu.params import Layer, Spec
+from fcgpu.workers import Workers, cpu_count
 
 TILE_BYTES = 4 << 20  # of buffers, for a tile of predictions on the CPU: about what a core's caches hold
 GPU_TILE_BYTES = 256 << 20
@@ -41,35 +42,35 @@ class Model:
     image_shape: tuple[int, ...] | None = None
     recipe: str = "custom"
 
-    def predict_proba(self, X: Any, *, device: str | Backend = "cpu", threads: int | None = None) -> Any:
+    def predict_proba(self, X: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Any:
         """Probabilities (n, n_outputs) in the type of `params`; for a regression the values.
 
-        X is (n, n_features), as unscaled as the training data. Memory stays bounded: X is taken in tiles. The answer is
-        on the host, or where X is: an array of the device's namespace gives another.
+        X is (n, n_features), as unscaled as the training data, and is taken in tiles: memory stays bounded. Computed
+        where X lies, on the CPU or its GPU, unless `device` says "cuda" or "cuda:N"; the answer lies where X does.
         Raises DataError where X does not fit the model, DeviceError where the device cannot work, DivergenceError
         where the outputs are not finite.
         """
         return self._outputs(X, device, threads, Network.predict)
 
-    def decision_function(self, X: Any, *, device: str | Backend = "cpu", threads: int | None = None) -> Any:
+    def decision_function(self, X: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Any:
         """The logits (n, n_outputs): what `predict_proba` is computed from."""
         return self._outputs(X, device, threads, Network.forward)
 
-    def predict(self, X: Any, *, device: str | Backend = "cpu", threads: int | None = None) -> Any:
+    def predict(self, X: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Any:
         """The class of each sample (n,), as `classes` has it; for a regression the values (n,) or (n, n_outputs).
 
         On the host, wherever X is.
         """
-        backend = choose(device) if isinstance(device, str) else device
+        backend = where(device, X)
         if self.classes is None:
             values = backend.to_host(self.predict_proba(X, device=backend, threads=threads))
             return values[:, 0] if values.shape[1] == 1 else values
         Z = self.decision_function(X, device=backend, threads=threads)
         return np.asarray(self.classes)[class_index(backend.to_host(Z))]
 
-    def score(self, X: Any, y: Any, *, device: str | Backend = "cpu", threads: int | None = None) -> Score:
+    def score(self, X: Any, y: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Score:
         """Loss and accuracy on X (n, n_features) and y: class indices (n,), or targets (n,) or (n, n_outputs)."""
-        backend = choose(device) if isinstance(device, str) else device
+        backend = where(device, X)
         return self.score_logits(backend.to_host(self.decision_function(X, device=backend, threads=threads)), y)
 
     def score_logits(self, Z: Any, y: Any) -> Score:
@@ -105,8 +106,8 @@ class Model:
             )
         return encode_labels(np.asarray(data.classes)[y], self.classes, data.name)
 
-    def _outputs(self, X: Any, device: str | Backend, threads: int | None, compute: Compute) -> Any:
-        backend = choose(device) if isinstance(device, str) else device
+    def _outputs(self, X: Any, device: str | Backend | None, threads: int | None, compute: Compute) -> Any:
+        backend = where(device, X)
         if not backend.holds(X):
             X = check_features(X, "X")
         if X.shape[1] != self.spec.sizes[0]:
@@ -124,6 +125,14 @@ class Model:
                 f"scale it was trained on, in the range of {self.params.dtype}"
             )
         return out
+
+
+def where(device: str | Backend | None, X: Any) -> Backend:
+    """The backend for `device`; by default the one of X."""
+    if isinstance(device, Backend):
+        device_of(device.device, X)
+        return device
+    return choose(device or ("auto" if on_gpu(X) else "cpu"), X=X)
 
 
 def in_tiles(

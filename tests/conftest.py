@@ -13,7 +13,7 @@ from device_double import double_backend
 from threadpoolctl import threadpool_limits
 
 import fcgpu
-from fcgpu.backend import Workers
+from fcgpu.workers import Workers
 
 ASKED = os.environ.get("FCGPU_TEST_BACKENDS", "").split(",")
 

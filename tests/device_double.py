@@ -785,6 +785,13 @@ def _with_types(kernel, types):
         yield kernel, dict(zip(used, map(np.dtype, chosen), strict=True))
 
 
+def as_cupy(xp, monkeypatch):
+    """`import cupy` gives the double, and any GPU is it."""
+    monkeypatch.setitem(sys.modules, "cupy", xp)
+    monkeypatch.setattr(DeviceArray, "__cuda_array_interface__", {}, raising=False)
+    monkeypatch.setattr(DeviceArray, "device", SimpleNamespace(id=0), raising=False)
+
+
 def double_backend(monkeypatch=None, types=WHOLE, on_chip=False):
     """A fresh double, its counts at zero, as the backend of device cuda:0; skips where no C++ compiler is.
 

@@ -363,5 +363,6 @@ def test_every_formula_is_compared():
         "clip",
         "turn",
         "identity_backward",
-    }  # above, by themselves
+        "to_bytes",
+    }  # above, by themselves, and in test_pixels.py
     assert set(NAMES) | others == set(formulas.FORMULAS)

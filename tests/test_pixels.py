@@ -2,23 +2,31 @@
 
 import numpy as np
 import pytest
+from device_double import as_cupy, double_backend
 
 import fcgpu
+from fcgpu import backend as fcgpu_backend
 from fcgpu.kernels import compiled
 from fcgpu.train import plan
 from fcgpu.train.loop import fit_to
-from fcgpu.train.pixels import Pixels, pixels
+from fcgpu.train.pixels import Pixels, features
 
 BYTES = np.concatenate([np.arange(256), np.random.default_rng(0).integers(0, 256, 2500 * 8 - 256)]).reshape(-1, 8)
 BYTES = BYTES.astype(np.uint8)
 
 
-@pytest.fixture(params=["native", "numpy"])
-def way(request, monkeypatch):
+@pytest.fixture(params=["native", "numpy", "double", pytest.param("gpu", marks=pytest.mark.gpu)])
+def backend(request, monkeypatch):
+    """Each place where features are looked at, with each means."""
+    if request.param == "gpu":
+        return request.getfixturevalue("gpu")
+    if request.param == "double":
+        return double_backend(monkeypatch)
     if request.param == "numpy":
         monkeypatch.setattr(compiled, "native", None)
     elif compiled.native is None:
         pytest.skip("native.c was not compiled")
+    return fcgpu.choose("cpu")
 
 
 FORMS = {
@@ -34,37 +42,39 @@ FORMS = {
 }
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("form", FORMS)
-def test_pixels_are_found_and_are_the_bytes(form):
-    found = pixels(FORMS[form], 2)
-    assert found.times == (255 if "/" in form or form.endswith(("inverse", "columns", "other", "from float64")) else 1)
-    np.testing.assert_array_equal(found.copy(2), BYTES)
-    np.testing.assert_array_equal(found[3:7], BYTES[3:7])
-    np.testing.assert_array_equal(found[np.array([9, 2]), :5], BYTES[[9, 2], :5])
+def test_pixels_are_found_and_are_the_bytes(form, backend):
+    made, times = features(backend.to_device(FORMS[form]), backend, 2)
+    assert times == (255 if "/" in form or form.endswith(("inverse", "columns", "other", "from float64")) else 1)
+    np.testing.assert_array_equal(backend.to_host(made)[:], BYTES)
+    if isinstance(made, Pixels):
+        np.testing.assert_array_equal(made.copy(2), BYTES)
+        np.testing.assert_array_equal(made[3:7], BYTES[3:7])
+        np.testing.assert_array_equal(made[np.array([9, 2]), :5], BYTES[[9, 2], :5])
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("wrong", [-1, 256, 0.5, 1e30, -1e30, 1e-30, 127.001, np.inf])
-def test_one_other_number_anywhere_and_they_are_not(wrong, dtype):
+@pytest.mark.parametrize("wrong", [-1, 256, 0.5, 1e30, -1e30, 1e-30, 127.001, np.inf, np.nan])
+def test_one_other_number_anywhere_and_they_are_not(wrong, dtype, backend):
     for at in (0, -1):
         for divisor in (1, 255):
             X = BYTES.astype(dtype)
             X[at, at] = wrong
-            X /= dtype(divisor)
-            assert pixels(X, 2) is None
-    assert pixels(BYTES.astype(np.int64) * 2, 2) is None
-    assert pixels(BYTES, 2) is None
-    assert pixels(BYTES.astype(np.float16), 2) is not None
-    assert pixels(BYTES > 3, 2) is None
+            X = backend.to_device(X / dtype(divisor))
+            assert features(X, backend, 2) == (X, 1)
+
+
+def test_other_types(backend):
+    for X in (BYTES.astype(np.int64) * 2, BYTES, BYTES > 3):
+        X = backend.to_device(X)
+        assert features(X, backend, 2) == (X, 1)
+    made, times = features(backend.to_device(BYTES.astype(np.float16)), backend, 2)
+    assert (made.dtype, times) == (np.uint8, 1)
 
 
 def trained(X, scale, **options):
-    y = BYTES[:, 0] % 3
-    *_, finished = fcgpu.train(
-        fcgpu.dataset(X, y, scale=scale), hidden=(6,), epochs=3, device="cpu", optimizer="adam", seed=1, **options
-    )
+    options = {"hidden": (6,), "epochs": 3, "device": "cpu", "optimizer": "adam", "seed": 1, **options}
+    *_, finished = fcgpu.train(fcgpu.dataset(X, BYTES[:, 0] % 3, scale=scale), **options)
     return finished
 
 
@@ -89,3 +99,31 @@ def test_no_bit_depends_on_the_copy(monkeypatch):
     least = plan.plan(spec, (X, targets), recipe, fcgpu.choose("cpu")).bytes
     monkeypatch.setattr(Pixels, "copy", None)
     np.testing.assert_array_equal(trained(X, 1.0, batch=50, memory_budget=least).model.params, expected.model.params)
+
+
+@pytest.mark.parametrize("batch", ["full", 50])
+@pytest.mark.parametrize("lie", ["on the host", "on the device", "on disk"])
+def test_on_a_gpu_too(batch, lie, device, monkeypatch, tmp_path):
+    options = {"batch": batch, "device": device}
+    expected = trained(BYTES, 1 / 255, **options)
+    X = BYTES / np.float32(255)
+    if lie == "on the device":
+        X = device.to_device(X)
+        if not hasattr(X, "__cuda_array_interface__"):
+            as_cupy(device.xp, monkeypatch)
+    elif lie == "on disk":
+        np.save(tmp_path / "X.npy", X)
+        X = np.load(tmp_path / "X.npy", mmap_mode="r")
+    found = trained(X, 1.0, **options)
+    assert found.plan.data_bytes == expected.plan.data_bytes
+    np.testing.assert_array_equal(found.model.params, expected.model.params)
+    assert found.model.scale == 1
+    assert found.train == expected.train
+
+
+def test_what_stays_on_disk_for_want_of_memory_is_not_looked_through(device, monkeypatch, tmp_path):
+    np.save(tmp_path / "X.npy", BYTES / np.float32(255))
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    assert features(mapped, device, 1)[1] == 255
+    monkeypatch.setattr(fcgpu_backend, "CPU_SPARE", 0)
+    assert features(mapped, device, 1)[1] == 1

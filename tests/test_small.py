@@ -12,13 +12,13 @@ import pytest
 import threadpoolctl
 
 import fcgpu
-from fcgpu.backend import Workers
 from fcgpu.kernels import blas
 from fcgpu.kernels.denormals import as_zeros, count_as_zero
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.train import kept, run, small, staircase
 from fcgpu.train.small import SmallBatches
+from fcgpu.workers import Workers
 
 IS_X86 = sys.platform == "linux" and platform.machine() == "x86_64"
 RULES = [name for name in UPDATES if name != "rprop"]

@@ -5,7 +5,7 @@ import threading
 import pytest
 import threadpoolctl
 
-from fcgpu.backend import Workers
+from fcgpu.workers import Workers
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fcgpu.backend import as_numpy, namespace_of
 from fcgpu.errors import DataError
 
 LONG_DOUBLE = "g"  # 64 to 128 bits by the machine, and no GPU has it
@@ -13,9 +14,9 @@ ROWS_CHECKED_AT_ONCE = 4096  # bounds the temporary memory of a pass over X
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples and labels on the host.
+    """Samples and labels.
 
-    X : (n_samples, n_features), in the type it was stored in; pixels stay uint8.
+    X : (n_samples, n_features), in the type it was stored in; pixels stay uint8. A CuPy array stays on its GPU.
     y : (n_samples,) intp, each an index into `classes`; or, where `classes` is None,
         float64 targets (n_samples,) or (n_samples, n_outputs).
     X_test, y_test : the same for held-out samples, or None.
@@ -52,7 +53,8 @@ def dataset(
     scale: float = 1.0,
     name: str = "arrays",
 ) -> Dataset:
-    """A checked Dataset from arrays: X (n_samples, n_features) of numbers, y (n_samples,) labels or targets.
+    """A checked Dataset from arrays: X (n_samples, n_features) of numbers, y (n_samples,) labels or targets. X may be
+    in a GPU's memory, CuPy's or another library's, and stays there; y is brought to the host.
 
     Whole numbers and text become classes; other floats, and y of two dimensions, stay targets.
 
@@ -80,11 +82,13 @@ def dataset(
 
 
 def check_features(X: Any, name: str) -> Any:
-    """X as an array of two dimensions, of whole numbers, bool or floats up to 64 bits, finite, not copied.
+    """X as an array of two dimensions, of whole numbers, bool or floats up to 64 bits, finite, not copied: CuPy's where
+    it is in a GPU's memory, else NumPy's.
 
     Raises DataError for anything else.
     """
-    X = np.asarray(X)
+    xp = namespace_of(X)
+    X = xp.asarray(X)
     if X.ndim != 2:
         raise DataError(f"{name}: X has shape {X.shape}; expected (n_samples, n_features)")
     if 0 in X.shape:
@@ -94,10 +98,10 @@ def check_features(X: Any, name: str) -> Any:
     _refuse_long_doubles("X", X, name)
     if X.dtype.kind == "f":
         for start in range(0, len(X), ROWS_CHECKED_AT_ONCE):
-            finite = np.isfinite(X[start : start + ROWS_CHECKED_AT_ONCE])
-            if not finite.all():
-                row, column = np.argwhere(~finite)[0]
-                value = X[start + row, column]
+            finite = xp.isfinite(X[start : start + ROWS_CHECKED_AT_ONCE])
+            if not bool(xp.all(finite)):
+                row, column = np.argwhere(~as_numpy(finite))[0]
+                value = as_numpy(X[start + row, column])
                 raise DataError(
                     f"{name}: feature {column} of sample {start + row} is {value}; "
                     "features must be finite: drop or fill such samples"
@@ -133,7 +137,7 @@ def targets(data: Dataset, y: Any) -> Any:
 
 def check_weights(weights: Any, n: int, name: str) -> Any:
     """Sample weights (n,) as they are; DataError unless they are finite, 0 or more, and not all 0."""
-    weights = np.asarray(weights)
+    weights = np.asarray(as_numpy(weights))
     if weights.shape != (n,) or weights.dtype.kind not in "buif":
         raise DataError(
             f"{name}: sample_weight has shape {weights.shape} and dtype {weights.dtype}; expected ({n},) numbers"
@@ -167,7 +171,7 @@ def scale_of(X: Any) -> float:
 
 def _column(y: Any) -> Any:
     """A column (n, 1), as some libraries keep labels, is the vector (n,)."""
-    y = np.asarray(y)
+    y = np.asarray(as_numpy(y))
     return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
 

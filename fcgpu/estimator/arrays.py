@@ -12,7 +12,9 @@ from sklearn import get_config
 from sklearn.utils._array_api import array_api_compat, get_namespace_and_device
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
-from fcgpu.errors import ConfigError, DataError
+from fcgpu.backend import as_numpy, cupy, namespace_of, on_gpu
+from fcgpu.data import check_features
+from fcgpu.errors import DataError
 
 CPU = 1  # of DLPack's device types
 HASHED_AT_ONCE = 1024  # rows, which bounds the memory of it
@@ -47,9 +49,7 @@ class Given(NamedTuple):
 def given(X: Any) -> Given:
     """NumPy and the like as they are; other arrays through DLPack, without a copy where they allow it."""
     if on_gpu(X):
-        import cupy
-
-        array, back, name = cupy.asarray(X), _to_cupy, "cupy"
+        array, back, name = namespace_of(X).asarray(X), _to_cupy, "cupy"
     elif isinstance(X, np.ndarray) or not hasattr(X, "__dlpack__"):
         return Given(X, _same, "numpy")
     else:
@@ -81,30 +81,14 @@ def same_namespace(estimator: Any, X: Given, method: str) -> None:
         )
 
 
-def on_gpu(X: Any) -> bool:
-    """Is it in a CUDA GPU's memory?"""
-    return hasattr(X, "__cuda_array_interface__")
-
-
 def on_host(array: Any) -> Any:
     """NumPy, from any kind of array; None and lists as they are."""
-    if on_gpu(array):
-        import cupy
-
-        return cupy.asnumpy(cupy.asarray(array))
-    return given(array).array
+    return as_numpy(array) if on_gpu(array) else given(array).array
 
 
 def check_on_gpu(estimator: Any, X: Any, *, reset: bool) -> Any:
     """What scikit-learn's `validate_data` checks, without bringing X to the host."""
-    import cupy
-
-    if X.ndim != 2 or 0 in X.shape:
-        raise DataError(f"X has shape {X.shape}; expected (n_samples, n_features), each 1 or more")
-    if X.dtype.kind not in "buif":
-        raise DataError(f"X has dtype {X.dtype}; features must be real numbers")
-    if X.dtype.kind == "f" and not bool(cupy.all(cupy.isfinite(X))):
-        raise DataError("X has NaN or infinity; features must be finite: drop or fill such samples")
+    X = check_features(X, type(estimator).__name__)
     _check_feature_names(estimator, X, reset=reset)
     _check_n_features(estimator, X, reset=reset)
     return X
@@ -119,22 +103,9 @@ def compute_dtype(asked: str, stored: Any) -> str:
 
 def for_backend(X: Any, backend: Any) -> Any:
     """Features as training takes them: a sparse matrix by its rows, or on a GPU in full."""
-    if on_gpu(X):
-        if not backend.on_gpu:
-            raise ConfigError(f"device={backend.device!r} with X on a GPU: use device='auto', or cupy.asnumpy(X)")
-        return X
     if hasattr(X, "tocsr"):
         return X.toarray() if backend.on_gpu else SparseRows(X)
     return X
-
-
-def namespace_of(array: Any) -> Any:
-    """NumPy or CuPy, whichever the array is of."""
-    if isinstance(array, np.ndarray):
-        return np
-    import cupy
-
-    return cupy
 
 
 def row_hashes(X: Any) -> Any:
@@ -158,20 +129,13 @@ def row_hashes(X: Any) -> Any:
     return found
 
 
-def device_of(asked: str, X: Any) -> str:
-    """The device that was asked for, or where X is already."""
-    return f"cuda:{X.device.id}" if asked == "auto" and on_gpu(X) else asked
-
-
 def _same(answer: Any) -> Any:
     return answer
 
 
 def _to_cupy(answer: Any) -> Any:
     """Numbers as a CuPy array; text, which no GPU holds, stays on the host."""
-    import cupy
-
-    return cupy.asarray(answer) if answer.dtype.kind in "biuf" else answer
+    return cupy().asarray(answer) if answer.dtype.kind in "biuf" else answer
 
 
 def _to_namespace(answer: Any, namespace: Any, device: Any) -> Any:

@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_random_state, shuffle
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fcgpu.backend import Backend, Work, choose
+from fcgpu.backend import Backend, Work, choose, device_of, on_gpu
 from fcgpu.data.dataset import Dataset
 from fcgpu.errors import ConfigError, DataError, DivergenceError, choices
 from fcgpu.estimator import arrays
@@ -80,7 +80,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         spec = Spec(sizes, recipe.activation, recipe.output, recipe.init)
         batch = _rows(found, X.shape[0])
         work = work_of(spec, batch, found["max_iter"] * -(-X.shape[0] // batch))
-        backend = backend_for(arrays.device_of(self.device, X), work)
+        backend = backend_for(device_of(self.device, X), work)
         if first:
             flat = sklearns_draw(spec, random) if found["init"] == "auto" else initial(spec, seed)
             self._begin(spec, found, State(flat))
@@ -109,7 +109,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         """X, y and weights checked as scikit-learn checks them; X stays where it is, y and weights come to the host."""
         taken, y = arrays.given(X), arrays.on_host(y)
         checks = {"multi_output": True, "y_numeric": not self._classifies}
-        if arrays.on_gpu(taken.array):
+        if on_gpu(taken.array):
             X = arrays.check_on_gpu(self, taken.array, reset=reset)
             y = check_array(y, ensure_2d=False, dtype="numeric" if checks["y_numeric"] else None, input_name="y")
             if len(y) != X.shape[0]:
@@ -254,11 +254,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         taken = arrays.given(X)
         arrays.same_namespace(self, taken, method)
-        if arrays.on_gpu(taken.array):
+        if on_gpu(taken.array):
             X = arrays.check_on_gpu(self, taken.array, reset=False)
         else:
             X = validate_data(self, taken.array, accept_sparse=["csr", "csc"], dtype="numeric", reset=False)
-        backend = backend_for(arrays.device_of(self.device, X), work_of(self._spec, X.shape[0]))
+        backend = backend_for(device_of(self.device, X), work_of(self._spec, X.shape[0]))
         return self._answer(X, backend), taken.back
 
     def _answer(self, X: Any, backend: Backend, flat: Any = None) -> Any:

@@ -13,6 +13,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
+from fcgpu.backend import namespace_of
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.estimator import arrays
 from fcgpu.estimator.base import BaseMLP
@@ -192,11 +193,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         """The logarithm of `predict_proba`."""
         P, back = self._probabilities(X, "predict_log_proba")
         with np.errstate(divide="ignore"):
-            return back(arrays.namespace_of(P).log(P))
+            return back(namespace_of(P).log(P))
 
     def _probabilities(self, X: Any, method: str) -> tuple[Any, Any]:
         P, back = self._outputs(X, method)
-        xp = arrays.namespace_of(P)
+        xp = namespace_of(P)
         if self.n_outputs_ == 1 and not self._multilabel:
             P = xp.concatenate([1 - P, P], axis=1)
         elif self._output == "sigmoid" and not self._multilabel:

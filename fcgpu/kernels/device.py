@@ -14,6 +14,8 @@ thread. Their text is in `kernels/formulas.py`.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fcgpu.kernels import updates
 from fcgpu.kernels.dropout import threshold
 from fcgpu.kernels.formulas import BLOCK, ONE_BLOCK, WIDTH, kernel
@@ -129,6 +131,13 @@ def dropout(A: Any, n: int, keep: Any, key: Any, ids: Any, rate: float, *, xp: A
 def dropout_backward(A: Any, dA: Any, n: int, keep: Any, rate: float, *, xp: Any) -> None:
     """As the reference, of the first n columns of A and dA (rows, width)."""
     kernel("dropout_backward", xp)(keep, 1 - rate, 1 / (1 - rate), A[:, :n], dA[:, :n])
+
+
+def to_bytes(X: Any, times: int, rounding: float, *, xp: Any) -> tuple[Any, Any]:
+    """times X as bytes, and (1,) whether some number is another, by more than so much of it."""
+    made, others = xp.empty(X.shape, dtype=np.uint8), xp.zeros((1,), dtype=np.int32)
+    kernel("to_bytes", xp)(X, times, rounding, made, others)
+    return made, others
 
 
 class Sums(NamedTuple):

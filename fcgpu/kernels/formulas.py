@@ -214,6 +214,16 @@ FORMULAS = {
         "double sum[1] = {0}",
         "block_sum(sum); if (threadIdx.x == 0) share[0] = sum[0] > 0 ? T(1.0 / (sum[0] > tiny ? sum[0] : tiny)) : T(0)",
     ),
+    "to_bytes": Formula(
+        "U x, float64 times, float64 rounding",
+        "uint8 made, raw int32 others",
+        """
+        double exact = double(x) * times, near = rint(exact);
+        bool good = near >= 0 && near <= 255 && fabs(exact - near) <= rounding * near;
+        made = good ? (unsigned char)near : 0;
+        if (!good) others[0] = 1;
+        """,
+    ),
     "cast": Formula("T w", "H its", "its = H(w)"),
     "split": Formula(
         "T w, int32 columns, int32 scaled, T scale, int32 pieces",

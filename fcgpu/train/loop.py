@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.backend import Backend, choose
+from fcgpu.backend import Backend, choose, device_of
 from fcgpu.data.dataset import Dataset, check_weights, dataset, not_a_label, shown, targets
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Spec
 from fcgpu.train.attempts import Attempts
 from fcgpu.train.events import EpochEnded, Event
+from fcgpu.train.pixels import features
 from fcgpu.train.plan import Plan, is_mapped, plan, readable, work_of
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.run import Monitor, Run
 from fcgpu.train.state import State
+from fcgpu.workers import cpu_count
 
 
 def train(
@@ -62,10 +64,11 @@ def train(
     if start is not None and start.params.shape != (spec.n_params,):
         raise ConfigError(f"start has {start.params.size} parameters, this network {spec.n_params}: expected the same")
     if isinstance(device, Backend):
+        device_of(device.device, data.X)
         backend = device
     else:
         batch = data.n_samples if recipe.batch == "full" else int(recipe.batch)
-        backend = choose(device, work_of(spec, batch, recipe.epochs * -(-data.n_samples // batch)))
+        backend = choose(device, work_of(spec, batch, recipe.epochs * -(-data.n_samples // batch)), data.X)
     if recipe.precision != "float32" and not backend.on_gpu:
         raise ConfigError(
             f"precision={recipe.precision!r} is for a GPU, and this run is on the CPU ({backend.reason}): leave it out"
@@ -79,18 +82,20 @@ def train(
             )
         data, weights, held_out = _hold_out(data, weights, recipe)
     y = fit_to(recipe, data)[1]
+    X, times = features(data.X, backend, max(1, threads or cpu_count()))
     beside = 0 if held_out is None else held_out.X.nbytes
     cut = partial(
-        plan, spec, (data.X, y), recipe, backend, threads=threads, weighted=weights is not None, beside=beside
-    )
+        plan, spec, (X if backend.on_gpu else data.X, y), recipe, backend,
+        threads=threads, weighted=weights is not None, beside=beside,
+    )  # fmt: skip
 
     def build(made: Plan, again: Any) -> Run:
         watch = monitor
         if held_out is not None:
             watch = _loss_on(held_out, recipe, backend, threads, resident=not made.chunk)
         return Run(
-            recipe, data, spec, y, backend, made,
-            weights=weights, start=start, order=order, monitor=watch, ids=sample_ids, again=again,
+            recipe, data, spec, X, y, backend, made,
+            times=times, weights=weights, start=start, order=order, monitor=watch, ids=sample_ids, again=again,
         )  # fmt: skip
 
     redrawn = order is None or bool(start and start.order)  # from the seed, or the state

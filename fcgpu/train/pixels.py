@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.backend import by_blocks
+from fcgpu.backend import Backend, choose
 from fcgpu.kernels import compiled
+from fcgpu.train.plan import is_mapped
+from fcgpu.workers import by_blocks
 
 TIMES = (1, 255)  # what makes whole numbers of pixels
 
@@ -40,14 +42,56 @@ class Pixels:
         return made
 
 
-def pixels(X: Any, threads: int) -> Pixels | None:
-    """X (n, n_features) on the host as bytes, or None where it has other numbers, or is bytes already."""
+def features(X: Any, backend: Backend, threads: int) -> tuple[Any, int]:
+    """X (n, n_features) as a run takes it, and what it was multiplied by for that.
+
+    Pixels of any type become bytes: on a CPU `Pixels`, which the run copies if its budget has room; on a GPU an array
+    on the side where X lies, if there is room.
+    """
     if X.dtype == np.uint8 or X.dtype.kind not in "iuf" or X.dtype.itemsize < 2:
-        return None
-    for times in TIMES[: 1 if X.dtype.kind in "iu" else None]:
+        return X, 1
+    if backend.holds(X):
+        return _on_gpu(X, backend) if backend.memory() > X.size else (X, 1)
+    if not isinstance(X, np.ndarray) or (backend.on_gpu and _on_disk(X)):
+        return X, 1
+    found = pixels(X, threads)
+    if found is None:
+        return X, 1
+    return found.copy(threads) if backend.on_gpu else found, found.times
+
+
+def _on_disk(X: Any) -> bool:
+    return is_mapped(X) and bool(X.nbytes > choose("cpu").memory())
+
+
+def _on_gpu(X: Any, backend: Backend) -> tuple[Any, int]:
+    from fcgpu.kernels import device  # which `import fcgpu` does without
+
+    for times in _times(X):
+        for rows in (X[:1], X):  # of most other features the first row is enough
+            made, others = device.to_bytes(rows, times, _rounding(X.dtype), xp=backend.xp)
+            if backend.to_host(others)[0]:
+                break
+        else:
+            return made, times
+    return X, 1
+
+
+def pixels(X: Any, threads: int) -> Pixels | None:
+    """X (n, n_features) on the host as bytes, or None where it has other numbers."""
+    for times in _times(X):
         if _to_bytes(X[:1], times)[1] and _all_are(X, times, threads):
             return Pixels(X, times)
     return None
+
+
+def _times(X: Any) -> tuple[int, ...]:
+    return TIMES[: 1 if X.dtype.kind in "iu" else None]
+
+
+def _rounding(dtype: Any) -> float:
+    """Two roundings, of a number of this type."""
+    return 2 * float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
 
 
 def _all_are(X: Any, times: int, threads: int) -> bool:
@@ -68,9 +112,8 @@ def _to_bytes(X: Any, times: int) -> tuple[Any, bool]:
         return made, good
     exact = X * times
     near = np.rint(exact)
-    rounding = 2 * np.finfo(X.dtype).eps if X.dtype.kind == "f" else 0
-    with np.errstate(invalid="ignore"):  # of infinities
-        good = bool((abs(exact - near) <= rounding * near).all() and near.max(initial=0) <= 255)
-    np.clip(near, 0, 255, out=near)
-    made[...] = near
+    with np.errstate(invalid="ignore"):  # of numbers that are none
+        good = bool((abs(exact - near) <= _rounding(X.dtype) * near).all() and near.max(initial=0) <= 255)
+        np.clip(near, 0, 255, out=near)
+        made[...] = near
     return made, good

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fcgpu.backend import Backend, Workers
+from fcgpu.backend import Backend
 from fcgpu.data.dataset import Dataset, targets
 from fcgpu.errors import DeviceMemoryError, DivergenceError
 from fcgpu.kernels.denormals import as_zeros
@@ -20,7 +20,7 @@ from fcgpu.optim.lbfgs import LBFGS
 from fcgpu.optim.schedules import SCHEDULES, Progress, warm_up
 from fcgpu.params import Spec, initial, weights_only
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
-from fcgpu.train.pixels import Pixels, pixels
+from fcgpu.train.pixels import Pixels
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import KEYS, Recipe
 from fcgpu.train.small import SmallBatches, is_small
@@ -29,6 +29,7 @@ from fcgpu.train.state import State
 from fcgpu.train.step import Evaluate, Step
 from fcgpu.train.stopping import Patience
 from fcgpu.train.stream import Stream, on_device
+from fcgpu.workers import Workers
 
 if TYPE_CHECKING:
     from fcgpu.train.device import OnGpu
@@ -41,6 +42,7 @@ Monitor = Callable[[EpochEnded], float]
 class Run:
     """The state of one training run, all of it here or in the step's device arrays.
 
+    X, times : the data's features multiplied by `times`, as `pixels.features` has them.
     `drawn` is the order (n,) that `order` drew first, None before it did; a run that begins anew takes it `again`.
     """
 
@@ -49,10 +51,12 @@ class Run:
         recipe: Recipe,
         data: Dataset,
         spec: Spec,
+        X: Any,
         y: Any,
         backend: Backend,
         plan: Plan,
         *,
+        times: int,
         weights: Any,
         start: State | None,
         order: Any,
@@ -67,15 +71,14 @@ class Run:
         self._factor = partial(schedule.factor, **{key: getattr(recipe, key) for key in schedule.defaults})
         self._warm_up_steps, self._by_step = recipe.warmup * plan.steps_per_epoch, schedule.by_step
         self.workers = Workers(plan.threads)
-        self.X = X = data.X if plan.chunk else on_device(data.X, backend)
+        X, scale = X if plan.chunk else on_device(X, backend), self.scale / times
+        self._training_set = (X, scale) if backend.on_gpu else (data.X, self.scale)
         self.shuffled = recipe.shuffle and plan.batch < plan.samples  # batches in a new order each epoch
         self.drawn: Any = None
         self._again = again
         self.stairs = self.stream = widths = None
-        scale = self.scale
-        if isinstance(X, np.ndarray) and not plan.chunk:
-            if found := pixels(X, plan.threads):
-                X, scale = self._kept(found), scale / found.times
+        if not backend.on_gpu and isinstance(X, np.ndarray | Pixels):
+            X = self._kept(X) if isinstance(X, Pixels) else X
             self.stairs = staircase(X, plan, recipe.epochs, drawn=self.shuffled)
         if self.stairs is not None:
             samples, widths = self.stairs.samples, self.stairs.widths
@@ -101,7 +104,7 @@ class Run:
 
             self.evaluate = self.step = self.gpu = device.OnGpu(
                 spec, (X, y, weights), plan, backend, recipe,
-                scale=self.scale, count=self.counts, ids=ids, shuffled=self.shuffled,
+                scale=scale, count=self.counts, ids=ids, shuffled=self.shuffled,
             )  # fmt: skip
             self.plan = replace(plan, data_bytes=plan.data_bytes + self.gpu.resident)
             self.rule = self._rule(self.gpu.kernels)
@@ -346,7 +349,8 @@ class Run:
 
     def _score_of_training(self, model: Model) -> Score:
         try:
-            return self._score(model, self.X, self.data.y)
+            X, scale = self._training_set
+            return self._score(replace(model, scale=scale), X, self.data.y)
         except DivergenceError:  # by the last step, whose loss nobody has seen
             raise self._diverged(math.nan, self.epochs) from None
 

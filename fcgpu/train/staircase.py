@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.backend import BLOCK, by_blocks
 from fcgpu.train.plan import Plan
+from fcgpu.workers import BLOCK, by_blocks
 
 AT_ONCE = 100  # rows of which all features are copied on the way
 WIDE = 0.9  # of the features: what a batch is wide where the order is not worth a copy of the data

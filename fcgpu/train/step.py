@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcgpu.backend import Backend, Workers
+from fcgpu.backend import Backend
 from fcgpu.kernels import dropout
 from fcgpu.kernels.denormals import as_zeros
 from fcgpu.network import Network, Workspace
@@ -21,6 +21,7 @@ from fcgpu.params import Layer, Spec
 from fcgpu.train.kept import Kept
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
+from fcgpu.workers import Workers
 
 
 class Lane(NamedTuple):

@@ -1,0 +1,92 @@
+"""Arrays that lie on a GPU, handed to `dataset`, `train` and a model: on the double, and on a GPU if there is one."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from device_double import as_cupy
+
+import fcgpu
+from fcgpu.model import where
+
+OPTIONS = {"hidden": (6,), "epochs": 3, "learning_rate": 0.1, "batch": 20}
+
+
+@pytest.fixture
+def given(device, monkeypatch):
+    if type(device.xp).__name__ != "module":
+        as_cupy(device.xp, monkeypatch)
+    return device
+
+
+@pytest.fixture
+def samples():
+    random = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    return random.normal(0, 1, (60, 5)) + y[:, None], y
+
+
+@pytest.mark.parametrize("changes", [{}, {"early_stopping": True}, {"dropout": 0.2, "batch": "full"}], ids=str)
+def test_they_train_as_they_do_from_the_host(changes, given, samples):
+    X, y = samples
+    *_, expected = fcgpu.train((X, y), device=given, **{**OPTIONS, **changes})
+    weights = given.to_device(np.ones(len(y)))
+    *_, found = fcgpu.train((given.to_device(X), given.to_device(y)), device=given, **{**OPTIONS, **changes})
+    np.testing.assert_array_equal(found.model.params, expected.model.params)
+    assert found.train == expected.train
+    *_, found = fcgpu.train((given.to_device(X), y), device=given, sample_weight=weights, **{**OPTIONS, **changes})
+    np.testing.assert_allclose(found.model.params, expected.model.params, rtol=1e-5, atol=1e-6)
+
+
+def test_a_test_set_may_lie_there_too_and_a_model_answers_there(given, samples):
+    X, y = samples
+    there = given.to_device(X)
+    *_, expected = fcgpu.train(fcgpu.dataset(X, y, X, y), device=given, **OPTIONS)
+    *_, found = fcgpu.train(fcgpu.dataset(there, y, there, given.to_device(y)), device=given, **OPTIONS)
+    assert found.test == expected.test == expected.train
+    P = found.model.predict_proba(there, device=given)
+    assert given.holds(P)
+    np.testing.assert_allclose(given.to_host(P), found.model.predict_proba(X), rtol=1e-5)
+    np.testing.assert_array_equal(found.model.predict(there, device=given), found.model.predict(X))
+
+
+def test_what_is_wrong_with_them_is_said(given, samples):
+    X, y = samples
+    with pytest.raises(fcgpu.DataError, match=r"arrays: X has shape \(60,\); expected"):
+        fcgpu.dataset(given.to_device(X[:, 0]), y)
+    X[30, 2] = np.inf
+    with pytest.raises(fcgpu.DataError, match="arrays: feature 2 of sample 30 is inf"):
+        fcgpu.dataset(given.to_device(X), y)
+    with pytest.raises(fcgpu.DataError, match="sample_weight has shape"):
+        fcgpu.train((X[:30], y[:30]), device="cpu", sample_weight=given.to_device(y))
+
+
+def test_another_device_than_theirs_is_refused(given, samples):
+    X, y = samples
+    there = given.to_device(X)
+    message = r"with X on cuda:0: use device='auto', or cupy.asnumpy\(X\)"
+    for device in ("cpu", "cuda:1", fcgpu.choose("cpu")):
+        with pytest.raises(fcgpu.ConfigError, match=message):
+            fcgpu.train((there, y), device=device, **OPTIONS)
+        with pytest.raises(fcgpu.ConfigError, match=message):
+            where(device, there)
+    assert where(None, X).device == "cpu"
+
+
+@pytest.mark.gpu
+def test_they_decide_the_device(gpu, samples):
+    X, y = samples
+    there = gpu.to_device(X)
+    for device in ("auto", "cuda"):
+        first, *_ = fcgpu.train((there, y), device=device, **OPTIONS)
+        assert first.backend.device == "cuda:0"
+    assert where(None, there).device == "cuda:0"
+
+
+def test_where_cupy_is_missing_it_is_said(monkeypatch, samples):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+
+    tensor = SimpleNamespace(__cuda_array_interface__={"version": 3})
+    with pytest.raises(fcgpu.DeviceError, match="CuPy is not installed: pip install"):
+        fcgpu.dataset(tensor, samples[1])
