@@ -1,5 +1,6 @@
 """Fixtures: the backends that a test runs on, and read-only arrays that make an illegal in-place write fail."""
 
+import ctypes
 import gc
 import os
 import sys
@@ -100,3 +101,18 @@ def scikit_learns_settings():
     yield
     if sklearn := sys.modules.get("sklearn"):
         sklearn.set_config(assume_finite=False)
+
+
+@pytest.fixture(scope="module")
+def cupy():
+    return pytest.importorskip("cupy")
+
+
+@pytest.fixture(scope="module")
+def nvrtc(cupy):
+    """The library: of a wheel beside CuPy, or of the machine's CUDA."""
+    pathfinder = pytest.importorskip("cuda.pathfinder")
+    try:
+        return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path)
+    except (pathfinder.DynamicLibNotFoundError, OSError) as error:
+        pytest.skip(f"no NVRTC, install nvidia-cuda-nvrtc-cu12: {str(error).splitlines()[0]}")

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from cluster_double import Problem
 from device_double import compiler, double_backend
-from test_nvrtc import compiled as compile_with_nvrtc
-from test_nvrtc import cupy, nvrtc, supported  # noqa: F401  # two fixtures
+from nvidias_compiler import compiled, supported
 
 import fcgpu
 from fcgpu.kernels import cluster
@@ -197,13 +196,13 @@ DIGITS = replace(
     [(90, DIGITS), (90, replace(DIGITS, batch=128)), (100, replace(BASE, threads=cluster.THREADS))],
     ids=["digits", "digits, 128 rows", "float64"],
 )
-def test_nvidias_compiler_takes_it(architecture, shape, nvrtc):  # noqa: F811
+def test_nvidias_compiler_takes_it(architecture, shape, nvrtc):
     """And keeps in registers what it can: 128 numbers a thread, of which some are left over."""
     if architecture not in supported(nvrtc):
         pytest.skip(f"this NVRTC does not know sm_{architecture}")
     shape = cluster.fitting(shape, 232_448)[0]
     text = program(cluster.source(shape))
-    error, log = compile_with_nvrtc(nvrtc, text, [f"-arch=sm_{architecture}", "--std=c++17", "--ptxas-options=-v"])
+    error, log = compiled(nvrtc, text, [f"-arch=sm_{architecture}", "--std=c++17", "--ptxas-options=-v"])
     assert not error, log
     print(shape.sizes, shape.batch, re.findall(r"Used \d+ registers|\d+ bytes spill \w+", log))
 

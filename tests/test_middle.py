@@ -92,7 +92,7 @@ class Data:
         self.network, self.n, random = network, n, np.random.default_rng(seed)
         self.layout, pieces, k = Padded(network.spec, 8), network.pieces, network.sizes[-1]
         n1, self.wide = network.sizes[1], self.layout.shapes[0][1]
-        self.alpha, self.share = 0.25, np.array([0.5 / n], np.float32)
+        self.share = np.array([0.5 / n], np.float32)
         blocks = random.normal(0, 4, (n, pieces, self.wide)) / 10.0 ** np.arange(pieces)[:, None]
         blocks[..., n1:] = 0
         self.Z1 = blocks.reshape(n, -1).astype(np.dtype(network.stored))
@@ -112,7 +112,7 @@ class Data:
     def reference(self):
         network, name = self.network, self.network.activation
         matrices = self.layout.matrices(self.params.astype(float))
-        A, outputs = self.alpha * self.Z1.astype(float).reshape(self.n, network.pieces, -1).sum(1), []
+        A, outputs = self.Z1.astype(float).reshape(self.n, network.pieces, -1).sum(1), []
         A, self.sure = A[:, : network.sizes[1]], np.ones(self.n, bool)
         for i in range(1, len(matrices)):
             if "relu" in name:  # rows where no rounding turns a unit on or off
@@ -162,7 +162,7 @@ def near(found, right, bound):
 def double_source(networks):
     """One source for the CPU: each network in a namespace, `middle_0` and `add_up_0` to call it."""
     source = f'#include "{Path(__file__).parent / "cuda_double.h"}"\n'
-    middles = "Z1 params y weights share n alpha dZ1 partial losses rights"
+    middles = "Z1 params y weights share n dZ1 partial losses rights"
     for at, network in enumerate(networks):
         written = network.text.replace('extern "C"', "")
         kinds = re.search(r"middle\((const stored.*?)\) \{", written, re.DOTALL)[1]
@@ -200,7 +200,7 @@ def on_the_cpu(data, blocks, seed, networks=ALL, network=None):
     dZ1 = np.full(data.Z1.shape, np.nan).astype(ml_dtypes.bfloat16)
     losses, rights = np.full(blocks, np.nan), np.full(blocks, np.nan)
     fault = getattr(library, f"middle_{at}")(
-        *map(pointer, (data.Z1, data.params, data.y, data.weights, data.share)), data.n, ctypes.c_float(data.alpha),
+        *map(pointer, (data.Z1, data.params, data.y, data.weights, data.share)), data.n,
         *map(pointer, (dZ1, partial, losses, rights)), blocks, seed,
     )  # fmt: skip
     assert fault == 0
@@ -261,7 +261,7 @@ def through_the_class(network, n, xp, host):
     for _ in range(2):
         gradient = xp.asarray(np.full(data.layout.size, 7, np.float32))
         losses, rights = xp.empty((made.blocks,), dtype=np.float64), xp.empty((made.blocks,), dtype=np.float64)
-        made(Z1, params, Rows(None, y, weights, None), share, data.alpha, dZ1, gradient, losses, rights)
+        made(Z1, params, Rows(None, y, weights, None), share, dZ1, gradient, losses, rights)
         gradient = host(gradient)
         assert (gradient[:first] == 7).all()
         results.append([host(dZ1).copy(), gradient[first:], host(losses), host(rights)])

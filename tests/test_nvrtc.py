@@ -4,7 +4,6 @@ One translation unit holds all formulas in the types that training meets, each i
 text that CuPy itself generates and below CuPy's own headers.
 """
 
-import ctypes
 import itertools
 import re
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from device_double import HALVES, WHOLE, ElementwiseKernel, usual, usual_on_device
+from nvidias_compiler import compiled, supported
 
 from fcgpu.kernels import middle
 from fcgpu.kernels.losses import OUTPUTS
@@ -30,44 +30,6 @@ TRAINING = [
     if kinds.get("I", np.dtype("int64")) == "int64" or "T" in kinds
     if kinds.get("U", kinds.get("T", "uint8")) in ("uint8", kinds.get("T"))
 ]
-
-
-@pytest.fixture(scope="module")
-def cupy():
-    return pytest.importorskip("cupy")
-
-
-@pytest.fixture(scope="module")
-def nvrtc(cupy):
-    """The library: of a wheel beside CuPy, or of the machine's CUDA."""
-    pathfinder = pytest.importorskip("cuda.pathfinder")
-    try:
-        return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path)
-    except (pathfinder.DynamicLibNotFoundError, OSError) as error:
-        pytest.skip(f"no NVRTC, install nvidia-cuda-nvrtc-cu12: {str(error).splitlines()[0]}")
-
-
-def compiled(nvrtc, source, options):
-    """(error or "", log) of the program."""
-    program, words = ctypes.c_void_p(), [o.encode() for o in options]
-    nvrtc.nvrtcGetErrorString.restype = ctypes.c_char_p
-    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"formulas.cu", 0, None, None) == 0
-    result = nvrtc.nvrtcCompileProgram(program, len(words), (ctypes.c_char_p * len(words))(*words))
-    size = ctypes.c_size_t()
-    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    nvrtc.nvrtcGetProgramLog(program, log)
-    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    return nvrtc.nvrtcGetErrorString(result).decode() if result else "", log.value.decode()
-
-
-def supported(nvrtc):
-    """The architectures that this NVRTC compiles for, as 90."""
-    n = ctypes.c_int()
-    nvrtc.nvrtcGetNumSupportedArchs(ctypes.byref(n))
-    found = (ctypes.c_int * n.value)()
-    nvrtc.nvrtcGetSupportedArchs(found)
-    return list(found)
 
 
 def generated(cupy, kernel, kinds):

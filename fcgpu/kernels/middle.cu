@@ -191,14 +191,14 @@ template <int WIDE> struct Ahead {
       for (int c = 0; c < 4; ++c) sum[j][c] = (block ? sum[j][c] : 0) + number(j, c);
   }
   __device__ float whole(int j, int c) const { return P == 1 ? number(j, c) : sum[j][c]; }
-  // A = g(alpha Z1)
-  template <class A> __device__ void arrive(float alpha, A a) const {
+  // A = g(Z1)
+  template <class A> __device__ void arrive(A a) const {
 #pragma unroll
     for (int j = 0; j < each; ++j) {
       const int i = threadIdx.x + j * THREADS, row = i / (WIDE / 4), column = i % (WIDE / 4) * 4;
       if (i < fours)
 #pragma unroll
-        for (int c = 0; c < 4; c += 2) a.put(row, column + c, Two{g(alpha * whole(j, c)), g(alpha * whole(j, c + 1))});
+        for (int c = 0; c < 4; c += 2) a.put(row, column + c, Two{g(whole(j, c)), g(whole(j, c + 1))});
     }
   }
 };

@@ -85,10 +85,10 @@ class Middle:
         self._middle.max_dynamic_shared_size_bytes = self._bytes
 
     def __call__(
-        self, Z1: Any, params: Any, rows: Any, share: Any, alpha: float, dZ1: Any, gradient: Any, losses: Any,
+        self, Z1: Any, params: Any, rows: Any, share: Any, dZ1: Any, gradient: Any, losses: Any,
         rights: Any,
     ) -> None:  # fmt: skip
-        """From Z1 (n, pieces * width), whose blocks of columns sum up to Z1 / alpha, to dZ1, as many bfloat16: the
+        """From Z1 (n, pieces * width), whose blocks of columns sum up to Z1, to dZ1, as many bfloat16: the
         pieces of (prediction - target) weight taken back to it. gradient gets [dW; db] of all layers but the first;
         losses and rights (blocks,) partial sums, as device.loss has them. rows : device.Rows; params float32.
         """
@@ -96,8 +96,7 @@ class Middle:
             self.compile()
         self._middle(
             (self.blocks,), (self._cut.threads,),
-            (Z1, params, rows.y, rows.weights, share, np.int32(len(Z1)), np.float32(alpha), dZ1, self._partial, losses,
-             rights),
+            (Z1, params, rows.y, rows.weights, share, np.int32(len(Z1)), dZ1, self._partial, losses, rights),
             shared_mem=self._bytes,
         )  # fmt: skip
         size = self._partial.shape[1]
@@ -270,7 +269,7 @@ def _kernel(
   write_layer<{n_in}, {n_out}, {high}, {wide}>(W{layer}, dW{layer}, db{layer}, partial + {at - places[0]});"""
     return f"""
 extern "C" __global__ void __launch_bounds__(THREADS, BESIDE)
-middle(const stored *Z1, const float *params, const I *y, const float *weights, const float *share, int n, float alpha,
+middle(const stored *Z1, const float *params, const I *y, const float *weights, const float *share, int n,
        bf16 *dZ1, float *partial, double *losses, double *rights) {{
   char *const memory = shared_memory();
 {memory.places}
@@ -286,7 +285,7 @@ middle(const stored *Z1, const float *params, const I *y, const float *weights, 
   double sums[2] = {{0, 0}};
   for (int tile = blockIdx.x; tile * R < n; tile += gridDim.x) {{
     const int start = tile * R, here = n - start < R ? n - start : R;
-    ahead.arrive(alpha, A1);
+    ahead.arrive(A1);
     __syncthreads();
     ahead.announce(Z1, tile + gridDim.x, n);{moves[0]}{forward}{moves[1]}
     loss(y + (long long)start * {per_row}, {weights}, share, here, Z, dZ, sums);

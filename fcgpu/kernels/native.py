@@ -58,13 +58,10 @@ def dense_forward(A: Any, W: Any, Z: Any, scale: float = 1.0) -> bool:
 
 
 def dense_backward(dZ: Any, A: Any, W: Any, ones: Any, dW: Any, db: Any, dA: Any, scale: float = 1.0) -> bool:
-    if A.dtype != np.uint8:
+    if A.dtype != np.uint8 or dA is not None:  # which no layer of pixels has
         return False
     np.matmul(ones, dZ, out=db)
     compiled.native.multiply_bytes(A.mT, dZ, dW, scale, False)
-    if dA is not None:
-        np.matmul(dZ, W.mT, out=dA)
-        dA *= scale
     return True
 
 

@@ -84,7 +84,7 @@ class OnChip:
         side_by_side = len(self._parts), -1
         Z, dZ = tile.work
         self._products(tile.rows.X, self._parts.reshape(side_by_side), Z)
-        self._middle(Z, self._params, tile.rows, share, 1.0, dZ, self._gradient, tile.losses, tile.rights)
+        self._middle(Z, self._params, tile.rows, share, dZ, self._gradient, tile.losses, tile.rights)
         self._products(tile.rows.X, dZ, self._dparts.reshape(side_by_side), transposed_a=True)
 
     def end(self) -> None:
