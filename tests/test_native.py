@@ -358,6 +358,30 @@ def test_bytes_are_predicted_from_as_floats_are(dtype):
         np.testing.assert_allclose(model.decision_function(X), expected, rtol=near, atol=near)
 
 
+LAYOUTS = {
+    "every third column": lambda X: np.repeat(X, 3, axis=1)[:, ::3],
+    "every other row": lambda X: np.repeat(X, 2, axis=0)[::2],
+    "mirrored": lambda X: X[:, ::-1].copy()[:, ::-1],
+    "upside down": lambda X: X[::-1].copy()[::-1],
+    "by columns": np.asfortranarray,
+    "columns of every other row": lambda X: np.asfortranarray(np.repeat(X, 2, axis=0))[::2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", ["full", 64, 10])
+def test_bytes_may_lie_in_any_way(layout, dtype, batch):
+    data = digits(400)
+    X = LAYOUTS[layout](data.X)
+    options = {"hidden": (6,), "epochs": 2, "batch": batch, "device": "cpu", "dtype": dtype, "seed": 3}
+    *_, expected = fcgpu.train(data, **options)
+    *_, found = fcgpu.train(fcgpu.dataset(X, data.y, scale=data.scale), **options)
+    near = 1e3 * np.finfo(dtype).eps
+    np.testing.assert_allclose(found.model.params, expected.model.params, rtol=near, atol=near)
+    np.testing.assert_allclose(found.model.predict_proba(X), found.model.predict_proba(data.X), rtol=near, atol=near)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("cc") and HEADERS.exists()), reason="there is no C compiler, or no Python.h")
 @pytest.mark.skipif(not (KERNELS / "build.py").exists(), reason="installed, and not a clone")

@@ -127,3 +127,11 @@ def test_what_stays_on_disk_for_want_of_memory_is_not_looked_through(device, mon
     assert features(mapped, device, 1)[1] == 255
     monkeypatch.setattr(fcgpu_backend, "CPU_SPARE", 0)
     assert features(mapped, device, 1)[1] == 1
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64, np.float32])
+def test_negative_numbers_are_no_pixels(dtype, backend):
+    X = BYTES.astype(dtype)
+    X[1700, 5] = -1
+    X = backend.to_device(X)
+    assert features(X, backend, 2) == (X, 1)

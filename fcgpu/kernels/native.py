@@ -50,15 +50,20 @@ def load_tile(X: Any, rows: Any, A: Any) -> bool:
     return bool(compiled.native.load_tile(X[rows] if indices is None else X, indices, A))
 
 
+def _are_bytes(A: Any) -> bool:
+    """Whose rows or columns lie in one piece."""
+    return A.dtype == np.uint8 and 1 in A.strides
+
+
 def dense_forward(A: Any, W: Any, Z: Any, scale: float = 1.0) -> bool:
-    if A.dtype != np.uint8:
+    if not _are_bytes(A):
         return False
     compiled.native.multiply_bytes(A, W, Z, scale, False)
     return True
 
 
 def dense_backward(dZ: Any, A: Any, W: Any, ones: Any, dW: Any, db: Any, dA: Any, scale: float = 1.0) -> bool:
-    if A.dtype != np.uint8 or dA is not None:  # which no layer of pixels has
+    if not _are_bytes(A) or dA is not None:  # which no layer of pixels has
         return False
     np.matmul(ones, dZ, out=db)
     compiled.native.multiply_bytes(A.mT, dZ, dW, scale, False)

@@ -113,7 +113,8 @@ def _to_bytes(X: Any, times: int) -> tuple[Any, bool]:
     exact = X * times
     near = np.rint(exact)
     with np.errstate(invalid="ignore"):  # of numbers that are none
-        good = bool((abs(exact - near) <= _rounding(X.dtype) * near).all() and near.max(initial=0) <= 255)
+        off = abs(exact - near) > _rounding(X.dtype) * near
+        good = not off.any() and 0 <= near.min(initial=0) and near.max(initial=0) <= 255
         np.clip(near, 0, 255, out=near)
         made[...] = near
-    return made, good
+    return made, bool(good)
