@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcgpu.backend import Backend, choose, device_of, on_gpu
-from fcgpu.data.dataset import Dataset, check_features, encode_labels, not_a_label, shown, targets
+from fcgpu.data.dataset import Dataset, check_features, dataset, encode_labels, not_a_label, shown, targets, type_of
 from fcgpu.errors import DataError, DivergenceError
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.network import Network, Workspace
@@ -28,7 +28,7 @@ class Score(NamedTuple):
     samples: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """params (n_params,) on the host, and the meaning of its inputs and outputs.
 
@@ -66,15 +66,25 @@ class Model:
             values = backend.to_host(self.predict_proba(X, device=backend, threads=threads))
             return values[:, 0] if values.shape[1] == 1 else values
         Z = self.decision_function(X, device=backend, threads=threads)
-        return np.asarray(self.classes)[class_index(backend.to_host(Z))]
+        return np.asarray(self.classes, dtype=type_of(self.classes))[class_index(backend.to_host(Z))]
 
     def score(self, X: Any, y: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Score:
-        """Loss and accuracy on X (n, n_features) and y: class indices (n,), or targets (n,) or (n, n_outputs)."""
+        """Loss and accuracy on X (n, n_features) and y: labels (n,), or targets (n,) or (n, n_outputs).
+
+        Raises DataError for a label that is none of the classes, and for more or fewer of them than samples.
+        """
+        samples = dataset(X, y, name="X and y")
+        return self.score_encoded(samples.X, self.targets(samples, samples.y), device=device, threads=threads)
+
+    def score_encoded(
+        self, X: Any, y: Any, *, device: str | Backend | None = None, threads: int | None = None
+    ) -> Score:
+        """As `score`, of class indices (n,) or targets (n,) or (n, n_outputs), which are not looked at."""
         backend = where(device, X)
         return self.score_logits(backend.to_host(self.decision_function(X, device=backend, threads=threads)), y)
 
     def score_logits(self, Z: Any, y: Any) -> Score:
-        """Loss and accuracy of logits Z (n, n_outputs) against y, as `score`; Z is left as it is."""
+        """Loss and accuracy of logits Z (n, n_outputs) against y, as `score_encoded`; Z is left as it is."""
         accuracy = None
         if self.classes is not None:
             accuracy = float(np.mean(class_index(Z) == y))
@@ -104,7 +114,7 @@ class Model:
                 f"{data.name}: expected labels among the model's classes {shown(self.classes)}, "
                 f"found {not_a_label(data.y)}"
             )
-        return encode_labels(np.asarray(data.classes)[y], self.classes, data.name)
+        return encode_labels(np.asarray(data.classes, dtype=type_of(data.classes))[y], self.classes, data.name)
 
     def _outputs(self, X: Any, device: str | Backend | None, threads: int | None, compute: Compute) -> Any:
         backend = where(device, X)

@@ -5,6 +5,7 @@ allocation, an upload, a wait and CuPy's own way to cuBLAS are refused.
 """
 
 import gc
+import inspect
 import itertools
 import json
 import math
@@ -378,7 +379,7 @@ def test_what_is_padded_stays_zero(changes, recording):
     made = []
     for event in fcgpu.train(blobs(), device=recording, hidden=(7, 4), epochs=4, learning_rate=0.05, **changes):
         if isinstance(event, fcgpu.EpochEnded):
-            gpu = event._state.__self__.gpu
+            gpu = inspect.getclosurevars(event._state).nonlocals["ask"].__self__.gpu
             made = [gpu.params, gpu.gradient, *(s for s in gpu.rule.state[:1])]  # rprop's steps may be anything
     for vector in made:
         host = vector.get()

@@ -228,16 +228,17 @@ def test_a_history_that_does_not_fit_does_not_cost_the_model(good, tmp_path):
 
 
 def test_lines_that_are_refused_for_a_while_are_written_at_the_end(tmp_path, monkeypatch):
-    _, *events, _ = fcgpu.train((X, LABELS), hidden=(), epochs=4, device="cpu")
+    events = fcgpu.train((X, LABELS), hidden=(), epochs=4, device="cpu")
+    next(events)
     monkeypatch.setattr("fcgpu.cli.history.FLUSH_SECONDS", 0)
     with create(str(tmp_path / "run"), fcgpu.Recipe(), room=0) as run:
-        run.add(events[0])
+        run.add(next(events))
         with monkeypatch.context() as full:
             full.setattr(atomic.os, "write", no_space)
-            run.add(events[1])
-        run.add(events[2])
+            run.add(next(events))
+        run.add(next(events))
         assert len((tmp_path / "run/history.jsonl").read_text().splitlines()) == 1
-        run.add(events[3])
+        run.add(next(events))
     lines = (tmp_path / "run/history.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
 

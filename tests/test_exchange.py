@@ -89,11 +89,15 @@ def test_what_is_no_such_network_is_refused():
         ([wide, nn.ReLU(), wide, nn.Tanh(), wide, nn.Identity()], None, "same activation"),
         ([wide, nn.Softmax(dim=0)], None, "dim=0"),
         ([nn.Linear(4, 4).half(), nn.Identity()], None, "float16"),
-        ([wide, nn.Softmax(dim=1)], [1, 2], "classes of shape"),
+        ([wide, nn.Softmax(dim=1)], [1, 2], r"classes=\[1, 2\] for 4 outputs"),
+        ([wide, nn.Softmax(dim=1)], [1, 2, 2, 3], "another whole number or text for each"),
         ([wide, nn.Identity()], [1, 2, 3, 4], "none for values"),
     ):
         with pytest.raises(fcgpu.ConfigError, match=message):
             fcgpu.from_torch(nn.Sequential(*parts), classes)
+    for other in (nn.Linear(5, 4), nn.ModuleList([wide]), None):
+        with pytest.raises(fcgpu.ConfigError, match=r"expected a torch.nn.Sequential"):
+            fcgpu.from_torch(other)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -183,7 +187,7 @@ def test_what_sklearn_cannot_express_is_refused():
     floats.n_features_in_, floats.out_activation_, floats.classes_ = 2, "logistic", np.array([0.5, 1.5])
     floats.coefs_, floats.intercepts_ = [np.zeros((2, 1))], [np.zeros(1)]
     floats._label_binarizer = type("Binarizer", (), {"y_type_": "binary"})
-    with pytest.raises(fcgpu.ConfigError, match="float64"):
+    with pytest.raises(fcgpu.ConfigError, match="label 0.5"):
         fcgpu.from_sklearn(floats)
 
 

@@ -310,8 +310,22 @@ def test_schedules_by_hand():
 
 def test_the_schedule_reaches_the_update(blobs):
     """With a rate that is 0 from the second epoch on, the second epoch moves nothing."""
-    events, _ = run(blobs, epochs=2, schedule="step", step_size=1, gamma=1e-300, optimizer="gradient_descent")
-    np.testing.assert_array_equal(events[1].model().params, events[2].model().params)
+    events = fcgpu.train(
+        blobs, device="cpu", epochs=2, schedule="step", step_size=1, gamma=1e-300, optimizer="gradient_descent"
+    )
+    first, second = (event.model().params for event in events if isinstance(event, fcgpu.EpochEnded))
+    np.testing.assert_array_equal(first, second)
+    *_, start = fcgpu.train(blobs, device="cpu", epochs=1, learning_rate=1e-300, optimizer="gradient_descent")
+    assert (first != start.model.params).any()
+
+
+def test_an_event_of_an_epoch_that_is_over_has_its_loss_but_no_model(blobs):
+    first, second, *rest = (e for e in fcgpu.train(blobs, device="cpu", epochs=3) if isinstance(e, fcgpu.EpochEnded))
+    assert first.loss > second.loss > 0
+    for ask in (first.model, first.state, first.test):
+        with pytest.raises(fcgpu.ConfigError, match=r"the run is at epoch 3, .* no longer that of epoch 1"):
+            ask()
+    assert rest[-1].model().params.shape == rest[-1].state().params.shape
 
 
 def test_stopping_early_leaves_no_thread(mnist):

@@ -1,6 +1,9 @@
 """What every reader returns: features in their stored type, labels as class indices, and how to scale a tile."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,7 @@ LONG_DOUBLE = "g"  # 64 to 128 bits by the machine, and no GPU has it
 ROWS_CHECKED_AT_ONCE = 4096  # bounds the temporary memory of a pass over X
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Samples and labels.
 
@@ -59,11 +62,17 @@ def dataset(
     Whole numbers and text become classes; other floats, and y of two dimensions, stay targets.
 
     Raises DataError: shapes that disagree, no samples, a type that is not numeric or a long double, NaN or infinity,
-    a test label that no training sample has.
+    a test label that no training sample has; a scale that is not above 0, an image_shape that is not that of a row.
     """
     X, y = check_features(X, name), _column(y)
+    if not (isinstance(scale, Real) and 0 < scale < np.inf):
+        raise DataError(f"{name}: scale={scale!r}; expected a finite number above 0, which features are multiplied by")
+    if image_shape is not None:
+        image_shape = _shape_of_a_picture(image_shape, X.shape[1], name)
+    if X_test is None and y_test is not None:
+        raise DataError(f"{name}: y_test without X_test; give both, or neither")
     _check_labels(X, y, name)
-    classes, encoded = _encode(y)
+    classes, encoded = _encode(y, name)
     if X_test is not None:
         X_test, y_test = check_features(X_test, f"{name} (test)"), _column(y_test)
         _check_labels(X_test, y_test, f"{name} (test)")
@@ -78,7 +87,7 @@ def dataset(
             )
         else:
             y_test = y_test.astype(np.float64)
-    return Dataset(X, encoded, X_test, y_test, classes, image_shape, scale, name)
+    return Dataset(X, encoded, X_test, y_test, classes, image_shape, float(scale), name)
 
 
 def check_features(X: Any, name: str) -> Any:
@@ -87,8 +96,12 @@ def check_features(X: Any, name: str) -> Any:
 
     Raises DataError for anything else.
     """
+    if hasattr(X, "tocsr"):
+        raise DataError(f"{name}: X is a sparse matrix; give X.toarray(), or use MLPClassifier, which takes it")
     xp = namespace_of(X)
     X = xp.asarray(X)
+    if X.dtype == object:
+        X = _numbers(X, name)
     if X.ndim != 2:
         raise DataError(f"{name}: X has shape {X.shape}; expected (n_samples, n_features)")
     if 0 in X.shape:
@@ -111,10 +124,11 @@ def check_features(X: Any, name: str) -> Any:
 
 def encode_labels(y: Any, classes: tuple[int | str, ...], name: str) -> Any:
     """Labels (n,) as indices into `classes`; DataError names the first label that is not among them."""
-    known = np.asarray(classes)
+    known = np.asarray(classes, dtype=type_of(classes))
     if (known.dtype.kind == "U") != (y.dtype.kind == "U"):
         raise DataError(f"{name}: label {y.flat[0]!s} is not one of the classes {shown(classes)}")
-    index = np.minimum(np.searchsorted(known, y), len(known) - 1)
+    order = np.argsort(known)
+    index = order[np.minimum(np.searchsorted(known, y, sorter=order), len(known) - 1)]
     wrong = np.flatnonzero(known[index] != y)
     if wrong.size:
         raise DataError(
@@ -172,6 +186,8 @@ def scale_of(X: Any) -> float:
 def _column(y: Any) -> Any:
     """A column (n, 1), as some libraries keep labels, is the vector (n,)."""
     y = np.asarray(as_numpy(y))
+    if y.dtype == object:
+        y = _alike(y)
     return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
 
@@ -179,7 +195,8 @@ def _check_labels(X: Any, y: Any, name: str) -> None:
     if y.ndim not in (1, 2) or len(y) != len(X):
         raise DataError(f"{name}: y has shape {y.shape} for {len(X)} samples; expected ({len(X)},)")
     if y.dtype.kind not in "buifU":
-        raise DataError(f"{name}: y has dtype {y.dtype}; labels must be whole numbers or text, targets real numbers")
+        found = " and ".join(sorted({type(value).__name__ for value in y.flat}))
+        raise DataError(f"{name}: y has {found}; labels must all be whole numbers or all text, targets real numbers")
     _refuse_long_doubles("y", y, name)
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         bad = int(np.argwhere(~np.isfinite(y))[0][0])
@@ -193,10 +210,56 @@ def _refuse_long_doubles(what: str, array: Any, name: str) -> None:
         )
 
 
-def _encode(y: Any) -> tuple[tuple[int | str, ...] | None, Any]:
+def _encode(y: Any, name: str) -> tuple[tuple[int | str, ...] | None, Any]:
     """(classes, indices) for labels, (None, float64 targets) for anything else."""
     if y.ndim == 2 or (y.dtype.kind == "f" and not np.equal(y, np.rint(y)).all()):
         return None, y.astype(np.float64)
     values, index = np.unique(y, return_inverse=True)
-    classes = tuple(str(v) if y.dtype.kind == "U" else int(v) for v in values)
-    return classes, index.astype(np.intp)
+    return as_classes(values, name), index.astype(np.intp)
+
+
+def as_classes(values: Any, name: str) -> tuple[int | str, ...]:
+    """Labels as a model holds them: text, or whole numbers as int, which True and False are too.
+
+    Raises DataError for another number, and for one of more than 64 bits.
+    """
+    classes = []
+    for value in np.asarray(values).tolist():
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if not isinstance(value, str) and not (whole and -(2**63) <= value < 2**64):
+            raise DataError(f"{name}: label {value!r}; labels must be whole numbers of at most 64 bits, or text")
+        classes.append(value if isinstance(value, str) else int(value))
+    return tuple(classes)
+
+
+def type_of(classes: Sequence[Any]) -> Any:
+    """The NumPy type that holds all of them, which is not the one that NumPy takes where some need 64 bits."""
+    return np.uint64 if isinstance(classes[0], int) and max(classes) >= 2**63 else None
+
+
+def _numbers(X: Any, name: str) -> Any:
+    """Objects, as a table of columns of several types gives them, as float64."""
+    try:
+        return X.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: X has dtype object ({error}); features must be real numbers") from None
+
+
+def _alike(y: Any) -> Any:
+    """Objects that are all text or all numbers as an array of that type, others as they are."""
+    if all(isinstance(value, str) for value in y.flat):
+        return y.astype(str)
+    if all(isinstance(value, Real | np.bool_) for value in y.flat):
+        return np.array(y.tolist())
+    return y
+
+
+def _shape_of_a_picture(shape: Any, n_features: int, name: str) -> tuple[int, ...]:
+    sides = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
+    fits = len(sides) == 2 or (len(sides) == 3 and sides[2] == 3)
+    if not (fits and all(isinstance(side, Integral) for side in sides) and math.prod(sides) == n_features):
+        raise DataError(
+            f"{name}: image_shape={shape!r} with {n_features} features; expected (height, width) or (height, width, 3) "
+            "of as many pixels"
+        )
+    return tuple(int(side) for side in sides)

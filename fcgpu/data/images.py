@@ -37,8 +37,8 @@ def load_folder(root: Path, image_size: tuple[int, int] | None) -> Dataset:
     test_paths, y_test = _labelled(root / "test") if split else ([], [])
     shape = common_shape(paths + test_paths, image_size)
     X = read_pictures(paths, shape)
-    X_test = read_pictures(test_paths, shape) if split else None
-    return dataset(X, np.array(y), X_test, np.array(y_test), image_shape=shape, scale=1 / 255, name=str(root))
+    test = (read_pictures(test_paths, shape), np.array(y_test)) if split else ()
+    return dataset(X, np.array(y), *test, image_shape=shape, scale=1 / 255, name=str(root))
 
 
 def pictures_in(folder: Path) -> list[Path]:

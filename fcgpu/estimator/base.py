@@ -156,7 +156,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         with _shown(found) as show:
             try:
                 for event in events:
-                    stop = [True for callback in found["callbacks"] or () if callback(event) is True]
+                    stop = [True for callback in found["callbacks"] or () if _is_true(callback(event))]
                     show(event)
                     if isinstance(event, EpochEnded):
                         last, self._why = event, "a callback stopped it" if stop else ""
@@ -266,6 +266,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         flat = backend.to_device(self._flat() if flat is None else flat)
         X = arrays.for_backend(X, backend)
         return in_tiles(lambda net, layers, A: net.predict(layers, A), self._spec, flat, X, backend, self.threads)
+
+
+def _is_true(answer: Any) -> bool:
+    """Python's True or NumPy's: whoever returns something else did not mean to stop the training."""
+    return isinstance(answer, bool | np.bool_) and bool(answer)
 
 
 @contextmanager

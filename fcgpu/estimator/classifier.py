@@ -14,6 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
 from fcgpu.backend import namespace_of
+from fcgpu.data.dataset import as_classes
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.estimator import arrays
 from fcgpu.estimator.base import BaseMLP
@@ -277,7 +278,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     def _model_classes(self) -> Any:
         if self._multilabel:
             return None
-        return tuple(c.item() if c.dtype.kind in "iub" else str(c) for c in np.asarray(self.classes_))
+        return as_classes(self.classes_, type(self).__name__)
 
     def _reported(self, loss: float, penalty: float) -> float:
         return loss

@@ -7,7 +7,7 @@ from fcgpu.errors import ConfigError, choices
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.optim import FULL_BATCH, OPTIMIZERS
 from fcgpu.params import INITS
-from fcgpu.train.recipe import COUNT, KEYS, WHOLE, Kind, Recipe
+from fcgpu.train.recipe import COUNT, KEYS, WHOLE, Kind, Recipe, plain
 
 ACTIVATIONS = {"logistic": "sigmoid", **{name: name for name in HIDDEN_ACTIVATIONS if name != "sigmoid"}}
 SCHEDULES = {
@@ -129,13 +129,6 @@ def recipe_of(found: dict[str, Any], *, output: str, epochs: int, dtype: str, se
             **({} if found["init"] == "auto" else {"init": found["init"]}),
         }
     )
-
-
-def plain(value: Any) -> Any:
-    """NumPy's numbers and arrays, as a grid search draws them, in Python's own types."""
-    if hasattr(value, "tolist") and getattr(value, "ndim", 2) < 2:
-        return plain(value.tolist())
-    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _tested(name: str, value: Any, kind: Kind) -> Any:

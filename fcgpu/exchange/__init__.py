@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.errors import ConfigError
+from fcgpu.data.dataset import as_classes
+from fcgpu.errors import ConfigError, DataError
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Spec
 
@@ -16,12 +17,18 @@ def flat(layers: Iterable[tuple[Any, Any]]) -> Any:
 
 
 def labels(spec: Spec, classes: Any) -> tuple[int | str, ...]:
-    """Labels as a Model has them. Raises ConfigError for other kinds, and for more or fewer than the outputs tell."""
+    """Labels as a Model has them. Raises ConfigError for more or fewer than the outputs tell, and for one that comes
+    twice or is of another kind.
+    """
     classes = np.asarray(classes)
     expected = max(2, spec.sizes[-1]) if OUTPUTS[spec.output].classifies else 0
-    if classes.shape != (expected,) or classes.dtype.kind not in "biuU":
+    try:
+        made = as_classes(classes, "classes") if classes.shape == (expected,) else ()
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    if classes.shape != (expected,) or len(set(made)) < expected or len({type(label) for label in made}) > 1:
         raise ConfigError(
-            f"classes of shape {classes.shape} and type {classes.dtype} for {spec.sizes[-1]} outputs of {spec.output}: "
-            "expected a whole number or text for each, two for a single sigmoid, and none for values"
+            f"classes={classes.tolist()} for {spec.sizes[-1]} outputs of {spec.output}: "
+            "expected another whole number or text for each, two for a single sigmoid, and none for values"
         )
-    return tuple(classes.tolist())
+    return made

@@ -59,6 +59,8 @@ def from_torch(network: Any, classes: Any = None) -> Model:
     Dropout layers are left out, as in eval(). Raises ConfigError for any other module, for layers without a bias, and
     where `classes` are not as many as the outputs.
     """
+    if not isinstance(network, nn.Sequential):
+        raise ConfigError(f"{type(network).__name__}: expected a torch.nn.Sequential of Linear and activation in turn")
     modules = [m for m in network if not isinstance(m, nn.Dropout)]
     linears, between = modules[::2], modules[1::2]
     if len(linears) != len(between) or not all(isinstance(m, nn.Linear) and m.bias is not None for m in linears):

@@ -17,7 +17,12 @@ TYPES = ("float32", "float64")
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> str:
-    """Write the model whole or not at all, and return the SHA-256 of the file. Raises CheckpointError."""
+    """Write the model whole or not at all, and return the SHA-256 of the file.
+
+    Raises CheckpointError; ConfigError for what is no Model, or for one that `load` would not take.
+    """
+    if not isinstance(model, Model):
+        raise ConfigError(f"{type(model).__name__}: expected a Model, which a fitted estimator has as model_")
     about = {
         "format": FORMAT,
         "fcgpu_version": __version__,
@@ -30,7 +35,12 @@ def save(model: Model, path: str | os.PathLike[str]) -> str:
         "scale": model.scale,
         "image_shape": None if model.image_shape is None else list(model.image_shape),
     }
-    return sealed.write(path, about, dict(_tensors(model.spec, model.params)))
+    tensors = dict(_tensors(model.spec, model.params))
+    try:
+        _model(about, tensors)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"the model is not whole: {error}") from None
+    return sealed.write(path, about, tensors)
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -54,19 +64,19 @@ def _model(about: dict[str, Any], tensors: dict[str, Any]) -> Model:
     spec = Spec(_whole(about["sizes"]), about["activation"], about["output"], about["init"])
     (dtype,) = {tensor.dtype for tensor in tensors.values()}
     if dtype.name not in TYPES or spec.n_params != sum(tensor.size for tensor in tensors.values()):
-        raise ValueError
+        raise ValueError(f"{len(tensors)} arrays of {dtype} for a network of {spec.n_params} parameters")
     params = np.empty(spec.n_params, dtype)
     for key, view in _tensors(spec, params):
         if view.shape != tensors[key].shape:
-            raise ValueError
+            raise ValueError(f"{key} has shape {tensors[key].shape}; expected {view.shape}")
         view[...] = tensors[key]
     classes, shape, scale = about["classes"], about["image_shape"], about["scale"]
     if classes is not None and not _are_classes(classes, spec.sizes[-1]):
-        raise ValueError
+        raise ValueError(f"classes={classes} for {spec.sizes[-1]} outputs")
     if shape is not None and (len(shape) not in (2, 3) or math.prod(_whole(shape)) != spec.sizes[0]):
-        raise ValueError
+        raise ValueError(f"image_shape={shape} for {spec.sizes[0]} features")
     if not isinstance(about["recipe"], str) or not isinstance(scale, int | float) or not math.isfinite(scale):
-        raise ValueError
+        raise ValueError(f"recipe={about['recipe']!r}, scale={scale!r}")
     shape = None if shape is None else _whole(shape)
     return Model(spec, params, None if classes is None else tuple(classes), scale, shape, about["recipe"])
 

@@ -64,18 +64,21 @@ class EpochEnded:
         return self._fetch()[2] / self._n if self._counts else None
 
     def model(self) -> Model:
-        """The network as it is now, copied to the host."""
+        """The network as this epoch left it, copied to the host. Raises ConfigError when the run has gone on."""
         return self._model()
 
     def test(self) -> Score | None:
-        """The network as it is now on the test samples; None without any. `seconds` doesn't count what this takes.
+        """`model` on the test samples; None without any. `seconds` doesn't count what this takes.
 
-        Raises DivergenceError where the outputs are not finite.
+        Raises ConfigError when the run has gone on, DivergenceError where the outputs are not finite.
         """
         return self._test()
 
     def state(self) -> State:
-        """All that the run has come to, copied to the host: `train(..., start=state)` goes on from it."""
+        """All that the run has come to, copied to the host: `train(..., start=state)` goes on from it.
+
+        Raises ConfigError when the run has gone on.
+        """
         return self._state()
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -56,11 +57,14 @@ def train(
     Everything is checked before the first event. Raises DataError, ConfigError, DeviceError; DivergenceError from the
     epoch after which the loss is not finite.
     """
-    recipe = (recipe or Recipe()).but(**changes)
+    recipe = _recipe(recipe).but(**changes)
+    threads, memory_budget = _whole("threads", threads), _whole("memory_budget", memory_budget)
     if not isinstance(data, Dataset):
-        data = dataset(*data)
+        data = dataset(*_arrays(data))
     weights = None if sample_weight is None else check_weights(sample_weight, data.n_samples, data.name)
     spec, _ = fit_to(recipe, data)
+    if start is not None and not isinstance(start, State):
+        raise ConfigError(f"start={shortened(start)}: expected a State, such as event.state() or State(params)")
     if start is not None and start.params.shape != (spec.n_params,):
         raise ConfigError(f"start has {start.params.size} parameters, this network {spec.n_params}: expected the same")
     if isinstance(device, Backend):
@@ -82,7 +86,7 @@ def train(
             )
         data, weights, held_out = _hold_out(data, weights, recipe)
     y = fit_to(recipe, data)[1]
-    X, times = features(data.X, backend, max(1, threads or cpu_count()))
+    X, times = features(data.X, backend, threads or cpu_count())
     beside = 0 if held_out is None else held_out.X.nbytes
     cut = partial(
         plan, spec, (X if backend.on_gpu else data.X, y), recipe, backend,
@@ -100,6 +104,39 @@ def train(
 
     redrawn = order is None or bool(start and start.order)  # from the seed, or the state
     return Attempts(backend, cut, build, redrawn=redrawn).events(memory_budget)
+
+
+def _recipe(given: Any) -> Recipe:
+    if given is None:
+        return Recipe()
+    if not isinstance(given, Recipe):
+        raise ConfigError(
+            f"recipe={shortened(given)}: expected a Recipe; fcgpu.load_recipe(name) gives one of a name or a TOML "
+            "file, and its keys may be arguments of train"
+        )
+    return given
+
+
+def _arrays(data: Any) -> Any:
+    if not isinstance(data, tuple | list) or len(data) not in (2, 4):
+        raise DataError(
+            f"data={shortened(data)}: expected (X, y) or (X, y, X_test, y_test), or a Dataset, which fcgpu.load(path) "
+            "makes of files"
+        )
+    return data
+
+
+def _whole(name: str, value: Any) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
+        unit = " of bytes" if name == "memory_budget" else ""
+        raise ConfigError(f"{name}={value!r}: expected a whole number{unit} of 1 or more, or None")
+    return None if value is None else int(value)
+
+
+def shortened(value: Any) -> str:
+    """For a message: what it is, or the type of what is long."""
+    words = repr(value)
+    return words if len(words) <= 60 and "\n" not in words else f"a {type(value).__name__}"
 
 
 def fit_to(recipe: Recipe, data: Dataset) -> tuple[Spec, Any]:
@@ -155,6 +192,6 @@ def _loss_on(data: Dataset, recipe: Recipe, backend: Backend, threads: int | Non
     y = fit_to(recipe, data)[1]
 
     def loss(event: EpochEnded) -> float:
-        return event.model().score(X, y, device=backend, threads=threads).loss
+        return event.model().score_encoded(X, y, device=backend, threads=threads).loss
 
     return loss

@@ -114,7 +114,7 @@ def _to_bytes(X: Any, times: int) -> tuple[Any, bool]:
     near = np.rint(exact)
     with np.errstate(invalid="ignore"):  # of numbers that are none
         off = abs(exact - near) > _rounding(X.dtype) * near
-        good = not off.any() and 0 <= near.min(initial=0) and near.max(initial=0) <= 255
+        good = not off.any() and near.min(initial=0) >= 0 and near.max(initial=0) <= 255
         np.clip(near, 0, 255, out=near)
         made[...] = near
     return made, bool(good)

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fcgpu.errors import ConfigError, choices, nearest
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
@@ -33,6 +35,15 @@ class Kind:
 
 def _key(default: Any, kind: Kind, help: str) -> Any:
     return field(default=default, metadata={"kind": kind, "help": help})
+
+
+def plain(value: Any) -> Any:
+    """NumPy's numbers, arrays and types, as programs and grid searches hand them over, in Python's own types."""
+    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
+        return np.dtype(value).name
+    if hasattr(value, "tolist") and getattr(value, "ndim", 2) < 2:
+        return plain(value.tolist())
+    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _one_of(names: Any) -> Kind:
@@ -159,7 +170,7 @@ class Recipe:
         for f in fields(self):
             kind, value = f.metadata["kind"], getattr(self, f.name)
             try:
-                object.__setattr__(self, f.name, kind.parse(value))
+                object.__setattr__(self, f.name, kind.parse(plain(value)))
             except (ValueError, OverflowError) as error:  # of a whole number that is more than any float
                 why = f" ({error})" if str(error) else ""
                 given = list(value) if isinstance(value, tuple) else value

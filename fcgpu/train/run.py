@@ -11,7 +11,7 @@ import numpy as np
 
 from fcgpu.backend import Backend
 from fcgpu.data.dataset import Dataset, targets
-from fcgpu.errors import DeviceMemoryError, DivergenceError
+from fcgpu.errors import ConfigError, DeviceMemoryError, DivergenceError
 from fcgpu.kernels.denormals import as_zeros
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.model import Model, Score
@@ -163,6 +163,7 @@ class Run:
         self.stopped = state.stopped if state.epochs else ""
         begun = state.patience or Patience(self.recipe.tol, self.recipe.n_iter_no_change or math.inf)
         self.patience = replace(begun)
+        self._told = self.epochs  # of the last event
         self.best = None
         if self.recipe.early_stopping:
             self.best = self.backend.xp.empty_like(self.evaluate.params)
@@ -193,10 +194,11 @@ class Run:
                 if not self.backend.on_gpu or last or time.perf_counter() - looked > LOOK_SECONDS:
                     self._check(self.epochs)
                     looked = time.perf_counter()
+                self._told, then = self.epochs, partial(self._then, self.epochs)
                 event = EpochEnded(
                     self.epochs, recipe.epochs, self.step.steps, time.perf_counter() - self.started,
-                    self.evaluate.samples, rate, None, partial(self._fetch, self.epochs - 1), self.state,
-                    self.model, self._test_now, n, self.counts,
+                    self.evaluate.samples, rate, None, partial(self._fetch, self.epochs - 1),
+                    then(self.state), then(self.model), then(self._test_now), n, self.counts,
                 )  # fmt: skip
                 with self.backend.enough_memory(self.plan.remedy):
                     event, stopped = self._judged(event)
@@ -292,6 +294,19 @@ class Run:
         what = "the loss" if self.monitor is None else "the validation loss"
         return event, f"{what} did not improve by more than {recipe.tol:g} in {self.patience.patience} epochs"
 
+    def _then(self, epoch: int, ask: Callable[[], Any]) -> Callable[[], Any]:
+        """`ask`, while the network is as that epoch left it."""
+
+        def asked() -> Any:
+            if self._told != epoch:
+                raise ConfigError(
+                    f"the run is at epoch {self._told}, and its network no longer that of epoch {epoch}: ask an event "
+                    "for its model, state or test score before the next one"
+                )
+            return ask()
+
+        return asked
+
     def _fetch(self, epoch: int) -> tuple[float, float, int]:
         loss, penalty, correct = self.backend.to_host(self.history[epoch])
         return float(loss), float(penalty), int(correct)
@@ -358,6 +373,6 @@ class Run:
         if not self.counts:
             y = targets(self.data, y)
         try:
-            return model.score(X, y, device=self.backend, threads=self.plan.threads)
+            return model.score_encoded(X, y, device=self.backend, threads=self.plan.threads)
         except DeviceMemoryError:  # what was learned is not to be lost for it
-            return model.score(self.backend.to_host(X), y, device="cpu")
+            return model.score_encoded(self.backend.to_host(X), y, device="cpu")

@@ -1,0 +1,210 @@
+"""Labels, features and arguments as programs of all kinds hand them over: understood, or refused in words."""
+
+import numpy as np
+import pytest
+
+import fcgpu
+from fcgpu.data.dataset import as_classes
+
+OPTIONS = {"hidden": (6,), "epochs": 60, "learning_rate": 0.05, "device": "cpu"}
+X = np.random.default_rng(0).normal(0, 1, (120, 4))
+SIDE = X[:, 0] + X[:, 1] > 0
+
+
+def learned(y, X=X, **options):
+    *_, finished = fcgpu.train((X, y), **{**OPTIONS, **options})
+    return finished.model
+
+
+LABELS = {
+    "-1 and 1": (np.where(SIDE, 1, -1), (-1, 1)),
+    "3 and 7": (np.where(SIDE, 7, 3), (3, 7)),
+    "text": (np.where(SIDE, "yes", "no"), ("no", "yes")),
+    "objects": (np.where(SIDE, "yes", "no").astype(object), ("no", "yes")),
+    "objects of numbers": (np.where(SIDE, 1, 0).astype(object), (0, 1)),
+    "whole floats": (np.where(SIDE, 2.0, 1.0), (1, 2)),
+    "bool": (SIDE, (0, 1)),
+    "a list": (np.where(SIDE, 1, 0).tolist(), (0, 1)),
+    "a column": (np.where(SIDE, 1, 0)[:, None], (0, 1)),
+    "63 bits and more": (np.where(SIDE, np.uint64(2**63 + 5), np.uint64(7)), (7, 2**63 + 5)),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_a_model_answers_with_the_labels_that_it_was_given_and_is_judged_by_them(kind, tmp_path):
+    y, classes = LABELS[kind]
+    model = learned(y)
+    assert model.classes == classes
+    fcgpu.save_model(model, tmp_path / "m.safetensors")
+    for one in (model, fcgpu.load_model(tmp_path / "m.safetensors")):
+        right = one.predict(X) == np.ravel(y)
+        assert right.mean() > 0.95
+        score = one.score(X, y)
+        assert (score.accuracy, score.samples) == (right.mean(), 120)
+
+
+def test_a_regression_is_judged_by_its_targets():
+    y = X @ [1.0, 2.0, 3.0, 4.0]
+    model = learned(y, output="identity")
+    score = model.score(X, y)
+    assert score.accuracy is None
+    assert score.loss == pytest.approx(0.5 * np.mean((model.predict(X) - y) ** 2), rel=1e-5)
+
+
+def test_labels_that_are_none_of_the_classes_are_named():
+    model = learned(np.where(SIDE, 7, 3))
+    for y, message in (
+        (np.where(SIDE, 7, 4), "label 4 of sample"), (np.where(SIDE, "a", "b"), "label"), (SIDE[:7], "for 120 samples"),
+    ):  # fmt: skip
+        with pytest.raises(fcgpu.DataError, match=message):
+            model.score(X, y)
+
+
+def test_classes_in_any_order_are_found_again():
+    model = learned(np.where(SIDE, 1, 0))
+    turned = fcgpu.Model(model.spec, model.params, (5, 2))
+    np.testing.assert_array_equal(turned.targets(fcgpu.dataset(X, np.where(SIDE, 2, 5)), SIDE[:4] * 1), 1 - SIDE[:4])
+
+
+@pytest.mark.parametrize("y", [[1, "a"] * 60, [None, 1] * 60, [2.0**70, 1] * 60])
+def test_labels_of_no_one_kind_are_refused(y):
+    with pytest.raises(fcgpu.DataError, match=r"must (all )?be whole numbers"):
+        fcgpu.dataset(X, np.array(y, dtype=object))
+
+
+def test_tables_of_several_types_are_numbers():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(X, columns=list("abcd"))
+    mixed = table.assign(flag=SIDE, count=pandas.array([1] * 120, dtype="Int64"))
+    data = fcgpu.dataset(mixed, pandas.Series(np.where(SIDE, "yes", "no")))
+    assert (data.X.dtype, data.X.shape, data.classes) == (np.float64, (120, 6), ("no", "yes"))
+    for wrong in (table.assign(word="a"), mixed.assign(count=pandas.array([None, *[1] * 119], dtype="Int64"))):
+        with pytest.raises(fcgpu.DataError, match=r"X has dtype object .*features must be real numbers"):
+            fcgpu.dataset(wrong, SIDE)
+
+
+def test_sparse_matrices_are_sent_where_they_are_taken():
+    sparse = pytest.importorskip("scipy.sparse")
+    with pytest.raises(fcgpu.DataError, match=r"give X.toarray\(\), or use MLPClassifier"):
+        fcgpu.dataset(sparse.csr_matrix(X), SIDE)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": np.nan}, "scale=nan; expected a finite number above 0"),
+        ({"scale": 0}, "scale=0; expected"),
+        ({"scale": "1/255"}, "scale='1/255'; expected"),
+        ({"image_shape": (7, 7)}, r"image_shape=\(7, 7\) with 4 features"),
+        ({"image_shape": (4,)}, r"expected \(height, width\)"),
+        ({"image_shape": "x"}, "image_shape='x'"),
+        ({"y_test": SIDE}, "y_test without X_test"),
+    ],
+)
+def test_a_dataset_is_checked(options, message):
+    with pytest.raises(fcgpu.DataError, match=message):
+        fcgpu.dataset(X, SIDE, **options)
+
+
+def test_a_scale_of_numpys_is_a_number(tmp_path):
+    *_, finished = fcgpu.train(fcgpu.dataset(X, SIDE, scale=np.float32(0.5), image_shape=[2, 2]), **OPTIONS)
+    fcgpu.save_model(finished.model, tmp_path / "m.safetensors")
+    loaded = fcgpu.load_model(tmp_path / "m.safetensors")
+    assert (loaded.scale, loaded.image_shape) == (0.5, (2, 2))
+
+
+def test_a_model_that_could_not_be_read_back_is_not_written(tmp_path):
+    model = learned(SIDE)
+    for wrong, message in (
+        (fcgpu.Model(model.spec, model.params, (1, 2, 3)), "classes="),
+        (fcgpu.Model(model.spec, model.params, (1, 2), image_shape=(9, 9)), "image_shape="),
+        (fcgpu.Model(model.spec, model.params, (1, 2), scale=np.inf), "scale=inf"),
+    ):
+        with pytest.raises(fcgpu.ConfigError, match=message):
+            fcgpu.save_model(wrong, tmp_path / "m.safetensors")
+    with pytest.raises(fcgpu.ConfigError, match="expected a Model, which a fitted estimator has as model_"):
+        fcgpu.save_model(object(), tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_and_datasets_are_compared_by_identity():
+    model, data = learned(SIDE), fcgpu.dataset(X, SIDE)
+    assert model == model
+    assert model != fcgpu.Model(model.spec, model.params)
+    assert data != fcgpu.dataset(X, SIDE)
+    assert len({model, data}) == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "error", "message"),
+    [
+        ("nope.csv", {}, fcgpu.DataError, r"data='nope.csv': expected \(X, y\).* fcgpu.load\(path\)"),
+        (X, {}, fcgpu.DataError, r"data=a ndarray: expected \(X, y\)"),
+        ((X, SIDE), {"recipe": "mnist"}, fcgpu.ConfigError, r"recipe='mnist': expected a Recipe; fcgpu.load_recipe"),
+        ((X, SIDE), {"recipe": {"epochs": 3}}, fcgpu.ConfigError, r"recipe=\{'epochs': 3\}: expected a Recipe"),
+        ((X, SIDE), {"threads": "2"}, fcgpu.ConfigError, "threads='2': expected a whole number of 1 or more"),
+        ((X, SIDE), {"threads": 0}, fcgpu.ConfigError, "threads=0: expected a whole number of 1 or more"),
+        ((X, SIDE), {"memory_budget": "300MB"}, fcgpu.ConfigError, "memory_budget='300MB': .* of bytes"),
+        ((X, SIDE), {"start": 3}, fcgpu.ConfigError, "start=3: expected a State"),
+    ],
+)
+def test_arguments_of_train_that_mean_nothing_are_refused(data, options, error, message):
+    with pytest.raises(error, match=message):
+        fcgpu.train(data, **options)
+
+
+def test_numpys_numbers_are_numbers():
+    mine = fcgpu.Recipe(
+        batch=np.int64(5), hidden=np.array([5, 6]), seed=np.int32(3), learning_rate=np.float64(0.1),
+        shuffle=np.True_, dtype=np.float64,
+    )  # fmt: skip
+    assert mine == fcgpu.Recipe(batch=5, hidden=(5, 6), seed=3, learning_rate=0.1, shuffle=True, dtype="float64")
+    assert {type(v) for v in (mine.batch, mine.seed, *mine.hidden)} == {int}
+    assert learned(SIDE, threads=np.int64(2)).classes == (0, 1)
+
+
+def test_classes_of_more_than_64_bits_are_refused():
+    assert as_classes([np.float64(3)], "y") == (3,)
+    with pytest.raises(fcgpu.DataError, match="at most 64 bits"):
+        as_classes([2**64], "y")
+
+
+class TestEstimator:
+    @pytest.fixture(autouse=True)
+    def sklearn(self):
+        pytest.importorskip("sklearn")
+
+    @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+    @pytest.mark.parametrize("kind", ["-1 and 1", "text", "objects", "whole floats", "bool"])
+    def test_its_model_answers_as_it_does(self, kind, tmp_path):
+        y, _ = LABELS[kind]
+        fitted = fcgpu.MLPClassifier((6,), max_iter=60, random_state=0).fit(X, y)
+        fcgpu.save_model(fitted.model_, tmp_path / "m.safetensors")
+        found = fcgpu.load_model(tmp_path / "m.safetensors").predict(X.astype(fitted.coefs_[0].dtype))
+        np.testing.assert_array_equal(found, fitted.predict(X))
+
+    @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+    def test_whole_numbers_below_zero_are_features_like_others(self):
+        whole = np.random.default_rng(0).integers(-5, 6, (600, 8))
+        y = (whole[:, 0] < -2).astype(int) + (whole[:, 1] < 0)
+        fits = [
+            fcgpu.MLPClassifier((16,), random_state=0, max_iter=20, dtype="float64").fit(whole.astype(dtype), y)
+            for dtype in (np.int64, np.int8, np.float64)
+        ]
+        for other in fits[1:]:
+            np.testing.assert_allclose(other.loss_curve_, fits[0].loss_curve_, rtol=1e-9)
+
+    @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+    def test_a_type_of_numpys_is_a_type(self):
+        fitted = fcgpu.MLPClassifier((6,), max_iter=2, dtype=np.float32).fit(X, SIDE)
+        assert fitted.coefs_[0].dtype == np.float32
+        with pytest.raises(ValueError, match="dtype"):
+            fcgpu.MLPClassifier((6,), dtype=np.int32).fit(X, SIDE)
+
+    @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+    def test_numpys_true_stops_a_training_and_other_answers_do_not(self):
+        for answer, epochs in ((np.True_, 1), (True, 1), (np.False_, 3), (1.0, 3), (None, 3)):
+            fitted = fcgpu.MLPClassifier(
+                (6,), max_iter=3, callbacks=[lambda e, a=answer: a if isinstance(e, fcgpu.EpochEnded) else None]
+            )
+            assert fitted.fit(X, SIDE).n_iter_ == epochs
