@@ -221,3 +221,45 @@ def test_a_batch_without_any_weight_changes_nothing(path, monkeypatch):
     with_them = trained(data, sample_weight=weights, **options)
     without = trained(fcgpu.dataset(data.X[20:], data.y[20:], scale=data.scale), **options)
     np.testing.assert_allclose(with_them[0], without[0], rtol=0, atol=1e-12)
+
+
+def test_products_go_by_one_thread_while_other_programs_hold_threads_up(monkeypatch):
+    """By a clock that the calls themselves turn; pauses double where a thread is held up again right after one."""
+    now, asked, takes = [0.0], [], [50e-6]
+    real = blas._openblas("f")
+    if real is None or not real.gemm_batch:
+        pytest.skip("this NumPy's BLAS makes no products together")
+
+    def set_threads(n):
+        asked.append(n)
+        if n > 1:
+            now[0] += takes[0]
+
+    monkeypatch.setattr(blas, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(blas, "CROWD", blas.Crowd())
+    monkeypatch.setattr(blas, "_openblas", lambda kind: real._replace(set_threads=set_threads))
+    A, B = np.ones((128, 128), np.float32), np.ones((128, 128), np.float32)
+    made = [(A, B, np.empty_like(A)) for _ in range(2)]
+    call = blas.product(made, threads=2)
+
+    def threads():
+        asked.clear()
+        call()
+        assert (made[0][2] == 128).all()
+        return max(asked)
+
+    assert [threads() for _ in range(3)] == [2, 2, 2]
+    for pause in (blas.PAUSE, 2 * blas.PAUSE, 4 * blas.PAUSE):
+        takes[0] = 5e-3  # held up once
+        assert threads() == 2
+        takes[0] = 50e-6
+        assert threads() == 1
+        now[0] += 0.9 * pause
+        assert threads() == 1
+        now[0] += 0.2 * pause
+    assert [threads() for _ in range(3)] == [2, 2, 2]
+    now[0] += 100
+    takes[0] = 5e-3
+    assert threads() == 2
+    now[0] += 1.1 * blas.PAUSE
+    assert threads() == 2

@@ -8,9 +8,11 @@ are. OpenBLAS's threads take a piece within microseconds, Python's need some fif
 """
 
 import ctypes
+import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import pairwise
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +23,9 @@ from fcgpu.kernels.denormals import count_as_zero
 ROW_MAJOR, AS_IS, TRANSPOSED = 101, 111, 112  # CBLAS's enumerations
 LEAST = 1e6  # multiplications: OpenBLAS up to 0.3.31 crashes on less in a batch of products
 PIECE, PIECES = 3e6, 8  # multiplications that are worth a thread; how many pieces there are at most
+
+STALL = 2e-3  # seconds more than thrice its shortest time that a call on several threads takes where one was held up
+PAUSE, LONGEST = 0.05, 10.0  # seconds on one thread after that; how long they become where it happens again and again
 
 Product = tuple[Any, Any, Any]  # (A (m, k), B (k, n), C (m, n))
 
@@ -94,6 +99,27 @@ def _by_numpy(made: Sequence[Product], alpha: float, beta: float) -> None:
             C *= alpha
 
 
+class Crowd:
+    """Whether other programs want the processors, too: a thread that waits for another, which has none, does so for
+    milliseconds, a hundred times as long as some products take. Then they are made on one thread for a while.
+    """
+
+    def __init__(self) -> None:
+        self._until, self._pause = -math.inf, PAUSE
+
+    def is_there(self, now: float) -> bool:
+        return now < self._until
+
+    def met(self, now: float) -> None:
+        """A call was held up, and ended `now`. Where that follows a pause closely, the next one is twice as long."""
+        soon = now - self._until < 10 * self._pause
+        self._pause = min(2 * self._pause, LONGEST) if soon else PAUSE
+        self._until = now + self._pause
+
+
+CROWD = Crowd()
+
+
 class _OpenBLAS(NamedTuple):
     """Its functions for one type of numbers, and its types."""
 
@@ -133,12 +159,22 @@ def _together(blas: _OpenBLAS, made: Sequence[Product], alpha: float, beta: floa
         *matrices(2), blas.integer(count), each(blas.integer, lambda j: 1),
     )  # fmt: skip
 
+    shortest = math.inf
+
     def call(_: Any = made) -> None:  # which lives as long as their places are needed
+        nonlocal shortest
+        began = perf_counter()
+        alone = CROWD.is_there(began)
         zeros = count_as_zero(False)  # as in OpenBLAS's threads: the same bits in each
-        blas.set_threads(threads)
+        blas.set_threads(1 if alone else threads)
         make()
         blas.set_threads(1)
         count_as_zero(zeros)
+        if not alone:
+            ended = perf_counter()
+            if ended - began > 3 * shortest + STALL:
+                CROWD.met(ended)
+            shortest = min(shortest, ended - began)
 
     return call
 
