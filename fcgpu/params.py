@@ -11,6 +11,8 @@ from fcgpu.errors import ConfigError, choices
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
 
+LINE = 64  # bytes
+
 
 class Layer(NamedTuple):
     W: Any  # (..., n_in, n_out)
@@ -60,6 +62,14 @@ class Spec:
             views.append(Layer(W, b))
             at = end + n_out
         return views
+
+
+def aligned(n: int, dtype: Any) -> Any:
+    """n zeros on the host that begin where a vector of the processor, and a line of its caches, begin."""
+    size = n * np.dtype(dtype).itemsize
+    memory = np.zeros(size + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    return memory[start : start + size].view(dtype)
 
 
 class Padded:

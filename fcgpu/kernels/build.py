@@ -9,7 +9,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from packaging.tags import sys_tags
 from setuptools import Distribution, Extension
 
-MODULE, SOURCES = "fcgpu.kernels._native", ("native.c", "elementwise.h", "tiles.h", "tiles_float.h", "tiles_double.h")
+MODULE, SOURCE = "fcgpu.kernels._native", "native.c"
+HEADERS = ("elementwise.h", "passes.h", "tiles.h", "tiles_float.h", "tiles_double.h")
 # Numbers that are none, and errno of sqrt, are looked for by nobody while a loop runs: it may then go by vectors.
 OPTIONS = [] if sys.platform == "win32" else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 
@@ -35,7 +36,7 @@ class CompileHook(BuildHookInterface):  # type: ignore[misc]
 
 def compile_into(root: Path, macros: list[tuple[str, str]]) -> None:
     folder = root / "fcgpu" / "kernels"
-    source, *depends = (str(folder / name) for name in SOURCES)
+    source, *depends = (str(folder / name) for name in (SOURCE, *HEADERS))
     extension = Extension(
         MODULE, [source], depends=depends, define_macros=macros, extra_compile_args=OPTIONS, py_limited_api=True
     )

@@ -39,6 +39,26 @@ static ALWAYS ptrdiff_t label(Labels y, ptrdiff_t i) {
     }
 }
 
+#define MOST_LAYERS 64
+#if defined(__GNUC__) /* vectors as types */
+#define PASSES
+#endif
+
+typedef struct { /* a small batch, and the network that it goes through */
+    const char* X;
+    ptrdiff_t row, samples;
+    const ptrdiff_t *rows, *sizes; /* rows: NULL where they are the first ones of X */
+    int bytes, layers, activation, softmax;
+    double scale;
+    ptrdiff_t widest;
+    Labels y;
+    const void *targets, *weights;
+    ptrdiff_t step;
+    uint8_t* seen; /* is a feature of any sample not zero? */
+    ptrdiff_t* places;
+    void* room;
+} Batch;
+
 #define T float
 #define BITS uint32_t
 #define N(name) name##_float
@@ -56,6 +76,7 @@ static ALWAYS ptrdiff_t label(Labels y, ptrdiff_t i) {
 #define LOG logf
 #define SQRT sqrtf
 #include "elementwise.h"
+#include "passes.h"
 #undef T
 #undef BITS
 #undef N
@@ -90,6 +111,7 @@ static ALWAYS ptrdiff_t label(Labels y, ptrdiff_t i) {
 #define LOG log
 #define SQRT sqrt
 #include "elementwise.h"
+#include "passes.h"
 #include "tiles.h"
 
 typedef struct {
@@ -355,6 +377,87 @@ FUNCTION(load_tile) {
     DONE(done);
 }
 
+#ifdef PASSES
+/* The layers' sizes, of a whole array of them; False where they are none. */
+static int take_sizes(Batch* it, const Array* sizes) {
+    if (!(sizes->whole && sizes->type == 'b' && sizes->view.itemsize == sizeof(ptrdiff_t) && sizes->size >= 2 &&
+          sizes->size <= MOST_LAYERS))
+        return 0;
+    it->sizes = sizes->view.buf, it->layers = (int)sizes->size - 1;
+    for (int i = 0; i <= it->layers; i++) {
+        if (it->sizes[i] < 1) return 0;
+        if (i && it->sizes[i] > it->widest) it->widest = it->sizes[i];
+    }
+    return 1;
+}
+
+/* Bytes of room: for places and what is seen, and behind them for numbers. */
+static ptrdiff_t room_for_places(const Batch* it) {
+    ptrdiff_t places = it->sizes[0] + 1 + it->widest, bytes = places * (ptrdiff_t)sizeof(ptrdiff_t) + it->sizes[0];
+    return (bytes + 63) / 64 * 64;
+}
+
+static ptrdiff_t room_for(const Batch* it, int doubles) {
+    return room_for_places(it) + (doubles ? room_double(it) : room_float(it));
+}
+
+/* (sizes, samples, doubles) -> bytes of room. */
+FUNCTION(passes_room) {
+    TAKES(3);
+    Batch it = {0};
+    Array sizes = {0};
+    it.samples = PyLong_AsSsize_t(args[1]);
+    int doubles = PyObject_IsTrue(args[2]), done = open_array(args[0], &sizes, 0) && take_sizes(&it, &sizes);
+    ptrdiff_t bytes = done ? room_for(&it, doubles) : 0;
+    close_arrays(&sizes, 1);
+    if (!done && !PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "expected the sizes of a few layers");
+    return PyErr_Occurred() ? NULL : PyLong_FromSsize_t(bytes);
+}
+
+/* (X, indices or None, scale, sizes, activation, softmax, params, gradient, subtract, logits, y, weight, room):
+   gradient and logits are overwritten; to subtract, the first W's is subtracted from it instead. */
+FUNCTION(passes) {
+    TAKES(13);
+    Batch it = {0};
+    Compared c;
+    Array a[6] = {0};
+    Array *X = &a[0], *rows = &a[1], *sizes = &a[2], *params = &a[3], *gradient = &a[4], *room = &a[5];
+    it.scale = PyFloat_AsDouble(args[2]);
+    it.activation = (int)PyLong_AsLong(args[4]), it.softmax = PyObject_IsTrue(args[5]);
+    int subtract = PyObject_IsTrue(args[8]);
+    int done = open_compared(&c, args[9], NULL, args[10], args[11], NULL) && open_array(args[0], X, 0) &&
+               open_array(args[3], sizes, 0) && open_array(args[6], params, 1) && open_array(args[7], gradient, 1) &&
+               open_array(args[12], room, 1) && take_sizes(&it, sizes);
+    done = done && X->view.ndim == 2 && X->view.strides[1] == X->view.itemsize && params->type == c.Z.type &&
+           params->whole && is_like(gradient, params) && room->whole && room->view.itemsize == 1;
+    if (done) {
+        it.X = X->view.buf, it.row = X->view.strides[0], it.bytes = X->type == 'u' && X->view.itemsize == 1;
+        it.samples = c.n, it.y = c.labels, it.targets = c.targets, it.weights = c.weights, it.step = c.step;
+        ptrdiff_t size = 0;
+        for (int i = 0; i < it.layers; i++) size += (it.sizes[i] + 1) * it.sizes[i + 1];
+        done = (it.bytes || X->type == c.Z.type) && params->size == size && X->view.shape[1] == it.sizes[0] &&
+               c.k == it.sizes[it.layers] && room->size >= room_for(&it, c.Z.type == 'd');
+        it.places = room->view.buf;
+        it.seen = (uint8_t*)(it.places + it.sizes[0] + 1 + it.widest);
+        it.room = (char*)room->view.buf + room_for_places(&it);
+    }
+    if (done && args[1] == Py_None) {
+        done = X->view.shape[0] == c.n;
+    } else if (done) {
+        done = open_array(args[1], rows, 0) && rows->whole && rows->type == 'b' &&
+               rows->view.itemsize == sizeof(ptrdiff_t) && rows->size == c.n;
+        it.rows = rows->view.buf;
+        for (ptrdiff_t i = 0; done && i < rows->size; i++) done = it.rows[i] >= 0 && it.rows[i] < X->view.shape[0];
+    }
+    if (done && !PyErr_Occurred())
+        CALL(*params, passes, &it, params->view.buf, gradient->view.buf, subtract ? params->view.buf : NULL,
+             c.Z.view.buf);
+    close_compared(&c);
+    close_arrays(a, 6);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(done);
+}
+#endif
+
 /* (X, times, made): bytes (n, k) are made of times X (n, k), by rows; returns whether they are what it is, but for
    rounding, or None where it is not done. */
 FUNCTION(to_bytes) {
@@ -434,6 +537,10 @@ static PyMethodDef methods[] = {
     METHOD("adam", adam),
     METHOD("add_l2", add_l2),
     METHOD("load_tile", load_tile),
+#ifdef PASSES
+    METHOD("passes", passes),
+    METHOD("passes_room", passes_room),
+#endif
     METHOD("to_bytes", to_bytes),
     METHOD("multiply_bytes", multiply_bytes_),
     METHOD("has_tiles", has_tiles_),

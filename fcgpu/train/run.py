@@ -19,7 +19,9 @@ from fcgpu.optim.first_order import FirstOrder
 from fcgpu.optim.lbfgs import LBFGS
 from fcgpu.optim.schedules import SCHEDULES, Progress, warm_up
 from fcgpu.params import Spec, initial, weights_only
+from fcgpu.train import passes
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
+from fcgpu.train.passes import Passes
 from fcgpu.train.pixels import Pixels
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import KEYS, Recipe
@@ -77,9 +79,10 @@ class Run:
         self.drawn: Any = None
         self._again = again
         self.stairs = self.stream = widths = None
+        whole = not backend.on_gpu and passes.are_for(plan, spec, recipe, X)
         if not backend.on_gpu and isinstance(X, np.ndarray | Pixels):
             X = self._kept(X) if isinstance(X, Pixels) else X
-            self.stairs = staircase(X, plan, recipe.epochs, drawn=self.shuffled)
+            self.stairs = None if whole else staircase(X, plan, recipe.epochs, drawn=self.shuffled)
         if self.stairs is not None:
             samples, widths = self.stairs.samples, self.stairs.widths
             X = self._kept(self.stairs)
@@ -111,7 +114,7 @@ class Run:
             self.gpu.begin(self.rule, first)
             self.history = self.gpu.history
         else:
-            evaluate = SmallBatches if is_small(self.plan) else Evaluate
+            evaluate = Passes if whole else SmallBatches if is_small(self.plan) else Evaluate
             self.evaluate = evaluate(
                 spec, (X, y, None if weights is None else weights.reshape(-1, 1)), plan, backend, self.workers, recipe,
                 scale=scale, count=self.counts, ids=ids, widths=widths,

@@ -51,14 +51,7 @@ class SmallBatches(Evaluate):
     def __call__(self, rows: Any, n_rows: int) -> Any:
         """Fill gradient and penalty from the samples `rows`. Returns the penalty, or 0."""
         self.samples += n_rows
-        net, y = self.net, self.y[rows]
-        cuts = self._cuts(n_rows)
-        parts = [rows] if len(cuts) == 1 else [part_of(rows, start, stop) for start, stop in cuts]
-        widths = tuple(self._width(part) for part in parts)
-        tiles, work, layers, products = self._bound(n_rows, widths)
-        for part, tile, width in zip(parts, tiles, widths, strict=True):
-            self._load(part, tile, width)
-        net.rise(products, layers, work, self.keys, self._ids[rows] if net.dropout else None)
+        y = self.y[rows]
         if self.weights is None:
             share = weight = 1 / n_rows
             logits = self.kept.room(y)
@@ -68,11 +61,22 @@ class SmallBatches(Evaluate):
             logits = self.kept.room(y, weight * (n_rows / self.plan.samples))
         if self.factor is not None:
             weight = weight * self.factor
+        self._fill_all(rows, n_rows, y, weight, logits)
+        self._regularise(share)
+        return self.penalty if self._alpha else 0.0
+
+    def _fill_all(self, rows: Any, n_rows: int, y: Any, weight: Any, logits: Any) -> None:
+        """Fill gradient and logits (n_rows, n_outputs), the losses being multiplied by weight."""
+        net, cuts = self.net, self._cuts(n_rows)
+        parts = [rows] if len(cuts) == 1 else [part_of(rows, start, stop) for start, stop in cuts]
+        widths = tuple(self._width(part) for part in parts)
+        tiles, work, layers, products = self._bound(n_rows, widths)
+        for part, tile, width in zip(parts, tiles, widths, strict=True):
+            self._load(part, tile, width)
+        net.rise(products, layers, work, self.keys, self._ids[rows] if net.dropout else None)
         net.gradient_alone(products, layers[-1].b, work, y, weight, logits)
         if self.widths is not None and not self._subtracts:
             self._unused(widths[0]).fill(0)  # the rule has used the gradient up
-        self._regularise(share)
-        return self.penalty if self._alpha else 0.0
 
     def _load(self, rows: Any, tile: Any, width: int) -> None:
         """Overwrite the tile (n_rows, n_features) with the features of the rows, or with the first of them."""

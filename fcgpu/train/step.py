@@ -17,7 +17,7 @@ from fcgpu.kernels import dropout
 from fcgpu.kernels.denormals import as_zeros
 from fcgpu.network import Network, Workspace
 from fcgpu.optim.first_order import FirstOrder
-from fcgpu.params import Layer, Spec
+from fcgpu.params import Layer, Spec, aligned
 from fcgpu.train.kept import Kept
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
@@ -34,7 +34,7 @@ class Lane(NamedTuple):
 
     @classmethod
     def empty(cls, spec: Spec, dtype: Any, xp: Any) -> "Lane":
-        gradient = xp.zeros((spec.n_params,), dtype=dtype)
+        gradient = aligned(spec.n_params, dtype)
         return cls(gradient, _views(spec, gradient), xp.zeros((), dtype=np.float64), xp.zeros((), dtype=np.int64))
 
     def add(self, other: "Lane", spec: Spec, width: int) -> None:
@@ -80,7 +80,7 @@ class Evaluate:
         self.widths, self._greatest = widths, spec.sizes[0] if widths is None else int(widths.max())
         self.net, self.plan, self.workers, self.xp = Network(spec, backend, rates, scale), plan, workers, xp
         self.count, self.clip = count, recipe.gradient_clip
-        self.params = xp.zeros((spec.n_params,), dtype=dtype)
+        self.params = aligned(spec.n_params, dtype)
         self._layers = _views(spec, self.params)
         self._lanes = [Lane.empty(spec, dtype, xp) for _ in range(min(plan.held, plan.lanes))]
         self.gradient, _, self.loss, self.correct = self._lanes[0]  # the others are added into the first

@@ -1,0 +1,55 @@
+"""The smallest batches on the CPU: all passes of one are one call of C, which leaves out the pixels that are zero.
+
+On ten samples the products take no longer than Python's way from one to the next. `kernels/passes.h` has the formulas;
+what it is not written for goes the way of `SmallBatches`.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fcgpu.kernels import compiled
+from fcgpu.params import Spec, aligned
+from fcgpu.train.pixels import Pixels
+from fcgpu.train.plan import Plan
+from fcgpu.train.recipe import Recipe
+from fcgpu.train.small import SmallBatches, is_small
+
+MOST = 32  # samples; on 64 digits the products of `SmallBatches` take less time, on 48 as much
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # by their numbers in passes.h
+SOFTMAX = {"sigmoid": False, "softmax": True}  # outputs
+
+
+def are_for(plan: Plan, spec: Spec, recipe: Recipe, X: Any) -> bool:
+    """Is the plan one of the smallest batches, and are network and features such as passes.h is written for?"""
+    rows_in_one_piece = isinstance(X, Pixels) or (isinstance(X, np.ndarray) and X.strides[1] == X.itemsize)
+    return (
+        hasattr(compiled.native, "passes")
+        and is_small(plan)
+        and plan.batch <= MOST
+        and not recipe.dropout
+        and spec.activation in ACTIVATIONS
+        and spec.output in SOFTMAX
+        and rows_in_one_piece
+        and X.dtype in (np.uint8, np.dtype(recipe.dtype))
+    )
+
+
+class Passes(SmallBatches):
+    """`SmallBatches` of a run that they `are_for`, whose features are in the data's own order."""
+
+    def __init__(self, spec: Spec, *args: Any, **options: Any) -> None:
+        super().__init__(spec, *args, **options)
+        self._sizes = np.array(spec.sizes, np.intp)
+        self._kinds = ACTIVATIONS.index(spec.activation), SOFTMAX[spec.output]
+        bytes_needed = compiled.native.passes_room(self._sizes, self.plan.batch, self.params.dtype == np.float64)
+        self._room = aligned(bytes_needed, np.uint8)
+
+    def _fill_all(self, rows: Any, n_rows: int, y: Any, weight: Any, logits: Any) -> None:
+        there = isinstance(self.X, np.ndarray) and not isinstance(rows, slice)
+        X, indices = (self.X, rows) if there else (self.X[rows], None)
+        if not compiled.native.passes(
+            X, indices, self.net.scale, self._sizes, *self._kinds, self.params, self.gradient, self._subtracts,
+            logits, y, weight, self._room,
+        ):  # fmt: skip
+            super()._fill_all(rows, n_rows, y, weight, logits)
