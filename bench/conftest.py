@@ -1,5 +1,6 @@
-"""`pytest bench` measures: the project's own settings keep pytest-benchmark off, for the tests."""
+"""`pytest bench` measures, in one process: the project's own settings, which are for the tests, let it do neither."""
 
 
 def pytest_configure(config):
     config.option.benchmark_disable = False
+    config.option.dist, config.option.tx = "no", []  # pytest-benchmark is off where pytest-xdist is on

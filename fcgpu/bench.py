@@ -5,43 +5,60 @@ It prints nothing, and stopping it early leaves nothing behind. What stays out: 
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fcgpu.backend import Backend
 from fcgpu.data.dataset import Dataset, dataset
+from fcgpu.kernels import compiled, products
 from fcgpu.params import Spec
 from fcgpu.train import train
 from fcgpu.train.events import EpochEnded
 from fcgpu.train.plan import work_of
-from fcgpu.workers import cpu_count
+from fcgpu.train.plan_gpu import PIECES, why_layers
+from fcgpu.train.recipe import Recipe
+from fcgpu.workers import ONE_BLAS_THREAD, cpu_count
 
 HIDDEN = ((128, 64), (512, 256), (1024, 1024))
 BATCHES: tuple[int | str, ...] = (10, 128, 1024, "full")
 FEATURES, CLASSES = 784, 10
 SAMPLES = 8192  # of a full batch on the CPU, and of what mini-batches are taken from
 GPU_SAMPLES = 60_000
-PRODUCT = 2048  # rows and columns of the square matrices whose product gives the peak
+PRODUCT = 2048  # rows of the matrices whose product gives the peak, and columns of the square ones
+PRODUCTS_OF_PIECES = 6  # by which tensor cores make one of float32: see kernels/middle.py
 COPY_BYTES = 256 << 20  # beyond any cache
 EPOCHS = 1 << 16  # more than fit into the time of one measurement
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the hardware was seen to do: float32 operations and bytes (read and written) in a second, at best."""
+    """What the hardware was seen to do in a second, at best."""
 
     backend: Backend
-    flops: float
-    bandwidth: float
+    flops: float  # operations of products of float32
+    pixel_flops: float  # of pixels and float32, for which there may be a unit of its own
+    bandwidth: float  # bytes, read and written
+
+
+class Work(NamedTuple):
+    """What is timed for a limit: a call a core, and what all cores get done in it."""
+
+    amount: float
+    call: Callable[[int], Any]
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Training of one network with one batch size, float32, gradient descent. Shares are of the device's Limits."""
+    """Training of one network with one batch size, float32, gradient descent.
+
+    Shares are of the time that took: what the products, those of the first layer being of pixels, and the traffic would
+    take at the device's Limits.
+    """
 
     backend: Backend
     sizes: tuple[int, ...]
@@ -85,35 +102,88 @@ def traffic(spec: Spec, batch: int, itemsize: int, feature_size: int) -> float:
     return 2 * feature_size * spec.sizes[0] + 4 * itemsize * spec.n_params / batch
 
 
+def product_seconds(spec: Spec, limits: Limits) -> float:
+    """The least time for a sample's products: of pixels in the first layer, behind it of float32."""
+    first = 2 * 2.0 * spec.sizes[0] * spec.sizes[1]
+    return first / limits.pixel_flops + (work_of(spec, 1).flop - first) / limits.flops
+
+
 def _limits(backend: Backend, seconds: float) -> Limits:
     """Each core, or the GPU as a whole, multiplies and copies matrices of its own, all at the same time."""
-    xp, n = backend.xp, PRODUCT
     cores = 1 if backend.on_gpu else cpu_count()
+    floats, pixels = (_on_gpu if backend.on_gpu else _on_cpu)(backend, cores)
+    kinds = floats, pixels, [_copy(backend, cores)]
+    share = seconds / sum(map(len, kinds))
+    with _everywhere(cores) as run:
+        flops, pixel_flops, bandwidth = (
+            max((w.amount / _best(backend, lambda w=w: run(w.call), share) for w in works), default=0.0)
+            for works in kinds
+        )
+    if backend.on_gpu:
+        flops = max(flops, pixel_flops * PIECES["float32"] / PRODUCTS_OF_PIECES)
+    return Limits(backend, flops, pixel_flops or flops, bandwidth)
+
+
+def _on_cpu(backend: Backend, cores: int) -> tuple[list[Work], list[Work]]:
+    """Products of float32, as large as a BLAS likes them and of a first layer; those of such a layer with pixels, both
+    ways, where the processor has a unit for them.
+    """
+    random, n, units = np.random.default_rng(0), PRODUCT, HIDDEN[0][0]
+    A, B = (random.random((n, n), np.float32) for _ in range(2))
+    X = random.integers(0, 256, (n, FEATURES), np.uint8)
+    W, dZ = (random.random((rows, units), np.float32) for rows in (FEATURES, n))
+    F = X.astype(np.float32)
+    C, Z, dW = (np.empty((cores, *shape), np.float32) for shape in (A.shape, dZ.shape, W.shape))
+    square, layer = 2.0 * n**3 * cores, 2.0 * X.size * units * cores
+    floats = [
+        Work(square, lambda core: np.matmul(A, B, out=C[core])),
+        Work(layer, lambda core: np.matmul(F, W, out=Z[core])),
+    ]
+    if not compiled.multiplies_bytes():
+        return floats, []
+    multiply = compiled.native.multiply_bytes
+    return floats, [
+        Work(layer, lambda core: multiply(X, W, Z[core], 1.0, False)),
+        Work(layer, lambda core: multiply(X.mT, dZ, dW[core], 1.0, False)),
+    ]
+
+
+def _on_gpu(backend: Backend, cores: int) -> tuple[list[Work], list[Work]]:
+    """Products of float32, and those of pieces that tensor cores make of pixels and float32, where they can."""
+    xp, n = backend.xp, PRODUCT
     host = np.random.default_rng(0).random((n, n), np.float32)
-    A, B = backend.to_device(host), backend.to_device(host.T.copy())
-    products = [xp.empty((n, n), dtype=A.dtype) for _ in range(cores)]
-    source, target = (xp.empty((COPY_BYTES,), dtype=np.uint8) for _ in range(2))
+    A, C = backend.to_device(host), xp.empty((n, n), dtype=np.float32)
+    floats = [Work(2.0 * n**3, lambda core: xp.matmul(A, A, out=C))]
+    network = Spec((FEATURES, *HIDDEN[0], CLASSES))
+    if why_layers(network, Recipe(), np.empty((1, FEATURES), np.uint8), cut=False, xp=xp):
+        return floats, []
+    from ml_dtypes import bfloat16
+
+    product, halves = products.cupys(xp), backend.to_device(host.astype(bfloat16))
+    return floats, [Work(2.0 * n**3 / PIECES["float32"], lambda core: product(halves, halves, C))]
+
+
+def _copy(backend: Backend, cores: int) -> Work:
+    """Bytes read and written."""
+    source, target = (backend.xp.empty((COPY_BYTES,), dtype=np.uint8) for _ in range(2))
     source.fill(1)  # pages that nobody wrote are not in memory yet
     size = -(-COPY_BYTES // cores)
     parts = [slice(start, start + size) for start in range(0, COPY_BYTES, size)]
 
-    def multiply(core: int) -> None:
-        xp.matmul(A, B, out=products[core])
-
     def move(core: int) -> None:
         target[parts[core]] = source[parts[core]]
 
-    if backend.on_gpu:
-        product, copy = (_best(backend, lambda work=work: work(0), seconds / 2) for work in (multiply, move))
-    else:
-        from threadpoolctl import threadpool_limits
+    return Work(2.0 * COPY_BYTES, move)
 
-        with ThreadPoolExecutor(cores) as pool, threadpool_limits(1, "blas"):
-            product, copy = (
-                _best(backend, lambda work=work: list(pool.map(work, range(cores))), seconds / 2)
-                for work in (multiply, move)
-            )
-    return Limits(backend, 2 * n**3 * cores / product, 2 * COPY_BYTES / copy)
+
+@contextmanager
+def _everywhere(cores: int) -> Iterator[Callable[[Callable[[int], None]], Any]]:
+    """Calls a function with 0, 1, ..., a core each, all at the same time."""
+    if cores == 1:
+        yield lambda call: call(0)
+        return
+    with ThreadPoolExecutor(cores) as pool, ONE_BLAS_THREAD:
+        yield lambda call: list(pool.map(call, range(cores)))
 
 
 def _best(backend: Backend, work: Any, seconds: float) -> float:
@@ -163,6 +233,6 @@ def _throughput(
     rate = samples / spent
     return Throughput(
         backend, spec.sizes, batch, samples, spent,
-        rate * work_of(spec, 1).flop / limits.flops,
+        rate * product_seconds(spec, limits),
         rate * traffic(spec, rows, 4, data.X.itemsize) / limits.bandwidth,
     )  # fmt: skip

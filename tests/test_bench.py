@@ -2,7 +2,10 @@
 
 import dataclasses
 import itertools
+import json
 import os
+import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -10,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+from command import ROOT
 
 import fcgpu
 from bench import measure, race
@@ -294,3 +298,22 @@ def test_a_line_that_is_no_row_is_named(tmp_path):
     path.write_text('{"case": "full"}\n[]\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"rows.jsonl, line 2: not a row"):
         read([path])
+
+
+def test_the_readmes_command_measures_under_pytest_benchmark(tmp_path):
+    """On a suite of one benchmark, with the project's own settings."""
+    (tmp_path / "bench").mkdir()
+    for name in ("pyproject.toml", "bench/conftest.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "bench/test_one.py").write_text("def test_one(benchmark):\n    benchmark(len, 'x')\n", encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    line = next(line for line in readme.splitlines() if line.startswith("pytest bench "))
+    clean = {
+        key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")
+    }  # the test's own workers'
+    command = [sys.executable, "-m", *shlex.split(line, comments=True)]
+    done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = json.loads((tmp_path / "today.json").read_text())["benchmarks"]
+    assert found["name"] == "test_one"
+    assert found["stats"]["rounds"] > 1

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from command import call
@@ -43,9 +44,53 @@ def test_limits_come_first_and_then_every_network_and_batch(small):
     for row in rest:
         assert row.samples % 64 == 0
         assert row.seconds >= 0.01
-        assert row.compute_share == pytest.approx(
-            row.samples_per_second * bench.work_of(fcgpu.Spec(row.sizes), 1).flop / first.flops
-        )
+        seconds = bench.product_seconds(fcgpu.Spec(row.sizes), first)
+        assert row.compute_share == pytest.approx(row.samples_per_second * seconds)
+
+
+def test_products_of_pixels_have_a_limit_of_their_own():
+    limits = Limits(fcgpu.choose("cpu"), flops=12.0, pixel_flops=48.0, bandwidth=1.0)
+    first, behind = 2 * 2 * (3 * 2), 3 * 2 * (2 * 4)  # forward and weights; and what is below
+    assert bench.product_seconds(fcgpu.Spec((3, 2, 4)), limits) == first / 48 + behind / 12
+
+
+def timed(monkeypatch, seconds):
+    """The works of a limit are each done once, and are said to take so long, one after the other."""
+    made_up = iter(seconds)
+
+    def best(backend, work, share):
+        work()
+        return next(made_up)
+
+    monkeypatch.setattr(bench, "_best", best)
+
+
+def test_the_limit_of_pixels_is_that_of_the_unit_which_multiplies_them(small, monkeypatch):
+    called = []
+    unit = SimpleNamespace(multiply_bytes=lambda A, B, C, alpha, add: called.append((A.shape, B.shape, C.shape)))
+    monkeypatch.setattr(bench, "compiled", SimpleNamespace(native=unit, multiplies_bytes=lambda: True))
+    monkeypatch.setattr(bench, "cpu_count", lambda: 2)
+    timed(monkeypatch, [8.0, 64.0, 4.0, 2.0, 1.0])  # two products of float32, two of bytes, a copy
+    limits = bench._limits(fcgpu.choose("cpu"), 1.0)
+    layer, square = 2 * 2 * 16 * 784 * 128, 2 * 2 * 16**3
+    assert (limits.flops, limits.pixel_flops) == (max(square / 8, layer / 64), layer / 2)
+    assert called == [((16, 784), (784, 128), (16, 128))] * 2 + [((784, 16), (16, 128), (784, 128))] * 2
+    monkeypatch.setattr(bench, "compiled", SimpleNamespace(multiplies_bytes=lambda: False))
+    timed(monkeypatch, [8.0, 64.0, 1.0])
+    limits = bench._limits(fcgpu.choose("cpu"), 1.0)
+    assert limits.pixel_flops == limits.flops
+
+
+def test_the_limits_of_a_gpu_are_those_of_its_tensor_cores(small, monkeypatch):
+    """A product with pixels is three of bfloat16, and one of float32 behind the first layer six."""
+    pytest.importorskip("ml_dtypes")
+    timed(monkeypatch, [4.0, 0.25, 1.0])
+    limits = bench._limits(double_backend(on_chip=True), 1.0)
+    assert limits.pixel_flops == pytest.approx(2 * 16**3 / 3 / 0.25)
+    assert limits.flops == pytest.approx(2 * 16**3 / 6 / 0.25)
+    timed(monkeypatch, [4.0, 1.0])
+    limits = bench._limits(double_backend(), 1.0)
+    assert limits.pixel_flops == limits.flops == 2 * 16**3 / 4
 
 
 def test_a_gpu_is_measured_by_the_same_words(small, monkeypatch):
@@ -74,7 +119,7 @@ def test_the_first_epoch_is_left_out_and_the_clock_read_when_the_loss_is_there(s
             yield fcgpu.EpochEnded(epoch, 1000, epoch, 0.0, 0, 0.1, None, fetch, None, None, None, 64, True)
 
     monkeypatch.setattr(bench, "train", train)
-    monkeypatch.setattr(bench, "_limits", lambda backend, seconds: Limits(backend, 1e9, 1e9))
+    monkeypatch.setattr(bench, "_limits", lambda backend, seconds: Limits(backend, 1e9, 1e9, 1e9))
     _, row = bench.measure([cpu], seconds=3.0, hidden=((8,),), batches=("full",))
     assert (row.samples, row.seconds) == (7 * 64, 3.5)  # epochs 2 to 8
 
@@ -110,7 +155,7 @@ def test_two_devices_stand_side_by_side(monkeypatch):
 
     def measure(backends, **options):
         for backend, rate in zip((cpu, gpu), (1000, 25_000), strict=True):
-            yield Limits(backend, 1e9, 1e9)
+            yield Limits(backend, 1e9, 1e9, 1e9)
             yield Throughput(backend, (784, 8, 10), 128, rate, 1.0, 0.5, 0.25)
 
     monkeypatch.setattr("fcgpu.cli.bench.choose", {"cpu": cpu, "cuda": gpu}.get)
@@ -122,13 +167,13 @@ def test_two_devices_stand_side_by_side(monkeypatch):
 
 def test_ctrl_c_shows_what_is_known(monkeypatch):
     def measure(backends, **options):
-        yield Limits(backends[0], 5e9, 1e9)
+        yield Limits(backends[0], 5e9, 6e9, 1e9)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fcgpu.cli.bench.measure", measure)
     said = call("bench", "--device", "cpu")
     assert said.code == 130
-    assert "matrix product 5 GFLOP/s" in said.out
+    assert "matrix product 5 GFLOP/s in float32, 6 with pixels" in said.out
     assert "stopped" in said.err
 
 

@@ -320,6 +320,7 @@ def test_every_command_explains_itself():
     options = ran("train", "--help").out
     for key in set(KEYS) - {"data", "description"}:
         assert "--" + key.replace("_", "-") in options
+    assert "with the label in the first column, a .npz file of arrays X and y" in " ".join(options.split())
 
 
 def test_ctrl_c_ends_the_epoch_and_leaves_a_model(data, tmp_path):

@@ -275,6 +275,12 @@ def test_cuda_where_there_is_none(here):
         ((*TRAIN, "--epoch", "5"), "fcgpu train: error: --epoch is not an option; did you mean '--epochs'"),
         ((*TRAIN, "--momentun=0.5"), "--momentun is not an option; did you mean '--momentum'"),
         ((*TRAIN, "--zzz"), "--zzz is not an option .see fcgpu train --help"),
+        ((*TRAIN, "--description=x"), "--description is not an option; it is for the TOML file of a recipe .see"),
+        (
+            ("train", "--data", "x"),
+            "--data is not an option; the data are a word of their own, with no option",
+        ),
+        (("evaluate", "model", "--data=x"), "fcgpu evaluate: error: --data is not an option; the data are a word of"),
         ((*TRAIN, "more"), "'more' is more than fcgpu train takes"),
         (("train", "--epochs"), "--epochs: expected one argument"),
         (

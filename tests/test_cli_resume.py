@@ -92,6 +92,60 @@ def test_another_recipe_or_other_data_are_refused_with_what_differs(here):
     refused(resume(here / "run"), r"recipe.toml: not the recipe of the run: epochs=12 \(was 9\)")
 
 
+def contents(run):
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_without_a_checkpoint_keeps_its_model(here):
+    assert call(*words(here)).code == 0
+    before = contents(here / "run")
+    refused(resume(here / "run"), "run: the run is finished and .* start a new run: fcgpu train --recipe .* --epochs N")
+    refused(call("train", "deep", "--resume", here / "run"), "other data than the run's: deep, was .*d.csv; leave deep")
+    refused(resume(here / "run", "--epochs", 18), r"not the recipe of the run: epochs=18 \(was 9\)")
+    (here / "run/result.json").unlink()
+    refused(resume(here / "run"), "the run ended with a model and has no checkpoint")
+    assert contents(here / "run") | {here / "run/result.json": before[here / "run/result.json"]} == before
+    again = ("--recipe", here / "run/recipe.toml", "--epochs", 18, "--device", "cpu", "--quiet", "--out", here / "more")
+    assert call("train", *again).code == 0
+
+
+def test_an_unfinished_run_without_a_checkpoint_begins_again_and_says_so(here):
+    run = here / "run"
+    assert call(*words(here)).code == 0
+    model = (run / "model.safetensors").read_bytes()
+    for name in ("model.safetensors", "result.json"):
+        (run / name).unlink()
+    (run / "history.jsonl").write_text("".join((run / "history.jsonl").read_text().splitlines(keepends=True)[:4]))
+    refused(call("train", "deep", "--resume", run), "other data than the run's: deep, was")
+    result = resume(run)
+    assert (result.code, result.err) == (0, f"fcgpu: no checkpoint in {run}: beginning again with epoch 1 of 9\n")
+    assert (run / "model.safetensors").read_bytes() == model
+    assert [json.loads(line)["epoch"] for line in (run / "history.jsonl").read_text().splitlines()] == list(
+        range(1, 10)
+    )
+
+
+@pytest.mark.parametrize("every", [0, 1])
+def test_a_resume_that_is_refused_changes_nothing(here, every):
+    """Not even what a killed process left half written: a torn line, a temporary file."""
+    run = here / "run"
+    assert call(*words(here, "--checkpoint-every", every)).code == 0
+    if not every:
+        (run / "model.safetensors").unlink()  # else the run is finished
+    with (run / "history.jsonl").open("a") as file:
+        file.write('{"epo')
+    for folder in {run, run / "checkpoints"} & {run, *run.iterdir()}:
+        (folder / ".model.safetensors.01234567.tmp").write_text("half")
+    before = contents(run)
+    for more in (("--learning-rate", 0.5), ("--device", "cuda:99"), ("--memory", "1KB"), ("--threads", 0)):
+        assert call("train", "--resume", run, *more).code == 2
+    for data in ("deep", here / "none.csv"):
+        assert call("train", data, "--resume", run, "--device", "cpu").code == 2
+    (here / "d.csv").write_text("0,x\n")
+    assert resume(run).code == 2
+    assert contents(run) == before
+
+
 def test_what_is_no_run_directory_is_refused(here):
     refused(resume(here / "none"), "expected the folder of an earlier run")
     refused(resume(here), "neither recipe.toml nor checkpoints")

@@ -207,6 +207,7 @@ def test_idx_round_trip(tmp_path, pack, suffix):
         ("plain.csv", csv(TABLE)),
         ("newline.csv", csv(TABLE) + b"\n\n"),
         ("header.csv", b"label," + ",".join(map(str, range(20))).encode() + b"\n" + csv(TABLE)),
+        ("named.csv", b"Label,y," + b",".join([b"target"] * 19) + b"\n" + csv(TABLE)),
         ("index.csv", b'"",' + b",".join([b'"pixel"'] * 20) + b"\n" + csv(TABLE)),
         ("crlf.csv", csv(TABLE, "\r\n")),
         ("bom.csv", b"\xef\xbb\xbf" + csv(TABLE)),
@@ -373,7 +374,15 @@ def test_idx_that_claims_too_much_is_refused_before_it_is_allocated(tmp_path, pa
         (b"label,a,b\n\n1,2,3\n4,5,6,7\n", ", line 4: 4 values; expected 3"),
         (b"a,b\n1,2,3\n", ", line 2: 3 values; expected 2"),
         (b"1,2,3\n4,dog,6\n", ", line 2, column 2: 'dog'; expected a number"),
-        (b"1,2,3\ncat,5,6\n", ", line 2, column 1: 'cat'; expected a number"),
+        (
+            b"1,2,3\ncat,5,6\n",
+            ", line 2, column 1: 'cat'; expected a number: write numbers for labels that are text",
+        ),
+        (
+            b"id,a,b,Class\n1,2,3,0\n",
+            ": column 4 is named Class, and column 1, id, is taken for the label; put",
+        ),
+        (b'"a","y",b\n1,2,3\n', ": column 2 is named .y., and column 1, .a., is taken for"),
         (b"label,a,b\n1,2,3\n4,5,dog\n", ", line 3, column 3: 'dog'; expected a number"),
         (b",2,3\n4,5,6\n", ", line 1, column 1: ''; expected a number"),
         (b"1,2,x\n4,5,6\n", ", line 1, column 3: 'x'; expected a number"),
@@ -502,7 +511,7 @@ def test_files_of_another_kind(tmp_path):
     ("name", "content"),
     [
         ("x.csv", csv(ROWS)),
-        ("header.csv", b"a" + b",b" * 19 + b"\n" + csv(ROWS)),
+        ("header.csv", b"a" + b",y" * 19 + b"\n" + csv(ROWS)),
         ("labelled.csv", csv(TABLE)),
         ("packed.csv.gz", packed(csv(TABLE))),
         ("x.npy", npy(ROWS)),
@@ -524,6 +533,7 @@ def test_features_from_tables(tmp_path, name, content):
     ("name", "content", "message"),
     [
         ("x.csv", csv(TABLE), "21 columns don't match the model: expected 30 features, or 31 columns"),
+        ("last.csv", b"a" + b",b" * 29 + b",target\n" + csv(np.ones((2, 31))), "column 31 is named target"),
         ("x.npy", npy(TABLE), "21 features don't match the model: expected 30"),
         ("x.npz", npz(X=PIXELS), "20 features don't match the model: expected 30"),
         ("y.npz", npz(a=ROWS, b=ROWS), "no array X, found a, b"),

@@ -66,6 +66,7 @@ def _limits(limits: list[Limits]) -> list[dict[str, Any]]:
             "device": limit.backend.device,
             "hardware": limit.backend.hardware,
             "product_flops": limit.flops,
+            "pixel_product_flops": limit.pixel_flops,
             "copy_bytes_per_second": limit.bandwidth,
         }
         for limit in limits
@@ -93,7 +94,8 @@ def _show(limits: list[Limits], found: list[Throughput], missing: str) -> None:
     for limit in limits:
         console.print(
             f"{limit.backend.device}, {limit.backend.hardware}: matrix product {limit.flops / 1e9:,.0f} GFLOP/s in "
-            f"float32, memory copy {limit.bandwidth / 1e9:,.1f} GB/s read and written",
+            f"float32, {limit.pixel_flops / 1e9:,.0f} with pixels, memory copy {limit.bandwidth / 1e9:,.1f} GB/s read "
+            "and written",
             soft_wrap=True,
         )
     if missing:
@@ -101,7 +103,7 @@ def _show(limits: list[Limits], found: list[Throughput], missing: str) -> None:
     if not found:
         return
     devices = list(dict.fromkeys(row.backend.device for row in found))
-    table = Table(title="float32, samples/s (share of product, of copy)", title_justify="left")
+    table = Table(title="float32, samples/s (share of products, of copy)", title_justify="left")
     table.add_column("network", no_wrap=True)
     table.add_column("batch", justify="right")
     for device in devices:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fcgpu.errors import CheckpointError
-from fcgpu.formats.atomic import cannot_write, remove_leftovers
+from fcgpu.formats.atomic import cannot_write
 from fcgpu.train.checkpoint import Checkpoint, load, save
 
 FOLDER = "checkpoints"
@@ -60,11 +60,10 @@ class Checkpoints:
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest that loads, and what was wrong with newer ones; None where there is none.
 
-        Removes what a killed process left half written. Raises CheckpointError where there are some and none loads.
+        Raises CheckpointError where there are some and none loads.
         """
         found: Checkpoint | None = None
         wrong: list[CheckpointError] = []
-        remove_leftovers(self.folder)
         for epoch in sorted(self._epochs(), reverse=True):
             try:
                 checkpoint = load(self._path(epoch))

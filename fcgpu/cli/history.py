@@ -52,6 +52,14 @@ class History:
     def resume(self, epochs: int) -> None:
         """Go on behind the file's last whole line; what a killed process left of another is cut off.
 
+        Raises CheckpointError as `whole` does, and where the system refuses.
+        """
+        self.last, size = self.whole(epochs)
+        self._cut(size)
+
+    def whole(self, epochs: int) -> tuple[int, int]:
+        """The epoch of the file's last whole line, and where that line ends. Changes nothing.
+
         Raises CheckpointError where the file is no history, or ends before `epochs`.
         """
         last = size = 0
@@ -60,12 +68,11 @@ class History:
                 if epoch != number:
                     raise CheckpointError(f"{self.path}, line {number}: epoch {epoch}, expected {number}: put it back")
                 last, size = epoch, end
-            self._cut(size)
         if last < epochs:
             raise CheckpointError(
                 f"{self.path}: ends at epoch {last}, and the checkpoint is of epoch {epochs}; put the history back"
             )
-        self.last = last
+        return last, size
 
     def cut(self, epochs: int) -> None:
         """Forget the lines after `epochs`, which a run is going to run anew and otherwise. Raises CheckpointError."""
@@ -76,7 +83,7 @@ class History:
 
     def _cut(self, size: int) -> None:
         try:
-            if os.path.getsize(self.path) > size:  # noqa: PTH202
+            if os.path.lexists(self.path) and os.path.getsize(self.path) > size:  # noqa: PTH202
                 os.truncate(self.path, size)
         except OSError as error:
             raise cannot_write(self.path, error) from error

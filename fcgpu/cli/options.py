@@ -12,7 +12,10 @@ from fcgpu.train.recipe import KEYS
 from fcgpu.version import __version__
 
 FIRST = ("hidden", "activation", "output", "optimizer", "learning_rate", "epochs", "batch", "dtype", "seed")
-NOT_OPTIONS = ("description", "data")  # the data are given as DATA
+NOT_OPTIONS = {  # keys of a recipe, and where they are given instead
+    "description": "it is for the TOML file of a recipe",
+    "data": "the data are a word of their own, with no option before it",
+}
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -27,8 +30,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if wrong := re.search(r"unrecognized arguments: (-\S+)", message):
             word = wrong[1].split("=")[0]
-            near = nearest(word, (text for action in self._actions for text in action.option_strings))
-            message = f"{word} is not an option; {near}" if near else f"{word} is not an option"
+            message = f"{word} is not an option; {self._instead_of(word)}".removesuffix("; ")
         elif wrong := re.search(r"unrecognized arguments: (.+)", message):
             message = f"{wrong[1]!r} is more than {self.prog} takes"
         elif wrong := re.match("argument COMMAND: invalid choice: (['\"])(.*?)\\1", message):
@@ -37,6 +39,13 @@ class Parser(argparse.ArgumentParser):
             message = f"no command given; choose from {', '.join(self.commands())}"
         say(f"{self.prog}: error: {' '.join(message.split())} (see {self.prog} --help)")
         sys.exit(2)
+
+    def _instead_of(self, word: str) -> str:
+        """What to write in the place of this option that there is not; empty where nothing is near."""
+        key, known = word.removeprefix("--"), [action.dest for action in self._actions]
+        if key in NOT_OPTIONS and "data" in known:
+            return NOT_OPTIONS[key]
+        return nearest(word, (text for action in self._actions for text in action.option_strings))
 
     def commands(self) -> dict[str, "Parser"]:
         return next(a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction))
@@ -114,7 +123,10 @@ PROBA = (
     "add the probability of each class, separated by tabs; of three or more classes with output sigmoid each stands "
     "alone, and they need not sum to 1"
 )
-DATA = "mnist, another data set's name, a folder of IDX files or of images, a .csv, .npy or .npz file"
+DATA = (
+    "mnist, another data set's name, a folder of IDX files or of images, a .csv or .npy file of numbers with the label "
+    "in the first column, a .npz file of arrays X and y, with X_test and y_test if there are any"
+)
 
 
 def _train(commands: Any) -> None:

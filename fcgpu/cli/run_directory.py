@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -77,7 +78,7 @@ class RunDirectory:
             self._checkpoints.save(checkpoint)
 
     def latest(self) -> tuple[Checkpoint | None, Recipe, list[str]]:
-        """The checkpoint to go on from, the run's recipe, and what was wrong with newer checkpoints.
+        """The checkpoint to go on from, the run's recipe, and what was wrong with newer checkpoints. Changes nothing.
 
         Raises CheckpointError where none of several loads, the recipe is not that of the checkpoint, or the history
         does not reach it; ConfigError where there is neither checkpoint nor recipe.
@@ -86,14 +87,35 @@ class RunDirectory:
         if found is None and not (self.path / RECIPE).exists():
             raise ConfigError(f"{self.path}: neither {RECIPE} nor checkpoints; expected a run directory")
         recipe = load_recipe(self.path / RECIPE) if found is None or (self.path / RECIPE).exists() else found.recipe
-        if found is None:
-            self.history.cut(0)
-        elif recipe != found.recipe:
-            words = differing(found.recipe, vars(recipe))
-            raise CheckpointError(f"{self.path / RECIPE}: not the recipe of the run: {words}; put it back")
-        else:
-            self.history.resume(found.state.epochs)
+        if found is not None:
+            if recipe != found.recipe:
+                words = differing(found.recipe, vars(recipe))
+                raise CheckpointError(f"{self.path / RECIPE}: not the recipe of the run: {words}; put it back")
+            self.history.whole(found.state.epochs)
         return found, recipe, wrong
+
+    def check_begins_anew(self) -> None:
+        """Raises CheckpointError where a run without a checkpoint has a model, which epochs from 1 on would replace."""
+        if self.model.exists():
+            ended = "is finished" if (self.path / RESULT).exists() else "ended with a model"
+            again = f"fcgpu train --recipe {shlex.quote(str(self.path / RECIPE))} --epochs N"
+            raise CheckpointError(
+                f"{self.path}: the run {ended} and has no checkpoint to go on from; for more epochs start a new run: "
+                f"{again}"
+            )
+
+    def go_on(self, epochs: int) -> "RunDirectory":
+        """Make the folder ready for the epochs after these, all else being checked: until then nothing in it changes.
+
+        Raises CheckpointError where the history does not reach so far, or the system refuses.
+        """
+        if epochs:
+            self.history.resume(epochs)
+        else:
+            self.history.cut(0)
+        for folder in (self.path, self._checkpoints.folder):
+            remove_leftovers(folder)
+        return self
 
     def halve(self, halvings: int) -> Checkpoint | None:
         """The last good checkpoint, its learning rate halved so often, also on the disk; and the history up to it.
@@ -164,7 +186,7 @@ def create(path: str | None, recipe: Recipe, room: int, every: Every = NEVER, ke
 
 
 def reopen(path: str, every: Every = NEVER, keep: int = 1) -> RunDirectory:
-    """The folder of an earlier run.
+    """The folder of an earlier run, in which nothing changes before `go_on`.
 
     Raises ConfigError where it is none; CheckpointError where a run writes there, or its checkpoints lie elsewhere.
     """
@@ -175,7 +197,6 @@ def reopen(path: str, every: Every = NEVER, keep: int = 1) -> RunDirectory:
         raise CheckpointError(f"{folder / CHECKPOINTS}: a link; expected a folder: put the run's own in its place")
     with _refused(folder, lambda: None):
         lock = Lock(folder)
-    remove_leftovers(folder)
     return RunDirectory(folder, lock, every, keep)
 
 

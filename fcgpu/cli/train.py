@@ -61,7 +61,11 @@ def train(args: Namespace) -> int:
         for line in wrong:
             say(f"fcgpu: warning: {line}; going on from the checkpoint before it")
         _check_same_recipe(args, recipe)
-        return Job(args, recipe, checkpoint).run(lambda room: directory)
+        if checkpoint is None:
+            _check_same_source(args, recipe)
+            directory.check_begins_anew()
+        done = 0 if checkpoint is None else checkpoint.state.epochs
+        return Job(args, recipe, checkpoint).run(lambda room: directory.go_on(done))
 
 
 class Job:
@@ -87,6 +91,8 @@ class Job:
         if checkpoint is not None:
             check_cut(args.resume, checkpoint, self.cut)
             say(f"fcgpu: going on after epoch {checkpoint.state.epochs} of {recipe.epochs}")
+        elif args.resume is not None:
+            say(f"fcgpu: no checkpoint in {args.resume}: beginning again with epoch 1 of {recipe.epochs}")
 
     def run(self, directory: Callable[[int], RunDirectory]) -> int:
         args, recipe, data = self.args, self.recipe, self.data
@@ -186,6 +192,15 @@ def _check_same_recipe(args: Namespace, recipe: Recipe) -> None:
         given = vars(load_recipe(args.recipe).but(**given)) | {"data": recipe.data}
     if words := differing(recipe, given):
         raise ConfigError(f"{args.resume}: not the recipe of the run: {words}; leave these away, or start a new run")
+
+
+def _check_same_source(args: Namespace, recipe: Recipe) -> None:
+    """Raises CheckpointError where other data are named than the run's: without a checkpoint a name is all there is."""
+    if args.data is not None and (given := _source(args.data)) != recipe.data:
+        raise CheckpointError(
+            f"{args.resume}: other data than the run's: {given}, was {recipe.data}; leave {args.data} away, or start a "
+            "new run"
+        )
 
 
 def _source(text: str) -> str:

@@ -32,8 +32,8 @@ def load(source: PathLike, *, image_size: Sequence[int] | None = None, memory_bu
     """The samples and labels of a name in NAMED or of a path; a name wins over a file of that name (write ./mnist).
 
     A path is a folder of IDX files with MNIST's names; a folder of images with one sub-folder a class, or with `train`
-    and `test` that hold such sub-folders; .csv or .csv.gz, label first, header optional; .npy, label in the first
-    column; .npz with X, y and optionally X_test, y_test, or with Keras's x_train, y_train, x_test, y_test.
+    and `test` that hold such sub-folders; .csv or .csv.gz of numbers, label first, header optional; .npy, label in the
+    first column; .npz with X, y and optionally X_test, y_test, or with Keras's x_train, y_train, x_test, y_test.
 
     image_size : (height, width) that the pictures of a folder are resized to; without it they must be of one size.
     memory_budget : bytes; None for half of what is free. A .npy of more than half of it stays on disk, and X is a

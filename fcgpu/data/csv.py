@@ -24,6 +24,7 @@ CSV_BLOCK = 1 << 18  # bytes parsed at once: bounds the temporary memory
 MAX_LINE = 4 << 20  # bytes
 MOST_THREADS = 8  # each holds a block and its numbers
 BOM = b"\xef\xbb\xbf"
+LABEL = ("label", "class", "target", "y")  # what a header calls it
 
 
 def load_csv(path: Path) -> Dataset:
@@ -39,7 +40,7 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
     The first column is the label, unless `n_features` is given and is the number of columns: then y is None.
 
     Raises DataError, with line and column: ragged, not a number, not finite; no samples, no features, not text;
-    neither n_features columns nor one more.
+    neither n_features columns nor one more; a header that names another column than the first as one of LABEL.
     """
     with _csv_bytes(path) as read, closing(Workers(min(MOST_THREADS, cpu_count()))) as workers:
         start = next((line for line in _blocks(read, 1) if not line.isspace()), b"")
@@ -55,6 +56,8 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
                 f"or {n_features + 1} columns with the label first"
             )
         labels = int(columns != n_features)
+        if header and labels:
+            _check_label_first(path, fields)
         if columns == labels:
             raise DataError(f"{path}: one column; expected a label and features, separated by commas")
         X, y = np.empty((0, columns - labels), np.uint8), []
@@ -76,6 +79,16 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
     if not y:
         raise DataError(f"{path}: a header and nothing else; expected lines of numbers after it")
     return X, np.concatenate(y) if labels else None
+
+
+def _check_label_first(path: Path, header: list[str]) -> None:
+    names = [field.strip("\"'").lower() for field in header]
+    found = next((column for column, name in enumerate(names, 1) if name in LABEL), 1)
+    if found != 1:
+        raise DataError(
+            f"{path}: column {found} is named {header[found - 1]}, and column 1, {header[0][:40]}, is taken for the "
+            f"label; put the label first, or give column {found} another name if it is a feature"
+        )
 
 
 @contextmanager
@@ -182,7 +195,10 @@ def _csv_fault(path: Path, columns: int, header: bool) -> DataError:
             for column, field in enumerate([] if header else fields, 1):
                 at = f"{path}, line {number}, column {column}"
                 if not _is_number(field):
-                    return DataError(f"{at}: {field[:40]!r}; expected a number: the label comes first, commas between")
+                    why = "the label comes first, commas between"
+                    if column == 1:
+                        why = "write numbers for labels that are text, or an NPZ file"
+                    return DataError(f"{at}: {field[:40]!r}; expected a number: {why}")
                 if not np.isfinite(float(field)):
                     return DataError(f"{at}: {field}; values must be finite: drop or fill such samples")
             header = False
