@@ -17,6 +17,7 @@ from bench.gpu.page import markdown
 from bench.session import PeerError
 from fcgpu import bench
 from fcgpu.backend import GPU_START
+from fcgpu.train import device as steps
 from fcgpu.train.plan import work_of
 
 
@@ -165,6 +166,13 @@ def test_a_profile_has_every_launch_of_a_step(device, monkeypatch):
     assert whole["launches"] == len(launches) == work_of(fcgpu.Spec((784, 128, 64, 10)), 10).launches
     assert not whole["why_eager"]
     assert whole["bytes_read"] == 10 * 784
+
+
+def test_a_profile_stays_where_learning_rates_are_known(device, monkeypatch):
+    """An epoch of more steps than are known ahead has been made before the launches are noted and repeated."""
+    monkeypatch.setattr(steps, "AHEAD", 1)
+    monkeypatch.setattr(profile, "TIMED", {"small": replace(profile.TIMED["batch-10"], rows=200)})
+    assert "turn" in [row.get("launch") for row in profile.rows("cuda", ("small",), ("float32",))]
 
 
 def test_tiles_of_a_full_batch(device):
