@@ -182,7 +182,9 @@ def test_features_of_more_words_than_32_bits_count_are_not_read_where_they_are_s
 @pytest.mark.parametrize("most", [32, 33 * 8])
 def test_a_run_tells_how_many_features_it_has(most, hopper, monkeypatch):
     monkeypatch.setattr(cluster, "MOST_IN_PLACE", most)
-    shape = cluster.Shape((8, 7, 4, 3), "tanh", "cross_entropy", "adam", *["float64"] * 2, "int64", False, True, False, 7)
+    shape = cluster.Shape(
+        (8, 7, 4, 3), "tanh", "cross_entropy", "adam", *["float64"] * 2, "int64", False, True, False, 7
+    )
     sizes = [replace(shape, blocks=2, buffers=buffers).bytes for buffers in (0, 2)]
     hopper.xp._device.attributes["MaxSharedMemoryPerBlockOptin"] = sizes[0]
     assert sizes[0] < sizes[1]

@@ -188,7 +188,11 @@ def test_a_float16_keeps_the_digits_of_small_errors_only_when_they_are_multiplie
 def test_rows_of_matrices_larger_than_32_bits_count_are_their_own(xp):
     at = np.array([0, 97, 98, 2**32 - 1, 2**32, 2**32 + 99, 2**36 + 5])
     kernel = xp.ElementwiseKernel(
-        "int64 at, int32 groups", "int64 row", "row = row_of(at, groups)", "fcgpu_test_row_of", preamble=formulas.PREAMBLE
+        "int64 at, int32 groups",
+        "int64 row",
+        "row = row_of(at, groups)",
+        "fcgpu_test_row_of",
+        preamble=formulas.PREAMBLE,
     )
     assert kernel(xp.asarray(at), 98).get().tolist() == (at // 98).tolist()
     assert not [name for name, f in formulas.FORMULAS.items() if re.search(r"\(unsigned int\)i\b", f.operation)]

@@ -29,8 +29,8 @@ PREAMBLE = """
 template <typename V> struct Wide { typedef float type; };
 template <> struct Wide<double> { typedef double type; };
 template <typename V> struct alignas(16) Eight { V v[8]; };
-// The row of a matrix in which the i-th group of a thread's numbers lies; a division of 64 bits takes several times one of
-// 32, which is enough for all but the largest matrices.
+// The row of a matrix in which the i-th thread's numbers lie, of `groups` threads each. A division of 64 bits takes
+// several times as long as one of 32, which is enough for all but the largest matrices.
 __device__ ptrdiff_t row_of(ptrdiff_t i, int groups) {
   return i >> 32 ? i / groups : (ptrdiff_t)((unsigned int)i / (unsigned int)groups);
 }

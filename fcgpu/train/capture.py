@@ -62,7 +62,7 @@ class Capture:
 
 
 class Steps:
-    """Runs a step again and again, from graphs of up to `most` where that works. What these touch, others keep alive."""
+    """Runs a step again and again, from graphs of up to `most` where that works. Others keep alive what these touch."""
 
     def __init__(self, step: Callable[[], Any], capture: Capture, most: int) -> None:
         self._step, self._capture, self._most = step, capture, min(most, GRAPH)
