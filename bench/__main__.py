@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     gpu.add_argument("--parts", metavar="NAME,...", help=f"default: {','.join(PARTS)}")
     gpu.add_argument(
         "--seconds", type=float, default=560.0,
-        help="for all parts together; the default, %(default)s, ends within a command of 600 s and cuts the last parts: "
-        "make these in another one, with --parts and --out",
+        help="for all parts together; the default, %(default)s, fits into a command of 600 s and cuts the last parts, "
+        "for another one, with --parts and --out",
     )  # fmt: skip
     gpu.add_argument(
         "--out", type=Path, default=Path("bench/results"), help="a folder for gpu.json; default: %(default)s"
