@@ -130,9 +130,9 @@ def test_what_the_machine_can_do(device):
 
 
 TESTS = """
-import os, pytest
+import os, pathlib, pytest
 
-def test_passes(): pass
+def test_passes(pytestconfig): assert pytestconfig.rootpath == pathlib.Path(__file__).parent
 def test_fails(): assert 1 + 1 == 3
 @pytest.mark.skip
 def test_is_skipped(): pass
@@ -145,9 +145,8 @@ def test_of_what_is_broken(broken): pass
 
 def test_a_suite_tells_what_became_of_every_test(tmp_path, monkeypatch):
     (tmp_path / "test_planted.py").write_text(TESTS, encoding="ascii")
-    monkeypatch.setattr(
-        suite, "WORDS", ("-n", "1", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path))
-    )
+    (tmp_path / "pytest.ini").write_text("[pytest]", encoding="ascii")
+    monkeypatch.setattr(suite, "WORDS", ("-n", "1", "-p", "no:cacheprovider", str(tmp_path)))
     found, *failures = suite.rows("cpu", limit=600.0)
     assert found["summary"] == "exit code 1"
     assert [found[key] for key in ("tests", "passed", "failed", "skipped")] == [5, 1, 3, 1]
@@ -173,8 +172,8 @@ def test_a_suite_that_does_not_start_tells_why(monkeypatch):
 
 def test_a_suite_is_stopped_in_time_to_tell_what_it_has_seen(monkeypatch):
     """Also where the session leaves it no more than two seconds; this pytest never ends."""
-    line = json.dumps({"began": "one"})
-    program = f"import sys, time; open(sys.argv[-1], 'a').write({line!r} + chr(10) + '{{'); time.sleep(60)"
+    line = json.dumps({"began": "one"})  # into the file of --watch=FILE
+    program = f"import sys, time; open(sys.argv[-1][8:], 'a').write({line!r} + chr(10) + '{{'); time.sleep(60)"
     monkeypatch.setattr(suite, "words", lambda: [sys.executable, "-c", program])
     (found,) = suite.rows("cpu", limit=2.0)
     assert found["summary"] == "stopped after 1 s"

@@ -24,7 +24,7 @@ def rows(device: str, limit: float = LIMIT) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         seen, said = Path(folder) / "seen", Path(folder) / "said"
         seen.touch()
-        how = _run([*words(), "-p", "bench.gpu.watch", "--watch", str(seen)], said, max(limit - MARGIN, limit / 2))
+        how = _run([*words(), "-p", "bench.gpu.watch", f"--watch={seen}"], said, max(limit - MARGIN, limit / 2))
         lines = [json.loads(line) for line in seen.read_text(encoding="utf-8").split("\n")[:-1]]  # those that are whole
         yield from told(how, lines, said.read_text(encoding="utf-8", errors="replace"))
 

@@ -1,4 +1,6 @@
-"""A plugin of pytest that appends to a file what happens, as it happens: `-p bench.gpu.watch --watch FILE`.
+"""A plugin of pytest that appends to a file what happens, as it happens: `-p bench.gpu.watch --watch=FILE`.
+
+Without the sign of equality pytest would take the file for a test, and its folder for that of all tests.
 
 Lines of JSON: {"collected": names}, {"began": name}, and {"name": name, "how": "passed", "failed" or "skipped", "when":
 its phase, "text": the traceback} of whatever did not pass, and of each test's end. What ends pytest costs no line that
