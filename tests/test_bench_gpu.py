@@ -146,7 +146,9 @@ def test_of_what_is_broken(broken): pass
 def test_a_suite_tells_what_became_of_every_test(tmp_path, monkeypatch):
     (tmp_path / "test_planted.py").write_text(TESTS, encoding="ascii")
     (tmp_path / "pytest.ini").write_text("[pytest]", encoding="ascii")
-    monkeypatch.setattr(suite, "WORDS", ("-n", "1", "-p", "no:cacheprovider", str(tmp_path)))
+    monkeypatch.setattr(suite, "WORDS", ("-n", "1", "-p", "no:cacheprovider"))
+    monkeypatch.setenv("PYTHONPATH", str(suite.ROOT))
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
     found, *failures = suite.rows("cpu", limit=600.0)
     assert found["summary"] == "exit code 1"
     assert [found[key] for key in ("tests", "passed", "failed", "skipped")] == [5, 1, 3, 1]
