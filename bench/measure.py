@@ -11,7 +11,7 @@ Times = dict[str, list[float | None]]  # seconds by round; None where a peer was
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], float]],
+    calls: Mapping[str, Callable[[], float | None]],
     rounds: int,
     *,
     limit: float = math.inf,
@@ -19,8 +19,8 @@ def interleave(
     sleep: Callable[[float], None] = time.sleep,
     times: Times | None = None,
 ) -> Times:
-    """`rounds` rounds of all calls, each of which returns its own seconds, added to `times` of rounds before. Every
-    round starts one peer further on, `pause` seconds lie between calls.
+    """`rounds` rounds of all calls, each of which returns its own seconds or None, added to `times` of rounds before.
+    Every round starts one peer further on, `pause` seconds lie between calls.
 
     A peer that has used `limit` seconds is called no more; every peer is called at least once.
     """

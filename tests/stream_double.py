@@ -10,6 +10,7 @@ that is an error. cuBLAS reads and writes by the definition of BLAS, in columns,
 """
 
 import ctypes
+import gc
 import itertools
 import threading
 from collections import Counter
@@ -115,6 +116,7 @@ class Stream:
             raise RuntimeError("cannot capture on the default (legacy) stream")
         assert self._streams.current is self
         assert self.recorded is None
+        assert not gc.isenabled(), "garbage that is collected now may hold a handle, whose end ends the recording"
         self.recorded = []
 
     def end_capture(self):
@@ -181,7 +183,7 @@ class Cublas:
     def module(self):
         """As `nvmath.bindings.cublas`."""
         made = ModuleType("nvmath.bindings.cublas")
-        made.create, made.destroy = self._create, self._handles.pop
+        made.create, made.destroy = self._create, self._destroy
         made.set_stream, made.set_workspace = self._set_stream, self._set_workspace
         made.gemm_ex, made.gemm_strided_batched_ex = self._gemm, self._gemm_batched
         return made
@@ -204,6 +206,10 @@ class Cublas:
         handle = next(self._numbers)
         self._handles[handle] = SimpleNamespace(stream=0, workspace=None)
         return handle
+
+    def _destroy(self, handle):
+        self._xp.streams.refuse_while_recording("the end of a handle")
+        del self._handles[handle]
 
     def _set_stream(self, handle, stream_id):
         self._handles[handle] = SimpleNamespace(stream=stream_id, workspace=None)  # the stream takes the workspace away

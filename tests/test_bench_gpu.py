@@ -1,9 +1,11 @@
 """`python -m bench gpu`: its parts run on the device double, where what they time means nothing, and end well."""
 
 import json
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +14,12 @@ from test_bench import Here
 
 import fcgpu
 from bench.cases import Case
-from bench.gpu import chunks, clock, crossover, limits, profile, recipe, session, small, suite, versus
-from bench.gpu.page import markdown
+from bench.gpu import chunks, clock, crossover, limits, part, profile, recipe, session, small, suite, versus
+from bench.gpu.page import TABLES, markdown
 from bench.session import PeerError
 from fcgpu import bench
 from fcgpu.backend import GPU_START
+from fcgpu.train import device as steps
 from fcgpu.train.plan import work_of
 
 
@@ -126,23 +129,97 @@ def test_what_the_machine_can_do(device):
     assert len(found) == 4 + 2 * 4
 
 
+TESTS = """
+import os, pathlib, pytest
+
+def test_passes(pytestconfig): assert pytestconfig.rootpath == pathlib.Path(__file__).parent
+def test_fails(): assert 1 + 1 == 3
+@pytest.mark.skip
+def test_is_skipped(): pass
+def test_ends_its_process(): os._exit(7)
+@pytest.fixture
+def broken(): raise ValueError("no such thing")
+def test_of_what_is_broken(broken): pass
+"""
+
+
+def test_a_suite_tells_what_became_of_every_test(tmp_path, monkeypatch):
+    (tmp_path / "test_planted.py").write_text(TESTS, encoding="ascii")
+    (tmp_path / "pytest.ini").write_text("[pytest]", encoding="ascii")
+    monkeypatch.setattr(suite, "WORDS", ("-n", "1", "-p", "no:cacheprovider"))
+    monkeypatch.setenv("PYTHONPATH", str(suite.ROOT))
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    found, *failures = suite.rows("cpu", limit=600.0)
+    assert found["summary"] == "exit code 1"
+    assert [found[key] for key in ("tests", "passed", "failed", "skipped")] == [5, 1, 3, 1]
+    assert found["running"] == found["not_ended"] == []
+    texts = {row["failure"].partition("::")[2]: (row["when"], row["text"]) for row in failures}
+    assert sorted(texts) == sorted(name.partition("::")[2] for name in found["failures"])
+    assert texts["test_fails"][0] == "call"
+    assert "assert (1 + 1) == 3" in texts["test_fails"][1]
+    assert texts["test_of_what_is_broken"][0] == "setup"
+    assert "no such thing" in texts["test_of_what_is_broken"][1]
+    assert "crashed" in texts["test_ends_its_process"][1]
+    page = list(TABLES["suite"]([found, *failures]))
+    assert page[0] == "exit code 1: 1 passed, 3 failed, 1 skipped of 5 tests.  "
+    assert len(page) == 4
+
+
+def test_a_suite_that_does_not_start_tells_why(monkeypatch):
+    monkeypatch.setattr(suite, "WORDS", ("--no-such-option",))
+    (found,) = suite.rows("cpu", limit=600.0)
+    assert (found["summary"], found["tests"]) == ("exit code 4", 0)
+    assert "unrecognized arguments: --no-such-option" in found["said"]
+
+
+def test_a_suite_is_stopped_in_time_to_tell_what_it_has_seen(monkeypatch):
+    """Also where the session leaves it no more than two seconds; this pytest never ends."""
+    line = json.dumps({"began": "one"})  # into the file of --watch=FILE
+    program = f"import sys, time; open(sys.argv[-1][8:], 'a').write({line!r} + chr(10) + '{{'); time.sleep(60)"
+    monkeypatch.setattr(suite, "words", lambda: [sys.executable, "-c", program])
+    (found,) = suite.rows("cpu", limit=2.0)
+    assert found["summary"] == "stopped after 1 s"
+    assert found["running"] in (["one"], [])
+
+
 def test_a_suite_that_was_stopped_tells_what_had_ended_and_what_had_not():
-    text = "[gw0] [  1%] PASSED tests/test_a.py::one[x y] \n[gw1] [  2%] FAILED tests/test_a.py::two \n"
-    found = suite.of_output(text, ["tests/test_a.py::one[x y]", "tests/test_a.py::two", "tests/test_a.py::three"])
-    assert (found["passed"], found["failed"]) == (1, 1)
-    assert found["failures"] == ["tests/test_a.py::two"]
-    assert found["not_ended"] == ["tests/test_a.py::three"]
+    names = ["one", "two", "three", "four", "five"]
+    bad = {"name": "two", "how": "failed", "when": "call", "text": "why"}
+    lines = [
+        {"collected": names}, *({"began": name} for name in names[:4]), bad,
+        *({"name": name, "how": "passed", "when": "teardown", "text": ""} for name in ("one", "two")),
+        {"name": "three", "how": "skipped", "when": "setup", "text": ""},
+    ]  # fmt: skip
+    found, failure = suite.told("stopped after 3 s", lines, "...\n")
+    assert [found[key] for key in ("tests", "passed", "failed", "skipped")] == [5, 1, 1, 1]
+    assert found["running"] == ["four"]
+    assert found["not_ended"] == ["four", "five"]
+    assert found["failures"] == ["two"]
+    assert failure == {"failure": "two", "when": "call", "text": "why"}
 
 
-def test_a_suite_that_ended_tells_its_counts_and_failures():
-    case = '<testcase classname="tests.a" name="b"><failure message="no">where</failure></testcase>'
-    xml = (
-        f'<testsuites><testsuite tests="2" failures="1" time="0.5">{case}<testcase name="c"/></testsuite></testsuites>'
-    )
-    assert list(suite.of_report(xml, "...\n1 failed, 1 passed\n")) == [
-        {"summary": "1 failed, 1 passed", "tests": "2", "failures": "1"},
-        {"failure": "tests.a.b", "message": "no", "text": "where"},
-    ]
+@pytest.mark.parametrize("installed", [True, False])
+def test_each_gpu_test_has_its_time_where_a_plugin_can_end_it(installed, monkeypatch):
+    monkeypatch.setattr(suite, "find_spec", lambda name: (name == "pytest_timeout" and installed) or None)
+    assert ("--timeout=60" in suite.words()) == installed
+
+
+def test_a_part_is_told_what_the_session_leaves_it(tmp_path, monkeypatch):
+    told = []
+    for name, rows in {
+        "watches": lambda device, limit=150.0: told.append(limit) or [],
+        "does_not": lambda device: told.append(device) or [],
+    }.items():
+        monkeypatch.setitem(sys.modules, f"planted.{name}", SimpleNamespace(rows=rows))
+        assert part.main(f"planted.{name}", "cpu", str(tmp_path / "rows"), str(time.time() + 1000)) == 0
+    assert 900 < told[0] <= 1000
+    assert told[1] == "cpu"
+
+
+def test_a_session_tells_a_part_its_time(tmp_path):
+    code, parts, _ = run(("bench.planted.asking",), tmp_path, seconds=30.0)
+    assert code == 0
+    assert 0 < parts["bench.planted.asking"]["rows"][0]["limit"] < 30
 
 
 def test_small_batches_are_timed_in_both_ways(device):
@@ -165,6 +242,13 @@ def test_a_profile_has_every_launch_of_a_step(device, monkeypatch):
     assert whole["launches"] == len(launches) == work_of(fcgpu.Spec((784, 128, 64, 10)), 10).launches
     assert not whole["why_eager"]
     assert whole["bytes_read"] == 10 * 784
+
+
+def test_a_profile_stays_where_learning_rates_are_known(device, monkeypatch):
+    """An epoch of more steps than are known ahead has been made before the launches are noted and repeated."""
+    monkeypatch.setattr(steps, "AHEAD", 1)
+    monkeypatch.setattr(profile, "TIMED", {"small": replace(profile.TIMED["batch-10"], rows=200)})
+    assert "turn" in [row.get("launch") for row in profile.rows("cuda", ("small",), ("float32",))]
 
 
 def test_tiles_of_a_full_batch(device):
@@ -206,6 +290,41 @@ def test_peers_are_measured_refused_or_skipped_by_name(mnist, monkeypatch):
     }
     ours = next(row for row in rows if row["peer"] == "ours" and "seconds" in row)
     assert ours["microseconds_per_step"] == pytest.approx(1e6 * np.median(ours["seconds"]) / 40)
+
+
+class Failing(Asked):
+    """With a peer that fails in its second timed call."""
+
+    calls = 0
+
+    def ask(self, verb, *arguments, within=None):
+        if self._of[0].endswith("scikit") and verb == "call":
+            self.calls += 1
+            if self.calls == 2:
+                raise PeerError("its process ended with code -9")
+        return Here.ask(self, verb, *arguments)
+
+
+def test_a_peer_that_fails_while_it_is_timed_costs_its_own_times_alone(mnist, monkeypatch):
+    monkeypatch.setattr(fcgpu, "load", lambda source: mnist)
+    pytest.importorskip("sklearn")
+    cases = [Case(name, "a small case", rows=640, batch=16) for name in ("one", "two")]
+    rows = list(versus.rows("cpu", cases, ["bench.peers.ours", "bench.peers.scikit"], Failing, rounds=3))
+    assert [(row["case"], row["peer"], row["skipped"]) for row in rows if "skipped" in row] == [
+        ("one", "scikit", "its process ended with code -9")
+    ]
+    timed = {(row["case"], row["peer"]): row for row in rows if "seconds" in row}
+    assert sorted(timed) == [("one", "ours"), ("two", "ours"), ("two", "scikit")]
+    assert {len(row["seconds"]) for row in timed.values()} == {3}
+    assert "ratio" not in timed["one", "ours"]
+    assert timed["two", "ours"]["fastest_other"] == "scikit"
+
+
+def test_peers_are_not_begun_when_the_time_is_over(mnist, monkeypatch):
+    monkeypatch.setattr(fcgpu, "load", lambda source: mnist)
+    case = Case("small", "a small case", rows=640, batch=16)
+    *_, last = versus.rows("cpu", [case], ["bench.peers.ours"], Asked, limit=session.MARGIN)
+    assert last == {"case": "small", "peer": "ours", "skipped": "no time left"}
 
 
 def test_the_default_recipe_end_to_end(tmp_path):

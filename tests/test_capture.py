@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from fcgpu.optim import FULL_BATCH
 from fcgpu.optim.schedules import SCHEDULES
 from fcgpu.params import Padded, Spec
 from fcgpu.train import capture, plan_gpu, run
-from fcgpu.train.capture import Capture, Steps
+from fcgpu.train.capture import Capture, Steps, recorded
 from fcgpu.train.upload import Upload
 
 SAMPLES, FEATURES = 60, 5
@@ -280,14 +281,32 @@ def test_what_a_graph_cannot_hold_is_refused(recording):
             "CuPy's product": lambda: xp.matmul(xp.zeros((2, 2)), xp.zeros((2, 2)), out=xp.zeros((2, 2))),
         }
         for what, step in steps.items():
-            made.stream.begin_capture()
             with pytest.raises((Recording, NotImplementedError)):
-                step()
-            made.stream.end_capture()
+                recorded(made.stream, step, 1)
             made.why = ""
             runner = Steps(step, made, 1)
             runner.run(2)  # the second time it is to be recorded, and is called
             assert made.why.startswith("a graph cannot be recorded"), what
+        with pytest.raises(Recording):
+            recorded(made.stream, partial(sys.modules["nvmath.bindings.cublas"].destroy, made.products.handle), 1)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_no_garbage_is_collected_while_steps_are_recorded(before, recording):
+    """It may hold the handle of a run that is over; the double refuses to begin where it could be collected."""
+    seen, (made, was) = [], (Capture(recording), gc.isenabled())
+    fails = partial(divmod, 1, 0)
+    try:
+        (gc.enable if before else gc.disable)()
+        with made.on_stream():
+            recorded(made.stream, lambda: seen.append(gc.isenabled()), 2)
+            assert gc.isenabled() == before
+            with pytest.raises(ZeroDivisionError):
+                recorded(made.stream, fails, 1)
+            assert gc.isenabled() == before
+    finally:
+        (gc.enable if was else gc.disable)()
+    assert seen == [False, False]
 
 
 def test_a_graph_without_its_memory_is_found_out(recording):
@@ -295,9 +314,7 @@ def test_a_graph_without_its_memory_is_found_out(recording):
     xp = recording.xp
     with (made := Capture(recording)).on_stream():
         array, other = xp.zeros((2,)), xp.zeros((2,))
-        made.stream.begin_capture()
-        other *= array
-        graph = made.stream.end_capture()
+        graph = recorded(made.stream, partial(xp.multiply, other, array, out=other), 1)
         del array
         gc.collect()
         graph.launch()

@@ -171,6 +171,29 @@ def test_what_it_cannot_do_goes_the_other_way(changes, reason, hopper, monkeypat
     assert reason in seen[0]
 
 
+def test_features_of_more_words_than_32_bits_count_are_not_read_where_they_are_stored():
+    """The kernel's number of a row's first word would begin at 0 again, and other rows be read in silence."""
+    wide = replace(DIGITS, sizes=(3072, 128, 64, 10), batch=64)
+    assert {shape.buffers for shape in cluster.fitting(wide, 232_448, 1 << 34)} == {0}
+    assert cluster.fitting(wide, 232_448, (1 << 34) + 1) == []
+    assert {shape.buffers for shape in cluster.fitting(DIGITS, 232_448, 1 << 36)} == {2}
+
+
+@pytest.mark.parametrize("most", [32, 33 * 8])
+def test_a_run_tells_how_many_features_it_has(most, hopper, monkeypatch):
+    monkeypatch.setattr(cluster, "MOST_IN_PLACE", most)
+    shape = cluster.Shape(
+        (8, 7, 4, 3), "tanh", "cross_entropy", "adam", *["float64"] * 2, "int64", False, True, False, 7
+    )
+    sizes = [replace(shape, blocks=2, buffers=buffers).bytes for buffers in (0, 2)]
+    hopper.xp._device.attributes["MaxSharedMemoryPerBlockOptin"] = sizes[0]
+    assert sizes[0] < sizes[1]
+    random = np.random.default_rng(0)
+    data = fcgpu.dataset(random.normal(0, 1, (33, 8)), np.arange(33) % 3)
+    capture = trained(hopper, data, dtype="float64", optimizer="adam", epochs=1).capture
+    assert capture.startswith("one kernel of ") == (most == 33 * 8)
+
+
 def test_an_older_gpu_has_none():
     assert trained(double_backend()).capture.startswith("eager: ")
 
@@ -200,7 +223,7 @@ def test_nvidias_compiler_takes_it(architecture, shape, nvrtc):
     """And keeps in registers what it can: 128 numbers a thread, of which some are left over."""
     if architecture not in supported(nvrtc):
         pytest.skip(f"this NVRTC does not know sm_{architecture}")
-    shape = cluster.fitting(shape, 232_448)[0]
+    shape = cluster.fitting(shape, 232_448, 0)[0]
     text = program(cluster.source(shape))
     error, log = compiled(nvrtc, text, [f"-arch=sm_{architecture}", "--std=c++17", "--ptxas-options=-v"])
     assert not error, log

@@ -4,6 +4,8 @@ Each is called as its reference is, through a function that pads what the kernel
 mean nothing where it must not look, and judges what it writes there.
 """
 
+import re
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -181,6 +183,19 @@ def test_a_float16_keeps_the_digits_of_small_errors_only_when_they_are_multiplie
     error = np.linalg.norm(found - exact) / np.linalg.norm(exact)
     assert error <= most
     assert boost > 1 or error > 0.5
+
+
+def test_rows_of_matrices_larger_than_32_bits_count_are_their_own(xp):
+    at = np.array([0, 97, 98, 2**32 - 1, 2**32, 2**32 + 99, 2**36 + 5])
+    kernel = xp.ElementwiseKernel(
+        "int64 at, int32 groups",
+        "int64 row",
+        "row = row_of(at, groups)",
+        "fcgpu_test_row_of",
+        preamble=formulas.PREAMBLE,
+    )
+    assert kernel(xp.asarray(at), 98).get().tolist() == (at // 98).tolist()
+    assert not [name for name, f in formulas.FORMULAS.items() if re.search(r"\(unsigned int\)i\b", f.operation)]
 
 
 @pytest.mark.parametrize(("dtype", "operand"), TYPES)

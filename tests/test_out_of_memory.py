@@ -6,9 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 from device_double import double_backend
+from memory_double import OutOfMemoryError
 from test_gpu_memory import streamed
 
 import fcgpu
+from fcgpu.kernels.products import WORKSPACE
 from fcgpu.train import plan
 from fcgpu.train import run as training
 from fcgpu.train.stream import Stream
@@ -72,6 +74,26 @@ def test_whichever_allocation_fails_the_run_goes_on_and_says_so(budget, changes,
         ends[tuple(said)] += 1
     assert set(ends) <= {("start",), ("epoch",), ()}
     assert ends["start",] > 5  # the others are of the scores, which have smaller tiles and the CPU to go to
+
+
+def test_no_memory_for_cublas_is_no_memory(data, monkeypatch):
+    """Not a reason to go by CuPy's own way to it, which is called step by step: the run begins anew with less of it."""
+    backend, fails = double_backend(monkeypatch), 1
+    empty = backend.xp.empty
+
+    def refuse(shape, dtype=float):
+        nonlocal fails
+        if shape == (WORKSPACE,) and (fails := fails - 1) >= 0:
+            raise OutOfMemoryError("Out of memory allocating 33,554,432 bytes")
+        return empty(shape, dtype)
+
+    monkeypatch.setattr(backend.xp, "empty", refuse)
+    started, *_, finished = fcgpu.train(data, device=backend, hidden=HIDDEN, epochs=3)
+    assert fails == -1
+    assert started.plan.note.startswith("cuda:0 ran out of memory: ")
+    assert finished.capture == "eager: the features come from the host in chunks"
+    del started, finished, _
+    assert not backend.xp.cublas._handles
 
 
 def test_in_the_first_epoch_a_run_begins_anew_with_the_same_order(data, monkeypatch):

@@ -5,6 +5,7 @@ leading dimension is a wrong number or an address out of bounds.
 """
 
 import gc
+import sys
 
 import numpy as np
 import pytest
@@ -121,6 +122,19 @@ def test_rows_in_pieces_are_refused(product):
     whole = xp.zeros((4, 4))
     with pytest.raises(ValueError, match="do not lie in one piece"):
         multiply(xp.swapaxes(whole[:, :3], 0, 1), whole, xp.zeros((3, 4)))
+
+
+@pytest.mark.parametrize("fails", ["empty", "set_stream", "set_workspace"])
+def test_a_handle_that_does_not_come_to_work_is_given_back(fails, monkeypatch):
+    xp = double_backend(monkeypatch).xp
+
+    def fail(*arguments, **options):
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(xp if fails == "empty" else sys.modules["nvmath.bindings.cublas"], fails, fail)
+    with pytest.raises(MemoryError):
+        products.nvidias(xp, xp.cuda.Stream(non_blocking=True))
+    assert not xp.cublas._handles
 
 
 def test_a_handle_is_given_back(monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 
 import fcgpu
 from bench.gpu.clock import seconds_of
+from fcgpu.train.capture import recorded
 
 TITLE, LIMIT = "copies, launches and products of this machine", 60.0
 COPY, SENT = 1 << 30, 1 << 28  # bytes, several times any cache
@@ -50,10 +51,7 @@ def launch_seconds(backend: Any) -> tuple[float, float | None]:
         return called, None
     stream = xp.cuda.Stream(non_blocking=True)
     with stream:
-        stream.begin_capture()
-        for _ in range(LAUNCHES):
-            launch()
-        graph = stream.end_capture()
+        graph = recorded(stream, launch, LAUNCHES)
         return called, seconds_of(graph.launch, backend) / LAUNCHES
 
 

@@ -38,6 +38,16 @@ def _versus(rows: Sequence[Row]) -> Iterator[str]:
     yield from (f"{row.get('case', '')} {row.get('peer', '')}: {why}  " for row in rows if (why := _why(row)))
 
 
+def _suite(rows: Sequence[Row]) -> Iterator[str]:
+    for row in rows:
+        if "summary" in row:
+            counts = ", ".join(f"{row[how]} {how}" for how in ("passed", "failed", "skipped"))
+            yield f"{row['summary']}: {counts} of {row['tests']} tests.  "
+            yield from (f"It ran: {name}  " for name in row["running"])
+        else:
+            yield f"{row['failure']}, {row['when']}: {(row['text'].splitlines() or [''])[-1]}  "
+
+
 def _profile(rows: Sequence[Row]) -> Iterator[str]:
     steps = [row for row in rows if "step_microseconds" in row]
     yield from _head(["", "step, us", "its launches one by one, us", "launches", "floor of bytes and launches, us"])
@@ -87,4 +97,4 @@ def _line(cells: Iterable[Any]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-TABLES = {"versus": _versus, "profile": _profile}
+TABLES = {"suite": _suite, "versus": _versus, "profile": _profile}

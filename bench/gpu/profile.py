@@ -18,6 +18,7 @@ from fcgpu.kernels import device as kernels
 from fcgpu.kernels import fused
 from fcgpu.kernels.middle import Middle
 from fcgpu.kernels.products import Products
+from fcgpu.train.capture import recorded
 from fcgpu.train.device import OnGpu
 
 TITLE, LIMIT = "where a step's microseconds go, against bytes and launches", 90.0
@@ -84,6 +85,7 @@ def _launches(backend: Any, data: Any, options: dict[str, Any]) -> tuple[list[La
         OnGpu.begin = begin  # type: ignore[method-assign]
     steps = made[0]
     with steps.capture.on_stream(), _noted() as launches:
+        steps._now.at.fill(0)  # back to the first step that the device knows a learning rate for
         steps._step(steps._batches[0])
     steps.events = events  # type: ignore[attr-defined]  # the run, which holds the buffers
     return launches, steps.capture
@@ -127,14 +129,8 @@ def _noted() -> Iterator[list[Launch]]:
 
 
 def _seconds(launch: Launch, backend: Any, capture: Any) -> float:
-    def repeat() -> None:
-        for _ in range(REPEATS):
-            launch.again()
-
     with capture.on_stream():
         if capture.why:
-            return seconds_of(repeat, backend) / REPEATS
-        capture.stream.begin_capture()
-        repeat()
-        graph = capture.stream.end_capture()
+            return seconds_of(launch.again, backend, REPEATS)
+        graph = recorded(capture.stream, launch.again, REPEATS)
         return seconds_of(graph.launch, backend) / REPEATS

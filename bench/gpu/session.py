@@ -23,6 +23,7 @@ PACKAGES = (
 )  # fmt: skip
 NO_GPU = 3  # exit code of a part that found none
 ROOT = Path(__file__).parents[2]
+MARGIN = 20.0  # seconds of a part's limit that it keeps to tell what it found
 
 
 def run(parts: Sequence[str], out: Path, seconds: float, device: str, say: Callable[[str], None]) -> int:
@@ -65,7 +66,7 @@ def _run_part(name: str, device: str, limit: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows"
         path.touch()
-        words = [sys.executable, "-m", "bench.gpu.part", name, device, str(path)]
+        words = [sys.executable, "-m", "bench.gpu.part", name, device, str(path), str(time.time() + limit)]
         process = subprocess.Popen(
             words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
             errors="replace",

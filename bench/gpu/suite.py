@@ -1,66 +1,67 @@
-"""The GPU tests, as a user would run them. A test that waits for ever ends the part, and is among those not ended."""
+"""The GPU tests, as a user would run them. A test that waits for ever ends the part, and is named as one that runs."""
 
+import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.session import ROOT
+from bench.gpu.session import MARGIN, ROOT
 
 TITLE, LIMIT = "the tests that need a GPU", 150.0
-WORDS = ["-m", "pytest", "-m", "gpu", "-v", "-n", "12", "-p", "no:cacheprovider"]
-MARGIN = 20.0  # seconds that are kept to tell what was found
+WORDS = ("-m", "gpu", "-v", "-n", "12", "-p", "no:cacheprovider")
+# Of each test; by its thread, which ends the worker, for no signal reaches a thread that waits for a GPU.
+TIMEOUT = ("--timeout=60", "--timeout-method=thread")
+LONGEST = 3000  # characters that are kept of a text, its last ones
 
 
-def rows(device: str) -> Iterator[dict[str, Any]]:
-    environment = os.environ | {"FCGPU_TEST_BACKENDS": "numpy,cupy", "PYTHONUNBUFFERED": "1"}
+def rows(device: str, limit: float = LIMIT) -> Iterator[dict[str, Any]]:
+    """How it ended and what had ended by then; then every failure."""
     with tempfile.TemporaryDirectory() as folder:
-        report, said = Path(folder) / "tests.xml", Path(folder) / "said"
-        words = [sys.executable, *WORDS, "--junitxml", str(report)]
-        with said.open("w", encoding="utf-8") as out, suppress(subprocess.TimeoutExpired):
-            subprocess.run(
-                words, cwd=ROOT, env=environment, stdout=out, stderr=out, check=False, timeout=LIMIT - MARGIN
-            )
-        text = said.read_text(encoding="utf-8")
-        if report.exists():
-            yield from of_report(report.read_text(encoding="utf-8"), text)
-        else:
-            yield of_output(text, asked_for())
+        seen, said = Path(folder) / "seen", Path(folder) / "said"
+        seen.touch()
+        how = _run([*words(), "-p", "bench.gpu.watch", f"--watch={seen}"], said, max(limit - MARGIN, limit / 2))
+        lines = [json.loads(line) for line in seen.read_text(encoding="utf-8").split("\n")[:-1]]  # those that are whole
+        yield from told(how, lines, said.read_text(encoding="utf-8", errors="replace"))
 
 
-def asked_for() -> list[str]:
-    """The tests that there are, by name."""
-    words = [sys.executable, "-m", "pytest", "-m", "gpu", "--collect-only", "-q", "-n", "0"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    return [line for line in done.stdout.splitlines() if "::" in line]
+def words() -> list[str]:
+    """What starts the tests."""
+    timeout = TIMEOUT if find_spec("pytest_timeout") else ()
+    return [sys.executable, "-m", "pytest", *WORDS, *timeout]
 
 
-def of_output(text: str, names: list[str]) -> dict[str, Any]:
-    """What pytest had said when it was stopped."""
-    ended: dict[str, list[str]] = {}
-    for how, name in re.findall(r"(PASSED|FAILED|ERROR|SKIPPED) (tests/.*)", text):
-        ended.setdefault(how, []).append(name.strip())
-    known = {name for found in ended.values() for name in found}
-    return {
-        "summary": f"stopped after {LIMIT - MARGIN:.0f} s",
-        **{how.lower(): len(found) for how, found in ended.items()},
-        "failures": ended.get("FAILED", []) + ended.get("ERROR", []),
-        "not_ended": [name for name in names if name not in known],
-    }
+def _run(words: Sequence[str], said: Path, seconds: float) -> str:
+    """How it ended, in words; what it says is in the file."""
+    environment = os.environ | {"FCGPU_TEST_BACKENDS": "numpy,cupy", "PYTHONUNBUFFERED": "1"}
+    with said.open("w", encoding="utf-8") as out:
+        try:
+            done = subprocess.run(
+                words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False,
+                timeout=seconds,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"stopped after {seconds:.0f} s"
+    return f"exit code {done.returncode}"
 
 
-def of_report(xml: str, text: str) -> Iterator[dict[str, Any]]:
-    """The counts, and every test that failed."""
-    suite = next(ElementTree.fromstring(xml).iter("testsuite"))
-    yield {"summary": text.strip().splitlines()[-1], **{k: v for k, v in suite.attrib.items() if v.isdigit()}}
-    for case in suite.iter("testcase"):
-        for kind in ("failure", "error"):
-            if (what := case.find(kind)) is not None:
-                name, message = f"{case.get('classname')}.{case.get('name')}", what.get("message")
-                yield {kind: name, "message": message, "text": (what.text or "")[-3000:]}
+def told(how: str, lines: Sequence[dict[str, Any]], text: str) -> Iterator[dict[str, Any]]:
+    """From the lines of the plugin `watch`, and what pytest said."""
+    collected = next((line["collected"] for line in lines if "collected" in line), [])
+    began = [line["began"] for line in lines if "began" in line]
+    reports = [line for line in lines if "name" in line]
+    bad = [line for line in reports if line["how"] == "failed"]
+    ended = {line["name"]: "passed" for line in reports if line["when"] not in ("setup", "call")}
+    ended |= {line["name"]: line["how"] for line in (*reports, *bad) if line["how"] != "passed"}
+    counts = {how: sum(its == how for its in ended.values()) for how in ("passed", "failed", "skipped")}
+    yield {
+        "summary": how, "tests": len(collected), **counts, "failures": [line["name"] for line in bad],
+        "running": [name for name in began if name not in ended],
+        "not_ended": [name for name in collected if name not in ended], "said": text.strip()[-LONGEST:],
+    }  # fmt: skip
+    for line in bad:
+        yield {"failure": line["name"], "when": line["when"], "text": line["text"][-LONGEST:]}

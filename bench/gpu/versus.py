@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from bench.cases import TIMED, Case
+from bench.gpu.session import MARGIN
 from bench.measure import best, interleave, measured, quartiles, ratios
 from bench.run import OURS, REFERENCE, peers_of, shown
 from bench.session import PeerError, Remote
@@ -42,8 +44,9 @@ def rows(
     modules: Sequence[str] | None = None,
     open_peer: Any = Remote,
     rounds: int = ROUNDS,
+    limit: float = LIMIT,
 ) -> Iterator[dict[str, Any]]:
-    until = time.monotonic() + LIMIT - 20
+    until = time.monotonic() + limit - MARGIN
     todo = cases() if chosen is None else chosen
     with ExitStack() as stack, ThreadPoolExecutor(64) as pool:
 
@@ -102,10 +105,22 @@ def _measured(case: Case, prepared: dict[str, Any], rounds: int) -> Iterator[dic
         else:
             ready[name] = found
     passes = PASSES.get(case.name.split()[0], 1)
-    calls = {name: lambda peer=peer: peer.ask("call", passes, within=ANSWER) for name, peer in ready.items()}
-    times = interleave(calls, rounds, pause=PAUSE)
+    failed: dict[str, str] = {}
+
+    def call(name: str) -> float | None:
+        """Seconds; None from the first call on that fails."""
+        if name not in failed:
+            try:
+                return float(ready[name].ask("call", passes, within=ANSWER))
+            except PeerError as error:
+                failed[name] = str(error)
+        return None
+
+    times = interleave({name: partial(call, name) for name in ready}, rounds, pause=PAUSE)
+    yield from ({"case": case.name, "peer": name, "skipped": why} for name, why in failed.items())
+    times = {name: its for name, its in times.items() if name not in failed}
     fastest = best(times, without=OURS)
-    for name in ready:
+    for name in times:
         seconds = measured(times[name])
         low, middle, high = quartiles(seconds)
         row = {"case": case.name, "precision": case.precision, "batch": case.batch, "peer": name, "seconds": seconds}

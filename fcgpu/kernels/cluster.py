@@ -34,6 +34,7 @@ TEXTS = ("cluster.cu", "cluster_features.cu", "cluster_steps.cu")
 THREADS = 512
 # A step of 784-128-64-10 on an H100 took 13 us with 10 rows, 18 with 32, 46 with 128; as a graph of launches 34 to 36.
 MOST_OUTPUTS, MOST_ROWS = 32, 64
+MOST_IN_PLACE = 1 << 34  # features that are read where they are stored: four a word, whose number is of 32 bits
 RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")
 TYPES = {"T": "dtype", "U": "features", "I": "targets"}
 NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14  # of CUfunction_attribute: more than 8 blocks
@@ -192,8 +193,11 @@ def source(shape: Shape) -> str:
     return "\n".join((*lines, *map(text_of, TEXTS)))
 
 
-def fitting(shape: Shape, most_bytes: int) -> list[Shape]:
-    """The shape on as many blocks as help, and on 8 where a GPU refuses more: those that fit, the fastest first."""
+def fitting(shape: Shape, most_bytes: int, features: int) -> list[Shape]:
+    """The shape on as many blocks as help, and on 8 where a GPU refuses more: those that fit, the fastest first.
+
+    most_bytes : of a block's shared memory; features : X.size.
+    """
     useful = 1  # each block takes 4 units or a multiple
     while 4 * useful < max(shape.sizes[1:-1]):
         useful *= 2
@@ -201,7 +205,7 @@ def fitting(shape: Shape, most_bytes: int) -> list[Shape]:
     for blocks in sorted({min(16, useful), min(8, useful)}, reverse=True):
         for buffers in (2, 0):
             made = replace(shape, blocks=blocks, buffers=buffers)
-            in_place = shape.sizes[0] % 4 == 0  # what is read where it is stored is read by fours
+            in_place = shape.sizes[0] % 4 == 0 and features <= MOST_IN_PLACE
             if made.bytes <= most_bytes and (buffers or in_place):
                 found.append(made)
                 break

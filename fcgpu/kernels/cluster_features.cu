@@ -1,6 +1,7 @@
 // Layer 1 of a cluster, nearly all of the arithmetic: its inputs are as they are stored, four of them a word.
 
-// Features lie in shared memory, or where they are stored: all of them, and the place of a row, in words.
+// Features lie in shared memory, or where they are stored: all of them, and the place of a row, in words. There are
+// 2^32 of these at most, for `fitting` sees to it: places of 64 bits are more than the registers hold.
 __device__ __forceinline__ const Word *features(const U *X) {
   return reinterpret_cast<const Word *>(BUFFERS ? reinterpret_cast<const U *>(shared_memory() + FEATURES) : X);
 }

@@ -29,6 +29,11 @@ PREAMBLE = """
 template <typename V> struct Wide { typedef float type; };
 template <> struct Wide<double> { typedef double type; };
 template <typename V> struct alignas(16) Eight { V v[8]; };
+// The row of a matrix in which the i-th thread's numbers lie, of `groups` threads each. A division of 64 bits takes
+// several times as long as one of 32, which is enough for all but the largest matrices.
+__device__ ptrdiff_t row_of(ptrdiff_t i, int groups) {
+  return i >> 32 ? i / groups : (ptrdiff_t)((unsigned int)i / (unsigned int)groups);
+}
 template <typename V> __device__ V across(V mine) { return mine; }
 __device__ void meet() {}
 template <int N> __device__ void block_sum(double (&mine)[N]) {
@@ -61,7 +66,7 @@ DERIVATIVE = {
 }
 _EIGHT = """
     typedef typename Wide<H>::type T;
-    int column = 8 * (int)((unsigned int)i % (unsigned int)groups);
+    int column = 8 * (int)(i - row_of(i, groups) * groups);
     Eight<H> &place = *reinterpret_cast<Eight<H> *>(&{array}[8 * i]);
     Eight<H> x = place;
 """
@@ -184,8 +189,8 @@ FORMULAS = {
         "bool weighted, bool named",
         "raw H A, raw I its_y, raw T its_weights, raw uint32 its_ids",
         """
-        int row = (int)((unsigned int)i / (unsigned int)groups);
-        int column = 8 * (int)((unsigned int)i % (unsigned int)groups);
+        ptrdiff_t row = row_of(i, groups);
+        int column = 8 * (int)(i - row * groups);
         long long source = at[0] % steps * batch + start + row;
         if (ordered) source = order[source];
         typedef typename Wide<H>::type C;
@@ -196,7 +201,7 @@ FORMULAS = {
         }
         *reinterpret_cast<Eight<H> *>(&A[8 * i]) = x;
         if (column == 0) {
-            for (int j = 0; j < k; ++j) its_y[(long long)row * k + j] = y[source * k + j];
+            for (int j = 0; j < k; ++j) its_y[row * k + j] = y[source * k + j];
             if (weighted) its_weights[row] = weights[source];
             if (named) its_ids[row] = ids[source];
         }

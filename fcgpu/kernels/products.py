@@ -87,15 +87,16 @@ class Products:
 def nvidias(xp: Any, stream: Any, *, tf32: bool = False) -> Products:
     """On a handle of its own that works on `stream`, with a workspace of its own: nothing is allocated in a call.
 
-    Raises ImportError without nvmath-python, and what it raises where cuBLAS does not load.
+    Raises ImportError without nvmath-python, and what it and CuPy raise where cuBLAS does not load or memory is short.
     """
     from nvmath.bindings import cublas
 
-    handle, workspace = cublas.create(), xp.empty((WORKSPACE,), dtype=np.uint8)
-    cublas.set_stream(handle, stream.ptr)
-    cublas.set_workspace(handle, workspace.data.ptr, WORKSPACE)  # after the stream, which takes cuBLAS's own back
+    workspace = xp.empty((WORKSPACE,), dtype=np.uint8)
+    handle = cublas.create()
     products = Products(cublas.gemm_ex, cublas.gemm_strided_batched_ex, handle, tf32=tf32, keep=(workspace, stream))
     weakref.finalize(products, cublas.destroy, handle).atexit = False
+    cublas.set_stream(handle, stream.ptr)
+    cublas.set_workspace(handle, workspace.data.ptr, WORKSPACE)  # after the stream, which takes cuBLAS's own back
     return products
 
 

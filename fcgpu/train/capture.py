@@ -7,6 +7,7 @@ give equal bits. The first call is a step as any other: it compiles and loads ev
 A change of shape cannot be replayed by mistake, for a step has no arguments: other shapes are other steps.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,6 +33,8 @@ class Capture:
             try:
                 self.products = products.nvidias(xp, self.stream, tf32=tf32)
             except Exception as error:  # whatever keeps cuBLAS from loading: CuPy's own way to it may still work
+                if backend.ran_out(error):
+                    raise
                 self.why = f"cuBLAS does not start through nvmath-python ({line_of(error)})"
         if self.why:
             self.products = products.cupys(xp, tf32=tf32)
@@ -59,7 +62,7 @@ class Capture:
 
 
 class Steps:
-    """Runs a step again and again, from graphs of up to `most` where that works. Keeps alive what the graphs touch."""
+    """Runs a step again and again, from graphs of up to `most` where that works. Others keep alive what these touch."""
 
     def __init__(self, step: Callable[[], Any], capture: Capture, most: int) -> None:
         self._step, self._capture, self._most = step, capture, min(most, GRAPH)
@@ -81,20 +84,34 @@ class Steps:
     def _graph(self, size: int) -> Any:
         """The graph of so many steps, recorded when it is first asked for; None where that fails."""
         if size not in self._graphs:
-            stream = self._capture.stream
             try:
-                stream.begin_capture()
-                try:
-                    for _ in range(size):
-                        self._step()
-                finally:
-                    graph = stream.end_capture()
+                graph = recorded(self._capture.stream, self._step, size)
             except Exception as error:  # nothing of it has run, so the steps can be called instead
                 self._capture.why = f"a graph cannot be recorded ({line_of(error)})"
                 return None
             self._graphs[size] = graph
             self._capture.longest = max(self._capture.longest, size)
         return self._graphs[size]
+
+
+def recorded(stream: Any, launch: Callable[[], Any], times: int) -> Any:
+    """The graph of so many calls of `launch`, on the stream, which must be the current one.
+
+    No garbage is collected meanwhile: it may hold a cuBLAS handle, whose end makes a recording worthless.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        stream.begin_capture()
+        try:
+            for _ in range(times):
+                launch()
+        finally:
+            graph = stream.end_capture()
+    finally:
+        if collects:
+            gc.enable()
+    return graph
 
 
 def why_eager(backend: Backend) -> str:

@@ -55,7 +55,7 @@ class Cluster:
             samples.X.dtype.name, samples.y.dtype.name, samples.y.ndim == 2, count, bool(recipe.alpha), plan.batch,
         )  # fmt: skip
         most = int(capture.xp.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"])
-        self._shapes = cluster.fitting(shape, most)
+        self._shapes = cluster.fitting(shape, most, samples.X.size)
         if not self._shapes:
             self.why = f"network and batch do not fit into {most} bytes of shared memory a block"
 

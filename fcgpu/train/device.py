@@ -11,6 +11,7 @@ called each time, for a graph would read the same chunk again and again.
 The passes of a step themselves, from the samples to the gradient, are `layers.py`.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -177,6 +178,11 @@ class OnGpu:
         self.steps += self.plan.steps_per_epoch
         self.samples += self.plan.samples
 
+    def close(self) -> None:
+        """Let go of all that only steps need, also where a caller's events hold this. `params` and `history` stay."""
+        del self._batches, self._cluster, self._passes, self._data, self._stream, self._place, self._order
+        del self._tables, self._rates, self._keys, self._first, self._sums, self._alpha, self.capture.products
+
     def _iteration(self, number: int, batch: Batch) -> None:
         """One iteration of a rule that decides on the host; the steps are its evaluations, and move no parameter."""
 
@@ -245,7 +251,8 @@ class OnGpu:
         if self._weighted and samples == self.plan.samples:
             self._share(batch)  # once for all
         host = self.rule.learning_rate is None
-        step = partial(self._evaluate, batch, advance=False) if host else partial(self._step, batch)
+        me = weakref.proxy(self)  # or the steps and this would keep one another alive, and all memory of the device
+        step = partial(OnGpu._evaluate, me, batch, advance=False) if host else partial(OnGpu._step, me, batch)
         steps = Steps(step, self.capture, 1 if host else self.plan.samples // samples)
         return batch._replace(steps=self._cluster.steps(samples, steps))
 

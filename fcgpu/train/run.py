@@ -184,10 +184,10 @@ class Run:
 
     def events(self) -> Iterator[Event]:
         recipe, n = self.recipe, self.plan.samples
-        yield Started(recipe, self.data, self.spec, self.backend, self.plan)
-        looked = time.perf_counter()
-        self.started = looked - self.seconds
         try:
+            yield Started(recipe, self.data, self.spec, self.backend, self.plan)
+            looked = time.perf_counter()
+            self.started = looked - self.seconds
             while self.epochs < recipe.epochs and not self.stopped:
                 with self.workers.quiet(), as_zeros(), self.backend.enough_memory(self.plan.remedy):
                     rate = self._epoch(self.epochs)
@@ -212,6 +212,8 @@ class Run:
             self.workers.close()
             if self.stream is not None:
                 self.stream.close()
+            if self.gpu is not None:
+                self.gpu.close()
         if self.best is not None:
             self.evaluate.params[...] = self.best
         model = self.model()
