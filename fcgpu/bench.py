@@ -22,7 +22,7 @@ from fcgpu.train.events import EpochEnded
 from fcgpu.train.plan import work_of
 from fcgpu.train.plan_gpu import PIECES, why_layers
 from fcgpu.train.recipe import Recipe
-from fcgpu.workers import ONE_BLAS_THREAD, cpu_count
+from fcgpu.workers import Workers, cpu_count
 
 HIDDEN = ((128, 64), (512, 256), (1024, 1024))
 BATCHES: tuple[int | str, ...] = (10, 128, 1024, "full")
@@ -182,7 +182,7 @@ def _everywhere(cores: int) -> Iterator[Callable[[Callable[[int], None]], Any]]:
     if cores == 1:
         yield lambda call: call(0)
         return
-    with ThreadPoolExecutor(cores) as pool, ONE_BLAS_THREAD:
+    with ThreadPoolExecutor(cores) as pool, Workers(1).quiet():
         yield lambda call: list(pool.map(call, range(cores)))
 
 

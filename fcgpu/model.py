@@ -83,17 +83,21 @@ class Model:
         backend = where(device, X)
         return self.score_logits(backend.to_host(self.decision_function(X, device=backend, threads=threads)), y)
 
-    def score_logits(self, Z: Any, y: Any) -> Score:
-        """Loss and accuracy of logits Z (n, n_outputs) against y, as `score_encoded`; Z is left as it is."""
+    def score_logits(self, Z: Any, y: Any, weights: Any = None) -> Score:
+        """Loss and accuracy of logits Z (n, n_outputs) against y, as `score_encoded`; Z is left as it is.
+
+        weights (n,), not all 0, make means of loss and accuracy weighted ones.
+        """
+        shares = np.full(len(Z), 1 / len(Z)) if weights is None else weights / np.sum(weights, dtype=float)
         accuracy = None
         if self.classes is not None:
-            accuracy = float(np.mean(class_index(Z) == y))
+            accuracy = float(np.mean(class_index(Z) == y) if weights is None else shares @ (class_index(Z) == y))
         else:
             y = y.reshape(len(y), -1)
             if y.shape != Z.shape:
                 raise DataError(f"targets of shape {y.shape} don't match the model: expected {Z.shape}")
         losses = np.empty((len(Z), 1))
-        OUTPUTS[self.spec.output].measure(Z.astype(np.float64), y, 1 / len(Z), losses, xp=np)
+        OUTPUTS[self.spec.output].measure(Z.astype(np.float64), y, shares[:, None], losses, xp=np)
         return Score(float(losses.sum()), accuracy, len(Z))
 
     def targets(self, data: Dataset, y: Any) -> Any:

@@ -30,15 +30,22 @@ class Workers:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._helpers: list[_Helper] = []
+        self._process = os.getpid()
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """BLAS on one thread, and no warnings for the infinities that the divergence check will find."""
-        with ONE_BLAS_THREAD, np.errstate(all="ignore"):
-            yield
+        try:
+            ONE_BLAS_THREAD.hold(id(self))
+            with np.errstate(all="ignore"):
+                yield
+        finally:
+            ONE_BLAS_THREAD.leave(id(self))
 
     def run(self, function: Callable[[int], None], n: int) -> None:
         """Raises what a call of `function` raised, after all threads have stopped."""
+        if self._process != os.getpid():  # forked: the threads are the parent's
+            self._process, self._helpers = os.getpid(), []
         indices = iter(range(n))  # threads take turns at it
         needed = min(self.threads, n) - 1
         while len(self._helpers) < needed:
@@ -54,7 +61,8 @@ class Workers:
             raise error
 
     def close(self) -> None:
-        for helper in self._helpers:
+        ONE_BLAS_THREAD.leave(id(self))
+        for helper in self._helpers if self._process == os.getpid() else ():
             helper.jobs.put(None)
             helper.thread.join()
         self._helpers = []
@@ -75,28 +83,38 @@ def _blas() -> Any:
 
 
 class _OneBlasThread:
-    """BLAS on one thread while any thread of ours is inside: who comes first sets it, who leaves last gives it back."""
+    """BLAS on one thread while somebody holds it there: who comes first sets it, who leaves last gives it back.
+
+    An interrupt may come between any two steps here; whoever holds it leaves once more at the end, which mends that.
+    """
 
     def __init__(self) -> None:
-        self._lock, self._inside, self._limits = threading.Lock(), 0, None
+        self._lock, self._holders = threading.RLock(), set[int]()
+        self._before: list[tuple[Any, int]] = []  # libraries, and the threads that they had
 
-    def __enter__(self) -> None:
+    def hold(self, holder: int) -> None:
         with self._lock:
-            if self._inside == 0:
-                _be_heard()
-                self._limits = _blas().limit(limits=1, user_api="blas")
-            self._inside += 1
+            self._holders.add(holder)
+            if not self._before:
+                self._before = [(b, b.num_threads) for b in _blas().lib_controllers if b.user_api == "blas"]
+                _set_threads([(library, 1) for library, _ in self._before])
 
-    def __exit__(self, *error: object) -> None:
+    def leave(self, holder: int) -> None:
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0 and self._limits is not None:
-                _be_heard()
-                self._limits.restore_original_limits()
-                _be_heard()
+            self._holders.discard(holder)
+            if self._before and not self._holders:
+                _set_threads(self._before)
+                self._before = []
 
 
 ONE_BLAS_THREAD = _OneBlasThread()
+
+
+def _set_threads(wanted: list[tuple[Any, int]]) -> None:
+    _be_heard()
+    for library, threads in wanted:
+        library.set_num_threads(threads)
+    _be_heard()
 
 
 def _be_heard() -> None:

@@ -1,10 +1,17 @@
 """The threads of a run: every index once, errors to the caller, none left."""
 
+import os
+import signal
+import sys
 import threading
+import time
 
+import numpy as np
 import pytest
 import threadpoolctl
 
+import fcgpu
+from fcgpu.kernels.denormals import do_count_as_zero
 from fcgpu.workers import Workers
 
 
@@ -97,3 +104,66 @@ def test_blas_is_looked_for_once_a_process(monkeypatch):
     monkeypatch.setattr(threadpoolctl, "ThreadpoolController", None)
     with Workers(1).quiet():
         pass
+
+
+def interrupted(n):
+    """Train, with a KeyboardInterrupt at the nth line of workers.py and denormals.py; did it come?"""
+    left, files = [n], ("workers.py", "denormals.py")
+
+    def trace(frame, event, argument):
+        if not frame.f_code.co_filename.endswith(files):
+            return None
+        if event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    data = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 3
+    events = fcgpu.train(data, hidden=(3,), epochs=2, device="cpu", batch=30, threads=1)
+    next(events)
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        for _ in events:
+            pass
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+        events.close()
+    return False
+
+
+def test_an_interrupt_at_any_line_leaves_blas_and_denormals_as_they_were():
+    before, points = blas_threads(), 0
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        while interrupted(points + 1):
+            points += 1
+            assert blas_threads() == {2}, points
+            assert not do_count_as_zero(), points
+    assert points > 50
+    assert blas_threads() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_run_goes_on_in_a_forked_child():
+    data = np.random.default_rng(0).normal(size=(20_000, 40)), np.arange(20_000) % 3
+    events = fcgpu.train(data, hidden=(32,), epochs=4, device="cpu", threads=2, seed=1)
+    next(events), next(events)
+    child = os.fork()
+    if child == 0:
+        try:
+            *_, finished = events
+            os._exit(0 if finished.epochs == 4 else 3)
+        finally:
+            os._exit(4)
+    deadline = time.monotonic() + 60
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if ended[0] == 0:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    events.close()
+    assert ended == (child, 0)

@@ -99,10 +99,10 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         data = Dataset(X, samples.y, classes=self._loop_classes, name=type(self).__name__)
         events = train(
             data, recipe, device=backend, threads=found["threads"], sample_weight=samples.weights,
-            start=self._start(found, incremental=incremental), order=_Order(n, random), monitor=watch,
+            start=self._start(found, recipe.optimizer, incremental=incremental), order=_Order(n, random), monitor=watch,
             sample_ids=arrays.row_hashes(X) if any(found["dropout"]) else None,
         )  # fmt: skip
-        self._take(self._listen(events, found), recipe, backend, incremental=incremental)
+        self._take(self._listen(events, watch, found), recipe, backend, incremental=incremental)
         return self
 
     def _arrays(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Any:
@@ -142,41 +142,43 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         layers = spec.layers(flat)
         self.coefs_, self.intercepts_ = [W for W, _ in layers], [b[0] for _, b in layers]
 
-    def _start(self, found: dict[str, Any], *, incremental: bool) -> State:
-        """Where the run begins: partial_fit goes on with the optimizer as it was, a warm start with a new one."""
+    def _start(self, found: dict[str, Any], optimizer: str, *, incremental: bool) -> State:
+        """Where the run begins: partial_fit goes on with the optimizer as it was, a warm start with a new one, and so
+        does partial_fit where another one has been set.
+        """
         state: State = replace(self._state, params=self._flat(), epochs=0, order=None, best=None)
-        if incremental or not self._watched:
+        if (incremental and state.optimizer in ("", optimizer)) or not self._watched:
             return state
         patience = state.patience if self._watched == (found["early_stopping"], found["monitor"]) else None
         return State(state.params, samples=state.samples, patience=patience)
 
-    def _listen(self, events: Any, found: dict[str, Any]) -> EpochEnded:
-        """Run to the end, or to where a callback returns true; the last epoch."""
-        last = None
+    def _listen(self, events: Any, watch: Watch, found: dict[str, Any]) -> EpochEnded:
+        """Run to the end, or to where a callback returns true; the last epoch, as `watch` has seen it."""
         with _shown(found) as show:
             try:
                 for event in events:
                     stop = [True for callback in found["callbacks"] or () if _is_true(callback(event))]
                     show(event)
                     if isinstance(event, EpochEnded):
-                        last, self._why = event, "a callback stopped it" if stop else ""
+                        self._why = "a callback stopped it" if stop else ""
                     elif isinstance(event, Finished):
                         self._why = event.stopped
                     if stop:
                         break
             except DivergenceError:
-                if last is None or not found["early_stopping"]:
+                if watch.last is None or not found["early_stopping"]:
                     raise
                 self._why = "it diverged"  # the best parameters are there
             except KeyboardInterrupt:
-                if last is None:
+                if watch.last is None:
                     raise
                 self._why = "interrupted"
                 warnings.warn("Training interrupted by user.", stacklevel=4)
             finally:
                 events.close()
-        assert last is not None
-        return last
+        if watch.last is None:
+            raise ConfigError("a callback stopped the training before its first epoch: there is nothing to keep")
+        return watch.last
 
     def _take(self, last: EpochEnded, recipe: Recipe, backend: Backend, *, incremental: bool) -> None:
         """Set the attributes of what was learned."""
@@ -210,7 +212,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             raise DataError("validation_data: expected (X, y) or (X, y, sample_weight)")
         X, y, *rest = validation_data
         X, y, weights = self._arrays(X, y, rest[0] if rest else None, reset=False)
-        return Samples(X, self._encoded(y, first=False, incremental=True), weights, y)
+        return Samples(X, self._encoded(y, first=False, incremental=True), self._weighted(y, weights), y)
 
     def _split(self, samples: Samples, found: dict[str, Any], random: Any) -> tuple[Samples, Samples]:
         """The share that early stopping watches, drawn as scikit-learn draws it."""

@@ -1,12 +1,14 @@
 """What an estimator notes after every epoch, and the number by which early stopping decides."""
 
 import math
+from copy import copy
+from inspect import signature
 from typing import Any
 
 import numpy as np
 
 from fcgpu.backend import Backend
-from fcgpu.errors import ConfigError, nearest
+from fcgpu.errors import ConfigError, DataError, nearest
 from fcgpu.estimator import arrays
 from fcgpu.kernels import REFERENCE
 from fcgpu.kernels.losses import OUTPUTS
@@ -25,11 +27,15 @@ class Watch:
         self.estimator, self.backend = estimator, backend
         self.held_out = held_out and held_out._replace(X=arrays.for_backend(held_out.X, backend))
         self.early, self.verbose, self.monitor = found["early_stopping"], found["verbose"], found["monitor"]
-        self.scorer = None
+        self.scorer, self.weighs = None, False  # does it take sample weights?
         if callable(self.monitor):
-            self.scorer = self.monitor
+            self.scorer, self.weighs = self.monitor, _takes_weights(self.monitor)
         elif self.monitor not in (None, "loss"):
             self.scorer = _scorer(self.monitor)
+            self.weighs = _takes_weights(self.scorer._score_func)
+        if held_out is not None and held_out.weights is not None and not np.any(held_out.weights):
+            raise DataError("the weights of all samples held out are 0: expected some that are more")
+        self.last: EpochEnded | None = None
         if held_out is not None and estimator.validation_scores_ is None:
             estimator.validation_scores_, estimator.validation_losses_ = [], []
 
@@ -37,6 +43,7 @@ class Watch:
         at = self.estimator
         loss = at._reported(event.loss, event.penalty)
         at.loss_curve_.append(loss)
+        self.last = event
         if self.verbose:
             print(f"Iteration {event.epoch}, loss = {loss:.8f}")
         if self.held_out is None:
@@ -61,12 +68,21 @@ class Watch:
         Z = self.backend.to_host(Z)
         if not np.isfinite(Z).all():
             return math.nan, math.nan
-        loss = float(at._reported(model.score_logits(Z, y).loss, 0.0))
+        loss = float(at._reported(model.score_logits(Z, y, weights).loss, 0.0))
         if self.scorer is not None:
-            at._set(model.spec, model.params)
-            return float(self.scorer(at, X, labels)), loss
+            now = copy(at)
+            now._set(model.spec, model.params)
+            given = {} if weights is None or not self.weighs else {"sample_weight": weights}
+            return float(self.scorer(now, X, labels, **given)), loss
         REFERENCE[OUTPUTS[model.spec.output].prediction](Z, 0, xp=np)
         return float(at._score_of(labels, at._decided(Z), weights)), loss
+
+
+def _takes_weights(function: Any) -> bool:
+    try:
+        return "sample_weight" in signature(function).parameters
+    except (TypeError, ValueError):  # a callable that does not tell
+        return False
 
 
 def _scorer(name: Any) -> Any:

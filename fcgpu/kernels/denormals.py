@@ -23,6 +23,15 @@ _C = ctypes.PyDLL(None) if sys.platform == "linux" and platform.machine() == "x8
 _get, _set = (getattr(_C, name, None) for name in ("fegetenv", "fesetenv"))
 
 
+def do_count_as_zero() -> bool:
+    """Do denormals count as zeros in this thread?"""
+    if _get is None:
+        return False
+    now = _Environment()
+    _get(ctypes.byref(now))
+    return bool(now.mxcsr & ZERO == ZERO)
+
+
 def count_as_zero(zero: bool) -> bool:
     """Do denormals count as zeros in this thread from now on? Returns whether they did."""
     if _get is None or _set is None:

@@ -136,7 +136,7 @@ def _checkpoint(name: str, about: dict[str, Any], tensors: dict[str, Any]) -> Ch
     rule = about["rule"] | {key.removeprefix(RULE): t for key, t in tensors.items() if key.startswith(RULE)}
     state = State(
         params, rule, patience=patience, best=best, order=about["order"], seconds=about["seconds"],
-        stopped=about["stopped"], **counts,
+        stopped=about["stopped"], optimizer=recipe.optimizer, **counts,
     )  # fmt: skip
     return Checkpoint(state, recipe, about["data"], dict(about["cut"]), float(about["score"]))
 

@@ -77,14 +77,14 @@ def train(
         raise ConfigError(
             f"precision={recipe.precision!r} is for a GPU, and this run is on the CPU ({backend.reason}): leave it out"
         )
-    held_out = None
+    held_out = held_weights = None
     if recipe.early_stopping and monitor is None:
         if is_mapped(data.X) and data.X.nbytes > (memory_budget or choose("cpu").memory()):
             raise ConfigError(
                 f"early_stopping=True copies the samples, and the {readable(data.X.nbytes)} of {data.name} are left on "
                 "disk for want of memory: raise the memory budget, or leave early_stopping out"
             )
-        data, weights, held_out = _hold_out(data, weights, recipe)
+        data, weights, held_out, held_weights = _hold_out(data, weights, recipe)
     y = fit_to(recipe, data)[1]
     X, times = features(data.X, backend, threads or cpu_count())
     beside = 0 if held_out is None else held_out.X.nbytes
@@ -96,7 +96,7 @@ def train(
     def build(made: Plan, again: Any) -> Run:
         watch = monitor
         if held_out is not None:
-            watch = _loss_on(held_out, recipe, backend, threads, resident=not made.chunk)
+            watch = _loss_on(held_out, held_weights, recipe, backend, threads, resident=not made.chunk)
         return Run(
             recipe, data, spec, X, y, backend, made,
             times=times, weights=weights, start=start, order=order, monitor=watch, ids=sample_ids, again=again,
@@ -172,8 +172,8 @@ def fit_to(recipe: Recipe, data: Dataset) -> tuple[Spec, Any]:
     return Spec((data.n_features, *recipe.hidden, n_outputs), recipe.activation, recipe.output, recipe.init), y
 
 
-def _hold_out(data: Dataset, weights: Any, recipe: Recipe) -> tuple[Dataset, Any, Dataset]:
-    """The data without a share of the samples, drawn from the seed; their weights; and that share."""
+def _hold_out(data: Dataset, weights: Any, recipe: Recipe) -> tuple[Dataset, Any, Dataset, Any]:
+    """The data without a share of the samples, drawn from the seed; their weights; that share, and its weights."""
     n, seed = data.n_samples, np.random.SeedSequence(recipe.seed).spawn(2)[1]
     held = round(recipe.validation_fraction * n)
     if not 0 < held < n:
@@ -184,14 +184,24 @@ def _hold_out(data: Dataset, weights: Any, recipe: Recipe) -> tuple[Dataset, Any
     order = np.random.Generator(np.random.PCG64(seed)).permutation(n)
     rest, out = np.sort(order[held:]), np.sort(order[:held])
     kept = replace(data, X=data.X[rest], y=data.y[rest])
-    return kept, None if weights is None else weights[rest], replace(data, X=data.X[out], y=data.y[out])
+    shares = (None, None) if weights is None else (weights[rest], weights[out])
+    if weights is not None and not all(np.any(share) for share in shares):
+        raise DataError(
+            f"{data.name}: all sample_weight of the {len(out)} samples held out, or of the others, are 0: give another "
+            "seed or validation_fraction, or leave early_stopping out"
+        )
+    return kept, shares[0], replace(data, X=data.X[out], y=data.y[out]), shares[1]
 
 
-def _loss_on(data: Dataset, recipe: Recipe, backend: Backend, threads: int | None, *, resident: bool) -> Monitor:
+def _loss_on(
+    data: Dataset, weights: Any, recipe: Recipe, backend: Backend, threads: int | None, *, resident: bool
+) -> Monitor:
     X = backend.to_device(data.X) if resident else data.X
     y = fit_to(recipe, data)[1]
 
     def loss(event: EpochEnded) -> float:
-        return event.model().score_encoded(X, y, device=backend, threads=threads).loss
+        model = event.model()
+        Z = backend.to_host(model.decision_function(X, device=backend, threads=threads))
+        return model.score_logits(Z, y, weights).loss
 
     return loss

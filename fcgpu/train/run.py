@@ -5,14 +5,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fcgpu.backend import Backend
 from fcgpu.data.dataset import Dataset, targets
-from fcgpu.errors import ConfigError, DeviceMemoryError, DivergenceError
-from fcgpu.kernels.denormals import as_zeros
+from fcgpu.errors import CheckpointError, ConfigError, DeviceMemoryError, DivergenceError
+from fcgpu.kernels.denormals import as_zeros, count_as_zero, do_count_as_zero
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.model import Model, Score
 from fcgpu.optim.first_order import FirstOrder
@@ -157,6 +158,11 @@ class Run:
 
     def _restore(self, state: State) -> None:
         self.evaluate.params[...] = self._inside(state.params, self.recipe.dtype)
+        if state.rule and state.optimizer not in ("", self.recipe.optimizer):
+            raise CheckpointError(
+                f"start is the state of optimizer={state.optimizer!r}, this run's is {self.recipe.optimizer!r}: "
+                "State(state.params) starts another one from its parameters"
+            )
         if state.rule:
             self.rule.restore(state.rule, self._inside)
         if state.order:
@@ -180,10 +186,12 @@ class Run:
             host(self.evaluate.params), self.rule.state_on_host(host), self.epochs, self.step.steps, self.samples,
             self.drops, replace(self.patience), None if self.best is None else host(self.best),
             order and order.state, self.halvings, self.seconds, self.evaluate.samples, self.stopped,
+            self.recipe.optimizer,
         )  # fmt: skip
 
     def events(self) -> Iterator[Event]:
         recipe, n = self.recipe, self.plan.samples
+        thread, zeros = get_ident(), do_count_as_zero()
         try:
             yield Started(recipe, self.data, self.spec, self.backend, self.plan)
             looked = time.perf_counter()
@@ -210,11 +218,13 @@ class Run:
                 yield event
         finally:
             self.workers.close()
+            if get_ident() == thread:  # an interrupt may have come between an epoch and what ends it
+                count_as_zero(zeros)
             if self.stream is not None:
                 self.stream.close()
             if self.gpu is not None:
                 self.gpu.close()
-        if self.best is not None:
+        if self.best is not None and self.patience.best < math.inf:  # else there was no best
             self.evaluate.params[...] = self.best
         model = self.model()
         if not np.isfinite(model.params).all():  # by the last step: the epoch's loss was measured before it

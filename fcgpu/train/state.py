@@ -27,3 +27,4 @@ class State:
     seconds: float = 0.0  # of training
     evaluated: int = 0  # samples in those seconds
     stopped: str = ""  # why the run had ended before its last epoch, where it had
+    optimizer: str = ""  # whose arrays and numbers the rule's are

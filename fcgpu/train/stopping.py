@@ -18,7 +18,7 @@ class Patience:
 
     def improved(self, loss: float) -> bool:
         """Take one epoch's loss; is it the least so far?"""
-        self.waited = self.waited + 1 if loss > self.best - self.tol else 0
+        self.waited = 0 if loss <= self.best - self.tol else self.waited + 1  # NaN is no improvement
         better = loss < self.best
         if better:
             self.best = loss
