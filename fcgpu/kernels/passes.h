@@ -10,11 +10,14 @@ typedef T N(vector) __attribute__((vector_size(64), aligned(sizeof(T)), may_alia
 
 #define AT(x) (*(N(vector)*)(x))
 
+#pragma GCC push_options
+#pragma GCC optimize("O2") /* the vectors are there already: -O3 takes three times as long to compile */
+
 /* Z (samples, vectors) += a W, for so many of both: W's row i is the place[i]th, unless they are packed. */
 static ALWAYS void N(tile)(const T* a, ptrdiff_t a_row, const ptrdiff_t* place, ptrdiff_t n, const T* W,
                            ptrdiff_t w_row, int packed, T* Z, ptrdiff_t z_row, const int samples, const int vectors) {
-    N(vector) sum[6][4];
-#pragma GCC unroll 6
+    N(vector) sum[5][4];
+#pragma GCC unroll 5
     for (int s = 0; s < samples; s++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) sum[s][v] = AT(Z + s * z_row + v * VECTOR);
@@ -23,12 +26,12 @@ static ALWAYS void N(tile)(const T* a, ptrdiff_t a_row, const ptrdiff_t* place, 
         N(vector) its[4];
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) its[v] = AT(w + v * VECTOR);
-#pragma GCC unroll 6
+#pragma GCC unroll 5
         for (int s = 0; s < samples; s++)
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++) sum[s][v] += a[s * a_row + place[i]] * its[v];
     }
-#pragma GCC unroll 6
+#pragma GCC unroll 5
     for (int s = 0; s < samples; s++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) AT(Z + s * z_row + v * VECTOR) = sum[s][v];
@@ -40,38 +43,46 @@ static ALWAYS void N(tiles)(const T* a, ptrdiff_t a_row, const ptrdiff_t* place,
     for (ptrdiff_t i = 0; i < n; i += 64) {
         ptrdiff_t some = n - i < 64 ? n - i : 64;
         const T* w = packed ? W + i * w_row : W;
-        for (ptrdiff_t s = 0; s < samples;) {
-            ptrdiff_t left = samples - s, at_once = left <= 6 ? left : left <= 10 ? (left + 1) / 2 : 6;
+        for (ptrdiff_t s = 0, at_once; s < samples; s += at_once) {
+            ptrdiff_t left = samples - s;
             const T* its = a + s * a_row;
             T* z = Z + s * z_row;
-            switch (at_once) {
-                case 1: N(tile)(its, a_row, place + i, some, w, w_row, packed, z, z_row, 1, vectors); break;
-                case 2: N(tile)(its, a_row, place + i, some, w, w_row, packed, z, z_row, 2, vectors); break;
-                case 3: N(tile)(its, a_row, place + i, some, w, w_row, packed, z, z_row, 3, vectors); break;
-                case 4: N(tile)(its, a_row, place + i, some, w, w_row, packed, z, z_row, 4, vectors); break;
-                case 5: N(tile)(its, a_row, place + i, some, w, w_row, packed, z, z_row, 5, vectors); break;
-                default: N(tile)(its, a_row, place + i, some, w, w_row, packed, z, z_row, 6, vectors);
-            }
-            s += at_once;
+            if (vectors == 1) at_once = left < 4 ? 1 : 4; /* few variants, which take long to compile */
+            else at_once = left <= 5 ? left : left == 6 ? 3 : left <= 8 ? 4 : 5;
+            if (at_once == 1) N(tile)(its, a_row, place + i, some, w, w_row, packed, z, z_row, 1, vectors);
+            else if (at_once == 4) N(tile)(its, a_row, place + i, some, w, w_row, packed, z, z_row, 4, vectors);
+            else if (vectors == 1) return;
+            else if (at_once == 2) N(tile)(its, a_row, place + i, some, w, w_row, packed, z, z_row, 2, vectors);
+            else if (at_once == 3) N(tile)(its, a_row, place + i, some, w, w_row, packed, z, z_row, 3, vectors);
+            else N(tile)(its, a_row, place + i, some, w, w_row, packed, z, z_row, 5, vectors);
         }
     }
 }
 
+#define TILES(vectors)                                                                                                 \
+    CLONES static void N(tiles_##vectors)(const T* a, ptrdiff_t a_row, const ptrdiff_t* place, ptrdiff_t n,            \
+                                          const T* W, ptrdiff_t w_row, int packed, T* Z, ptrdiff_t z_row,              \
+                                          ptrdiff_t samples) {                                                         \
+        N(tiles)(a, a_row, place, n, W, w_row, packed, Z, z_row, samples, vectors);                                    \
+    }
+TILES(1)
+TILES(4)
+
 /* Z (samples, n) = a W + b: of a and of W the rows that place[i] names, i < n_in. */
-static ALWAYS void N(forward)(const T* a, ptrdiff_t a_row, const ptrdiff_t* place, ptrdiff_t n_in, const T* W,
-                              const T* b, ptrdiff_t n, T* Z, ptrdiff_t samples, T* packed) {
+static void N(forward)(const T* a, ptrdiff_t a_row, const ptrdiff_t* place, ptrdiff_t n_in, const T* W, const T* b,
+                       ptrdiff_t n, T* Z, ptrdiff_t samples, T* packed) {
     const ptrdiff_t row = ROW(n);
     for (ptrdiff_t s = 0; s < samples; s++) {
         memcpy(Z + s * row, b, (size_t)n * sizeof(T));
         memset(Z + s * row + n, 0, (size_t)(row - n) * sizeof(T));
     }
     ptrdiff_t j = 0;
-    for (; j + 4 * VECTOR <= n; j += 4 * VECTOR) N(tiles)(a, a_row, place, n_in, W + j, n, 0, Z + j, row, samples, 4);
-    for (; j + VECTOR <= n; j += VECTOR) N(tiles)(a, a_row, place, n_in, W + j, n, 0, Z + j, row, samples, 1);
+    for (; j + 4 * VECTOR <= n; j += 4 * VECTOR) N(tiles_4)(a, a_row, place, n_in, W + j, n, 0, Z + j, row, samples);
+    for (; j + VECTOR <= n; j += VECTOR) N(tiles_1)(a, a_row, place, n_in, W + j, n, 0, Z + j, row, samples);
     if (j == n) return;
     for (ptrdiff_t i = 0; i < n_in; i++)
         for (ptrdiff_t l = 0; l < VECTOR; l++) packed[i * VECTOR + l] = l < n - j ? W[place[i] * n + j + l] : 0;
-    N(tiles)(a, a_row, place, n_in, packed, VECTOR, 1, Z + j, row, samples, 1);
+    N(tiles_1)(a, a_row, place, n_in, packed, VECTOR, 1, Z + j, row, samples);
 }
 
 /* to[r] (vectors) = Σ over samples of a[s, r] dZ[s], or that is subtracted; not more than n numbers of it. */
@@ -111,7 +122,7 @@ static ALWAYS void N(gradient_rows)(const T* a, ptrdiff_t a_row, const ptrdiff_t
 }
 
 /* dW, the rows that place[i] names, i < n_in, = aᵀ dZ, or that is subtracted from it. */
-static ALWAYS void N(gradient_of)(const T* a, ptrdiff_t a_row, const ptrdiff_t* place, ptrdiff_t n_in, const T* dZ,
+CLONES static void N(gradient_of)(const T* a, ptrdiff_t a_row, const ptrdiff_t* place, ptrdiff_t n_in, const T* dZ,
                                   ptrdiff_t samples, T* dW, ptrdiff_t n, int subtract) {
     ptrdiff_t i = 0;
     for (; i + 2 <= n_in; i += 2) N(gradient_rows)(a, a_row, place + i, dZ, ROW(n), samples, dW, n, subtract, 2);
@@ -131,7 +142,7 @@ static ALWAYS void N(some_inputs)(const T* W, ptrdiff_t n, const T* across, T* s
 }
 
 /* dA (samples, n_in) = dZ Wᵀ; across has room for n vectors, side for 16. */
-static ALWAYS void N(backward)(const T* dZ, const T* W, ptrdiff_t n_in, ptrdiff_t n, T* dA, ptrdiff_t samples,
+CLONES static void N(backward)(const T* dZ, const T* W, ptrdiff_t n_in, ptrdiff_t n, T* dA, ptrdiff_t samples,
                                T* across, T* side) {
     for (ptrdiff_t first = 0; first < samples; first += VECTOR) {
         const ptrdiff_t some = samples - first < VECTOR ? samples - first : VECTOR;
@@ -168,6 +179,8 @@ static void N(derive)(int activation, const T* A, T* dA, ptrdiff_t n) {
     }
 }
 
+#pragma GCC pop_options
+
 /* A (samples, features) = scale X. Returns how many features some sample has, and in place which these are. */
 CLONES static ptrdiff_t N(take)(const Batch* it, T* A, ptrdiff_t* place) {
     const ptrdiff_t n = it->sizes[0];
@@ -193,7 +206,7 @@ CLONES static ptrdiff_t N(take)(const Batch* it, T* A, ptrdiff_t* place) {
 
 /* gradient and logits (samples, n_outputs) are overwritten. The gradient of the first W is subtracted from `first`, or
    it is overwritten if that is NULL. */
-CLONES static void N(passes)(const Batch* it, const T* params, T* gradient, T* first, T* logits) {
+static void N(passes)(const Batch* it, const T* params, T* gradient, T* first, T* logits) {
     const ptrdiff_t samples = it->samples, last = it->layers, *sizes = it->sizes, k = sizes[last];
     ptrdiff_t *places = it->places, *every = places + sizes[0] + 1, at = 0;
     T *A[MOST_LAYERS], *room = it->room;
@@ -252,4 +265,5 @@ static ptrdiff_t N(room)(const Batch* it) {
 #undef VECTOR
 #undef ROW
 #undef AT
+#undef TILES
 #endif
