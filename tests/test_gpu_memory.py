@@ -129,7 +129,9 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-@pytest.mark.parametrize("changes", [*CHANGES[1:], {"memory_budget": 36_000}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [*CHANGES[1:], pytest.param({"memory_budget": 36_000}, marks=pytest.mark.slow)], ids=str
+)
 def test_who_lets_go_of_a_run_has_its_memory_back(changes, end, device, data):
     """At once, for Python's garbage collector knows nothing of a device that is full."""
     run(data, device, **changes)  # what is kept for the next run is there
