@@ -113,6 +113,7 @@ def test_every_activation_and_output_side_by_side_in_one_page(browser, tmp_path,
                 assert labels == [str(label) for label in m.predict(X)]
 
 
+@pytest.mark.slow
 def test_digits_drawn_with_the_mouse_in_a_report(browser, run):
     told = {}
     with visit(browser, run / "report.html") as visited:
