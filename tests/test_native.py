@@ -1,8 +1,6 @@
 """The CPU's kernels in C: against their references in value, and what a training makes of them."""
 
-import ctypes
 import itertools
-import mmap
 import re
 import shutil
 import subprocess
@@ -14,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from kernel_cases import DTYPES, compare
+from native_cases import at_the_end, digits
 
 import fcgpu
 from fcgpu.kernels import REFERENCE, compiled, dense
@@ -223,15 +222,6 @@ def test_rows_may_end_anywhere_in_zeros(transposed, dtype, ends):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nothing_is_read_or_written_behind_the_arrays(transposed, dtype):
     """Each array ends where the process may not read on; a mistake here ends the process."""
-
-    def at_the_end(array):
-        pages = mmap.mmap(-1, (array.nbytes // mmap.PAGESIZE + 2) * mmap.PAGESIZE)
-        behind = ctypes.addressof(ctypes.c_char.from_buffer(pages)) + len(pages) - mmap.PAGESIZE
-        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(behind), mmap.PAGESIZE, 0) == 0
-        made = np.frombuffer(pages, array.dtype, array.size, len(pages) - mmap.PAGESIZE - array.nbytes)
-        made.reshape(array.shape)[...] = array
-        return made.reshape(array.shape)
-
     for m, k, n in ((1, 1, 1), (17, 33, 18), (40, 70, 9)):
         A = np.ones((k, m) if transposed else (m, k), np.uint8)
         A, B, C = at_the_end(A), at_the_end(np.ones((k, n), dtype)), at_the_end(np.zeros((m, n), dtype))
@@ -301,15 +291,6 @@ def test_a_dense_layer_takes_bytes_also_where_it_is_not_the_first(dtype):
         backward(dZ.copy(), tile, W, ones, dW, db, dA, 0.5, xp=np)
     for mine, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e3 * eps, atol=1e5 * eps)
-
-
-def digits(n, n_features=50):
-    """Pixels of which most are 0, and classes that they tell."""
-    random = np.random.default_rng(0)
-    X, y = random.integers(0, 256, (n, n_features), dtype=np.uint8), random.integers(0, 4, n)
-    X[random.random(X.shape) < 0.6] = 0
-    X[np.arange(n), y] = 255
-    return fcgpu.dataset(X, y, scale=1 / 255)
 
 
 OPTIONS = [

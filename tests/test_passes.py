@@ -1,11 +1,10 @@
 """All passes over a small batch in one call of C: against the formulas, and what a training makes of it."""
 
-import ctypes
-import mmap
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from native_cases import at_the_end, digits
 
 import fcgpu
 from fcgpu.kernels import REFERENCE, compiled
@@ -144,15 +143,6 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
 @pytest.mark.parametrize("sizes", [(5, 3, 1), (33, 17, 9), (20, 16, 8)], ids=str)
 def test_nothing_is_read_or_written_behind_the_arrays(sizes, dtype):
     """Each array ends where the process may not read on; a mistake here ends the process."""
-
-    def at_the_end(array):
-        pages = mmap.mmap(-1, (array.nbytes // mmap.PAGESIZE + 2) * mmap.PAGESIZE)
-        behind = ctypes.addressof(ctypes.c_char.from_buffer(pages)) + len(pages) - mmap.PAGESIZE
-        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(behind), mmap.PAGESIZE, 0) == 0
-        made = np.frombuffer(pages, array.dtype, array.size, len(pages) - mmap.PAGESIZE - array.nbytes)
-        made.reshape(array.shape)[...] = array
-        return made.reshape(array.shape)
-
     for samples in (1, 10, 32):
         it = Problem(sizes, samples, "tanh", "softmax", dtype, weighted=True)
         room = aligned(compiled.native.passes_room(np.array(sizes), samples, dtype == "float64"), np.uint8)
@@ -167,14 +157,6 @@ def test_nothing_is_read_or_written_behind_the_arrays(sizes, dtype):
             )  # fmt: skip
             if not subtract:
                 np.testing.assert_array_equal(gradient, expected)
-
-
-def digits(n=300, n_features=50):
-    random = np.random.default_rng(0)
-    X, y = random.integers(0, 256, (n, n_features), dtype=np.uint8), random.integers(0, 4, n)
-    X[random.random(X.shape) < 0.6] = 0
-    X[np.arange(n), y] = 255
-    return fcgpu.dataset(X, y, scale=1 / 255)
 
 
 OPTIONS = [
@@ -199,18 +181,18 @@ def used(monkeypatch):
 def test_a_training_ends_where_one_by_products_ends(options, monkeypatch):
     options = {"hidden": (24, 12), "epochs": 5, "device": "cpu", "seed": 3, "dtype": "float64", "batch": 10, **options}
     taken = used(monkeypatch)
-    *_, mine = fcgpu.train(digits(), **options)
+    *_, mine = fcgpu.train(digits(300), **options)
     assert len(taken) == mine.steps
     assert all(taken)
     monkeypatch.setattr(passes, "MOST", 0)
-    *_, other = fcgpu.train(digits(), **options)
+    *_, other = fcgpu.train(digits(300), **options)
     assert len(taken) == mine.steps
     np.testing.assert_allclose(mine.model.params, other.model.params, rtol=1e-9, atol=1e-9)
     assert mine.train.loss == pytest.approx(other.train.loss, rel=1e-10)
 
 
 def test_no_bit_depends_on_threads_memory_or_the_type_of_pixels(monkeypatch):
-    data, taken, found = digits(), used(monkeypatch), []
+    data, taken, found = digits(300), used(monkeypatch), []
     floats = fcgpu.dataset(data.X / 255, data.y)
     recipe = fcgpu.Recipe(hidden=(24, 12), batch=10)
     least = plan.plan(fit_to(recipe, floats)[0], (floats.X, floats.y), recipe, fcgpu.choose("cpu")).bytes
@@ -234,7 +216,7 @@ def test_no_bit_depends_on_threads_memory_or_the_type_of_pixels(monkeypatch):
     ids=str,
 )  # fmt: skip
 def test_other_runs_go_another_way(changes, monkeypatch):
-    data, taken = digits(), used(monkeypatch)
+    data, taken = digits(300), used(monkeypatch)
     X = (data.X + 0.25).astype(np.float32)  # for float64 they have another type
     kinds = []
     monkeypatch.setattr(run, "Passes", lambda *a, **o: kinds.append(1) or Passes(*a, **o))
@@ -245,7 +227,7 @@ def test_other_runs_go_another_way(changes, monkeypatch):
 
 
 def test_what_the_c_refuses_goes_by_products(monkeypatch):
-    data = digits()
+    data = digits(300)
     options = {"hidden": (24, 12), "epochs": 3, "batch": 10, "device": "cpu", "seed": 3, "dtype": "float64"}
     *_, expected = fcgpu.train(data, **options)
     ours = SimpleNamespace(**{**vars(compiled.native), "passes": lambda *a: False})

@@ -25,7 +25,7 @@ _get, _set = (getattr(_C, name, None) for name in ("fegetenv", "fesetenv"))
 
 def do_count_as_zero() -> bool:
     """Do denormals count as zeros in this thread?"""
-    if _get is None:
+    if _get is None or _set is None:
         return False
     now = _Environment()
     _get(ctypes.byref(now))
@@ -34,12 +34,10 @@ def do_count_as_zero() -> bool:
 
 def count_as_zero(zero: bool) -> bool:
     """Do denormals count as zeros in this thread from now on? Returns whether they did."""
-    if _get is None or _set is None:
-        return False
-    now = _Environment()
-    _get(ctypes.byref(now))
-    before = bool(now.mxcsr & ZERO == ZERO)
-    if zero != before:
+    before = do_count_as_zero()
+    if zero != before and _get is not None and _set is not None:
+        now = _Environment()
+        _get(ctypes.byref(now))
         now.mxcsr = now.mxcsr | ZERO if zero else now.mxcsr & ~ZERO
         _set(ctypes.byref(now))
     return before

@@ -1,0 +1,27 @@
+"""What the tests of the C share: arrays that end where memory does, and small pictures."""
+
+import ctypes
+import mmap
+
+import numpy as np
+
+import fcgpu
+
+
+def at_the_end(array):
+    """A copy that ends where the process may not read on; who does ends the process."""
+    pages = mmap.mmap(-1, (array.nbytes // mmap.PAGESIZE + 2) * mmap.PAGESIZE)
+    behind = ctypes.addressof(ctypes.c_char.from_buffer(pages)) + len(pages) - mmap.PAGESIZE
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(behind), mmap.PAGESIZE, 0) == 0
+    made = np.frombuffer(pages, array.dtype, array.size, len(pages) - mmap.PAGESIZE - array.nbytes)
+    made.reshape(array.shape)[...] = array
+    return made.reshape(array.shape)
+
+
+def digits(n, n_features=50):
+    """Pixels of which most are 0, and classes that they tell."""
+    random = np.random.default_rng(0)
+    X, y = random.integers(0, 256, (n, n_features), dtype=np.uint8), random.integers(0, 4, n)
+    X[random.random(X.shape) < 0.6] = 0
+    X[np.arange(n), y] = 255
+    return fcgpu.dataset(X, y, scale=1 / 255)
