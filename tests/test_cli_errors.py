@@ -287,6 +287,10 @@ def test_cuda_where_there_is_none(here):
             ("train", "--recipe", "logistic"),
             "recipe logistic has no data of its own: fcgpu train DATA --recipe logistic",
         ),
+        (
+            ("train", "--recipe", "mnist", "--on-divergence", "halve"),
+            "--on-divergence halve: optimizer='lbfgs' finds the length of its steps by itself",
+        ),
         (("train", "--recipe", "deep", "--out", "full"), "full: the run directory is not empty"),
         (("train", "real.csv", "--output", "sigmoid"), "output='sigmoid' needs .*use output='identity'"),
         (("recipes", ""), "recipe='' is not known; choose from"),

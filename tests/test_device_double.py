@@ -131,6 +131,13 @@ def test_the_smallest_networks_train_as_on_numpy(hidden, backend):
     assert_equals_numpy(blobs("two classes"), backend, hidden=hidden, output="sigmoid", batch=1, dtype="float64")
 
 
+def test_an_infinite_loss_is_divergence_also_where_a_later_one_is_finite(backend):
+    data = np.ones((2, 1)), np.array([3e19, 0.5])
+    for device in ("cpu", backend):
+        with pytest.raises(fcgpu.DivergenceError, match="loss is inf in epoch 1 "):
+            list(events(data, device, hidden=(), output="identity", optimizer="gradient_descent", learning_rate=1.0))
+
+
 def test_tiles_of_a_small_memory_train_as_on_numpy(backend):
     budget = 8 * SAMPLES * FEATURES + 8 * SAMPLES + 14_000
     first = next(events(blobs(), backend, memory_budget=budget, dtype="float64"))

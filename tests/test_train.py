@@ -210,6 +210,11 @@ def test_divergence_names_the_epoch_the_rate_and_a_remedy(blobs, batch):
         run(big, optimizer="gradient_descent", learning_rate=1e30, epochs=50, batch=batch)
 
 
+def test_lbfgs_has_no_rate_and_no_clipping_to_try():
+    with pytest.raises(fcgpu.DivergenceError, match=r"in epoch 1: try features of a smaller scale, or dtype='float64'"):
+        run((np.array([[1.0], [2.0]]), np.array([3e19, 0.5])), optimizer="lbfgs", hidden=(), output="identity")
+
+
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_an_infinite_gradient_of_a_finite_loss_is_divergence(optimizer, clip):

@@ -73,6 +73,11 @@ class Job:
 
     def __init__(self, args: Namespace, recipe: Recipe, checkpoint: Checkpoint | None = None) -> None:
         self.args, self.recipe = args, recipe
+        if args.on_divergence == "halve" and recipe.optimizer in FULL_BATCH:
+            raise ConfigError(
+                f"--on-divergence halve: optimizer={recipe.optimizer!r} finds the length of its steps by itself, whatever "
+                "the learning rate: leave it away, or choose another optimizer"
+            )
         self.board = None if args.tensorboard is None else TensorBoard(recipe, args.tensorboard)
         self.device = args.device if args.device == "auto" else choose(args.device)  # auto needs to know the work
         source = recipe.data if args.data is None else _source(args.data)
@@ -154,7 +159,7 @@ class Job:
                     yield event
                 return
             except DivergenceError as error:
-                if self.recipe.optimizer in FULL_BATCH or halvings == HALVINGS:
+                if halvings == HALVINGS:
                     raise
                 halvings += 1
                 there = run.halve(halvings)

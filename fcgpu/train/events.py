@@ -33,7 +33,7 @@ class EpochEnded:
     step: int  # updates so far
     seconds: float
     samples: int  # seen in those seconds
-    learning_rate: float  # of the last step
+    learning_rate: float | None  # of the last step; None for lbfgs, which has none
     monitored: float | None  # what early stopping watches, where it does; less is better
     _fetch: Callable[[], tuple[float, float, int]] = field(repr=False)
     _state: Callable[[], State] = field(repr=False)

@@ -208,7 +208,7 @@ class Run:
                 self._told, then = self.epochs, partial(self._then, self.epochs)
                 event = EpochEnded(
                     self.epochs, recipe.epochs, self.step.steps, time.perf_counter() - self.started,
-                    self.evaluate.samples, rate, None, partial(self._fetch, self.epochs - 1),
+                    self.evaluate.samples, rate if self.rule.learning_rate is not None else None, None, partial(self._fetch, self.epochs - 1),
                     then(self.state), then(self.model), then(self._test_now), n, self.counts,
                 )  # fmt: skip
                 with self.backend.enough_memory(self.plan.remedy):
@@ -303,7 +303,7 @@ class Run:
         event = replace(event, monitored=value)
         if not self.patience.exhausted:
             return event, ""
-        if recipe.schedule == "adaptive" and event.learning_rate > 1e-6:
+        if recipe.schedule == "adaptive" and (event.learning_rate or 0) > 1e-6:
             self.drops, self.patience.waited = self.drops + 1, 0
             return event, ""
         what = "the loss" if self.monitor is None else "the validation loss"
@@ -328,12 +328,15 @@ class Run:
 
     def _check(self, epochs: int) -> None:
         losses = self.backend.to_host(self.history[:epochs, 0])
-        if math.isfinite(losses[-1]):
-            return
-        first = int(np.flatnonzero(~np.isfinite(losses))[0])
-        raise self._diverged(losses[first], first + 1)
+        wrong = np.flatnonzero(~np.isfinite(losses))
+        if wrong.size:
+            raise self._diverged(losses[wrong[0]], int(wrong[0]) + 1)
 
     def _diverged(self, loss: float, epoch: int) -> DivergenceError:
+        if self.rule.learning_rate is None:
+            return DivergenceError(
+                f"the loss is {loss} in epoch {epoch}: try features of a smaller scale, or dtype='float64'"
+            )
         rate = math.ldexp(self.recipe.learning_rate, -self.halvings)
         return DivergenceError(
             f"the loss is {loss} in epoch {epoch} with learning_rate={rate:g}: "
