@@ -132,7 +132,7 @@ def test_the_smallest_networks_train_as_on_numpy(hidden, backend):
 
 
 def test_an_infinite_loss_is_divergence_also_where_a_later_one_is_finite(backend):
-    data = np.ones((2, 1)), np.array([3e19, 0.5])
+    data = np.eye(2), np.array([3e19, 0.5])
     for device in ("cpu", backend):
         with pytest.raises(fcgpu.DivergenceError, match="loss is inf in epoch 1 "):
             list(events(data, device, hidden=(), output="identity", optimizer="gradient_descent", learning_rate=1.0))
