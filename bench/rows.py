@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fcgpu.host import cpu_count
 from fcgpu.kernels.compiled import in_words
-from fcgpu.workers import cpu_count
 
 Row = dict[str, Any]
 

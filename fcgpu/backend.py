@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcgpu.errors import ConfigError, DeviceError, DeviceMemoryError
-from fcgpu.workers import cpu_count
+from fcgpu.host import cpu_count, free_memory
 
-CPU_SPARE = 0.5  # the share of free memory that a run may plan with: the rest is for the data and for other programs
-GPU_SPARE = 0.9
+CPU_SHARE = 0.5  # the share of free memory that a run may plan with: the rest is for the data and for other programs
+GPU_SHARE = 0.9
 INSTALL = "pip install 'fcgpu[cuda12]' (or cuda13, by the CUDA version that nvidia-smi shows)"
 
 
@@ -111,8 +111,8 @@ class Backend:
         """Bytes that a run may plan with."""
         if self.on_gpu:
             free, _total = self.xp.cuda.runtime.memGetInfo()
-            return int(GPU_SPARE * (free + self.xp.get_default_memory_pool().free_bytes()))
-        return int(CPU_SPARE * _free_host_memory())
+            return int(GPU_SHARE * (free + self.xp.get_default_memory_pool().free_bytes()))
+        return int(CPU_SHARE * free_memory())
 
 
 def on_gpu(array: Any) -> bool:
@@ -224,11 +224,3 @@ def _why_no_device(runtime: Any, error: Exception) -> str:
 def _line(error: Exception) -> str:
     """The first line of an error, which for CUDA's is the one that says what happened."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def _free_host_memory() -> int:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            return 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # not Linux
-        return 8 << 30

@@ -15,6 +15,7 @@ import numpy as np
 
 from fcgpu.backend import Backend
 from fcgpu.data.dataset import Dataset, dataset
+from fcgpu.host import cpu_count
 from fcgpu.kernels import compiled, products
 from fcgpu.params import Spec
 from fcgpu.train import train
@@ -22,7 +23,7 @@ from fcgpu.train.events import EpochEnded
 from fcgpu.train.plan import work_of
 from fcgpu.train.plan_gpu import PIECES, why_layers
 from fcgpu.train.recipe import Recipe
-from fcgpu.workers import Workers, cpu_count
+from fcgpu.workers import Workers
 
 HIDDEN = ((128, 64), (512, 256), (1024, 1024))
 BATCHES: tuple[int | str, ...] = (10, 128, 1024, "full")

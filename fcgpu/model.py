@@ -11,10 +11,11 @@ import numpy as np
 from fcgpu.backend import Backend, choose, device_of, on_gpu
 from fcgpu.data.dataset import Dataset, check_features, dataset, encode_labels, not_a_label, shown, targets, type_of
 from fcgpu.errors import DataError, DivergenceError
+from fcgpu.host import cpu_count
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.network import Network, Workspace
 from fcgpu.params import Layer, Spec
-from fcgpu.workers import Workers, cpu_count
+from fcgpu.workers import Workers
 
 TILE_BYTES = 4 << 20  # of buffers, for a tile of predictions on the CPU: about what a core's caches hold
 GPU_TILE_BYTES = 256 << 20

@@ -1,4 +1,4 @@
-"""Threads: how many there are, workers that take turns at a loop, and BLAS held to one of them meanwhile."""
+"""Threads: workers that take turns at a loop, and BLAS held to one of them meanwhile."""
 
 import os
 import threading
@@ -11,11 +11,6 @@ from typing import Any
 import numpy as np
 
 BLOCK = 1000  # rows of data looked at together
-
-
-def cpu_count() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Workers:

@@ -23,7 +23,7 @@ from bench.rows import Writer, read
 from bench.run import run_case
 from bench.session import PeerError, Session, confined
 from bench.trust import agree
-from fcgpu.workers import cpu_count
+from fcgpu.host import cpu_count
 
 SMALL = Case("small", "a small case", rows=640, batch=16, rounds=2)
 

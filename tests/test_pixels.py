@@ -125,7 +125,7 @@ def test_what_stays_on_disk_for_want_of_memory_is_not_looked_through(device, mon
     np.save(tmp_path / "X.npy", BYTES / np.float32(255))
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
     assert features(mapped, device, 1)[1] == 255
-    monkeypatch.setattr(fcgpu_backend, "CPU_SPARE", 0)
+    monkeypatch.setattr(fcgpu_backend, "CPU_SHARE", 0)
     assert features(mapped, device, 1)[1] == 1
 
 

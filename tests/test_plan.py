@@ -7,7 +7,7 @@ import pytest
 from device_double import double_backend
 
 import fcgpu
-from fcgpu.backend import GPU_SPARE, GPU_START, Work
+from fcgpu.backend import GPU_SHARE, GPU_START, Work
 from fcgpu.train.plan import plan, work_of
 from fcgpu.train.plan_gpu import GPU_TILE_ROWS
 
@@ -29,7 +29,7 @@ class Array(NamedTuple):
 def planned(gigabytes, samples, features, stored, hidden=DEFAULT, **changes):
     spec = fcgpu.Spec((features, *hidden, 10))
     data = Array((samples, features), np.dtype(stored)), Array((samples,), np.dtype(np.intp))
-    budget = int(GPU_SPARE * gigabytes * GB)
+    budget = int(GPU_SHARE * gigabytes * GB)
     recipe = fcgpu.Recipe(hidden=hidden, **changes)
     return plan(spec, data, recipe, double_backend(), memory_budget=budget), budget
 

@@ -7,12 +7,12 @@ from rich.table import Table
 
 from fcgpu.backend import choose
 from fcgpu.cli.machine import machine, version
+from fcgpu.host import cpu_count
 from fcgpu.kernels.compiled import in_words
 from fcgpu.streams import show
 from fcgpu.train.capture import why_eager
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS, load_recipe, recipe_names, to_toml
-from fcgpu.workers import cpu_count
 
 EXTRAS = {
     "cuda12": ("cupy-cuda12x", "train on NVIDIA GPUs, CUDA 12"),

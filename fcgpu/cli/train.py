@@ -75,8 +75,8 @@ class Job:
         self.args, self.recipe = args, recipe
         if args.on_divergence == "halve" and recipe.optimizer in FULL_BATCH:
             raise ConfigError(
-                f"--on-divergence halve: optimizer={recipe.optimizer!r} finds the length of its steps by itself, whatever "
-                "the learning rate: leave it away, or choose another optimizer"
+                f"--on-divergence halve: optimizer={recipe.optimizer!r} finds the length of its steps by itself, "
+                "whatever the learning rate: leave it away, or choose another optimizer"
             )
         self.board = None if args.tensorboard is None else TensorBoard(recipe, args.tensorboard)
         self.device = args.device if args.device == "auto" else choose(args.device)  # auto needs to know the work

@@ -18,7 +18,8 @@ import numpy as np
 from fcgpu.data.dataset import Dataset, dataset, scale_of
 from fcgpu.data.idx import GZIP, unpacked_limit
 from fcgpu.errors import DataError
-from fcgpu.workers import Workers, cpu_count
+from fcgpu.host import cpu_count
+from fcgpu.workers import Workers
 
 CSV_BLOCK = 1 << 18  # bytes parsed at once: bounds the temporary memory
 MAX_LINE = 4 << 20  # bytes

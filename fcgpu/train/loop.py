@@ -11,6 +11,7 @@ import numpy as np
 from fcgpu.backend import Backend, choose, device_of
 from fcgpu.data.dataset import Dataset, check_weights, dataset, not_a_label, shown, targets
 from fcgpu.errors import ConfigError, DataError
+from fcgpu.host import cpu_count
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Spec
 from fcgpu.train.attempts import Attempts
@@ -20,7 +21,6 @@ from fcgpu.train.plan import Plan, is_mapped, plan, readable, work_of
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.run import Monitor, Run
 from fcgpu.train.state import State
-from fcgpu.workers import cpu_count
 
 
 def train(

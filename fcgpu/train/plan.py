@@ -16,12 +16,12 @@ import numpy as np
 
 from fcgpu.backend import Backend, Work
 from fcgpu.errors import ConfigError, DeviceError
+from fcgpu.host import cpu_count
 from fcgpu.network import Workspace
 from fcgpu.optim.first_order import state_arrays
 from fcgpu.params import Spec
 from fcgpu.train import plan_gpu
 from fcgpu.train.recipe import Recipe
-from fcgpu.workers import cpu_count
 
 # Chosen on a 2-core Xeon with 2 MB of L2 a core, 784-128-64-10, float32: tiles of 512 to 1,024 rows were within 3 % of
 # each other, 256 and 2,048 rows 5 to 15 % slower.

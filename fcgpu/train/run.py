@@ -183,11 +183,21 @@ class Run:
         host = self._outside
         order = getattr(self.order, "bit_generator", None)
         return State(
-            host(self.evaluate.params), self.rule.state_on_host(host), self.epochs, self.step.steps, self.samples,
-            self.drops, replace(self.patience), None if self.best is None else host(self.best),
-            order and order.state, self.halvings, self.seconds, self.evaluate.samples, self.stopped,
-            self.recipe.optimizer,
-        )  # fmt: skip
+            params=host(self.evaluate.params),
+            rule=self.rule.state_on_host(host),
+            epochs=self.epochs,
+            steps=self.step.steps,
+            samples=self.samples,
+            drops=self.drops,
+            patience=replace(self.patience),
+            best=None if self.best is None else host(self.best),
+            order=order and order.state,
+            halvings=self.halvings,
+            seconds=self.seconds,
+            evaluated=self.evaluate.samples,
+            stopped=self.stopped,
+            optimizer=self.recipe.optimizer,
+        )
 
     def events(self) -> Iterator[Event]:
         recipe, n = self.recipe, self.plan.samples
@@ -207,10 +217,20 @@ class Run:
                     looked = time.perf_counter()
                 self._told, then = self.epochs, partial(self._then, self.epochs)
                 event = EpochEnded(
-                    self.epochs, recipe.epochs, self.step.steps, time.perf_counter() - self.started,
-                    self.evaluate.samples, rate if self.rule.learning_rate is not None else None, None, partial(self._fetch, self.epochs - 1),
-                    then(self.state), then(self.model), then(self._test_now), n, self.counts,
-                )  # fmt: skip
+                    epoch=self.epochs,
+                    epochs=recipe.epochs,
+                    step=self.step.steps,
+                    seconds=time.perf_counter() - self.started,
+                    samples=self.evaluate.samples,
+                    learning_rate=None if self.rule.learning_rate is None else rate,
+                    monitored=None,
+                    _fetch=partial(self._fetch, self.epochs - 1),
+                    _state=then(self.state),
+                    _model=then(self.model),
+                    _test=then(self._test_now),
+                    _n=n,
+                    _counts=self.counts,
+                )
                 with self.backend.enough_memory(self.plan.remedy):
                     event, stopped = self._judged(event)
                 self.stopped = stopped or self.rule.finished
@@ -231,10 +251,17 @@ class Run:
             raise self._diverged(math.nan, self.epochs)
         data = self.data
         yield Finished(
-            model, self.epochs, self.step.steps, self.seconds, self.evaluate.samples, self.stopped, self.plan,
-            self.gpu.capture.how if self.gpu else "", partial(self._score_of_training, model),
-            partial(self._score, model, data.X_test, data.y_test) if data.X_test is not None else lambda: None,
-        )  # fmt: skip
+            model=model,
+            epochs=self.epochs,
+            steps=self.step.steps,
+            seconds=self.seconds,
+            samples=self.evaluate.samples,
+            stopped=self.stopped,
+            plan=self.plan,
+            capture=self.gpu.capture.how if self.gpu else "",
+            _train=partial(self._score_of_training, model),
+            _test=partial(self._score, model, data.X_test, data.y_test) if data.X_test is not None else lambda: None,
+        )
 
     def _epoch(self, epoch: int) -> float:
         """Every batch once; returns the last learning rate. Adds the epoch's loss and right answers to the history."""

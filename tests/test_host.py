@@ -1,0 +1,61 @@
+"""Processors and memory where a container leaves less than the machine has: on files as the kernel writes them."""
+
+import os
+
+import pytest
+
+from fcgpu import host
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """8 processors, 16 GiB; `machine(files)` puts what a group says below its folder."""
+    for name, text in {
+        "MEMINFO": "MemFree: 1 kB\nMemAvailable: 16777216 kB\n",
+        "OWN_GROUP": "0::/a/b\n",
+    }.items():
+        path = tmp_path / name
+        path.write_text(text, encoding="ascii")
+        monkeypatch.setattr(host, name, path)
+    monkeypatch.setattr(host, "GROUPS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    host._quotas.cache_clear()
+
+    def group(**files):
+        (tmp_path / "a/b").mkdir(parents=True, exist_ok=True)
+        for place, text in files.items():
+            folder, _, name = place.rpartition("__")
+            (tmp_path / folder.replace("_", "/") / name.replace("_", ".", 1)).write_text(text, encoding="ascii")
+
+    yield group
+    host._quotas.cache_clear()
+
+
+def test_without_limits_it_is_the_machine(machine):
+    machine(a_b__cpu_max="max 100000\n", a_b__memory_max="max\n", a_b__memory_current="5\n")
+    assert (host.cpu_count(), host.free_memory()) == (8, 16 * GIB)
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(200_000, 2), (150_000, 2), (50_000, 1), (1_600_000, 8)])
+def test_a_share_of_processors_counts_as_so_many(quota, cores, machine):
+    machine(a_b__cpu_max=f"{quota} 100000\n")
+    assert host.cpu_count() == cores
+
+
+def test_the_tightest_of_the_groups_holds_and_files_that_were_read_are_free(machine):
+    stat = f"anon 1\ninactive_file {GIB}\nactive_file 7\n"
+    machine(a_b__memory_max="max\n", a_b__memory_current="1\n", a_b__memory_stat="", a__cpu_max="100000 100000\n")
+    machine(a__memory_max=f"{4 * GIB}\n", a__memory_current=f"{2 * GIB}\n", a__memory_stat=stat)
+    assert (host.cpu_count(), host.free_memory()) == (1, 3 * GIB)
+    machine(a__memory_current=f"{6 * GIB}\n")
+    assert host.free_memory() == 0
+
+
+def test_what_the_system_does_not_say_is_guessed(machine, monkeypatch, tmp_path):
+    for name in ("MEMINFO", "OWN_GROUP"):
+        monkeypatch.setattr(host, name, tmp_path / "none")
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert (host.cpu_count(), host.free_memory()) == (1, host.UNKNOWN_MEMORY)
