@@ -37,5 +37,5 @@ def unheard(stream: TextIO) -> Iterator[None]:
 
 def drop(stream: TextIO) -> None:
     """What is left of the stream's output goes nowhere, or Python would try again at exit and print a traceback."""
-    with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())

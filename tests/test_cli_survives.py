@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from command import blobs, call, csv, finish, start
 import fcgpu
 from fcgpu.cli.run_directory import create
 from fcgpu.formats import atomic
+from fcgpu.streams import say
 
 X, LABELS = blobs(30)
 TALKS = ("train", "--recipe", "multiclass", "--device", "cpu", "--out")  # prints its data and its cost on the way
@@ -50,6 +52,15 @@ def closed_pipe():
 
 def no_space(*args):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_what_is_said_to_a_stream_that_refuses_it_leaves_no_file_open(monkeypatch, tmp_path):
+    (tmp_path / "any").touch()
+    with open(tmp_path / "any", "rb") as unwritable:
+        monkeypatch.setattr("sys.stderr", SimpleNamespace(write=no_space, flush=no_space, fileno=unwritable.fileno))
+        before = len(names(Path("/proc/self/fd")))
+        say("unheard")
+        assert len(names(Path("/proc/self/fd"))) == before
 
 
 @pytest.mark.parametrize("words", [("recipes", "--keys"), ("recipes", "mnist"), ("train", "--help"), ("predict",)])

@@ -15,6 +15,7 @@ from command import blobs, call, csv
 
 import fcgpu
 from fcgpu.cli.history import History
+from fcgpu.formats.atomic import append
 from fcgpu.train import checkpoint
 
 
@@ -65,6 +66,11 @@ def test_a_history_that_is_a_link_is_neither_read_nor_written(tmp_path):
     (tmp_path / "history.jsonl").symlink_to(tmp_path / "other")
     with pytest.raises(fcgpu.CheckpointError, match="history"):
         History(tmp_path / "history.jsonl").resume(0)
+    (tmp_path / "other").unlink()
+    with pytest.raises(fcgpu.CheckpointError, match=r"history\.jsonl: cannot be written"):
+        append(tmp_path / "history.jsonl", b"{}")
+    assert (tmp_path / "history.jsonl").is_symlink()
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links of POSIX")

@@ -50,20 +50,24 @@ def append(path: str | os.PathLike[str], content: bytes, *, durable: bool = Fals
     durable : return only when the disk says that it has all of the file. A symlink is refused.
     """
     path = Path(path)
-    before = path.stat().st_size if path.exists() else None
+    new = not os.path.lexists(path)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | BINARY | NOFOLLOW, 0o666)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    before = os.fstat(descriptor).st_size
+    try:
         try:
             _write(descriptor, content)
             if durable:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        if durable and before is None:
+        if durable and new:
             sync_folder(path.parent)
     except BaseException as error:  # a failing close included, though all is written then
         with suppress(OSError):
-            os.truncate(path, before) if before is not None else path.unlink()
+            path.unlink() if new else os.truncate(path, before)
         if isinstance(error, OSError):
             raise cannot_write(path, error) from error
         raise
