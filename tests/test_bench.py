@@ -300,6 +300,7 @@ def test_a_line_that_is_no_row_is_named(tmp_path):
         read([path])
 
 
+@pytest.mark.slow
 def test_the_readmes_command_measures_under_pytest_benchmark(tmp_path):
     """On a suite of one benchmark, with the project's own settings."""
     (tmp_path / "bench").mkdir()

@@ -143,6 +143,7 @@ def test_of_what_is_broken(broken): pass
 """
 
 
+@pytest.mark.slow
 def test_a_suite_tells_what_became_of_every_test(tmp_path, monkeypatch):
     (tmp_path / "test_planted.py").write_text(TESTS, encoding="ascii")
     (tmp_path / "pytest.ini").write_text("[pytest]", encoding="ascii")
@@ -222,6 +223,7 @@ def test_a_session_tells_a_part_its_time(tmp_path):
     assert 0 < parts["bench.planted.asking"]["rows"][0]["limit"] < 30
 
 
+@pytest.mark.slow
 def test_small_batches_are_timed_in_both_ways(device):
     found = list(small.rows("cuda", (7,), ("adam",)))
     assert [(row["batch"], row["cluster"], row["launches"]) for row in found] == [
@@ -244,6 +246,7 @@ def test_a_profile_has_every_launch_of_a_step(device, monkeypatch):
     assert whole["bytes_read"] == 10 * 784
 
 
+@pytest.mark.slow
 def test_a_profile_stays_where_learning_rates_are_known(device, monkeypatch):
     """An epoch of more steps than are known ahead has been made before the launches are noted and repeated."""
     monkeypatch.setattr(steps, "AHEAD", 1)
@@ -305,6 +308,7 @@ class Failing(Asked):
         return Here.ask(self, verb, *arguments)
 
 
+@pytest.mark.slow
 def test_a_peer_that_fails_while_it_is_timed_costs_its_own_times_alone(mnist, monkeypatch):
     monkeypatch.setattr(fcgpu, "load", lambda source: mnist)
     pytest.importorskip("sklearn")

@@ -126,8 +126,15 @@ def test_random_networks_do(seed, recording, monkeypatch):
     assert [row[2] for row in found] == [row[2] for row in expected]
 
 
-@pytest.mark.parametrize("precision", ["tf32", "float16", "bfloat16"])
-@pytest.mark.parametrize("batch", ["full", 7])
+@pytest.mark.parametrize(
+    ("batch", "precision"),
+    [
+        ("full", "float16"),
+        (7, "bfloat16"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("full", "tf32"), ("full", "bfloat16")]),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(7, "tf32"), (7, "float16")]),
+    ],
+)
 def test_every_precision_does_and_is_near_float32(precision, batch, monkeypatch):
     recording = double_backend(monkeypatch, WHOLE + HALVES)
     changes = {"data": blobs("uint8"), "batch": batch, "epochs": 20, "learning_rate": 0.02}

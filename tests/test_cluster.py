@@ -79,12 +79,12 @@ def a_compiler():
         pytest.skip("no C++ compiler: install g++, or name one in CXX")
 
 
-LONG = ("four, of any size", "many rows, of features where they are stored", "a wide layer")
+SHORT = ("two hidden layers", "one, of pixels")
 
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, id=name, marks=pytest.mark.slow if name in LONG else ()) for name, case in CASES.items()],
+    [pytest.param(case, id=name, marks=() if name in SHORT else pytest.mark.slow) for name, case in CASES.items()],
 )
 def test_steps_are_the_references_in_any_order_of_threads(case):
     """Two whole batches or more, a ragged one, one of the next epoch.
@@ -216,8 +216,11 @@ DIGITS = replace(
 
 @pytest.mark.parametrize(
     ("architecture", "shape"),
-    [(90, DIGITS), (90, replace(DIGITS, batch=128)), (100, replace(BASE, threads=cluster.THREADS))],
-    ids=["digits", "digits, 128 rows", "float64"],
+    [
+        pytest.param(90, DIGITS, id="digits"),
+        pytest.param(90, replace(DIGITS, batch=128), id="digits, 128 rows", marks=pytest.mark.slow),
+        pytest.param(100, replace(BASE, threads=cluster.THREADS), id="float64"),
+    ],
 )
 def test_nvidias_compiler_takes_it(architecture, shape, nvrtc):
     """And keeps in registers what it can: 128 numbers a thread, of which some are left over."""

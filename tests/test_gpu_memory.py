@@ -24,6 +24,10 @@ CHANGES = [
 ]
 
 
+# In short the one with the most state; the others with the slow tests.
+LONG = [changes if "dropout" in changes else pytest.param(changes, marks=pytest.mark.slow) for changes in CHANGES]
+
+
 @pytest.fixture
 def data():
     random = np.random.default_rng(3)
@@ -62,7 +66,7 @@ def no_cluster():
 
 @pytest.mark.usefixtures("no_cluster")
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("changes", CHANGES, ids=str)
+@pytest.mark.parametrize("changes", [*LONG[:-1], CHANGES[-1]], ids=str)
 def test_features_from_the_host_give_the_same_bits(changes, weighted, device, data, monkeypatch):
     weights = np.random.default_rng(0).random(SAMPLES) if weighted else None
     expected = run(data, device, sample_weight=weights, **changes)
@@ -130,7 +134,7 @@ ENDS = {
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 @pytest.mark.parametrize(
-    "changes", [*CHANGES[1:], pytest.param({"memory_budget": 36_000}, marks=pytest.mark.slow)], ids=str
+    "changes", [*LONG[1:], pytest.param({"memory_budget": 36_000}, marks=pytest.mark.slow)], ids=str
 )
 def test_who_lets_go_of_a_run_has_its_memory_back(changes, end, device, data):
     """At once, for Python's garbage collector knows nothing of a device that is full."""
@@ -150,7 +154,7 @@ def test_who_lets_go_of_a_run_has_its_memory_back(changes, end, device, data):
             gc.enable()
 
 
-@pytest.mark.parametrize("changes", CHANGES, ids=str)
+@pytest.mark.parametrize("changes", LONG, ids=str)
 def test_the_events_of_a_run_that_is_over_keep_only_what_they_may_be_asked_for(changes, device, data):
     def told(event):
         return event.loss, event.accuracy, event.model().params.tobytes(), event.state().epochs

@@ -72,7 +72,9 @@ def test_every_run_has_the_same_bits(changes, device, real, mnist):
     assert len({done.train for done in runs}) == 1
 
 
-@pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "precision", ["float32", "bfloat16", *(pytest.param(p, marks=pytest.mark.slow) for p in ("tf32", "float16"))]
+)
 @pytest.mark.parametrize(
     "changes",
     [

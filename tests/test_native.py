@@ -1,7 +1,6 @@
 """The CPU's kernels in C: against their references in value, and what a training makes of them."""
 
 import itertools
-import re
 import shutil
 import subprocess
 import sys
@@ -26,12 +25,6 @@ ELSEWHERE = {"load_tile", "dense_forward", "dense_backward", "add_l2", *HALVES} 
 
 needs_native = pytest.mark.skipif(compiled.native is None, reason="native.c was not compiled")
 needs_tiles = pytest.mark.skipif(not compiled.multiplies_bytes(), reason="this processor does not multiply bytes")
-
-
-def test_the_readme_says_how_much_c_there_is():
-    said = re.search(r"some ([\d,]+) lines of C\b", (KERNELS.parents[1] / "README.md").read_text(encoding="utf-8"))
-    counted = sum(len(path.read_text().splitlines()) for path in KERNELS.glob("*.[ch]"))
-    assert counted == pytest.approx(int(said[1].replace(",", "")), rel=0.15)
 
 
 class Host(np.ndarray):

@@ -58,7 +58,7 @@ CASES = {
 
 @pytest.mark.parametrize(
     "changes",
-    [pytest.param(c, id=name, marks=pytest.mark.slow if name.startswith("L2") else ()) for name, c in CASES.items()],
+    [pytest.param(c, id=name, marks=() if name == "weights" else pytest.mark.slow) for name, c in CASES.items()],
 )
 def test_float32_is_the_cpus(changes, device):
     ours, theirs = (trained(where, **changes) for where in (device, "cpu"))
