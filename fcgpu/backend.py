@@ -5,7 +5,7 @@ Everything above asks `choose` once and then works on arrays through `Backend.xp
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -64,16 +64,23 @@ class Backend:
     def on_gpu(self) -> bool:
         return self.device != "cpu"
 
+    def current(self) -> AbstractContextManager[Any]:
+        """Inside, this backend's GPU is the one on which the thread's CuPy allocates and computes."""
+        return self.xp.cuda.Device(int(self.device.partition(":")[2])) if self.on_gpu else nullcontext()
+
     def to_device(self, array: Any, dtype: Any = None) -> Any:
         """A host array on the device; on the CPU the array itself where the type is right already."""
         if dtype is None and not self.on_gpu:
             return array  # also rows of a sparse matrix, which are an array only a tile at a time
-        with np.errstate(over="ignore"):  # an infinity is for the divergence check to find
+        with self.current(), np.errstate(over="ignore"):  # an infinity is for the divergence check to find
             return self.xp.asarray(array, dtype=dtype)
 
     def to_host(self, array: Any) -> Any:
         """A device array as a NumPy array, for which it waits; a host array is returned as it is."""
-        return self.xp.asnumpy(array) if self.holds(array) else array
+        if not self.holds(array):
+            return array
+        with self.current():
+            return self.xp.asnumpy(array)
 
     def holds(self, array: Any) -> bool:
         """Is it an array of this backend's GPU memory?"""
@@ -82,7 +89,8 @@ class Backend:
     def synchronize(self) -> None:
         """Wait until the device has finished what it was given."""
         if self.on_gpu:
-            self.xp.cuda.get_current_stream().synchronize()
+            with self.current():
+                self.xp.cuda.get_current_stream().synchronize()
 
     def ran_out(self, error: BaseException) -> bool:
         """Does the error say that there is no memory left? CuPy's own is a MemoryError; the driver, which loads a
@@ -93,9 +101,10 @@ class Backend:
 
     @contextmanager
     def enough_memory(self, otherwise: str) -> Iterator[None]:
-        """DeviceMemoryError, with these words, where a GPU has too little of it for what is inside."""
+        """`current`; and DeviceMemoryError, with these words, where the GPU has too little for what is inside."""
         try:
-            yield
+            with self.current():
+                yield
         except Exception as error:
             if not (self.on_gpu and self.ran_out(error)):
                 raise
@@ -105,14 +114,16 @@ class Backend:
         """Memory that no array uses goes back to the device, also what a caught error kept alive."""
         gc.collect()
         if self.on_gpu:
-            self.xp.get_default_memory_pool().free_all_blocks()
+            with self.current():
+                self.xp.get_default_memory_pool().free_all_blocks()
 
     def memory(self) -> int:
         """Bytes that a run may plan with."""
-        if self.on_gpu:
+        if not self.on_gpu:
+            return int(CPU_SHARE * free_memory())
+        with self.current():
             free, _total = self.xp.cuda.runtime.memGetInfo()
             return int(GPU_SHARE * (free + self.xp.get_default_memory_pool().free_bytes()))
-        return int(CPU_SHARE * free_memory())
 
 
 def on_gpu(array: Any) -> bool:
@@ -156,7 +167,7 @@ def device_of(asked: str, X: Any) -> str:
 
 
 def choose(device: str = "auto", work: Work | None = None, X: Any = None) -> Backend:
-    """The backend for `device`: "auto", "cpu", "cuda" or "cuda:N". Makes the chosen GPU the thread's current device.
+    """The backend for `device`: "auto", "cpu", "cuda" or "cuda:N".
 
     "auto" is the GPU that X lies on, if it lies on one; else the GPU when it works, else the CPU; with `work` so little
     that the CPU is expected to be done before a GPU, the CPU.
@@ -198,9 +209,9 @@ def _gpu(number: int, reason: str) -> Backend:
         have = ", ".join(f"cuda:{i}" for i in range(count)) or "none"
         raise DeviceError(f"there is no cuda:{number}, this machine has {have}: choose one of these")
     try:
-        xp.cuda.Device(number).use()
-        ones = xp.ones((2, 2), dtype=np.float32)
-        works = float((ones @ ones + 1).sum()) == 12.0
+        with xp.cuda.Device(number):
+            ones = xp.ones((2, 2), dtype=np.float32)
+            works = float((ones @ ones + 1).sum()) == 12.0
     except Exception as error:  # whatever a half-installed CUDA throws is the cause to be shown
         raise DeviceError(f"cuda:{number} fails on a 2x2 product ({_line(error)}): {INSTALL}") from error
     if not works:

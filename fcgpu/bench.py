@@ -88,7 +88,8 @@ def measure(
     does not fit.
     """
     for backend in backends:
-        limits = _limits(backend, seconds)
+        with backend.current():
+            limits = _limits(backend, seconds)
         yield limits
         data = _noise(GPU_SAMPLES if backend.on_gpu else SAMPLES)
         for sizes in hidden:

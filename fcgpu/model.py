@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -157,7 +156,11 @@ def in_tiles(
 
     params (n_params,) is on the device. The answer is on the device where X is, else on the host. Nothing is checked.
     """
-    in_tiles_of = partial(_in_tiles, compute, spec, params, X, backend, threads, scale)
+
+    def in_tiles_of(tile: int) -> Any:
+        with backend.current():
+            return _in_tiles(compute, spec, params, X, backend, threads, scale, tile)
+
     row = params.dtype.itemsize * Workspace.values(spec)
     if not backend.on_gpu:
         return in_tiles_of(max(16, TILE_BYTES // row))

@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter
 from functools import cache, partial
 from pathlib import Path
@@ -140,7 +141,7 @@ class DeviceArray:
 
     @property
     def device(self):
-        return self._xp.cuda.Device(0)
+        return self._xp.cuda.Device(self._xp.number)
 
     def sum(self, axis=None, dtype=None, out=None, keepdims=False):
         return self._xp.sum(self, axis, dtype, out, keepdims)
@@ -233,6 +234,23 @@ UFUNCS = (
 )  # fmt: skip
 
 
+class Device:
+    """cupy.cuda.Device: a context, inside which it is the thread's current one."""
+
+    def __init__(self, xp, number):
+        self._xp, self.id, self.attributes = xp, number, xp.attributes
+        self.compute_capability = xp.compute_capability
+
+    def __enter__(self):
+        self._xp._devices.append(self)
+
+    def __exit__(self, *error):
+        self._xp._devices.pop()
+
+    def use(self):
+        self._xp._devices[-1] = self
+
+
 class DeviceDouble:
     """The namespace: `cupy`, as far as fcgpu uses it. Counts what a step must not do."""
 
@@ -240,13 +258,16 @@ class DeviceDouble:
         self.synchronisations = self.uploads = self.upload_bytes = self.copies = 0
         self.launches, self.allocations = Counter(), 0
         self.memory = Memory(FREE_BYTES)
-        attributes = {
-            "MaxSharedMemoryPerBlockOptin": 0,
-            "MaxSharedMemoryPerMultiprocessor": 233_472,
-            "MultiProcessorCount": 2,
-        }
-        self._device = SimpleNamespace(id=0, use=lambda: None, compute_capability="80", attributes=attributes)
-        self.streams, self.cublas = Streams(self.memory), Cublas(self)
+        self.compute_capability, self.attributes = (
+            "80",
+            {
+                "MaxSharedMemoryPerBlockOptin": 0,
+                "MaxSharedMemoryPerMultiprocessor": 233_472,
+                "MultiProcessorCount": 2,
+            },
+        )
+        self.number, self._entered = 0, threading.local()  # of the device that all arrays lie on; see _devices
+        self.streams, self.cublas = Streams(self.memory, self._must_be_current), Cublas(self)
         self.cuda = SimpleNamespace(
             get_current_stream=lambda: self.streams.current,
             get_elapsed_time=lambda begin, end: 1.0,  # nothing here takes the time that it would take there
@@ -254,13 +275,23 @@ class DeviceDouble:
             Stream=self.streams.make,
             Event=self.streams.event,
             alloc_pinned_memory=pinned,
-            Device=lambda number=0: self._device,
+            Device=lambda number=None: Device(self, self._devices[-1].id if number is None else number),
             device=SimpleNamespace(get_cublas_handle=lambda: self._HANDLE),
             cublas=self.cublas.of_cupy(),
             driver=SimpleNamespace(funcSetAttribute=lambda function, attribute, value: None),
         )
 
     ndarray, __version__ = DeviceArray, "14.0.0"
+
+    @property
+    def _devices(self):
+        """Those that the thread has entered; the last one is its current device."""
+        return self._entered.__dict__.setdefault("devices", [Device(self, 0)])
+
+    def _must_be_current(self):
+        if (current := self._devices[-1].id) != self.number:
+            raise RuntimeError(f"the current device is {current}, the arrays lie on {self.number}")
+
     _HANDLE = 7  # of CuPy's cuBLAS
 
     def __getattr__(self, name):
@@ -270,6 +301,7 @@ class DeviceDouble:
 
     def _new(self, host):
         self.streams.refuse_while_recording("an allocation, whose memory could serve another array at the replay")
+        self._must_be_current()
         self.allocations += 1
         self.memory.add(host := np.asarray(host))
         return DeviceArray(self, host)
@@ -804,7 +836,7 @@ def double_backend(monkeypatch=None, types=WHOLE, on_chip=False):
     COMPILED.build([*usual(), *usual_on_device(types)])
     xp = DeviceDouble()
     if on_chip:
-        xp._device.attributes["MaxSharedMemoryPerBlockOptin"] = 232_448  # of an H100
+        xp.attributes["MaxSharedMemoryPerBlockOptin"] = 232_448  # of an H100
     if monkeypatch is not None:
         bindings = ModuleType("nvmath.bindings")
         bindings.cublas = xp.cublas.module()

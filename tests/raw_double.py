@@ -57,7 +57,7 @@ class RawKernel:
         self.kernel, self.max_dynamic_shared_size_bytes = SimpleNamespace(ptr=0), LIMIT
 
     def __call__(self, grid, block, args, *, shared_mem=0):
-        most = self._xp._device.attributes["MaxSharedMemoryPerBlockOptin"]
+        most = self._xp.attributes["MaxSharedMemoryPerBlockOptin"]
         assert shared_mem <= self.max_dynamic_shared_size_bytes <= max(most, LIMIT), self._name
         for a in args:
             if not isinstance(a, np.generic) and not hasattr(a, "_host"):

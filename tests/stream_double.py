@@ -31,8 +31,8 @@ class Recording(RuntimeError):
 class Streams:
     """cupy.cuda's streams, for one device double. `launch` is how everything runs that runs on the device."""
 
-    def __init__(self, memory):
-        self.memory, self._numbers = memory, itertools.count(1)
+    def __init__(self, memory, check):
+        self.memory, self._check, self._numbers = memory, check, itertools.count(1)
         self.null = Stream(self, 0)
         self._stack, self.one_at_a_time = [self.null], threading.RLock()
         self.counts = Counter()
@@ -44,6 +44,7 @@ class Streams:
 
     def launch(self, function, *hosts, stream=None):
         """Run function(*hosts) in a stream, the current one where none is given, or record it."""
+        self._check()
         stream = self.current if stream is None else stream
         if stream.recorded is not None:
             again = [self.memory.borrowed(host) for host in hosts]
@@ -152,6 +153,7 @@ class Graph:
         self._streams, self.recorded = streams, recorded
 
     def launch(self, stream=None):
+        self._streams._check()
         self._streams.refuse_while_recording("the launch of another graph")
         stream = self._streams.current if stream is None else stream
         self._streams.counts["graph launches"] += 1

@@ -422,7 +422,7 @@ def test_what_is_padded_stays_zero(changes, recording):
     ],
 )
 def test_a_precision_that_cannot_be_is_refused(changes, capability, words, recording):
-    recording.xp.cuda.Device().compute_capability = capability
+    recording.xp.compute_capability = capability
     with pytest.raises(fcgpu.ConfigError, match=words):
         trained(recording, **changes)
 

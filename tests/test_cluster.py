@@ -117,7 +117,7 @@ def test_a_barrier_that_is_missing_shows():
 @pytest.fixture
 def hopper():
     backend = double_backend(on_chip=True)
-    backend.xp._device.compute_capability = "90"
+    backend.xp.compute_capability = "90"
     return backend
 
 
@@ -186,7 +186,7 @@ def test_a_run_tells_how_many_features_it_has(most, hopper, monkeypatch):
         (8, 7, 4, 3), "tanh", "cross_entropy", "adam", *["float64"] * 2, "int64", False, True, False, 7
     )
     sizes = [replace(shape, blocks=2, buffers=buffers).bytes for buffers in (0, 2)]
-    hopper.xp._device.attributes["MaxSharedMemoryPerBlockOptin"] = sizes[0]
+    hopper.xp.attributes["MaxSharedMemoryPerBlockOptin"] = sizes[0]
     assert sizes[0] < sizes[1]
     random = np.random.default_rng(0)
     data = fcgpu.dataset(random.normal(0, 1, (33, 8)), np.arange(33) % 3)

@@ -160,6 +160,7 @@ def test_the_types_have_cudas_numbers(cupy):
     [
         "Stream.begin_capture", "Stream.end_capture", "Stream.record", "Stream.wait_event", "Stream.__enter__",
         "Stream.synchronize", "Event.record", "Event.synchronize", "Graph.launch", "Device.compute_capability",
+        "Device.__enter__", "Device.__exit__",
     ],
 )  # fmt: skip
 def test_what_is_asked_of_streams_and_graphs_exists(name, cupy):

@@ -7,6 +7,8 @@ eps of its terms, which are of the size of 1 here; the differences of the steps 
 
 import itertools
 import math
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,6 +131,26 @@ def test_lbfgs_trains_as_on_numpy(alpha, backend):
 @pytest.mark.parametrize("hidden", [(), (1,)])
 def test_the_smallest_networks_train_as_on_numpy(hidden, backend):
     assert_equals_numpy(blobs("two classes"), backend, hidden=hidden, output="sigmoid", batch=1, dtype="float64")
+
+
+def test_the_callers_current_device_is_another_and_stays_so(backend, monkeypatch):
+    """Runs on two GPUs take turns in one thread: each finds its own, and the caller its own again."""
+    second = replace(backend, device="cuda:1")
+    backend.xp.number = 1
+    options = {"batch": 7, "early_stopping": True, "n_iter_no_change": 9, "optimizer": "adam"}
+    for event in events(blobs(), second, **options):
+        assert [device.id for device in backend.xp._devices] == [0]
+        if isinstance(event, fcgpu.EpochEnded):
+            assert event.state().epochs == event.epoch
+    X = blobs().X
+    assert (event.model.predict(X, device=second) == event.model.predict(X)).mean() > 0.9
+    assert event.train.loss > 0
+    estimator = fcgpu.MLPClassifier(HIDDEN, max_iter=3, device="cuda:1", early_stopping=True, batch_size=8)
+    monkeypatch.setattr("fcgpu.estimator.base.choose", lambda device: second)
+    with warnings.catch_warnings(action="ignore"):  # it has not converged
+        estimator.fit(X, blobs().y)
+    assert estimator.predict_proba(X).shape == (SAMPLES, 3)
+    assert [device.id for device in backend.xp._devices] == [0]
 
 
 def test_an_infinite_loss_is_divergence_also_where_a_later_one_is_finite(backend):

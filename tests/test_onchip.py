@@ -132,7 +132,7 @@ def test_other_runs_go_layer_by_layer_and_it_is_said_why(changes, more, why, dev
 
 def test_a_gpu_before_ampere_goes_layer_by_layer(monkeypatch):
     backend = double_backend(monkeypatch, on_chip=True)
-    backend.xp._device.compute_capability = "75"
+    backend.xp.compute_capability = "75"
     events = fcgpu.train(pixels(), device=backend, hidden=HIDDEN)
     assert next(events).plan.why_layers.startswith("tensor cores take bfloat16 from compute capability 8.0")
     events.close()

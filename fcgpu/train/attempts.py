@@ -28,7 +28,9 @@ class Attempts:
 
     def events(self, memory_budget: int | None) -> Iterator[Event]:
         """The events of the run; it is built before the first of them."""
-        return self._events(self._run(self._plan(memory_budget=memory_budget)))
+        with self._backend.current():
+            plan = self._plan(memory_budget=memory_budget)
+        return self._events(self._run(plan))
 
     def _run(self, plan: Plan, order: Any = None) -> Run:
         while True:
@@ -43,7 +45,8 @@ class Attempts:
         device = self._backend.device
         self._backend.give_back()
         try:
-            less = self._plan(memory_budget=plan.bytes - 1)
+            with self._backend.current():
+                less = self._plan(memory_budget=plan.bytes - 1)
         except DeviceError:
             raise DeviceMemoryError(f"{device} ran out of memory, and no plan needs less: {plan.remedy}") from None
         note = f"{device} ran out of memory: {readable(less.bytes)} planned, in place of {readable(plan.bytes)}"

@@ -51,7 +51,8 @@ def features(X: Any, backend: Backend, threads: int) -> tuple[Any, int]:
     if X.dtype == np.uint8 or X.dtype.kind not in "iuf" or X.dtype.itemsize < 2:
         return X, 1
     if backend.holds(X):
-        return _on_gpu(X, backend) if backend.memory() > X.size else (X, 1)
+        with backend.current():
+            return _on_gpu(X, backend) if backend.memory() > X.size else (X, 1)
     if not isinstance(X, np.ndarray) or (backend.on_gpu and _on_disk(X)):
         return X, 1
     found = pixels(X, threads)

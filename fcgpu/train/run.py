@@ -245,7 +245,8 @@ class Run:
             if self.gpu is not None:
                 self.gpu.close()
         if self.best is not None and self.patience.best < math.inf:  # else there was no best
-            self.evaluate.params[...] = self.best
+            with self.backend.current():
+                self.evaluate.params[...] = self.best
         model = self.model()
         if not np.isfinite(model.params).all():  # by the last step: the epoch's loss was measured before it
             raise self._diverged(math.nan, self.epochs)
