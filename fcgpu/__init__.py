@@ -23,6 +23,7 @@ from fcgpu.params import Spec
 from fcgpu.train import train
 from fcgpu.train.events import EpochEnded, Finished, Started
 from fcgpu.train.recipe import Recipe, load_recipe, recipe_names
+from fcgpu.train.state import State
 from fcgpu.version import __version__
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Score",
     "Spec",
     "Started",
+    "State",
     "__version__",
     "choose",
     "dataset",

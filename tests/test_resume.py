@@ -115,7 +115,7 @@ def test_halved_learning_rates_are_halves():
 
 @pytest.mark.parametrize(
     ("changes", "what"),
-    [({"X": DATA.X + 1}, "X of"), ({"y": 1 - DATA.y}, "y of"), ({"classes": (0, 1, 5)}, "classes of"),
+    [({"X": DATA.X + 1}, "X of"), ({"y": 2 - DATA.y}, "y of"), ({"classes": (0, 1, 5)}, "classes of"),
      ({"scale": 0.5}, "scale of"), ({"X": DATA.X.astype("f4")}, r"X of other is float32 40x5 \w+, was float64 40x5")],
 )  # fmt: skip
 def test_other_data_are_refused_with_what_differs(changes, what):

@@ -208,3 +208,18 @@ class TestEstimator:
                 (6,), max_iter=3, callbacks=[lambda e, a=answer: a if isinstance(e, fcgpu.EpochEnded) else None]
             )
             assert fitted.fit(X, SIDE).n_iter_ == epochs
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "classes", "message"),
+    [
+        ([[1.0], [2.0]], [0, 1], (0, 1), "a list and a list; expected arrays as Dataset describes them; fcgpu.dataset"),
+        (np.ones((2, 1)), np.array([0, 1, 0]), (0, 1), r"an array of shape \(2, 1\) and an array of shape \(3,\)"),
+        (np.ones((2, 1)), np.array(["a", "b"]), None, "y of dtype <U1; expected"),
+        (np.ones((2, 1)), np.array([0, 2]), (0, 1), "y is no index into 2 classes"),
+        (np.ones((2, 1)), np.array([0.0, 1.0]), (0, 1), "y is no index into 2 classes"),
+    ],
+)
+def test_a_dataset_that_is_none_is_refused_where_it_is_made(X, y, classes, message):
+    with pytest.raises(fcgpu.DataError, match=message):
+        fcgpu.Dataset(X, y, classes=classes)

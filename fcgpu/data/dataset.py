@@ -12,12 +12,13 @@ from fcgpu.backend import as_numpy, namespace_of
 from fcgpu.errors import DataError
 
 LONG_DOUBLE = "g"  # 64 to 128 bits by the machine, and no GPU has it
+EXPECTED = "expected arrays as Dataset describes them; fcgpu.dataset(X, y) makes them of labels, lists and tables"
 ROWS_CHECKED_AT_ONCE = 4096  # bounds the temporary memory of a pass over X
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Samples and labels.
+    """Samples and labels, as `dataset` makes them of anything that NumPy takes.
 
     X : (n_samples, n_features), in the type it was stored in; pixels stay uint8. A CuPy array stays on its GPU.
     y : (n_samples,) intp, each an index into `classes`; or, where `classes` is None,
@@ -26,6 +27,8 @@ class Dataset:
     classes : the labels as the source has them, sorted; None for targets that are not whole numbers.
     image_shape : (height, width) or (height, width, 3) where a row is a rolled-out picture, else None.
     scale : what a feature is multiplied by when it is used, 1/255 for pixels.
+
+    Raises DataError where X and y are not such arrays; the features themselves are not looked at.
     """
 
     X: Any
@@ -37,6 +40,20 @@ class Dataset:
     scale: float = 1.0
     name: str = "arrays"
 
+    def __post_init__(self) -> None:
+        pairs = [(self.X, self.y)] if self.X_test is None else [(self.X, self.y), (self.X_test, self.y_test)]
+        for X, y in pairs:
+            if getattr(X, "ndim", None) != 2 or getattr(y, "ndim", None) not in (1, 2) or len(y) != X.shape[0]:
+                raise DataError(f"{self.name}: {_kind(X)} and {_kind(y)}; {EXPECTED}")
+            if y.dtype.kind not in "buif":
+                raise DataError(f"{self.name}: y of dtype {y.dtype}; {EXPECTED}")
+            if (
+                self.classes is not None
+                and y.ndim == 1
+                and (y.dtype.kind not in "iu" or (len(y) and not 0 <= y.min() <= y.max() < len(self.classes)))
+            ):
+                raise DataError(f"{self.name}: y is no index into {len(self.classes)} classes; {EXPECTED}")
+
     @property
     def n_samples(self) -> int:
         return int(self.X.shape[0])
@@ -44,6 +61,10 @@ class Dataset:
     @property
     def n_features(self) -> int:
         return int(self.X.shape[1])
+
+
+def _kind(array: Any) -> str:
+    return f"an array of shape {array.shape}" if hasattr(array, "shape") else f"a {type(array).__name__}"
 
 
 def dataset(
