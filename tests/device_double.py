@@ -271,7 +271,7 @@ class DeviceDouble:
         self.cuda = SimpleNamespace(
             get_current_stream=lambda: self.streams.current,
             get_elapsed_time=lambda begin, end: 1.0,  # nothing here takes the time that it would take there
-            runtime=SimpleNamespace(memGetInfo=self.memory.info, is_hip=False),
+            runtime=SimpleNamespace(memGetInfo=self.memory.info),
             Stream=self.streams.make,
             Event=self.streams.event,
             alloc_pinned_memory=pinned,

@@ -144,8 +144,8 @@ def _train(commands: Any) -> None:
     train.add_argument("--keep", metavar="N", default="2", help="checkpoints beside the best one (default: 2)")
     halve = "after NaN or infinity: stop, or halve the learning rate and go on from the last checkpoint"
     train.add_argument("--on-divergence", choices=("stop", "halve"), default="stop", help=f"{halve} (default: stop)")
-    board = "log for TensorBoard, into DIR or into the run directory (needs the extra tensorboard)"
-    train.add_argument("--tensorboard", nargs="?", const="", metavar="DIR", help=board)
+    board = "log for TensorBoard, into the run directory (needs the extra tensorboard)"
+    train.add_argument("--tensorboard", action="store_true", help=board)
     train.add_argument("--memory", metavar="SIZE", help="budget, as 300MB or 2GiB (default: half of what is free)")
     train.add_argument("--report", action="store_true", help="write report.html into the run directory, at the end")
     _where(train)

@@ -17,8 +17,9 @@ from fcgpu.train.recipe import KEYS, load_recipe, recipe_names, to_toml
 EXTRAS = {
     "cuda12": ("cupy-cuda12x", "train on NVIDIA GPUs, CUDA 12"),
     "cuda13": ("cupy-cuda13x", "train on NVIDIA GPUs, CUDA 13"),
-    "rocm7": ("cupy-rocm-7-0", "train on AMD GPUs"),
     "images": ("Pillow", "read folders of images"),
+    "sklearn": ("scikit-learn", "MLPClassifier and MLPRegressor"),
+    "torch": ("torch", "to_torch and from_torch"),
     "onnx": ("onnx", "export models as ONNX"),
     "report": ("matplotlib", "training reports: fcgpu report RUN_DIR"),
     "tensorboard": ("tensorboardX", "fcgpu train --tensorboard"),

@@ -5,10 +5,8 @@ the run would then wait for it.
 """
 
 import contextlib
-import os
 import platform
 import time
-from pathlib import Path
 from typing import Any
 
 from fcgpu.cli.history import History
@@ -30,10 +28,10 @@ TAGS = {
 class TensorBoard:
     """A context around that of a run, whose history it follows: scalars, with an epoch as a step.
 
-    Raises MissingExtraError without tensorboardX, CheckpointError where `folder` cannot be made.
+    Raises MissingExtraError without tensorboardX.
     """
 
-    def __init__(self, recipe: Recipe, folder: str) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         try:
             from tensorboardX import proto, record_writer, summary
         except ModuleNotFoundError as error:
@@ -43,12 +41,6 @@ class TensorBoard:
         self._event, self._scalar, self._open = proto.event_pb2, summary.scalar, record_writer.RecordWriter
         self._tags = {key: tag for key, tag in TAGS.items() if key != "monitored" or recipe.early_stopping}
         self._writer: Any = None
-        self._folder = Path(os.path.expanduser(folder)) if folder else None  # noqa: PTH111
-        if self._folder:
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise cannot_write(self._folder, error) from error
 
     def __enter__(self) -> "TensorBoard":
         return self
@@ -59,12 +51,12 @@ class TensorBoard:
                 self._writer.close()
 
     def follow(self, history: History) -> None:
-        """Write what comes after the history's last epoch into a new file, beside it unless a folder was given.
+        """Write what comes after the history's last epoch into a new file beside it.
 
         Raises CheckpointError.
         """
         name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{history.last}"
-        self._path, self._last = (self._folder or history.path.parent) / name, history.last
+        self._path, self._last = history.path.with_name(name), history.last
         try:
             self._writer = self._open(str(self._path))
         except OSError as error:

@@ -78,7 +78,7 @@ class Job:
                 f"--on-divergence halve: optimizer={recipe.optimizer!r} finds the length of its steps by itself, "
                 "whatever the learning rate: leave it away, or choose another optimizer"
             )
-        self.board = None if args.tensorboard is None else TensorBoard(recipe, args.tensorboard)
+        self.board = TensorBoard(recipe) if args.tensorboard else None
         self.device = args.device if args.device == "auto" else choose(args.device)  # auto needs to know the work
         source = recipe.data if args.data is None else _source(args.data)
         budget = size("memory", args.memory)

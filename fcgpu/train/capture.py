@@ -117,8 +117,6 @@ def recorded(stream: Any, launch: Callable[[], Any], times: int) -> Any:
 def why_eager(backend: Backend) -> str:
     """Why steps on this GPU cannot be recorded, in words; "" where they can."""
     xp = backend.xp
-    if xp.cuda.runtime.is_hip:
-        return "CUDA graphs are NVIDIA's"
     if int(xp.__version__.split(".")[0]) < OLDEST_CUPY:
         return f"CuPy {xp.__version__} is older than {OLDEST_CUPY}: {INSTALL}"
     try:

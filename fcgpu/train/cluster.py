@@ -108,7 +108,6 @@ def why_not(xp: Any, spec: Spec, recipe: Recipe, plan: Plan, samples: Rows, weig
     """Why these steps cannot be made in a cluster, in words; "" where they can, if they fit."""
     hidden, outputs = spec.sizes[1:-1], spec.sizes[-1]
     reasons = {
-        "it is NVIDIA's": xp.cuda.runtime.is_hip or not hasattr(xp, "RawKernel"),
         "the features come from the host in chunks": bool(plan.chunk),
         "it needs a hidden layer": not hidden,
         f"it takes {cluster.MOST_OUTPUTS} outputs at most": outputs > cluster.MOST_OUTPUTS,
