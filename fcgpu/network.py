@@ -93,9 +93,8 @@ class Network:
         self.scales = [scale] + [1.0] * n_hidden
         self._derivative = getattr(K, f"{spec.activation}_backward")
         output = OUTPUTS[spec.output]
-        self._loss, self._measure, self._delta, self._prediction = (
-            getattr(K, name)
-            for name in (output.loss, f"{output.loss}_alone", f"{output.loss}_delta", output.prediction)
+        self.measure, self._delta, self._prediction = (
+            getattr(K, name) for name in (output.loss, f"{output.loss}_delta", output.prediction)
         )
 
     def load(self, X: Any, rows: Any, work: Workspace) -> Workspace:
@@ -152,10 +151,6 @@ class Network:
         self._prediction(Z, layers[-1].b)
         return Z
 
-    def measure(self, Z: Any, y: Any, weight: Any, losses: Any) -> None:
-        """Overwrite losses (n, 1) with weight * loss of the logits Z (n, n_outputs)."""
-        self._measure(Z, y, weight, losses)
-
     def gradient(self, products: Products, work: Workspace) -> None:
         """The way back, from A after `rise` with dZ in A[-1]: fills the gradients of the products."""
         A, dA = work.A, work.dA
@@ -189,7 +184,8 @@ class Network:
         self.kernels.identity(Z, layers[-1].b)
         if count:
             self.kernels.count_correct(Z, y, work.correct)
-        self._loss(Z, y, weight, work.losses)
+        self.measure(Z, y, weight, work.losses)
+        self._delta(Z, 0, y, weight)
         if factor is not None:
             Z *= factor
         self.gradient(products, work)

@@ -61,7 +61,9 @@ def test_softmax_sums_to_one_and_survives_large_logits(backend):
 def loss_of(backend, name, Z, y, weight=1.0):
     Z, y = backend.xp.array(Z), backend.xp.asarray(y)  # Z is overwritten
     losses = backend.xp.empty((*Z.shape[:-1], 1))
-    getattr(kernels_for(backend), OUTPUTS[name].loss)(Z, y, weight, losses)
+    K, loss = kernels_for(backend), OUTPUTS[name].loss
+    getattr(K, loss)(Z, y, weight, losses)
+    getattr(K, f"{loss}_delta")(Z, 0, y, weight)
     return backend.to_host(losses)[..., 0], backend.to_host(Z)
 
 

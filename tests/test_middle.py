@@ -15,10 +15,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from device_double import library_of
+from kernel_cases import whole
 
 from fcgpu.kernels import REFERENCE, middle
 from fcgpu.kernels.device import Rows
-from fcgpu.kernels.losses import LOSSES, OUTPUTS
+from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.middle import Cut, Memory, Middle, cut_of, text, why_not
 from fcgpu.params import Padded, Spec, initial
 
@@ -125,7 +126,7 @@ class Data:
         losses, right = np.empty((self.n, 1)), np.zeros(self.n, bool)
         if not network.dense:
             REFERENCE["count_correct"](A, self.y, right, xp=np)
-        LOSSES[OUTPUTS[network.output].loss](A, self.y, weight, losses, xp=np)
+        whole(REFERENCE, OUTPUTS[network.output].loss)(A, self.y, weight, losses, xp=np)
         self.loss, self.right = losses.sum(), right.sum()
         gradients = []
         for i in reversed(range(1, len(matrices))):

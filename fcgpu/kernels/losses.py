@@ -80,12 +80,6 @@ def delta(mean: Callable[..., None], Z: Any, b: Any, y: Any, weight: Any, *, xp:
     Z *= weight
 
 
-def loss(row: "Output", Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
-    """Overwrite losses (..., n, 1) with weight * loss, and the logits Z with dZ."""
-    row.measure(Z, y, weight, losses, xp=xp)
-    delta(row.mean, Z, 0, y, weight, xp=xp)
-
-
 def count_correct(Z: Any, y: Any, correct: Any, *, xp: Any) -> None:
     """Overwrite correct (..., n) bool: is the greatest of the logits Z (..., n, k) that of class y (n,)?
 
@@ -111,7 +105,6 @@ OUTPUTS = {
 }
 
 LOSSES: dict[str, Callable[..., None]] = {
-    **{row.loss: partial(loss, row) for row in OUTPUTS.values()},
-    **{f"{row.loss}_alone": row.measure for row in OUTPUTS.values()},
+    **{row.loss: row.measure for row in OUTPUTS.values()},
     **{f"{row.loss}_delta": partial(delta, row.mean) for row in OUTPUTS.values()},
 }

@@ -261,29 +261,16 @@ static void close_compared(Compared* c) {
     for (int i = 0; i < 5; i++) close_arrays(all[i], 1);
 }
 
-#define DELTA(c, mean)                                                                                                 \
-    CALL(c.Z, mean##_all, c.Z.view.buf, c.bias.view.buf, c.n, c.k);                                                    \
-    CALL(c.Z, minus_target, c.Z.view.buf, c.labels, c.targets, c.weights, c.step, c.n, c.k)
-#define MEASURE(c, mean)                                                                                               \
-    CALL(c.Z, mean##_loss, c.Z.view.buf, c.labels, c.targets, c.weights, c.step, c.losses.view.buf, c.n, c.k)
-
-/* (Z, b, y, weight): Z is overwritten; (Z, y, weight, losses): losses; and both of them. */
+/* (Z, b, y, weight): Z is overwritten; (Z, y, weight, losses): losses. */
 #define OUTPUT_FUNCTIONS(loss, mean)                                                                                   \
     FUNCTION(loss##_delta) {                                                                                           \
         TAKES(4);                                                                                                      \
         Compared c;                                                                                                    \
         int done = open_compared(&c, args[0], args[1], args[2], args[3], NULL);                                        \
         if (done) {                                                                                                    \
-            DELTA(c, mean);                                                                                            \
+            CALL(c.Z, mean##_all, c.Z.view.buf, c.bias.view.buf, c.n, c.k);                                            \
+            CALL(c.Z, minus_target, c.Z.view.buf, c.labels, c.targets, c.weights, c.step, c.n, c.k);                   \
         }                                                                                                              \
-        close_compared(&c);                                                                                            \
-        DONE(done);                                                                                                    \
-    }                                                                                                                  \
-    FUNCTION(loss##_alone) {                                                                                           \
-        TAKES(4);                                                                                                      \
-        Compared c;                                                                                                    \
-        int done = open_compared(&c, args[0], NULL, args[1], args[2], args[3]);                                        \
-        if (done) MEASURE(c, mean);                                                                                    \
         close_compared(&c);                                                                                            \
         DONE(done);                                                                                                    \
     }                                                                                                                  \
@@ -291,10 +278,8 @@ static void close_compared(Compared* c) {
         TAKES(4);                                                                                                      \
         Compared c;                                                                                                    \
         int done = open_compared(&c, args[0], NULL, args[1], args[2], args[3]);                                        \
-        if (done) {                                                                                                    \
-            MEASURE(c, mean);                                                                                          \
-            DELTA(c, mean);                                                                                            \
-        }                                                                                                              \
+        if (done)                                                                                                      \
+            CALL(c.Z, mean##_loss, c.Z.view.buf, c.labels, c.targets, c.weights, c.step, c.losses.view.buf, c.n, c.k); \
         close_compared(&c);                                                                                            \
         DONE(done);                                                                                                    \
     }
@@ -528,10 +513,8 @@ static PyMethodDef methods[] = {
     METHOD("relu_backward", relu_backward),
     METHOD("leaky_relu_backward", leaky_relu_backward),
     METHOD("binary_cross_entropy", binary_cross_entropy),
-    METHOD("binary_cross_entropy_alone", binary_cross_entropy_alone),
     METHOD("binary_cross_entropy_delta", binary_cross_entropy_delta),
     METHOD("cross_entropy", cross_entropy),
-    METHOD("cross_entropy_alone", cross_entropy_alone),
     METHOD("cross_entropy_delta", cross_entropy_delta),
     METHOD("count_correct", count_correct),
     METHOD("adam", adam),

@@ -17,7 +17,7 @@ ALIKE = (
     *("sigmoid", "logistic", "tanh", "relu", "leaky_relu", "softmax"),
     *("sigmoid_backward", "tanh_backward", "relu_backward", "leaky_relu_backward"),
     "count_correct",
-    *(f"{loss}{half}" for loss in ("binary_cross_entropy", "cross_entropy") for half in ("", "_alone", "_delta")),
+    *(f"{loss}{half}" for loss in ("binary_cross_entropy", "cross_entropy") for half in ("", "_delta")),
 )  # in name and arguments
 
 Kernel = Callable[..., None]
