@@ -279,6 +279,11 @@ def test_csv_targets_that_are_not_whole_stay(tmp_path):
     assert data.X.ravel().tolist() == [1, 2]
 
 
+def test_csv_labels_that_a_float_takes_for_one_another_are_none(tmp_path):
+    assert load(written(tmp_path / "t.csv", b"9007199254740991,1\n9007199254740990,2\n")).y.tolist() == [1, 0]
+    assert load(written(tmp_path / "t.csv", b"9007199254740993,1\n9007199254740992,2\n")).classes is None
+
+
 def test_features_that_are_all_zero_have_a_scale(tmp_path):
     assert load(written(tmp_path / "t.csv", b"0,0\n1,0\n")).scale == 1
 

@@ -51,6 +51,14 @@ def test_a_regression_is_judged_by_its_targets():
     assert score.loss == pytest.approx(0.5 * np.mean((model.predict(X) - y) ** 2), rel=1e-5)
 
 
+@pytest.mark.parametrize("y", [X[:, 0] * 1e20, np.where(SIDE, 2.0**53, 1)])
+def test_floats_too_great_to_be_exact_are_targets_and_no_labels(y):
+    learned(y / 1e20, output="identity")
+    assert learned(y, output="identity", epochs=1, dtype="float64").classes is None
+    with pytest.raises(fcgpu.DataError, match=r"labels in one column, not .*e\+\d\d for sample"):
+        learned(y)
+
+
 def test_labels_that_are_none_of_the_classes_are_named():
     model = learned(np.where(SIDE, 7, 3))
     for y, message in (
@@ -66,7 +74,7 @@ def test_classes_in_any_order_are_found_again():
     np.testing.assert_array_equal(turned.targets(fcgpu.dataset(X, np.where(SIDE, 2, 5)), SIDE[:4] * 1), 1 - SIDE[:4])
 
 
-@pytest.mark.parametrize("y", [[1, "a"] * 60, [None, 1] * 60, [2.0**70, 1] * 60])
+@pytest.mark.parametrize("y", [[1, "a"] * 60, [None, 1] * 60])
 def test_labels_of_no_one_kind_are_refused(y):
     with pytest.raises(fcgpu.DataError, match=r"must (all )?be whole numbers"):
         fcgpu.dataset(X, np.array(y, dtype=object))

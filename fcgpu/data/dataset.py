@@ -13,6 +13,7 @@ from fcgpu.errors import DataError
 
 LONG_DOUBLE = "g"  # 64 to 128 bits by the machine, and no GPU has it
 EXPECTED = "expected arrays as Dataset describes them; fcgpu.dataset(X, y) makes them of labels, lists and tables"
+EXACT = 2.0**53  # from here on two whole numbers may be one float64
 ROWS_CHECKED_AT_ONCE = 4096  # bounds the temporary memory of a pass over X
 
 
@@ -80,7 +81,7 @@ def dataset(
     """A checked Dataset from arrays: X (n_samples, n_features) of numbers, y (n_samples,) labels or targets. X may be
     in a GPU's memory, CuPy's or another library's, and stays there; y is brought to the host.
 
-    Whole numbers and text become classes; other floats, and y of two dimensions, stay targets.
+    Whole numbers and text become classes; other floats, those from 2**53 on, and y of two dimensions, stay targets.
 
     Raises DataError: shapes that disagree, no samples, a type that is not numeric or a long double, NaN or infinity,
     a test label that no training sample has; a scale that is not above 0, an image_shape that is not that of a row.
@@ -189,8 +190,8 @@ def not_a_label(y: Any) -> str:
     """What targets (n,) or (n, n_outputs) have in place of labels, for a message."""
     if y.ndim == 2:
         return f"{y.shape[1]} columns of targets"
-    first = int(np.flatnonzero(y != np.rint(y))[0])
-    return f"{y[first]:g} for sample {first}"
+    first = int(np.flatnonzero(~_whole(y))[0])
+    return f"{y[first]:.9g} for sample {first}"
 
 
 def shown(classes: tuple[int | str, ...]) -> str:
@@ -233,10 +234,15 @@ def _refuse_long_doubles(what: str, array: Any, name: str) -> None:
 
 def _encode(y: Any, name: str) -> tuple[tuple[int | str, ...] | None, Any]:
     """(classes, indices) for labels, (None, float64 targets) for anything else."""
-    if y.ndim == 2 or (y.dtype.kind == "f" and not np.equal(y, np.rint(y)).all()):
+    if y.ndim == 2 or (y.dtype.kind == "f" and not _whole(y).all()):
         return None, y.astype(np.float64)
     values, index = np.unique(y, return_inverse=True)
     return as_classes(values, name), index.astype(np.intp)
+
+
+def _whole(y: Any) -> Any:
+    """Which of these floats (n,) stand for one whole number each, as labels do."""
+    return (y == np.rint(y)) & (np.abs(y) < EXACT)
 
 
 def as_classes(values: Any, name: str) -> tuple[int | str, ...]:
