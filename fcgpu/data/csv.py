@@ -25,6 +25,7 @@ CSV_BLOCK = 1 << 18  # bytes parsed at once: bounds the temporary memory
 MAX_LINE = 4 << 20  # bytes
 MOST_THREADS = 8  # each holds a block and its numbers
 BOM = b"\xef\xbb\xbf"
+MANY = 4  # columns whose first sample does not count them by chance
 LABEL = ("label", "class", "target", "y")  # what a header calls it
 
 
@@ -41,7 +42,8 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
     The first column is the label, unless `n_features` is given and is the number of columns: then y is None.
 
     Raises DataError, with line and column: ragged, not a number, not finite; no samples, no features, not text;
-    neither n_features columns nor one more; a header that names another column than the first as one of LABEL.
+    neither n_features columns nor one more; a header that names another column than the first as one of LABEL, or not
+    the first; one that counts the columns from 0, which looks like a sample.
     """
     with _csv_bytes(path) as read, closing(Workers(min(MOST_THREADS, cpu_count()))) as workers:
         start = next((line for line in _blocks(read, 1) if not line.isspace()), b"")
@@ -51,6 +53,11 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
         fields = _fields(first)
         columns, words = len(fields), [not _is_number(field) for field in fields]
         header = all(words) or (words[0] and fields[0] != "")
+        if columns >= MANY and fields == [str(i) for i in range(columns)]:  # else it would be a sample
+            raise DataError(
+                f"{path}: line 1 counts the columns, as pandas does where they have no names; "
+                "name them, or leave the line away: header=False"
+            )
         if n_features is not None and columns not in (n_features, n_features + 1):
             raise DataError(
                 f"{path}: {columns} columns don't match the model: expected {n_features} features, "
@@ -58,7 +65,7 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
             )
         labels = int(columns != n_features)
         if header and labels:
-            _check_label_first(path, fields)
+            _check_label_first(path, fields, dropped=n_features is not None)
         if columns == labels:
             raise DataError(f"{path}: one column; expected a label and features, separated by commas")
         X, y = np.empty((0, columns - labels), np.uint8), []
@@ -82,8 +89,13 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
     return X, np.concatenate(y) if labels else None
 
 
-def _check_label_first(path: Path, header: list[str]) -> None:
+def _check_label_first(path: Path, header: list[str], *, dropped: bool) -> None:
     names = [field.strip("\"'").lower() for field in header]
+    if not (names[0] or dropped):
+        raise DataError(
+            f"{path}: column 1, which is taken for the label, has no name: where it is the number of a row, as pandas "
+            "and R write it, leave it away: index=False, row.names=FALSE"
+        )
     found = next((column for column, name in enumerate(names, 1) if name in LABEL), 1)
     if found != 1:
         raise DataError(
