@@ -120,6 +120,12 @@ def test_training_again_from_the_recipe_gives_the_same_model(run, tmp_path):
     assert (tmp_path / "recipe.toml").read_bytes() == (path / "recipe.toml").read_bytes()
 
 
+@pytest.mark.parametrize("optimizer", ["lbfgs", "rprop"])
+def test_data_of_ones_own_take_an_optimizer_without_a_schedule(data, tmp_path, optimizer):
+    ran("train", data, "--optimizer", optimizer, "--epochs", 2, "--device", "cpu", "--quiet", "--out", tmp_path)
+    assert fcgpu.load_recipe(tmp_path / "recipe.toml").schedule == "constant"
+
+
 @pytest.mark.parametrize("split", ["test", "train"])
 def test_evaluate_agrees_with_train(run, data, split):
     path, said = run

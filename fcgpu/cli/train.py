@@ -7,6 +7,7 @@ import signal
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +39,7 @@ from fcgpu.train.plan import readable
 from fcgpu.train.recipe import Recipe, load_recipe
 from fcgpu.train.state import State
 
-FOR_OWN_DATA = Recipe(learning_rate=0.01, schedule="cosine")  # where no recipe is named
+FOR_OWN_DATA = Recipe(learning_rate=0.01, schedule="cosine")  # where no recipe is named; full batches take no schedule
 HALVINGS = 10  # of the learning rate, before a run that diverges again is given up
 SMALL = 10  # samples and features up to which the data themselves are shown
 
@@ -49,7 +50,10 @@ def train(args: Namespace) -> int:
     policy = Every(*every(args.checkpoint_every)), count("keep", args.keep) or 1
     if args.resume is None:
         own_data = args.recipe is None and args.data not in (None, "mnist")
-        recipe = (FOR_OWN_DATA if own_data else load_recipe(args.recipe or "mnist")).but(**recipe_changes(args))
+        base = FOR_OWN_DATA if own_data else load_recipe(args.recipe or "mnist")
+        if own_data and args.optimizer in FULL_BATCH:
+            base = replace(base, schedule="constant")
+        recipe = base.but(**recipe_changes(args))
         recipe = recipe.but(data=_source(recipe.data if args.data is None else args.data))
         if not recipe.data and args.data is None:
             raise ConfigError(f"recipe {recipe.name} has no data of its own: fcgpu train DATA --recipe {args.recipe}")
