@@ -97,7 +97,8 @@ class Model:
             if y.shape != Z.shape:
                 raise DataError(f"targets of shape {y.shape} don't match the model: expected {Z.shape}")
         losses = np.empty((len(Z), 1))
-        OUTPUTS[self.spec.output].measure(Z.astype(np.float64), y, shares[:, None], losses, xp=np)
+        with np.errstate(over="ignore"):  # a loss may be infinite
+            OUTPUTS[self.spec.output].measure(Z.astype(np.float64), y, shares[:, None], losses, xp=np)
         return Score(float(losses.sum()), accuracy, len(Z))
 
     def targets(self, data: Dataset, y: Any) -> Any:

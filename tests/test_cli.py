@@ -215,6 +215,19 @@ def test_regression_trains_evaluates_and_predicts(tmp_path, columns):
     assert "loss" in ran("evaluate", tmp_path / "run").out
 
 
+def test_a_loss_beyond_all_measure_is_null_in_json(tmp_path):
+    """The mean is exp(X W), which at the test sample no float64 holds, and no warning of NumPy's tells so."""
+    X = np.linspace(0, 1, 20)[:, None]
+    y = np.rint(np.exp(2 * X[:, 0]))
+    np.savez(tmp_path / "d.npz", X=X, y=y, X_test=[[1e4]], y_test=y[:1])
+    words = ("--hidden", "", "--output", "exp", "--epochs", 100, "--learning-rate", 0.1, "--device", "cpu")
+    ran("train", tmp_path / "d.npz", *words, "--quiet", "--out", tmp_path / "run")
+    evaluated = ran("evaluate", tmp_path / "run", "--device", "cpu", "--json")
+    for said, key in (((tmp_path / "run/result.json").read_text(), "test_loss"), (evaluated.out, "loss")):
+        assert json.loads(said, parse_constant=pytest.fail)[key] is None
+    assert evaluated.err == ""
+
+
 def test_two_classes_need_one_sigmoid(tmp_path):
     X, y = blobs(40, n_classes=2)
     source = csv(tmp_path / "d.csv", y, X)

@@ -129,14 +129,15 @@ def _line(event: EpochEnded, test: Score | None) -> dict[str, Any]:
         "epoch": event.epoch,
         "step": event.step,
         "seconds": round(event.seconds, 6),
-        "loss": _finite(event.loss),
-        "penalty": _finite(event.penalty),
+        "loss": finite(event.loss),
+        "penalty": finite(event.penalty),
         "accuracy": event.accuracy,
-        "monitored": event.monitored if event.monitored is None else _finite(event.monitored),
+        "monitored": event.monitored if event.monitored is None else finite(event.monitored),
         "learning_rate": event.learning_rate,
     }
-    return line if test is None else {**line, "test_loss": _finite(test.loss), "test_accuracy": test.accuracy}
+    return line if test is None else {**line, "test_loss": finite(test.loss), "test_accuracy": test.accuracy}
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # JSON has no NaN
+def finite(value: float) -> float | None:
+    """None for NaN and infinity, which JSON has not."""
+    return value if math.isfinite(value) else None

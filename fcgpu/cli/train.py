@@ -17,6 +17,7 @@ import numpy as np
 
 from fcgpu.backend import choose
 from fcgpu.cli.checkpoints import Every
+from fcgpu.cli.history import finite
 from fcgpu.cli.machine import machine
 from fcgpu.cli.options import count, every, recipe_changes, size
 from fcgpu.cli.report import write as write_report
@@ -242,9 +243,9 @@ def _result(started: Started, done: Finished, run: RunDirectory, digest: str) ->
         "steps": done.steps,
         "seconds": done.seconds,
         "samples_per_second": done.samples / done.seconds,
-        "train_loss": done.train.loss,
+        "train_loss": finite(done.train.loss),
         "train_accuracy": done.train.accuracy,
-        "test_loss": done.test and done.test.loss,
+        "test_loss": done.test and finite(done.test.loss),
         "test_accuracy": done.test and done.test.accuracy,
         "run_directory": str(run.path),
         "model": str(run.model),

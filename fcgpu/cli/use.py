@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import choose
+from fcgpu.cli.history import finite
 from fcgpu.cli.options import count
 from fcgpu.cli.run_directory import model_file
 from fcgpu.data import NAMED, is_image_folder, load, load_features
@@ -39,7 +40,7 @@ def evaluate(args: Namespace) -> int:
         confusion = np.bincount(k * y + class_index(Z), minlength=k * k).reshape(k, k)
         result |= {"classes": list(model.classes), "confusion_matrix": confusion.tolist()}
     if args.json:
-        print(json.dumps(result))
+        print(json.dumps(result | {"loss": finite(score.loss)}))
     else:
         _show(result, data.name)
     return 0

@@ -71,6 +71,4 @@ def judged(run: RunFiles) -> Judged:
     P = model.predict_proba(X)
     if model.classes is not None and P.shape[1] == 1:
         P = np.hstack([1 - P, P])
-    with np.errstate(all="ignore"):  # a loss may be infinite
-        score = model.score_logits(Z, y)
-    return Judged(model, data, split, X, y, P, score, recipe.seed)
+    return Judged(model, data, split, X, y, P, model.score_logits(Z, y), recipe.seed)
