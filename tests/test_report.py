@@ -240,6 +240,15 @@ def test_test_samples_that_have_changed_are_noticed(pictures, tmp_path):
     assert said in read(page(run))
 
 
+def test_training_samples_that_have_changed_are_noticed(tmp_path):
+    X, y = blots(60, 1)
+    np.savez(tmp_path / "d.npz", X=X, y=y)
+    train(tmp_path / "d.npz", "--hidden", 5, "--epochs", 20, "--out", tmp_path / "run")
+    assert "not those of the run any more" not in read(page(tmp_path / "run"))
+    np.savez(tmp_path / "d.npz", X=X, y=y[::-1])
+    assert "The training samples are not those of the run any more" in read(page(tmp_path / "run"))
+
+
 def kinds():
     random = np.random.default_rng(4)
     X = random.standard_normal((120, 4))

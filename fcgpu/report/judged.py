@@ -31,13 +31,15 @@ class Judged:
     seed: int
 
     def others(self, run: RunFiles) -> str:
-        """What there is to say where the run's own test samples were not these."""
-        loss = run.number("test_loss")
-        if self.split != "test" or loss is None or math.isclose(self.score.loss, loss, rel_tol=1e-3, abs_tol=1e-4):
+        """What there is to say where the run's own samples were not these."""
+        loss = run.number("test_loss" if self.split == "test" else "train_loss")
+        if self.split != "test" and run.recipe.early_stopping:  # which held some of these out
+            loss = None
+        if loss is None or math.isclose(self.score.loss, loss, rel_tol=1e-3, abs_tol=1e-4):
             return ""
         return (
-            f"The test samples are not those of the run any more: on these the loss is {self.score.loss:.4g}, and "
-            f"result.json says {loss:.4g}."
+            f"The {self.split} samples are not those of the run any more: on these the loss is {self.score.loss:.4g}, "
+            f"and result.json says {loss:.4g}."
         )
 
     @property
