@@ -240,6 +240,16 @@ def test_test_samples_that_have_changed_are_noticed(pictures, tmp_path):
     assert said in read(page(run))
 
 
+def test_the_note_on_the_curves_is_true_of_every_rule(tmp_path):
+    X, y = blots(60, 1)
+    np.savez(tmp_path / "d.npz", X=X, y=y)
+    for rule, after in (("lbfgs", True), ("rprop", False), ("momentum", False)):
+        train(tmp_path / "d.npz", "--hidden", 5, "--epochs", 3, "--optimizer", rule, "--out", tmp_path / rule)
+        found = runs.read(str(tmp_path / rule))
+        assert (found.last("loss") == pytest.approx(found.number("train_loss"), rel=1e-5)) is after
+        assert "before each update, lbfgs's after it" in read(page(tmp_path / rule))
+
+
 def test_training_samples_that_have_changed_are_noticed(tmp_path):
     X, y = blots(60, 1)
     np.savez(tmp_path / "d.npz", X=X, y=y)

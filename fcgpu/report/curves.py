@@ -41,8 +41,8 @@ def section(runs: Sequence[RunFiles], names: Sequence[Markup]) -> Iterator[Marku
     yield element("div", *drawn, class_="plots")
     yield element(
         "p",
-        "Training figures are measured while an epoch runs, before each update; test and validation figures after it. "
-        "The loss is without the regulariser.",
+        "Training figures are measured while an epoch runs, before each update, lbfgs's after it; test and validation "
+        "figures after the epoch. The loss is without the regulariser.",
         " The axis of the accuracy is stretched towards 100\u00a0%." if len(drawn) > len(AGAINST) else "",
         class_="note",
     )

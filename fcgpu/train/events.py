@@ -45,7 +45,10 @@ class EpochEnded:
 
     @property
     def loss(self) -> float:
-        """Mean over the epoch's samples, each measured before the update it led to, plus the regulariser."""
+        """Mean over the epoch's samples, each measured before the update it led to, plus the regulariser.
+
+        With lbfgs, whose line search measures where it arrives, after it: the loss of `model`.
+        """
         return self._fetch()[0]
 
     @property
@@ -60,7 +63,7 @@ class EpochEnded:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of the epoch's samples answered rightly before the update they led to; None for a regression."""
+        """Share of the epoch's samples answered rightly, when `loss` is measured; None for a regression."""
         return self._fetch()[2] / self._n if self._counts else None
 
     def model(self) -> Model:
