@@ -291,3 +291,12 @@ def test_ctrl_c_while_writing_leaves_no_part_of_a_file(good, tmp_path, monkeypat
     monkeypatch.setattr(atomic.os, "fsync", interrupt)
     assert call(*good) == (130, "", "fcgpu: stopped\n")
     assert names(tmp_path / "run") == []
+
+
+def test_of_runs_that_begin_at_once_each_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    """Two have looked for a new name, and one has made its folder, before the other does."""
+    names = iter([tmp_path / "taken", tmp_path / "taken-2"])
+    monkeypatch.setattr("fcgpu.cli.run_directory._new_name", lambda recipe: next(names))
+    (tmp_path / "taken").mkdir()
+    with create(None, fcgpu.Recipe(), 1) as run:
+        assert run.path == tmp_path / "taken-2"

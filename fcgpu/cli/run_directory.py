@@ -169,7 +169,12 @@ def create(path: str | None, recipe: Recipe, room: int, every: Every = NEVER, ke
     made: list[Path] = []
     with _refused(folder, lambda: _remove_empty(made)):
         made += [each for each in (folder, *folder.parents) if not each.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=path is not None)
+        except FileExistsError:
+            if path is None and folder.exists():  # another run has taken the new name since
+                return create(path, recipe, room, every, keep)
+            raise
         lock = Lock(folder)
         try:
             if any(entry.name != LOCK and not is_leftover(entry) for entry in folder.iterdir()):
