@@ -13,7 +13,7 @@ def show(table: Any) -> None:
     """A rich table on standard output, folded to the width of a terminal; in a file or a pipe a row is a line."""
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = UNFOLDED
     console.print(table)

@@ -228,6 +228,16 @@ def test_a_loss_beyond_all_measure_is_null_in_json(tmp_path):
     assert evaluated.err == ""
 
 
+def test_classes_and_paths_are_shown_as_they_are_called(tmp_path):
+    """rich makes a picture of :x:, and a colour of [red]."""
+    X, y = blobs(60, 2)
+    np.savez(tmp_path / "d:x:[red].npz", X=X, y=np.array(["chr:x:1", "[red]"])[y])
+    out = ran("train", tmp_path / "d:x:[red].npz", *LEARN, "--out", tmp_path / "run").out
+    assert "d:x:[red].npz" in out
+    evaluated = ran("evaluate", tmp_path / "run", "--device", "cpu").out
+    assert evaluated.count("chr:x:1") == evaluated.count("[red] ") == 2
+
+
 def test_two_classes_need_one_sigmoid(tmp_path):
     X, y = blobs(40, n_classes=2)
     source = csv(tmp_path / "d.csv", y, X)
