@@ -9,14 +9,20 @@ from typing import Any, TextIO
 UNFOLDED = 10_000  # columns: wider than any row
 
 
-def show(table: Any) -> None:
-    """A rich table on standard output, folded to the width of a terminal; in a file or a pipe a row is a line."""
+def show(table: Any, otherwise: str = "") -> None:
+    """A rich table on standard output, folded to the width of a terminal; in a file or a pipe a row is a line.
+
+    otherwise : what to say in the place of a table that must not be folded, where it is too wide.
+    """
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = UNFOLDED
-    console.print(table)
+    if otherwise and console.measure(table, options=console.options.update(width=UNFOLDED)).maximum > console.width:
+        print(otherwise)
+    else:
+        console.print(table)
 
 
 def say(text: str) -> None:

@@ -123,8 +123,30 @@ def test_tables_are_folded_in_a_terminal_and_nowhere_else():
     rows = [line for line in finish(start("recipes", "--keys")).out.splitlines() if line[0] == "│"]
     assert len(rows) == len(fcgpu.cli.options.KEYS)
     assert max(map(len, rows)) > 80
+    lines = in_a_terminal("recipes", "--keys")
+    assert len(lines) > len(rows)
+    assert max(map(len, lines)) == 80
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_a_confusion_matrix_is_whole_or_not_shown(tmp_path):
+    X, y = blobs(240, 12, 12)
+    model = tmp_path / "m.safetensors"
+    for names, shown in (("c{}", 12), ("class {}", 0)):
+        labels = np.array([names.format(i) for i in y])
+        *_, done = fcgpu.train((X, labels), hidden=(), epochs=1, device="cpu")
+        fcgpu.save_model(done.model, model)
+        np.savez(tmp_path / "d.npz", X=X, y=labels)
+        lines = in_a_terminal("evaluate", model, tmp_path / "d.npz", "--device", "cpu")
+        assert "…" not in "".join(lines)
+        assert len([line for line in lines if line[0] == "│"]) == shown
+        assert ("12 classes is too wide to show; --json has it" in lines[-1]) is not bool(shown)
+
+
+def in_a_terminal(*words):
+    """The lines that a terminal of 80 columns is sent, without colours."""
     master, slave = os.openpty()
-    process = start("recipes", "--keys", stdout=slave, environment={"TERM": "xterm", "COLUMNS": "80"})
+    process = start(*words, stdout=slave, environment={"TERM": "xterm", "COLUMNS": "80"})
     os.close(slave)
     shown = []
     with suppress(OSError):  # how Linux says that nothing more will come
@@ -132,9 +154,7 @@ def test_tables_are_folded_in_a_terminal_and_nowhere_else():
             shown.append(part)
     os.close(master)
     assert finish(process).code == 0
-    lines = re.sub(r"\x1b\[[\d;]*m", "", b"".join(shown).decode()).splitlines()
-    assert len(lines) > len(rows)
-    assert max(map(len, lines)) == 80
+    return re.sub(r"\x1b\[[\d;]*m", "", b"".join(shown).decode()).splitlines()
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")  # noqa: PTH110

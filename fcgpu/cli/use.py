@@ -19,6 +19,8 @@ from fcgpu.model import class_index
 from fcgpu.streams import show
 from fcgpu.train.recipe import load_recipe
 
+MOST_SHOWN = 20  # classes of a confusion matrix
+
 
 def evaluate(args: Namespace) -> int:
     path = model_file(args.model)
@@ -93,8 +95,13 @@ def _show(result: dict[str, Any], name: str) -> None:
 
     accuracy = "" if result["accuracy"] is None else f", accuracy {result['accuracy']:.2%}"
     print(f"{name}, {result['samples']:,} {result['split']} samples: loss {result['loss']:.4f}{accuracy}")
-    if "classes" in result and len(result["classes"]) <= 20:
-        table = Table("actual", *(str(c) for c in result["classes"]), title="predicted as", title_justify="left")
-        for label, row in zip(result["classes"], result["confusion_matrix"], strict=True):
-            table.add_row(str(label), *(str(n) if n else "." for n in row))
-        show(table)
+    if "classes" in result:
+        labels = [str(c) for c in result["classes"]]
+        wide = f"the confusion matrix of {len(labels)} classes is too wide to show; --json has it"
+        if len(labels) > MOST_SHOWN:
+            print(wide)
+            return
+        table = Table("actual", *labels, title="predicted as", title_justify="left")
+        for label, row in zip(labels, result["confusion_matrix"], strict=True):
+            table.add_row(label, *(str(n) if n else "." for n in row))
+        show(table, wide)
