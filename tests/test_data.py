@@ -438,7 +438,7 @@ NPY = npy(TABLE.astype(np.uint8))
         (NPY[:-1], r"\(6, 21\) of uint8 needs 126 bytes, found 125"),
         (NPY + b"\0", r"\(6, 21\) of uint8 needs 126 bytes, found 127"),
         (npy(TABLE, (2, 0)), r"version \(2, 0\), expected \(1, 0\)"),
-        (npy(np.array([[1, None]]), allow_pickle=True), "Python objects, which are never unpickled"),
+        (npy(np.array([[1, None]]), allow_pickle=True), "never unpickled; save numbers, or text as y.astype"),
         (npy(np.zeros(3, [("a", int)])), r"dtype \[\('a', .*expected real numbers"),
         (npy(TABLE * 1j), "dtype complex128; expected real numbers"),
         (npy(TABLE[0]), r"shape \(21,\); expected \(n_samples, 1 \+ n_features\)"),

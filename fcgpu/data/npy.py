@@ -133,9 +133,9 @@ def _header(stream: Any, size: int, name: str) -> tuple[tuple[int, ...], bool, A
     except Exception as error:  # numpy raises errors of many kinds here, some of many lines
         raise DataError(f"{name}: not an NPY array ({str(error)[:80]!r}); write it with numpy.save") from error
     if dtype.hasobject:
-        raise DataError(f"{name}: holds Python objects, which are never unpickled; save an array of numbers")
+        raise DataError(f"{name}: holds Python objects, never unpickled; save numbers, or text as y.astype(str)")
     if dtype.kind not in "buifU" or not dtype.itemsize:
-        raise DataError(f"{name}: dtype {dtype}; expected real numbers, or text for labels")
+        raise DataError(f"{name}: dtype {dtype}; expected real numbers, or text for labels, as y.astype(str)")
     if not 1 <= len(shape) <= 4 or min(shape) < 1:
         raise DataError(f"{name}: shape {shape}; expected 1 to 4 dimensions, none of them empty")
     claimed, there = math.prod(shape) * dtype.itemsize, size - stream.tell()
