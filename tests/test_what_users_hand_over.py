@@ -59,6 +59,12 @@ def test_floats_too_great_to_be_exact_are_targets_and_no_labels(y):
         learned(y)
 
 
+def test_text_for_a_model_of_values_is_refused_whatever_its_output():
+    model = learned(np.abs(X[:, 0]), output="exp")
+    with pytest.raises(fcgpu.DataError, match=r"labels are text \(a\); expected numbers as targets"):
+        model.score(X, ["a"] * len(X))
+
+
 def test_labels_that_are_none_of_the_classes_are_named():
     model = learned(np.where(SIDE, 7, 3))
     for y, message in (

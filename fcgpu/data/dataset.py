@@ -166,7 +166,7 @@ def targets(data: Dataset, y: Any) -> Any:
     """
     if data.classes is not None:
         if isinstance(data.classes[0], str):
-            raise DataError(f"{data.name}: labels are text ({shown(data.classes)}); output='identity' needs numbers")
+            raise DataError(f"{data.name}: labels are text ({shown(data.classes)}); expected numbers as targets")
         y = np.asarray(data.classes, dtype=np.float64)[y]
     return y.reshape(len(y), -1)
 
