@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcgpu.errors import ConfigError, DeviceError, DeviceMemoryError
+from fcgpu.errors import ConfigError, DeviceError, DeviceMemoryError, first_line
 from fcgpu.host import cpu_count, free_memory
 
 CPU_SHARE = 0.5  # the share of free memory that a run may plan with: the rest is for the data and for other programs
@@ -108,7 +108,7 @@ class Backend:
         except Exception as error:
             if not (self.on_gpu and self.ran_out(error)):
                 raise
-            raise DeviceMemoryError(f"{self.device} ran out of memory ({_line(error)}): {otherwise}") from error
+            raise DeviceMemoryError(f"{self.device} ran out of memory ({first_line(error)}): {otherwise}") from error
 
     def give_back(self) -> None:
         """Memory that no array uses goes back to the device, also what a caught error kept alive."""
@@ -143,7 +143,7 @@ def cupy() -> Any:
     except ModuleNotFoundError:
         raise DeviceError(f"CuPy is not installed: {INSTALL}") from None
     except Exception as error:  # a wheel whose libraries do not load: any error can come out of its import
-        raise DeviceError(f"CuPy does not import ({_line(error)}): reinstall it with {INSTALL}") from error
+        raise DeviceError(f"CuPy does not import ({first_line(error)}): reinstall it with {INSTALL}") from error
     return cupy
 
 
@@ -213,7 +213,7 @@ def _gpu(number: int, reason: str) -> Backend:
             ones = xp.ones((2, 2), dtype=np.float32)
             works = float((ones @ ones + 1).sum()) == 12.0
     except Exception as error:  # whatever a half-installed CUDA throws is the cause to be shown
-        raise DeviceError(f"cuda:{number} fails on a 2x2 product ({_line(error)}): {INSTALL}") from error
+        raise DeviceError(f"cuda:{number} fails on a 2x2 product ({first_line(error)}): {INSTALL}") from error
     if not works:
         raise DeviceError(f"cuda:{number} computes a 2x2 product wrongly: check the driver with nvidia-smi")
     properties = runtime.getDeviceProperties(number)
@@ -229,9 +229,4 @@ def _why_no_device(runtime: Any, error: Exception) -> str:
             f"the driver is for CUDA {driver // 1000}, the installed CuPy for CUDA {built // 1000}: "
             "update the driver, or install the CuPy that matches it"
         )
-    return f"no usable GPU ({_line(error)}): check with nvidia-smi"
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error, which for CUDA's is the one that says what happened."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"no usable GPU ({first_line(error)}): check with nvidia-smi"

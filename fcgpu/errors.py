@@ -41,6 +41,11 @@ class MissingExtraError(FcgpuError, ImportError):
         super().__init__(f"{feature} needs {package}, which is not installed: pip install 'fcgpu[{extra}]'")
 
 
+def first_line(error: Exception) -> str:
+    """Of an error of another library; of CUDA's it is the line that says what happened."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def choices(value: object, known: Iterable[str]) -> str:
     """The end of a message that refuses `value`: the nearest legal name where there is one, else all of them."""
     names = list(known)

@@ -39,29 +39,24 @@ class Workspace:
         self.ones = xp.ones((1, rows), dtype=dtype)
         self.losses = xp.empty((rows, 1), dtype=dtype)
         self.correct = xp.empty((rows,), dtype=bool)
-        self._parts: dict[tuple[int, int, int], Workspace] = {(0, rows, spec.sizes[0]): self}
+        self._heads: dict[tuple[int, int], Workspace] = {(rows, spec.sizes[0]): self}
 
     def head(self, rows: int, width: int) -> "Workspace":
         """The same buffers, the first `rows` rows of each and `width` features: for a tile that is not a full one."""
-        return self.part(0, rows, width)
-
-    def part(self, start: int, stop: int, width: int) -> "Workspace":
-        """The same buffers, rows `start` to `stop` of each and `width` features."""
-        found = self._parts.get((start, stop, width))
+        found = self._heads.get((rows, width))
         if found is None:
-            rows = slice(start, stop)
             found = object.__new__(Workspace)
-            found.rows = stop - start
-            found.A = [self.A[0][rows, :width], *(a[rows] for a in self.A[1:])]
-            found.dA, found.keep = ([a if a is None else a[rows] for a in buffers] for buffers in (self.dA, self.keep))
-            found.ones, found.losses, found.correct = self.ones[:, rows], self.losses[rows], self.correct[rows]
-            self._parts[start, stop, width] = found
+            found.rows = rows
+            found.A = [self.A[0][:rows, :width], *(a[:rows] for a in self.A[1:])]
+            found.dA, found.keep = ([a if a is None else a[:rows] for a in buffers] for buffers in (self.dA, self.keep))
+            found.ones, found.losses, found.correct = self.ones[:, :rows], self.losses[:rows], self.correct[:rows]
+            self._heads[rows, width] = found
         return found
 
     def over(self, tile: Any) -> "Workspace":
         """The same buffers, but for the tile."""
         made = copy(self)
-        made.A, made._parts = [tile, *self.A[1:]], {}
+        made.A, made._heads = [tile, *self.A[1:]], {}
         return made
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What a person sees of a run: one live line on standard error, and the table at the end on standard output."""
+"""What a person sees of a run when it has ended: a table on standard output."""
 
 from typing import Any
 
@@ -7,9 +7,6 @@ from rich.table import Table
 from fcgpu.streams import show
 from fcgpu.train.events import Finished, Started
 from fcgpu.train.plan import readable
-
-LOOK_SECONDS = 0.1  # between two updates: reading the loss waits for the device
-LINES = 10  # about so many lines where standard error is no terminal
 
 
 def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:

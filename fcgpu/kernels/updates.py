@@ -160,7 +160,7 @@ def clip_by_norm(g: Any, limit: float, *, xp: Any) -> None:
 
 class Update(NamedTuple):
     update: Callable[..., None]
-    state: Callable[..., Any]
+    state: Any
     defaults: Mapping[str, float]  # hyperparameters beside the learning rate
     needs_loss: bool = False
 

@@ -66,8 +66,3 @@ def known(name: str) -> Any:
     if name not in UPDATES:
         raise ConfigError(f"optimizer={name!r} is not known; {choices(name, UPDATES)}")
     return UPDATES[name]
-
-
-def state_arrays(name: str) -> int:
-    """How many vectors of the parameters' size the rule keeps."""
-    return sum(field not in SCALARS for field in known(name).state._fields)

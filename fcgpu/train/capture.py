@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fcgpu.backend import INSTALL, Backend
+from fcgpu.errors import first_line
 from fcgpu.kernels import products
 
 GRAPH = 64  # steps of a graph: the 2 or so µs that a graph takes to start then vanish; recording one takes 10 ms or so
@@ -35,7 +36,7 @@ class Capture:
             except Exception as error:  # whatever keeps cuBLAS from loading: CuPy's own way to it may still work
                 if backend.ran_out(error):
                     raise
-                self.why = f"cuBLAS does not start through nvmath-python ({line_of(error)})"
+                self.why = f"cuBLAS does not start through nvmath-python ({first_line(error)})"
         if self.why:
             self.products = products.cupys(xp, tf32=tf32)
 
@@ -87,7 +88,7 @@ class Steps:
             try:
                 graph = recorded(self._capture.stream, self._step, size)
             except Exception as error:  # nothing of it has run, so the steps can be called instead
-                self._capture.why = f"a graph cannot be recorded ({line_of(error)})"
+                self._capture.why = f"a graph cannot be recorded ({first_line(error)})"
                 return None
             self._graphs[size] = graph
             self._capture.longest = max(self._capture.longest, size)
@@ -124,9 +125,5 @@ def why_eager(backend: Backend) -> str:
     except ModuleNotFoundError:
         return f"nvmath-python is not installed: {INSTALL}"
     except Exception as error:  # a package whose libraries do not load: any error can come out of its import
-        return f"nvmath-python does not import ({line_of(error)}): {INSTALL}"
+        return f"nvmath-python does not import ({first_line(error)}): {INSTALL}"
     return ""
-
-
-def line_of(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

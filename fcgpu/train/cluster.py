@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from fcgpu.errors import first_line
 from fcgpu.kernels import cluster
 from fcgpu.kernels.device import Now, Place, Rows, Tables
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.text import C_TYPES
 from fcgpu.params import Spec
-from fcgpu.train.capture import Capture, Steps, line_of
+from fcgpu.train.capture import Capture, Steps
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
 
@@ -72,7 +73,7 @@ class Cluster:
                     self._kernel = cluster.kernel(shape, self._capture.xp, self._capture.xp.cuda.Device().id)
                 self._kernel((shape.blocks,), (shape.threads,), self._arguments(rows, times), shared_mem=shape.bytes)
             except Exception as error:  # by the compiler or the driver, before anything has run
-                self._capture.lost, self._kernel = f"no cluster of blocks: {line_of(error)}", None
+                self._capture.lost, self._kernel = f"no cluster of blocks: {first_line(error)}", None
                 self._shapes.pop(0)
             else:
                 self._capture.lost, self._capture.blocks = "", shape.blocks

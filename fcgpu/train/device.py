@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcgpu.backend import INSTALL, Backend
-from fcgpu.errors import ConfigError
+from fcgpu.errors import ConfigError, first_line
 from fcgpu.kernels import device, dropout
 from fcgpu.kernels.formulas import WIDTH, kernel
 from fcgpu.params import Padded, Spec, weights_only
-from fcgpu.train.capture import Capture, Steps, line_of
+from fcgpu.train.capture import Capture, Steps
 from fcgpu.train.cluster import Cluster
 from fcgpu.train.layers import Layers, Tile
 from fcgpu.train.onchip import OnChip
@@ -151,7 +151,7 @@ class OnGpu:
             try:
                 self._passes.compile()
             except Exception as error:  # of the compiler or the driver: there is another way
-                self.capture.lost = f"no tensor cores: {line_of(error)}"
+                self.capture.lost = f"no tensor cores: {first_line(error)}"
                 self._passes, self.resident = self._layers(), 0
         with self.capture.on_stream():
             self._batches = self._cut()

@@ -71,7 +71,7 @@ def train(
         device_of(device.device, data.X)
         backend = device
     else:
-        batch = data.n_samples if recipe.batch == "full" else int(recipe.batch)
+        batch = recipe.rows(data.n_samples)
         backend = choose(device, work_of(spec, batch, recipe.epochs * -(-data.n_samples // batch)), data.X)
     if recipe.precision != "float32" and not backend.on_gpu:
         raise ConfigError(

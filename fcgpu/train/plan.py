@@ -18,7 +18,7 @@ from fcgpu.backend import Backend, Work
 from fcgpu.errors import ConfigError, DeviceError
 from fcgpu.host import cpu_count
 from fcgpu.network import Workspace
-from fcgpu.optim.first_order import state_arrays
+from fcgpu.optim import state_vectors
 from fcgpu.params import Spec
 from fcgpu.train import plan_gpu
 from fcgpu.train.recipe import Recipe
@@ -92,7 +92,7 @@ def plan(
     """
     X, y = data
     n = X.shape[0]
-    rows = n if recipe.batch == "full" else int(recipe.batch)
+    rows = recipe.rows(n)
     if rows > n:
         raise ConfigError(f'batch={rows} is more than the {n} samples; use batch="full"')
     if threads is not None and threads < 1:
@@ -183,7 +183,8 @@ def _sized(cut: Plan, spec: Spec, size: int, row: int, recipe: Recipe) -> Plan:
     """The plan with its bytes: vectors of the parameters' length; a workspace and a scratch gradient a thread, and for
     each row of a tile the `row` bytes that it is stored in, where it is taken out of its place.
     """
-    state = 2 * recipe.history_size + 4 if recipe.optimizer == "lbfgs" else state_arrays(recipe.optimizer)
-    vectors = 1 + state + min(cut.held, cut.lanes) + cut.at_once + 2  # 2: temporaries of the update
+    vectors = (
+        1 + state_vectors(recipe.optimizer, recipe.history_size) + min(cut.held, cut.lanes) + cut.at_once + 2
+    )  # 2: temporaries of the update
     work = cut.at_once * cut.tile * (size * Workspace.values(spec) + row)
     return replace(cut, work_bytes=size * vectors * spec.n_params + work)

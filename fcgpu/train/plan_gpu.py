@@ -12,7 +12,7 @@ import numpy as np
 
 from fcgpu.kernels import middle
 from fcgpu.kernels.formulas import WIDTH
-from fcgpu.optim.first_order import state_arrays
+from fcgpu.optim import state_vectors
 from fcgpu.params import Padded, Spec
 from fcgpu.train.recipe import Recipe
 
@@ -83,10 +83,11 @@ def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int, *, layers: boo
     size, layout = np.dtype(recipe.dtype).itemsize, Padded(spec, WIDTH)
     operand = 2 if recipe.precision in ("float16", "bfloat16") else size
     lbfgs = recipe.optimizer == "lbfgs"
-    state = 2 * recipe.history_size + 4 if lbfgs else state_arrays(recipe.optimizer)
     temporaries = 2 * lbfgs
     chosen = bool(recipe.alpha) + (recipe.optimizer == "adamw") + recipe.early_stopping
-    vectors = size * (2 + state + temporaries + chosen) + operand * (operand < size and layers)
+    vectors = size * (2 + state_vectors(recipe.optimizer, recipe.history_size) + temporaries + chosen) + operand * (
+        operand < size and layers
+    )
     (first, columns), *hidden = layout.shapes
     if layers:
         masks = sum(spec.sizes[1:-1]) if recipe.dropout else 0

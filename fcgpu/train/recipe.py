@@ -213,6 +213,10 @@ class Recipe:
         """The share of units to drop in each hidden layer; empty where nothing is dropped."""
         return self.dropout * (len(spec.sizes) - 2) if len(self.dropout) == 1 else self.dropout
 
+    def rows(self, samples: int) -> int:
+        """Samples of a batch, where there are so many."""
+        return samples if self.batch == "full" else int(self.batch)
+
     def but(self, **changes: Any) -> "Recipe":
         """The same recipe with some keys changed.
 

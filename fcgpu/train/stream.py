@@ -17,6 +17,7 @@ import numpy as np
 from fcgpu.backend import Backend
 from fcgpu.train.plan import Plan
 from fcgpu.train.plan_gpu import CHUNK_BYTES
+from fcgpu.train.upload import pinned
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -39,7 +40,7 @@ class Stream:
         self.y, self.weights, self.ids = self._whole
         cuda, size = backend.xp.cuda, (plan.chunk, X.shape[1])
         self._buffers = [backend.xp.empty(size, dtype=self.dtype) for _ in range(2)]
-        self._pinned = [_pinned(size, self.dtype, cuda) for _ in range(2)]
+        self._pinned = [pinned(backend.xp, size, self.dtype) for _ in range(2)]
         self._there, self._done = ([cuda.Event(block=True, disable_timing=True) for _ in range(2)] for _ in range(2))
         self._copies, self._current = cuda.Stream(non_blocking=True), cuda.get_current_stream
         from concurrent.futures import ThreadPoolExecutor  # a sixth of what `import fcgpu` would take
@@ -132,9 +133,3 @@ def on_device(X: Any, backend: Backend) -> Any:
     for start in range(0, len(X), rows):
         whole[start : start + rows] = backend.to_device(X[start : start + rows])
     return whole
-
-
-def _pinned(shape: tuple[int, int], dtype: Any, cuda: Any) -> Any:
-    """An array in host memory that the system never moves, so that a copy from it need not be watched."""
-    size = shape[0] * shape[1]
-    return np.frombuffer(cuda.alloc_pinned_memory(size * dtype.itemsize), dtype, size).reshape(shape)

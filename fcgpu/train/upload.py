@@ -14,10 +14,10 @@ class Upload:
 
     def __init__(self, xp: Any, shape: tuple[int, ...], dtype: Any) -> None:
         self.array = xp.zeros(shape, dtype=dtype)
-        self._free = [(_pinned(xp, shape, dtype), xp.cuda.Event(disable_timing=True)) for _ in range(2)]
+        self._free = [(pinned(xp, shape, dtype), xp.cuda.Event(disable_timing=True)) for _ in range(2)]
 
     def send(self, values: Any) -> None:
-        """Overwrite the array's first rows with values."""
+        """Overwrite the array's first rows with values, and the others with what they had before the last time."""
         buffer, copied = self._free.pop(0)
         copied.synchronize()
         buffer[: len(values)] = values
@@ -26,8 +26,8 @@ class Upload:
         self._free.append((buffer, copied))
 
 
-def _pinned(xp: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """A host array that the device reads by itself."""
+def pinned(xp: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """An array of zeros in host memory that the system never moves, so that the device reads it by itself."""
     dtype, size = np.dtype(dtype), int(np.prod(shape))
     memory = xp.cuda.alloc_pinned_memory(max(1, size * dtype.itemsize))
     made = np.frombuffer(memory, dtype, size).reshape(shape)
