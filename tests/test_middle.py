@@ -20,7 +20,8 @@ from kernel_cases import whole
 from fcgpu.kernels import REFERENCE, middle
 from fcgpu.kernels.device import Rows
 from fcgpu.kernels.losses import OUTPUTS
-from fcgpu.kernels.middle import Cut, Memory, Middle, cut_of, text, why_not
+from fcgpu.kernels.middle import Middle, text
+from fcgpu.kernels.middle_cut import Cut, Memory, cut_of, why_not
 from fcgpu.params import Padded, Spec, initial
 
 H100 = {"MaxSharedMemoryPerBlockOptin": 232_448, "MaxSharedMemoryPerMultiprocessor": 233_472, "MultiProcessorCount": 3}

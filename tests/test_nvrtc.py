@@ -13,7 +13,7 @@ import pytest
 from device_double import HALVES, WHOLE, ElementwiseKernel, usual, usual_on_device
 from nvidias_compiler import compiled, supported
 
-from fcgpu.kernels import middle
+from fcgpu.kernels import middle, middle_cut
 from fcgpu.kernels.losses import OUTPUTS
 
 ARCHITECTURES = (70, 80, 90, 100)  # Volta, Ampere, Hopper, Blackwell
@@ -108,8 +108,8 @@ def test_the_middle_of_a_step_keeps_its_numbers_in_registers(architecture, piece
     sizes, limit = (784, 128, 64, 10), 166_912 if architecture == 80 else 232_448
     device = {"MaxSharedMemoryPerBlockOptin": limit, "MaxSharedMemoryPerMultiprocessor": limit + 1024}
     device["MultiProcessorCount"] = 132
-    assert middle.why_not(sizes, pieces, device) == ""
-    cut = middle.cut_of(sizes, pieces, 60_000, device)
+    assert middle_cut.why_not(sizes, pieces, device) == ""
+    cut = middle_cut.cut_of(sizes, pieces, 60_000, device)
     source = middle.source(
         sizes, "relu", "softmax", pieces, cut, targets="int64", dense=False,
         weighted=False, count=True, stored="bfloat16" if pieces == 1 else "float32",
@@ -125,7 +125,7 @@ def test_the_middle_of_a_step_compiles_for_every_output_and_activation(nvrtc):
     for output, activation in zip(OUTPUTS, itertools.cycle(("sigmoid", "tanh", "leaky_relu", "identity"))):
         dense = output in ("identity", "exp")
         source = middle.source(
-            (5, 20, 12, 3), activation, output, 2, middle.LEAST, targets="float32" if dense else "uint8",
+            (5, 20, 12, 3), activation, output, 2, middle_cut.LEAST, targets="float32" if dense else "uint8",
             dense=dense, weighted=True, count=not dense,
         )  # fmt: skip
         error, log = compiled(nvrtc, source, ["-arch=compute_80", "--std=c++17"])

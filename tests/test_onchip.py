@@ -7,7 +7,7 @@ import pytest
 from device_double import HALVES, WHOLE, double_backend
 
 import fcgpu
-from fcgpu.kernels import middle
+from fcgpu.kernels import middle_cut
 from fcgpu.train import capture, cluster
 
 HIDDEN = (12, 9)
@@ -28,7 +28,7 @@ def device(request, monkeypatch):
 
 def small_double(monkeypatch):
     """Of few threads: each is a fiber."""
-    monkeypatch.setattr(middle, "CUTS", (middle.Cut(64, 16, 2),))
+    monkeypatch.setattr(middle_cut, "CUTS", (middle_cut.Cut(64, 16, 2),))
     return double_backend(monkeypatch, WHOLE + HALVES, on_chip=True)
 
 

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcgpu.kernels import formulas, fused
-from fcgpu.kernels.formulas import DERIVATIVE, WIDTH, G
+from fcgpu.kernels.expressions import DERIVATIVE, TARGET, G, loss
+from fcgpu.kernels.formulas import WIDTH
 from fcgpu.kernels.text import C_TYPES, program, text_of, up
 from fcgpu.kernels.updates import log_or_minus_infinity
 
@@ -164,8 +165,8 @@ def source(shape: Shape) -> str:
         "ACTIVATION": G[shape.activation],
         "DERIVATIVE": DERIVATIVE[shape.activation],
         "SOFTMAX": int(shape.loss == "cross_entropy"),
-        "TARGET": formulas.TARGET,
-        "LOSS": formulas.LOSSES[shape.loss].replace("for (int j = first; j < k; j += step)", "if (j < k)"),
+        "TARGET": TARGET,
+        "LOSS": loss(shape.loss, each="if (j < k)"),
         "ADD_L2": formulas.FORMULAS["add_l2"].operation,
         "UPDATE": rule.update,
         "ONCE": int(bool(rule.once)),

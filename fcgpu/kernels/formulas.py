@@ -7,8 +7,9 @@ flat index and a `raw` array is indexed at will; `kernels/device.py` says what e
 from functools import cache
 from typing import Any, NamedTuple
 
-from fcgpu.kernels.activations import LEAK
 from fcgpu.kernels.dropout import GOLDEN, MULTIPLIERS, SHIFTS
+from fcgpu.kernels.expressions import DERIVATIVE, G, row_of_loss
+from fcgpu.kernels.losses import OUTPUTS
 
 WIDTH = 8  # numbers of a thread, and what rows and columns are padded to
 BLOCK = 128  # threads that share a partial sum, CuPy's own block
@@ -50,20 +51,6 @@ template <int N> __device__ void block_sum(double (&mine)[N]) {
 }
 """
 
-G = {
-    "sigmoid": "T(1) / (T(1) + exp(-z))",
-    "tanh": "tanh(z)",
-    "relu": "z > T(0) ? z : z != z ? z : T(0)",  # NaN stays NaN
-    "leaky_relu": f"z > T(0) ? z : T({LEAK}) * z",
-    "identity": "z",
-}
-DERIVATIVE = {
-    "sigmoid": "dz * a * (T(1) - a)",
-    "tanh": "dz * (T(1) - a * a)",
-    "relu": "a > T(0) ? dz : T(0)",
-    "leaky_relu": f"a > T(0) ? dz : T({LEAK}) * dz",
-    "identity": "dz",
-}
 _EIGHT = """
     typedef typename Wide<H>::type T;
     int column = 8 * (int)(i - row_of(i, groups) * groups);
@@ -71,15 +58,6 @@ _EIGHT = """
     Eight<H> x = place;
 """
 
-# The target of output j in row i of k outputs; rows repeat after n, where a stack of models shares its targets.
-TARGET = "(dense ? T(y[i % n * k + j]) : k == 1 ? T(y[i % n]) : T(y[i % n] == j))"
-_COUNT = """
-        int best = 0;
-        for (int j = 1; j < k; ++j) if (Z[row + j] > Z[row + best]) best = j;
-        if (count && first == 0 && (k == 1 ? Z[row] > T(0) : best) == y[i % n]) sums[1] += 1;
-        T top = Z[row + best];
-        meet();
-"""
 # The reference's hash, as C.
 _MIX = (
     "".join(f"x ^= x >> {s}; x *= {m}u; " for s, m in zip(SHIFTS, MULTIPLIERS, strict=False))
@@ -87,59 +65,12 @@ _MIX = (
 )
 
 
-# From the logits Z of a row, its dZ and the sum of its losses; top is the greatest logit, at best. Threads that share a
-# row take outputs first, first + step, ..., and sum `across`.
-LOSSES = {
-    "binary_cross_entropy": f"""
-        for (int j = first; j < k; j += step) {{
-            T z = Z[row + j], target = {TARGET}, e = exp(z > T(0) ? -z : z);
-            sum += (z > T(0) ? z : T(0)) + log1p(e);
-            if (target != T(0)) sum -= target * z;
-            dZ[row + j] = H(((z > T(0) ? T(1) : e) / (T(1) + e) - target) * up);
-        }}
-        """,
-    "cross_entropy": f"""
-        T total = 0, picked = 0;
-        for (int j = first; j < k; j += step) {{
-            T z = Z[row + j] - top;
-            T target = {TARGET};
-            if (target != T(0)) picked += target * z;
-            total += Z[row + j] = exp(z);
-        }}
-        total = across(total);
-        for (int j = first; j < k; j += step) dZ[row + j] = H((Z[row + j] / total - {TARGET}) * up);
-        sum = (first == 0 ? log(total) : T(0)) - picked;
-        """,
-    "squared_error": f"""
-        for (int j = first; j < k; j += step) {{
-            T error = Z[row + j] - {TARGET};
-            sum += error * error;
-            dZ[row + j] = H(error * up);
-        }}
-        sum *= T(0.5);
-        """,
-    "poisson": f"""
-        for (int j = first; j < k; j += step) {{
-            T z = Z[row + j], target = {TARGET}, mean = exp(z);
-            sum += mean - target * z + (target > T(0) ? target * log(target) : T(0)) - target;
-            dZ[row + j] = H((mean - target) * up);
-        }}
-        """,
-}
-
-
-def _loss(body: str) -> Formula:
+def _loss(name: str) -> Formula:
     return Formula(
         "raw I y, raw T weights, raw T share, int32 n, int32 k, int32 width, bool dense, bool weighted, bool count, "
         "float64 boost",
         "raw T Z, raw H dZ, raw float64 losses, raw float64 rights",
-        f"""
-        ptrdiff_t row = i * width;
-        T weight = weighted ? weights[i % n] * share[0] : share[0], up = weight * T(boost), sum = 0;
-        {_COUNT}
-        {body}
-        sums[0] += double(sum * weight);
-        """,
+        row_of_loss(name),
         "double sums[2] = {0, 0}; const int first = 0, step = 1",
         """
         block_sum(sums);
@@ -253,7 +184,7 @@ FORMULAS = {
         w = row < scaled ? sum * scale : sum;
         """,
     ),
-    **{name: _loss(body) for name, body in LOSSES.items()},
+    **{row.loss: _loss(row.loss) for row in OUTPUTS.values()},
     "dropout": Formula(
         "raw uint32 key, raw uint32 ids, int32 units, uint32 threshold, float64 factor",
         "H a, bool keep",

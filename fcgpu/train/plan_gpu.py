@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.kernels import middle
+from fcgpu.kernels import middle_cut
 from fcgpu.kernels.formulas import WIDTH
 from fcgpu.optim import state_vectors
 from fcgpu.params import Padded, Spec
@@ -71,7 +71,7 @@ def why_layers(spec: Spec, recipe: Recipe, X: Any, *, cut: bool, xp: Any) -> str
         import ml_dtypes  # noqa: F401
     except ModuleNotFoundError:
         return "ml_dtypes is not installed"
-    return middle.why_not(spec.sizes, PIECES[recipe.precision], device.attributes)
+    return middle_cut.why_not(spec.sizes, PIECES[recipe.precision], device.attributes)
 
 
 def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int, *, layers: bool, xp: Any) -> int:
@@ -95,7 +95,7 @@ def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int, *, layers: boo
         more = 0
     else:
         pieces, device = PIECES[recipe.precision], xp.cuda.Device().attributes
-        blocks = middle.blocks_of(middle.cut_of(spec.sizes, pieces, tile, device), tile, device)
+        blocks = middle_cut.blocks_of(middle_cut.cut_of(spec.sizes, pieces, tile, device), tile, device)
         row = 2 * first + ((2 if pieces == 1 else 4) + 2) * pieces * columns
         more = (4 + 2) * pieces * first * columns + 4 * blocks * (layout.size - first * columns)
     ahead = max(AHEAD, steps) * (size + (8 * len(spec.sizes[1:-1]) if recipe.dropout else 0))
