@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from peers import CLASSIFY, assert_same_bits, ours, problem
+from scipy import sparse
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
@@ -156,6 +157,16 @@ def test_any_scorer_is_a_monitor(kind, name, as_callable):
     assert len(model.validation_scores_) == model.n_iter_
     assert model.best_validation_score_ == max(model.validation_scores_)
     assert scorer(model, *validation) == pytest.approx(max(model.validation_scores_), abs=1e-9)
+
+
+@pytest.mark.parametrize("container", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array])
+def test_a_scorer_gets_sparse_rows_as_they_were_given(container):
+    X, y = problem("binary")
+    X = np.where(np.abs(X) > 0.7, X, 0)
+    rows, dense = (
+        ours("binary", early_stopping=True, monitor="roc_auc", max_iter=5).fit(given, y) for given in (container(X), X)
+    )
+    np.testing.assert_allclose(rows.validation_scores_, dense.validation_scores_)
 
 
 @pytest.mark.parametrize("monitor", ["loss", "f1_macro"])

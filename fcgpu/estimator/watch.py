@@ -25,7 +25,7 @@ class Watch:
 
     def __init__(self, estimator: Any, found: dict[str, Any], backend: Backend, held_out: Any) -> None:
         self.estimator, self.backend = estimator, backend
-        self.held_out = held_out and held_out._replace(X=arrays.for_backend(held_out.X, backend))
+        self.held_out, self.X = held_out, held_out and arrays.for_backend(held_out.X, backend)
         self.early, self.verbose, self.monitor = found["early_stopping"], found["verbose"], found["monitor"]
         self.scorer, self.weighs = None, False  # does it take sample weights?
         if callable(self.monitor):
@@ -62,8 +62,8 @@ class Watch:
         at, (X, y, weights, labels) = self.estimator, self.held_out
         model = event.model()
         Z = in_tiles(
-            lambda net, layers, A: net.forward(layers, A), model.spec, self.backend.to_device(model.params), X,
-            self.backend, at.threads,
+            lambda net, layers, A: net.forward(layers, A), model.spec, self.backend.to_device(model.params),
+            self.X, self.backend, at.threads,
         )  # fmt: skip
         Z = self.backend.to_host(Z)
         if not np.isfinite(Z).all():
