@@ -169,6 +169,15 @@ def test_a_scorer_gets_sparse_rows_as_they_were_given(container):
     np.testing.assert_allclose(rows.validation_scores_, dense.validation_scores_)
 
 
+def test_a_scorer_of_a_frame_warns_of_no_names():  # a warning is an error
+    pd = pytest.importorskip("pandas")
+    (X, y), (X_val, y_val) = halves("binary")
+    frame, validation = (pd.DataFrame(part, columns=list("abcdef")) for part in (X, X_val))
+    model = ours("binary", early_stopping=True, monitor="roc_auc", max_iter=5)
+    model.fit(frame, y, validation_data=(validation, y_val))
+    assert list(model.feature_names_in_) == list("abcdef")
+
+
 @pytest.mark.parametrize("monitor", ["loss", "f1_macro"])
 def test_a_monitor_needs_early_stopping(monitor):
     with pytest.raises(ValueError, match=r"monitor.*early_stopping|early_stopping.*monitor"):

@@ -72,6 +72,7 @@ class Watch:
         if self.scorer is not None:
             now = copy(at)
             now._set(model.spec, model.params)
+            vars(now).pop("feature_names_in_", None)  # they were checked, and X has them no more
             given = {} if weights is None or not self.weighs else {"sample_weight": weights}
             return float(self.scorer(now, X, labels, **given)), loss
         REFERENCE[OUTPUTS[model.spec.output].prediction](Z, 0, xp=np)
