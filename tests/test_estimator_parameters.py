@@ -99,6 +99,22 @@ def test_what_is_changed_after_fit_is_judged_where_it_is_used():
         model.predict(X)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    ("kind", "changed", "output"),
+    [("counts", {"loss": "squared_error"}, "identity"), ("multiclass", {"output": "sigmoid"}, "logistic")],
+)
+def test_another_loss_or_output_is_that_of_the_next_fit(kind, changed, output):
+    X, y = problem(kind)
+    model = ours(kind, max_iter=2, warm_start=True).fit(X, y)
+    before = model.predict(X), model.model_.predict_proba(X), model.out_activation_
+    model.set_params(**changed)
+    for was, now in zip(before, (model.predict(X), model.model_.predict_proba(X), model.out_activation_), strict=True):
+        np.testing.assert_array_equal(now, was)
+    assert model.fit(X, y).out_activation_ == output
+    assert model.model_.spec.output == output.replace("logistic", "sigmoid")
+
+
 def test_balanced_classes_are_those_of_all_the_data():
     X, y = problem("multiclass")
     with pytest.raises(ValueError, match=r"class_weight='balanced' with partial_fit: .*compute_class_weight"):

@@ -102,7 +102,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             start=self._start(found, recipe.optimizer, incremental=incremental), order=_Order(n, random), monitor=watch,
             sample_ids=arrays.row_hashes(X) if any(found["dropout"]) else None,
         )  # fmt: skip
-        self._take(self._listen(events, watch, found), recipe, backend, incremental=incremental)
+        self._take(self._listen(events, watch, found), spec, recipe, backend, incremental=incremental)
         return self
 
     def _arrays(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Any:
@@ -127,7 +127,6 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
     def _begin(self, spec: Spec, found: dict[str, Any], state: State) -> None:
         """Set the attributes of a network that has seen nothing."""
         self._sizes, self.n_layers_ = spec.sizes, len(spec.sizes)
-        self.out_activation_ = {"sigmoid": "logistic"}.get(spec.output, spec.output)
         self.n_iter_ = self.t_ = 0
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = None
@@ -139,6 +138,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         self._set(spec, state.params)
 
     def _set(self, spec: Spec, flat: Any) -> None:
+        self.out_activation_ = {"sigmoid": "logistic"}.get(spec.output, spec.output)
         layers = spec.layers(flat)
         self.coefs_, self.intercepts_ = [W for W, _ in layers], [b[0] for _, b in layers]
 
@@ -180,13 +180,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             raise ConfigError("a callback stopped the training before its first epoch: there is nothing to keep")
         return watch.last
 
-    def _take(self, last: EpochEnded, recipe: Recipe, backend: Backend, *, incremental: bool) -> None:
+    def _take(self, last: EpochEnded, spec: Spec, recipe: Recipe, backend: Backend, *, incremental: bool) -> None:
         """Set the attributes of what was learned."""
         state = last.state()
         early = recipe.early_stopping
         self._state = replace(state, params=None, best=None)
         self._watched = (early, self.monitor)
-        self._set(self._spec, np.array(state.best if early else state.params))
+        self._set(spec, np.array(state.best if early else state.params))
         self.device_, self.n_iter_ = backend.device, last.epoch
         self.loss_ = self.loss_curve_[-1]
         stochastic = recipe.optimizer not in FULL_BATCH
@@ -243,7 +243,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
     def _spec(self) -> Spec:
         if self.activation not in ACTIVATIONS:  # it has been set anew since fit
             raise ConfigError(f"activation={self.activation!r}: {choices(self.activation, ACTIVATIONS)}")
-        return Spec(self._sizes, ACTIVATIONS[self.activation], self._output)
+        output = ACTIVATIONS.get(self.out_activation_, self.out_activation_)  # not of parameters set anew, either
+        return Spec(self._sizes, ACTIVATIONS[self.activation], output)
 
     @property
     def model_(self) -> Model:

@@ -201,7 +201,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         xp = namespace_of(P)
         if self.n_outputs_ == 1 and not self._multilabel:
             P = xp.concatenate([1 - P, P], axis=1)
-        elif self._output == "sigmoid" and not self._multilabel:
+        elif self.out_activation_ == "logistic" and not self._multilabel:
             P /= xp.sum(P, axis=1, keepdims=True)
         return P, back
 
