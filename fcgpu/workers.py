@@ -101,8 +101,21 @@ class _OneBlasThread:
                 _set_threads(self._before)
                 self._before = []
 
+    def survive_forks(self) -> None:
+        """A fork waits until nobody is changing anything here; its child has only the thread that forked, and forgets
+        the holders of all others: who leaves last there gives BLAS back.
+        """
+
+        def in_child() -> None:
+            self._holders.clear()
+            self._lock.release()
+
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=in_child)
+
 
 ONE_BLAS_THREAD = _OneBlasThread()
+ONE_BLAS_THREAD.survive_forks()
 
 
 def _set_threads(wanted: list[tuple[Any, int]]) -> None:

@@ -12,7 +12,7 @@ import threadpoolctl
 
 import fcgpu
 from fcgpu.kernels.denormals import do_count_as_zero
-from fcgpu.workers import Workers
+from fcgpu.workers import ONE_BLAS_THREAD, Workers
 
 
 @pytest.fixture
@@ -132,6 +132,8 @@ def interrupted(n):
     finally:
         sys.settrace(before)
         events.close()
+        while ONE_BLAS_THREAD._lock._is_owned():  # interrupted at the end of a `with`, where only a trace can do so
+            ONE_BLAS_THREAD._lock.release()
     return False
 
 
@@ -146,17 +148,12 @@ def test_an_interrupt_at_any_line_leaves_blas_and_denormals_as_they_were():
     assert blas_threads() == before
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_run_goes_on_in_a_forked_child():
-    data = np.random.default_rng(0).normal(size=(20_000, 40)), np.arange(20_000) % 3
-    events = fcgpu.train(data, hidden=(32,), epochs=4, device="cpu", threads=2, seed=1)
-    next(events), next(events)
+def forked(work):
+    """Whether `work`, called in a forked child, returned true there within a minute."""
     child = os.fork()
     if child == 0:
         try:
-            *_, finished = events
-            os._exit(0 if finished.epochs == 4 else 3)
+            os._exit(0 if work() else 3)
         finally:
             os._exit(4)
     deadline = time.monotonic() + 60
@@ -165,5 +162,47 @@ def test_a_run_goes_on_in_a_forked_child():
     if ended[0] == 0:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+    return ended == (child, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_run_goes_on_in_a_forked_child():
+    data = np.random.default_rng(0).normal(size=(20_000, 40)), np.arange(20_000) % 3
+    events = fcgpu.train(data, hidden=(32,), epochs=4, device="cpu", threads=2, seed=1)
+    next(events), next(events)
+    assert forked(lambda: list(events)[-1].epochs == 4)
     events.close()
-    assert ended == (child, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_while_another_thread_trains_trains_too():
+    changing, holds, may_end = threading.Event(), threading.Event(), threading.Event()
+
+    def another():
+        with Workers(1).quiet():
+            with ONE_BLAS_THREAD._lock:  # as for microseconds in each epoch
+                changing.set()
+                time.sleep(0.2)
+            holds.set()
+            may_end.wait()
+
+    def in_child():
+        with Workers(1).quiet():
+            held = blas_threads() == {1}
+        return held and blas_threads() == {2}
+
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        thread = threading.Thread(target=another, daemon=True)
+        thread.start()
+        changing.wait()
+        trained = forked(in_child)
+        holds.wait()
+        trained_again = forked(in_child)
+        assert blas_threads() == {1}
+        may_end.set()
+        thread.join()
+        assert blas_threads() == {2}
+    assert trained
+    assert trained_again
