@@ -119,6 +119,10 @@ def test_no_patience_is_long_enough_to_stop_where_it_is_infinite():
     assert a.n_iter_ == b.n_iter_ == 20
 
 
+def test_the_adaptive_rate_stays_where_patience_has_no_end():
+    assert_same_fit(*fit_both("binary", solver="sgd", learning_rate="adaptive", tol=1.0, n_iter_no_change=np.inf))
+
+
 @pytest.mark.parametrize("kind", ["multiclass", "regression"])
 @pytest.mark.parametrize("state", ["instance", "global"])
 def test_a_random_state_is_drawn_from_in_the_same_order(kind, state):

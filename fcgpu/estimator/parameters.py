@@ -109,6 +109,8 @@ def recipe_of(found: dict[str, Any], *, output: str, epochs: int, dtype: str, se
     if schedule in FOR_SGD_ONLY and solver in ("adam", *FULL_BATCH):
         schedule = "constant"
     patience = found["n_iter_no_change"] if stochastic or found["early_stopping"] else math.inf
+    if schedule == "adaptive" and patience == math.inf:
+        schedule = "constant"  # it falls where patience ends
     if solver == "sgd":
         solver = "nesterov" if found["nesterovs_momentum"] else "momentum"
     keys = {key: found[name] for name, key in KEY_OF.items()}
