@@ -220,6 +220,11 @@ def test_partial_fit_checks_classes():
         a.partial_fit(X, np.where(y == 7, 8, y))
 
 
+def test_few_samples_of_many_classes_are_no_regression():  # a warning, and so an error
+    X, y = np.eye(30), np.arange(30)
+    assert len(ours("multiclass").partial_fit(X, y, classes=np.arange(40)).partial_fit(X, y).classes_) == 40
+
+
 def test_fit_after_partial_fit_starts_anew():
     X, y = problem("multiclass")
     a, fresh = ours("multiclass", max_iter=3), ours("multiclass", max_iter=3).fit(X, y)

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.multiclass import type_of_target
 
 from fcgpu.backend import namespace_of
 from fcgpu.data.dataset import as_classes
@@ -217,10 +217,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
 
     def _encoded(self, y: Any, *, first: bool, incremental: bool) -> Any:
         """Class indices (n,); (n, n_labels) floats for several labels or a single output; sets classes_."""
-        check_classification_targets(y)
-        kind = type_of_target(y)
+        kind = type_of_target(y, input_name="y")
         if kind not in ("binary", "multiclass", "multilabel-indicator"):
-            raise DataError(f"Multioutput target data is not supported with label binarization: y is {kind}")
+            raise DataError(f"Unknown label type: {kind}; expected labels (n,), or 0 and 1 (n, n_labels)")
         multilabel = kind == "multilabel-indicator"
         y = (y.toarray() if hasattr(y, "toarray") else np.asarray(y)) if multilabel else column_or_1d(y, warn=True)
         if first or not hasattr(self, "classes_"):
