@@ -9,7 +9,7 @@ import numpy as np
 
 from fcgpu.backend import Backend, choose, device_of, on_gpu
 from fcgpu.data.dataset import Dataset, check_features, dataset, encode_labels, not_a_label, shown, targets, type_of
-from fcgpu.errors import DataError, DivergenceError
+from fcgpu.errors import ConfigError, DataError, DivergenceError
 from fcgpu.host import cpu_count
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.network import Network, Workspace
@@ -20,6 +20,12 @@ TILE_BYTES = 4 << 20  # of buffers, for a tile of predictions on the CPU: about 
 GPU_TILE_BYTES = 256 << 20
 
 Compute = Callable[[Network, Sequence[Layer], Workspace], Any]
+
+
+def expect_model(given: Any) -> None:
+    """Raises ConfigError for what is no Model."""
+    if not isinstance(given, Model):
+        raise ConfigError(f"{type(given).__name__}: expected a Model, which a fitted estimator has as model_")
 
 
 class Score(NamedTuple):

@@ -191,6 +191,14 @@ def test_what_sklearn_cannot_express_is_refused():
         fcgpu.from_sklearn(floats)
 
 
+@pytest.mark.parametrize("name", ["to_torch", "to_sklearn", "save_onnx", "save_model"])
+def test_an_estimator_is_told_from_its_model(name, tmp_path):
+    pytest.importorskip({"to_torch": "torch", "save_onnx": "onnx"}.get(name, "sklearn"))
+    estimator = pytest.importorskip("sklearn.linear_model").Ridge()
+    with pytest.raises(fcgpu.ConfigError, match="Ridge: expected a Model, which a fitted estimator has as model_"):
+        getattr(fcgpu, name)(estimator, *[tmp_path / "file"] * name.startswith("save"))
+
+
 @pytest.mark.parametrize(
     ("name", "package"),
     [("to_torch", "torch"), ("from_torch", "torch"), ("to_sklearn", "sklearn"), ("from_sklearn", "sklearn")],

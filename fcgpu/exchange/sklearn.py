@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fcgpu.errors import ConfigError
 from fcgpu.exchange import flat, labels
-from fcgpu.model import Model
+from fcgpu.model import Model, expect_model
 from fcgpu.params import Spec
 
 ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}  # theirs: ours
@@ -47,6 +47,7 @@ def to_sklearn(model: Model) -> Any:
     Raises ConfigError for what scikit-learn cannot express: leaky_relu, one sigmoid for each of several classes,
     labels out of order.
     """
+    expect_model(model)
     spec = model.spec
     activation = next((theirs for theirs, ours in ACTIVATIONS.items() if ours == spec.activation), None)
     if activation is None and len(spec.sizes) > 2:

@@ -9,7 +9,7 @@ from torch import nn
 from fcgpu.errors import ConfigError
 from fcgpu.exchange import flat, labels
 from fcgpu.kernels.activations import LEAK
-from fcgpu.model import Model
+from fcgpu.model import Model, expect_model
 from fcgpu.params import Spec
 
 
@@ -41,6 +41,7 @@ def to_torch(model: Model) -> Any:
     Its layers are Linear, activation, ..., Linear, output; without the last, `[:-1]`, it gives logits, which torch's
     losses take. The input's scale is multiplied into the first weights. X must be of the type of `model.params`.
     """
+    expect_model(model)
     spec, parts = model.spec, []
     for i, (W, b) in enumerate(spec.layers(model.params)):
         linear = nn.Linear(*W.shape, dtype=getattr(torch, W.dtype.name))

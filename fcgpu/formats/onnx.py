@@ -15,7 +15,7 @@ from fcgpu.errors import ConfigError, MissingExtraError
 from fcgpu.formats.atomic import write_atomically
 from fcgpu.kernels.activations import LEAK
 from fcgpu.kernels.losses import OUTPUTS
-from fcgpu.model import Model
+from fcgpu.model import Model, expect_model
 from fcgpu.version import __version__
 
 OPSET, IR_VERSION = 17, 8  # both of ONNX 1.12
@@ -59,6 +59,7 @@ def to_onnx(model: Model) -> Any:
             raise
         raise MissingExtraError("the export to ONNX", "onnx", "onnx") from None
 
+    expect_model(model)
     spec = model.spec
     flat, scale = _float32(model)
     n_features, n_outputs, result = (

@@ -8,7 +8,7 @@ import numpy as np
 
 from fcgpu.errors import CheckpointError, ConfigError
 from fcgpu.formats import sealed
-from fcgpu.model import Model
+from fcgpu.model import Model, expect_model
 from fcgpu.params import Spec
 from fcgpu.version import __version__
 
@@ -21,8 +21,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> str:
 
     Raises CheckpointError; ConfigError for what is no Model, or for one that `load` would not take.
     """
-    if not isinstance(model, Model):
-        raise ConfigError(f"{type(model).__name__}: expected a Model, which a fitted estimator has as model_")
+    expect_model(model)
     about = {
         "format": FORMAT,
         "fcgpu_version": __version__,
