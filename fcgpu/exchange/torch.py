@@ -69,10 +69,12 @@ def from_torch(network: Any, classes: Any = None) -> Model:
             f"{' '.join(type(m).__name__ for m in modules)}: expected Linear with a bias and an activation in turn, "
             "the last of them the output (Identity for values)"
         )
+    sizes = (linears[0].in_features, *(m.out_features for m in linears)) if linears else ()
+    if not sizes or any(m.in_features != size for m, size in zip(linears, sizes, strict=False)):
+        raise ConfigError(f"{network}: expected Linear layers, each of as many inputs as the one before has outputs")
     hidden = {_name(m, HIDDEN) for m in between[:-1]} or {"relu"}
     if len(hidden) > 1:
         raise ConfigError(f"hidden layers of {', '.join(sorted(hidden))}: expected the same activation in each")
-    sizes = (linears[0].in_features, *(m.out_features for m in linears))
     spec = Spec(sizes, hidden.pop(), _name(between[-1], LAST))
     types = {m.weight.dtype for m in linears}
     if len(types) > 1 or not types <= {torch.float32, torch.float64}:
