@@ -153,6 +153,16 @@ def test_one_class_is_learned_as_scikit_learn_learns_it():
     with pytest.warns(ConvergenceWarning):
         model = ours("binary", max_iter=3).fit(X, np.full(len(X), "only"))
     assert set(model.predict(X)) == {"only"}
+    with pytest.raises(AttributeError, match="every label is only; a Model tells at least two classes apart"):
+        model.model_  # noqa: B018
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_notebook_shows_what_has_no_model():
+    X, y = problem("binary")
+    dates = np.where(y == "yes", np.datetime64("2020-01-01"), np.datetime64("2021-01-01"))
+    assert ours("binary", max_iter=1).fit(X, dates)._repr_html_()
+    assert ours("binary", max_iter=1).fit(X, y).set_params(activation="rleu")._repr_html_()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fcgpu.backend import Backend, Work, choose, device_of, on_gpu
 from fcgpu.data.dataset import Dataset
-from fcgpu.errors import ConfigError, DataError, DivergenceError, choices
+from fcgpu.errors import ConfigError, DataError, DivergenceError, FcgpuError, choices
 from fcgpu.estimator import arrays
 from fcgpu.estimator.parameters import ACTIVATIONS, checked, recipe_of
 from fcgpu.estimator.watch import Watch
@@ -239,7 +239,6 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         pairs = zip(self.coefs_, self.intercepts_, strict=True)
         return np.concatenate([part for W, b in pairs for part in (np.ravel(W), np.ravel(b))])
 
-    @property
     def _spec(self) -> Spec:
         if self.activation not in ACTIVATIONS:  # it has been set anew since fit
             raise ConfigError(f"activation={self.activation!r}: {choices(self.activation, ACTIVATIONS)}")
@@ -248,9 +247,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
     @property
     def model_(self) -> Model:
-        """The network as a Model, which fcgpu.save_model takes."""
+        """The network as a Model, which fcgpu.save_model takes. AttributeError for labels that it cannot have."""
         check_is_fitted(self)
-        return Model(self._spec, self._flat(), self._model_classes)
+        try:
+            return Model(self._spec(), self._flat(), self._model_classes())
+        except FcgpuError as error:  # a notebook asks for every attribute there is
+            raise AttributeError(str(error)) from error
 
     def _outputs(self, X: Any, method: str) -> tuple[Any, Any]:
         """(outputs (n, n_outputs), the way back to the kind of array that X is)."""
@@ -261,14 +263,14 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             X = arrays.check_on_gpu(self, taken.array, reset=False)
         else:
             X = validate_data(self, taken.array, accept_sparse=["csr", "csc"], dtype="numeric", reset=False)
-        backend = backend_for(device_of(self.device, X), work_of(self._spec, X.shape[0]))
+        backend = backend_for(device_of(self.device, X), work_of(self._spec(), X.shape[0]))
         return self._answer(X, backend), taken.back
 
     def _answer(self, X: Any, backend: Backend, flat: Any = None) -> Any:
         """Outputs (n, n_outputs) for features that are checked."""
         flat = backend.to_device(self._flat() if flat is None else flat)
         X = arrays.for_backend(X, backend)
-        return in_tiles(lambda net, layers, A: net.predict(layers, A), self._spec, flat, X, backend, self.threads)
+        return in_tiles(lambda net, layers, A: net.predict(layers, A), self._spec(), flat, X, backend, self.threads)
 
 
 def _is_true(answer: Any) -> bool:

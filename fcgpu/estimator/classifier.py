@@ -14,7 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target
 
 from fcgpu.backend import namespace_of
-from fcgpu.data.dataset import as_classes
+from fcgpu.data.dataset import as_classes, shown
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.estimator import arrays
 from fcgpu.estimator.base import BaseMLP
@@ -273,10 +273,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     def _loop_classes(self) -> Any:
         return None if self._multilabel else tuple(range(max(2, len(self.classes_))))
 
-    @property
     def _model_classes(self) -> Any:
         if self._multilabel:
             return None
+        if len(self.classes_) < 2:
+            raise DataError(f"every label is {shown(tuple(self.classes_))}; a Model tells at least two classes apart")
         return as_classes(self.classes_, type(self).__name__)
 
     def _reported(self, loss: float, penalty: float) -> float:

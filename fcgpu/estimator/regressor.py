@@ -144,7 +144,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     def _strata(self, y: Any) -> Any:
         return None
 
-    _loop_classes = _model_classes = None
+    _loop_classes = None
+
+    def _model_classes(self) -> Any:
+        return None
 
     @property
     def _output(self) -> str:
