@@ -1,5 +1,6 @@
 """Looking on while an estimator learns: callbacks, validation data, monitors, progress."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ pytest.importorskip("sklearn")
 from peers import CLASSIFY, assert_same_bits, ours, problem
 from scipy import sparse
 from sklearn import metrics
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
 import fcgpu
@@ -95,6 +97,20 @@ def test_the_pruning_of_the_readme_prunes():
     assert len(states) == 20
     assert {optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.COMPLETE} == set(states)
     assert names["study"].best_value > 0.7
+
+
+def test_an_estimator_whose_callback_keeps_events_is_cloned_and_copied():
+    class Kept:
+        def __init__(self):
+            self.events = []
+
+        def __call__(self, event):
+            self.events.append(event)
+
+    X, y = problem("binary")
+    model = ours("binary", max_iter=2, callbacks=[Kept()]).fit(X, y)
+    assert len(model.callbacks[0].events) == 4
+    assert_same_bits(clone(model).fit(X, y), deepcopy(model))
 
 
 def test_callbacks_change_no_bit():

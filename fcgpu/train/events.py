@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Self
 
 from fcgpu.backend import Backend
 from fcgpu.data.dataset import Dataset
@@ -13,8 +14,15 @@ from fcgpu.train.recipe import Recipe
 from fcgpu.train.state import State
 
 
+class _Frozen:
+    """A copy of an event is the event: nothing of it changes, and what it asks is the run's, of which there is one."""
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
 @dataclass(frozen=True)
-class Started:
+class Started(_Frozen):
     """Everything is checked, planned and allocated; the first step is next."""
 
     recipe: Recipe
@@ -25,7 +33,7 @@ class Started:
 
 
 @dataclass(frozen=True)
-class EpochEnded:
+class EpochEnded(_Frozen):
     """One pass over the data; for lbfgs one iteration. `seconds` counts training only, from the first step on."""
 
     epoch: int  # from 1
@@ -86,7 +94,7 @@ class EpochEnded:
 
 
 @dataclass(frozen=True)
-class Finished:
+class Finished(_Frozen):
     """The run's result: the last parameters, or the best where early stopping kept them.
 
     `seconds` counts training only. The scores are of the finished model, computed when first asked for.
