@@ -148,6 +148,7 @@ def test_an_exception_leaves_an_estimator_as_it_was():
     made = MLPClassifier((8,), max_iter=5, random_state=0, warm_start=True, early_stopping=True, monitor="accuracy")
     made.fit(X, Y)
     before = made.predict_proba(X)
+    curves = [list(curve) for curve in (made.loss_curve_, made.validation_scores_, made.validation_losses_)]
 
     def fail(event):
         if isinstance(event, fcgpu.EpochEnded) and event.epoch == 3:
@@ -157,3 +158,4 @@ def test_an_exception_leaves_an_estimator_as_it_was():
     with pytest.raises(ZeroDivisionError):
         made.fit(X, Y)
     np.testing.assert_array_equal(made.predict_proba(X), before)
+    assert [made.loss_curve_, made.validation_scores_, made.validation_losses_] == curves

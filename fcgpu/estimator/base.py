@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ from fcgpu.train.events import EpochEnded, Finished
 from fcgpu.train.plan import work_of
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.state import State
+
+CURVES = ("loss_curve_", "validation_scores_", "validation_losses_")
 
 
 class Samples(NamedTuple):
@@ -94,6 +97,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             samples, held_out = self._split(samples, found, random)
         n = samples.X.shape[0]
         recipe = recipe.but(batch=_batch_size(found, n))
+        curves = {name: copy(getattr(self, name)) for name in CURVES}
         watch = Watch(self, found, backend, held_out)
         X = arrays.for_backend(samples.X, backend)
         data = Dataset(X, samples.y, classes=self._loop_classes, name=type(self).__name__)
@@ -102,7 +106,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             start=self._start(found, recipe.optimizer, incremental=incremental), order=_Order(n, random), monitor=watch,
             sample_ids=arrays.row_hashes(X) if any(found["dropout"]) else None,
         )  # fmt: skip
-        self._take(self._listen(events, watch, found), spec, recipe, backend, incremental=incremental)
+        try:
+            last = self._listen(events, watch, found)
+        except BaseException:
+            self.__dict__.update(curves)  # as the weights, those of the fit before
+            raise
+        self._take(last, spec, recipe, backend, incremental=incremental)
         return self
 
     def _arrays(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Any:
