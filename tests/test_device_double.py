@@ -128,6 +128,22 @@ def test_lbfgs_trains_as_on_numpy(alpha, backend):
     assert_equals_numpy(blobs(), backend, optimizer="lbfgs", alpha=alpha, dtype="float64", learning_rate=0.001)
 
 
+@pytest.mark.parametrize("on", ["cpu", "device"])
+def test_what_lbfgs_tells_is_of_the_point_that_it_kept(on, backend):
+    """Also where a search ends without one, as the last may that `max_fun` allows."""
+    data, device = blobs(), "cpu" if on == "cpu" else backend
+    options = {"optimizer": "lbfgs", "alpha": 3.0, "dtype": "float64", "learning_rate": 0.001, "init": "normal"}
+    for limit in range(3, 30):
+        for event in fcgpu.train(data, device=device, hidden=HIDDEN, max_fun=limit, **options):
+            if isinstance(event, fcgpu.EpochEnded):
+                model = event.model()
+                score = model.score(data.X, np.asarray(data.classes)[data.y], device="cpu")
+                squares = sum(np.sum(layer.W**2) for layer in model.spec.layers(model.params))
+                assert event.penalty == pytest.approx(1.5 * squares / SAMPLES, rel=1e-9)
+                assert event.loss - event.penalty == pytest.approx(score.loss, rel=1e-9)
+                assert event.accuracy == score.accuracy
+
+
 @pytest.mark.parametrize("hidden", [(), (1,)])
 def test_the_smallest_networks_train_as_on_numpy(hidden, backend):
     assert_equals_numpy(blobs("two classes"), backend, hidden=hidden, output="sigmoid", batch=1, dtype="float64")

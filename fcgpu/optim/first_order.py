@@ -18,7 +18,7 @@ class FirstOrder:
     Raises ConfigError for a name that is not in the table.
     """
 
-    finished = ""  # a first-order rule never is
+    finished, strayed = "", False  # a first-order rule never is
 
     def __init__(self, name: str, w: Any, kernels: Any, xp: Any, **hyperparameters: Any) -> None:
         row = known(name)

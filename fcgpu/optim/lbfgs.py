@@ -29,7 +29,8 @@ class LBFGS:
     max_evaluations : stop when so many evaluations are made; None for no limit.
 
     After a step `loss` is the loss at w, `gradient` a copy of the gradient there, `evaluations` the evaluations made so
-    far, and `finished` the reason why there is nothing left to do, in words, or "". No step ever raises the loss.
+    far, `strayed` whether the last of them may be of a point that was given up, and `finished` the reason why there is
+    nothing left to do, in words, or "". No step ever raises the loss.
 
     Slopes are summed in float64, products with the history in w's type. Numbers come to the host three times an
     iteration with one trial, besides the loss: the slope of the direction, slope and greatest entry of the gradient at
@@ -56,7 +57,7 @@ class LBFGS:
                 raise ConfigError(f"{name}={value}: expected a whole number of 1 or more")
         self.xp, self.memory, self.max_line_search, self.max_evaluations = xp, memory, max_line_search, max_evaluations
         self.gtol, self.ftol = gtol, FTOL[w.dtype.name] if ftol is None else ftol
-        self.loss, self.evaluations = math.nan, 0
+        self.loss, self.evaluations, self.strayed = math.nan, 0, False
         self.gradient = xp.zeros_like(w)
         self._eps = float(np.finfo(w.dtype).eps)
         self._start, self._direction, self._lowest_gradient = (xp.zeros_like(w) for _ in range(3))
@@ -182,7 +183,8 @@ class LBFGS:
             trials = min(trials, self.max_evaluations - self.evaluations)
         noise = self._eps * abs(self.loss)
         found = strong_wolfe(trial, start, step, max_trials=trials, noise=noise) if start.slope < 0 else None
-        if found is None:
+        self.strayed = found is None
+        if self.strayed:
             self._move(w, lowest.step)
             g[...] = self._lowest_gradient if lowest.step else self.gradient
             _, self._greatest = self._measure(g)

@@ -193,6 +193,8 @@ class OnGpu:
 
         loss, penalty, right = (self.history[number, i : i + 1] for i in range(3))
         loss += self.rule.step(self.params, self.gradient, evaluate)
+        if self.rule.strayed:
+            evaluate()
         penalty += self.totals[1:2]
         right += self.totals[2:3]
         self.steps += 1
