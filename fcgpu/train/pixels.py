@@ -1,8 +1,8 @@
 """Features that are pixels, as the bytes that they were.
 
-Pictures come as whole numbers from 0 to 255, or divided by 255, in any type. As bytes they are a quarter or an eighth
-of the memory to go through, and products of bytes are the fastest there are. What divided them then scales the products
-instead, which is the same but for rounding.
+Pictures come as whole numbers from 0 to 255, in any type, or divided by 255, in float32 or float64. As bytes they are a
+quarter or an eighth of the memory to go through, and products of bytes are the fastest there are. What divided them
+then scales the products instead, which is the same but for rounding.
 """
 
 from typing import Any
@@ -87,12 +87,12 @@ def pixels(X: Any, threads: int) -> Pixels | None:
 
 
 def _times(X: Any) -> tuple[int, ...]:
-    return TIMES[: 1 if X.dtype.kind in "iu" else None]
+    return TIMES[: 1 if X.dtype.kind in "iu" or X.dtype.itemsize == 2 else None]
 
 
 def _rounding(dtype: Any) -> float:
-    """Two roundings, of a number of this type."""
-    return 2 * float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
+    """Two roundings, of a number of this type; of float16 none, which would reach from one pixel to the next."""
+    return 2 * float(np.finfo(dtype).eps) if dtype.kind == "f" and dtype.itemsize > 2 else 0.0
 
 
 def _all_are(X: Any, times: int, threads: int) -> bool:
