@@ -171,8 +171,10 @@ def targets(data: Dataset, y: Any) -> Any:
     return y.reshape(len(y), -1)
 
 
-def check_weights(weights: Any, n: int, name: str) -> Any:
-    """Sample weights (n,) as they are; DataError unless they are finite, 0 or more, and not all 0."""
+def check_weights(weights: Any, n: int, dtype: str, name: str) -> Any:
+    """Sample weights (n,) as they are; DataError unless they are finite, 0 or more, and not all 0, and their sum and 1
+    over it are such numbers in the type of the run.
+    """
     weights = np.asarray(as_numpy(weights))
     if weights.shape != (n,) or weights.dtype.kind not in "buif":
         raise DataError(
@@ -182,6 +184,13 @@ def check_weights(weights: Any, n: int, name: str) -> Any:
         raise DataError(
             f"{name}: sample weights run from {weights.min():g} to {weights.max():g}; expected finite numbers of 0 or "
             "more, not all 0"
+        )
+    with np.errstate(all="ignore"):
+        total, tiny = np.sum(weights, dtype=float), np.finfo(dtype).tiny
+    if not tiny <= total <= 1 / tiny:
+        raise DataError(
+            f"{name}: sample weights add up to {total:g}; expected {tiny:.1g} to {1 / tiny:.1g}, for {dtype}: divide "
+            "them by their mean"
         )
     return weights
 

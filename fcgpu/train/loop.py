@@ -61,7 +61,7 @@ def train(
     threads, memory_budget = _whole("threads", threads), _whole("memory_budget", memory_budget)
     if not isinstance(data, Dataset):
         data = dataset(*_arrays(data))
-    weights = None if sample_weight is None else check_weights(sample_weight, data.n_samples, data.name)
+    weights = None if sample_weight is None else check_weights(sample_weight, data.n_samples, recipe.dtype, data.name)
     spec, _ = fit_to(recipe, data)
     if start is not None and not isinstance(start, State):
         raise ConfigError(f"start={shortened(start)}: expected a State, such as event.state() or State(params)")
