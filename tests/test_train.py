@@ -266,6 +266,18 @@ def test_refusals_name_value_and_remedy(blobs, mnist):
         run((blobs.X, np.linspace(0, 1, 150)))
 
 
+def test_samples_keep_their_ids_where_others_are_held_out(blobs):
+    """With ids that are all the same, every sample has the same mask, whichever are held out; with others it has not."""
+    options = {"hidden": (8,), "dropout": 0.5, "epochs": 2, "early_stopping": True}
+    _, same = run(blobs, sample_ids=np.zeros(150), **options)
+    for held in (True, False):
+        ids = np.zeros(150)
+        draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence(0).spawn(2)[1])).permutation(150)
+        ids[draw[:15] if held else draw[15:]] = 7
+        _, found = run(blobs, sample_ids=ids, **options)
+        assert (bits(found) == bits(same)) == held
+
+
 def test_two_classes_and_a_sigmoid_make_one_output():
     X = np.linspace(-1, 1, 40)[:, None]
     _, done = run((X, np.where(X[:, 0] > 0, "yes", "no")), hidden=(), output="sigmoid", learning_rate=0.5, epochs=50)

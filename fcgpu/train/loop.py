@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.backend import Backend, choose, device_of
+from fcgpu.backend import Backend, as_numpy, choose, device_of
 from fcgpu.data.dataset import Dataset, check_weights, dataset, not_a_label, shown, targets
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.host import cpu_count
@@ -62,6 +62,8 @@ def train(
     if not isinstance(data, Dataset):
         data = dataset(*_arrays(data))
     weights = None if sample_weight is None else check_weights(sample_weight, data.n_samples, recipe.dtype, data.name)
+    if sample_ids is not None and (sample_ids := np.asarray(as_numpy(sample_ids))).shape != (data.n_samples,):
+        raise DataError(f"{data.name}: sample_ids has shape {sample_ids.shape}; expected ({data.n_samples},)")
     spec, _ = fit_to(recipe, data)
     if start is not None and not isinstance(start, State):
         raise ConfigError(f"start={shortened(start)}: expected a State, such as event.state() or State(params)")
@@ -84,7 +86,7 @@ def train(
                 f"early_stopping=True copies the samples, and the {readable(data.X.nbytes)} of {data.name} are left on "
                 "disk for want of memory: raise the memory budget, or leave early_stopping out"
             )
-        data, weights, held_out, held_weights = _hold_out(data, weights, recipe)
+        data, weights, sample_ids, held_out, held_weights = _hold_out(data, weights, sample_ids, recipe)
     y = fit_to(recipe, data)[1]
     X, times = features(data.X, backend, threads or cpu_count())
     beside = 0 if held_out is None else held_out.X.nbytes
@@ -172,8 +174,8 @@ def fit_to(recipe: Recipe, data: Dataset) -> tuple[Spec, Any]:
     return Spec((data.n_features, *recipe.hidden, n_outputs), recipe.activation, recipe.output, recipe.init), y
 
 
-def _hold_out(data: Dataset, weights: Any, recipe: Recipe) -> tuple[Dataset, Any, Dataset, Any]:
-    """The data without a share of the samples, drawn from the seed; their weights; that share, and its weights."""
+def _hold_out(data: Dataset, weights: Any, ids: Any, recipe: Recipe) -> tuple[Dataset, Any, Any, Dataset, Any]:
+    """The data without a share of the samples, drawn from the seed; their weights and ids; that share, its weights."""
     n, seed = data.n_samples, np.random.SeedSequence(recipe.seed).spawn(2)[1]
     held = round(recipe.validation_fraction * n)
     if not 0 < held < n:
@@ -190,7 +192,8 @@ def _hold_out(data: Dataset, weights: Any, recipe: Recipe) -> tuple[Dataset, Any
             f"{data.name}: all sample_weight of the {len(out)} samples held out, or of the others, are 0: give another "
             "seed or validation_fraction, or leave early_stopping out"
         )
-    return kept, shares[0], replace(data, X=data.X[out], y=data.y[out]), shares[1]
+    ids = None if ids is None else ids[rest]
+    return kept, shares[0], ids, replace(data, X=data.X[out], y=data.y[out]), shares[1]
 
 
 def _loss_on(
