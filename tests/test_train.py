@@ -264,6 +264,11 @@ def test_refusals_name_value_and_remedy(blobs, mnist):
         run((blobs.X, np.zeros(150, dtype=int)))
     with pytest.raises(fcgpu.DataError, match="output='identity'"):
         run((blobs.X, np.linspace(0, 1, 150)))
+    shares = np.full((150, 3), 0.33)  # rounded
+    run((blobs.X, shares), epochs=1)
+    shares[7] = 1, 0, 1
+    with pytest.raises(fcgpu.DataError, match="sample 7 add up to 2; .* use output='sigmoid'"):
+        run((blobs.X, shares))
 
 
 def test_samples_keep_their_ids_where_others_are_held_out(blobs):

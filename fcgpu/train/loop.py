@@ -22,6 +22,8 @@ from fcgpu.train.recipe import Recipe
 from fcgpu.train.run import Monitor, Run
 from fcgpu.train.state import State
 
+SHARES_OFF = 0.02  # what rounding to a few digits does to the sum of a sample's shares
+
 
 def train(
     data: Dataset | tuple[Any, Any],
@@ -43,7 +45,8 @@ def train(
         finished.model.predict(X)
 
     data : a Dataset, or (X, y) with X (n_samples, n_features) and y (n_samples,) labels or targets, or
-        (n_samples, n_outputs) targets: for output="sigmoid" any numbers from 0 to 1, as in multilabel problems.
+        (n_samples, n_outputs) targets: for output="sigmoid" any numbers from 0 to 1, as in multilabel problems; for
+        "softmax" such as add up to 1.
     recipe, **changes : what to do, and keys of it to change; see `Recipe`.
     device, threads, memory_budget : where; on the CPU they change no bit of the result. The budget is in bytes; an X
         that is mapped from disk (np.load(..., mmap_mode="r")) takes none of it there.
@@ -157,6 +160,12 @@ def fit_to(recipe: Recipe, data: Dataset) -> tuple[Spec, Any]:
             raise DataError(
                 f"{data.name}: targets of several columns run from {y.min():g} to {y.max():g}; output="
                 f"{recipe.output!r} needs them from 0 to 1; for real-valued targets use output='identity'"
+            )
+        if recipe.output == "softmax" and np.any(off := abs(y.sum(axis=1, dtype=float) - 1) > SHARES_OFF):
+            sample = int(np.argmax(off))
+            raise DataError(
+                f"{data.name}: targets of sample {sample} add up to {y[sample].sum():g}; output='softmax' needs shares "
+                "that add up to 1; for several labels a sample use output='sigmoid'"
             )
         y = y.astype(recipe.dtype, copy=False)
         n_outputs = y.shape[1]
