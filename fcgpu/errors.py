@@ -4,6 +4,8 @@ The command line turns any of these into one line on standard error and exit cod
 """
 
 from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
 
 
 class FcgpuError(Exception):
@@ -44,6 +46,14 @@ class MissingExtraError(FcgpuError, ImportError):
 def first_line(error: Exception) -> str:
     """Of an error of another library; of CUDA's it is the line that says what happened."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def whole(name: str, value: Any) -> int | None:
+    """An argument that may be None as an int. Raises ConfigError for what is no whole number of 1 or more."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
+        unit = " of bytes" if name == "memory_budget" else ""
+        raise ConfigError(f"{name}={value!r}: expected a whole number{unit} of 1 or more, or None")
+    return None if value is None else int(value)
 
 
 def choices(value: object, known: Iterable[str]) -> str:

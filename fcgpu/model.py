@@ -9,7 +9,7 @@ import numpy as np
 
 from fcgpu.backend import Backend, choose, device_of, on_gpu
 from fcgpu.data.dataset import Dataset, check_features, dataset, encode_labels, not_a_label, shown, targets, type_of
-from fcgpu.errors import ConfigError, DataError, DivergenceError
+from fcgpu.errors import ConfigError, DataError, DivergenceError, whole
 from fcgpu.host import cpu_count
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.network import Network, Workspace
@@ -53,8 +53,8 @@ class Model:
 
         X is (n, n_features), as unscaled as the training data, and is taken in tiles: memory stays bounded. Computed
         where X lies, on the CPU or its GPU, unless `device` says "cuda" or "cuda:N"; the answer lies where X does.
-        Raises DataError where X does not fit the model, DeviceError where the device cannot work, DivergenceError
-        where the outputs are not finite.
+        Raises DataError where X does not fit the model, ConfigError for threads below 1, DeviceError where the device
+        cannot work, DivergenceError where the outputs are not finite.
         """
         return self._outputs(X, device, threads, Network.predict)
 
@@ -128,7 +128,7 @@ class Model:
         return encode_labels(np.asarray(data.classes, dtype=type_of(data.classes))[y], self.classes, data.name)
 
     def _outputs(self, X: Any, device: str | Backend | None, threads: int | None, compute: Compute) -> Any:
-        backend = where(device, X)
+        backend, threads = where(device, X), whole("threads", threads)
         if not backend.holds(X):
             X = check_features(X, "X")
         if X.shape[1] != self.spec.sizes[0]:

@@ -308,6 +308,9 @@ def test_predicting_on_other_features_is_refused():
     model = fcgpu.Model(fcgpu.Spec((3, 2)), np.zeros(8), (0, 1))
     with pytest.raises(fcgpu.DataError, match="X has 4 features, the model was trained with 3"):
         model.predict(np.zeros((2, 4)))
+    for threads in (-1, 0, "2"):
+        with pytest.raises(fcgpu.ConfigError, match=f"threads={threads!r}: expected a whole number of 1 or more"):
+            model.predict(np.zeros((2, 3)), threads=threads)
 
 
 def test_schedules_by_hand():

@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from fcgpu.backend import Backend, as_numpy, choose, device_of
 from fcgpu.data.dataset import Dataset, check_weights, dataset, not_a_label, shown, targets
-from fcgpu.errors import ConfigError, DataError
+from fcgpu.errors import ConfigError, DataError, whole
 from fcgpu.host import cpu_count
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Spec
@@ -61,7 +60,7 @@ def train(
     epoch after which the loss is not finite.
     """
     recipe = _recipe(recipe).but(**changes)
-    threads, memory_budget = _whole("threads", threads), _whole("memory_budget", memory_budget)
+    threads, memory_budget = whole("threads", threads), whole("memory_budget", memory_budget)
     if not isinstance(data, Dataset):
         data = dataset(*_arrays(data))
     weights = None if sample_weight is None else check_weights(sample_weight, data.n_samples, recipe.dtype, data.name)
@@ -129,13 +128,6 @@ def _arrays(data: Any) -> Any:
             "makes of files"
         )
     return data
-
-
-def _whole(name: str, value: Any) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
-        unit = " of bytes" if name == "memory_budget" else ""
-        raise ConfigError(f"{name}={value!r}: expected a whole number{unit} of 1 or more, or None")
-    return None if value is None else int(value)
 
 
 def shortened(value: Any) -> str:
