@@ -313,6 +313,15 @@ def test_predicting_on_other_features_is_refused():
             model.predict(np.zeros((2, 3)), threads=threads)
 
 
+@pytest.mark.parametrize(("output", "loss"), [("softmax", 0), ("sigmoid", 0), ("exp", math.inf)])
+def test_a_score_does_not_depend_on_what_numpy_does_about_its_errors(output, loss):
+    classes = (0, 1) if OUTPUTS[output].classifies else None
+    model = fcgpu.Model(fcgpu.Spec((2, 2), output=output), np.array([1.0, 0, 0, 1, 0, 0]), classes)
+    with np.errstate(all="raise"):
+        y = np.eye(2) if classes is None else [0, 1]
+        assert model.score([[1e4, -1e4], [-1e4, 1e4]], y).loss == loss
+
+
 def test_schedules_by_hand():
     def factor(name, step, epoch=0, samples=0, drops=0, **options):
         row = SCHEDULES[name]
