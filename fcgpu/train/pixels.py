@@ -111,9 +111,9 @@ def _to_bytes(X: Any, times: int) -> tuple[Any, bool]:
     made = np.empty(X.shape, np.uint8)
     if compiled.native is not None and (good := compiled.native.to_bytes(X, times, made)) is not None:
         return made, good
-    exact = X * times
-    near = np.rint(exact)
-    with np.errstate(invalid="ignore"):  # of numbers that are none
+    with np.errstate(all="ignore"):  # of numbers that are none, or the greatest
+        exact = X * times
+        near = np.rint(exact)
         off = abs(exact - near) > _rounding(X.dtype) * near
         good = not off.any() and near.min(initial=0) >= 0 and near.max(initial=0) <= 255
         np.clip(near, 0, 255, out=near)
