@@ -57,10 +57,11 @@ class Workers:
 
     def close(self) -> None:
         ONE_BLAS_THREAD.leave(id(self))
-        for helper in self._helpers if self._process == os.getpid() else ():
-            helper.jobs.put(None)
+        helpers, self._helpers = self._helpers if self._process == os.getpid() else [], []
+        for helper in helpers:
+            helper.jobs.put(None)  # all are told before the first wait, which an interrupt may end
+        for helper in helpers:
             helper.thread.join()
-        self._helpers = []
 
 
 def by_blocks(n: int, threads: int, function: Callable[[slice], None]) -> None:
@@ -141,7 +142,11 @@ class _Helper:
         self.jobs: SimpleQueue[tuple[Callable[[int], None], Iterator[int]] | None] = SimpleQueue()
         self.ended: SimpleQueue[BaseException | None] = SimpleQueue()
         self.thread = threading.Thread(target=self._work, name="fcgpu", daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except BaseException:  # an interrupt: it may run, and nobody else will tell it to end
+            self.jobs.put(None)
+            raise
 
     def _work(self) -> None:
         np.seterr(all="ignore")

@@ -58,6 +58,24 @@ def test_an_error_of_either_thread_reaches_the_caller_and_the_next_run_works(in_
     assert threading.active_count() == before
 
 
+def test_no_thread_is_left_where_an_interrupt_comes_while_one_starts(before, monkeypatch):
+    start = threading.Thread.start
+
+    def interrupted(thread):
+        start(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    workers = Workers(2)
+    with pytest.raises(KeyboardInterrupt):
+        workers.run(print, 2)
+    workers.close()
+    deadline = time.monotonic() + 60
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
 def blas_threads():
     return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
 
