@@ -103,12 +103,13 @@ class _OneBlasThread:
                 self._before = []
 
     def survive_forks(self) -> None:
-        """A fork waits until nobody is changing anything here; its child has only the thread that forked, and forgets
-        the holders of all others: who leaves last there gives BLAS back.
+        """A fork waits until nobody is changing anything here. Its child has only the thread that forked, forgets the
+        holders, and gives BLAS back.
         """
 
         def in_child() -> None:
             self._holders.clear()
+            self.leave(0)
             self._lock.release()
 
         if hasattr(os, "register_at_fork"):
