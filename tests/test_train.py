@@ -267,12 +267,12 @@ def test_refusals_name_value_and_remedy(blobs, mnist):
     shares = np.full((150, 3), 0.33)  # rounded
     run((blobs.X, shares), epochs=1)
     shares[7] = 1, 0, 1
-    with pytest.raises(fcgpu.DataError, match="sample 7 add up to 2; .* use output='sigmoid'"):
+    with pytest.raises(fcgpu.DataError, match=r"sample 7 add up to 2; .* use output='sigmoid'"):
         run((blobs.X, shares))
 
 
 def test_samples_keep_their_ids_where_others_are_held_out(blobs):
-    """With ids that are all the same, every sample has the same mask, whichever are held out; with others it has not."""
+    """Other ids of the samples held out change nothing, other ids of those that are left do."""
     options = {"hidden": (8,), "dropout": 0.5, "epochs": 2, "early_stopping": True}
     _, same = run(blobs, sample_ids=np.zeros(150), **options)
     for held in (True, False):
