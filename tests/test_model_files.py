@@ -1,5 +1,6 @@
 """Models on disk: what comes back is what was saved, equal models are equal files, and no damaged file loads."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -30,6 +31,15 @@ def test_what_comes_back_is_what_was_saved(tmp_path, dtype, classes):
     assert loaded.params.dtype == dtype
     for field in ("spec", "classes", "scale", "image_shape", "recipe"):
         assert getattr(loaded, field) == getattr(saved, field)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"params": np.zeros(13)}, {"image_shape": (-1, -3)}, {"image_shape": (1, 4)}, {"classes": (0, 1, 2)}]
+)
+def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path, changes):
+    with pytest.raises(fcgpu.ConfigError, match="the model is not whole"):
+        fcgpu.save_model(dataclasses.replace(model(), **changes), tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_programs_can_read_the_tensors(tmp_path):

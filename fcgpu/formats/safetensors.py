@@ -34,8 +34,8 @@ def save(model: Model, path: str | os.PathLike[str]) -> str:
         "scale": model.scale,
         "image_shape": None if model.image_shape is None else list(model.image_shape),
     }
-    tensors = dict(_tensors(model.spec, model.params))
     try:
+        tensors = dict(_tensors(model.spec, model.params))
         _model(about, tensors)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"the model is not whole: {error}") from None
@@ -72,7 +72,7 @@ def _model(about: dict[str, Any], tensors: dict[str, Any]) -> Model:
     classes, shape, scale = about["classes"], about["image_shape"], about["scale"]
     if classes is not None and not _are_classes(classes, spec.sizes[-1]):
         raise ValueError(f"classes={classes} for {spec.sizes[-1]} outputs")
-    if shape is not None and (len(shape) not in (2, 3) or math.prod(_whole(shape)) != spec.sizes[0]):
+    if shape is not None and (len(shape) not in (2, 3) or min(_whole(shape)) < 1 or math.prod(shape) != spec.sizes[0]):
         raise ValueError(f"image_shape={shape} for {spec.sizes[0]} features")
     if not isinstance(about["recipe"], str) or not isinstance(scale, int | float) or not math.isfinite(scale):
         raise ValueError(f"recipe={about['recipe']!r}, scale={scale!r}")
