@@ -212,6 +212,7 @@ def test_no_bit_depends_on_threads_memory_or_the_type_of_pixels(monkeypatch):
     "changes",
     [
         {"batch": MOST + 1}, {"dropout": 0.2}, {"output": "identity"}, {"dtype": "float64"}, {"batch": "full"},
+        {"hidden": (3,) * 63, "activation": "tanh"},
     ],
     ids=str,
 )  # fmt: skip

@@ -16,6 +16,7 @@ from fcgpu.train.recipe import Recipe
 from fcgpu.train.small import SmallBatches, is_small
 
 MOST = 32  # samples; on 64 digits the products of `SmallBatches` take less time, on 48 as much
+MOST_LAYERS = 64  # as in native.c, with the input
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # by their numbers in passes.h
 SOFTMAX = {"sigmoid": False, "softmax": True}  # outputs
 
@@ -27,6 +28,7 @@ def are_for(plan: Plan, spec: Spec, recipe: Recipe, X: Any) -> bool:
         hasattr(compiled.native, "passes")
         and is_small(plan)
         and plan.batch <= MOST
+        and len(spec.sizes) <= MOST_LAYERS
         and not recipe.dropout
         and spec.activation in ACTIVATIONS
         and spec.output in SOFTMAX
