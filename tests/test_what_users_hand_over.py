@@ -25,6 +25,7 @@ LABELS = {
     "whole floats": (np.where(SIDE, 2.0, 1.0), (1, 2)),
     "bool": (SIDE, (0, 1)),
     "a list": (np.where(SIDE, 1, 0).tolist(), (0, 1)),
+    "text of any length": (np.where(SIDE, "yes", "no").astype(np.dtypes.StringDType()), ("no", "yes")),
     "a column": (np.where(SIDE, 1, 0)[:, None], (0, 1)),
     "63 bits and more": (np.where(SIDE, np.uint64(2**63 + 5), np.uint64(7)), (7, 2**63 + 5)),
 }
@@ -160,6 +161,7 @@ def test_models_and_datasets_are_compared_by_identity():
         ((X, SIDE), {"threads": 0}, fcgpu.ConfigError, "threads=0: expected a whole number of 1 or more"),
         ((X, SIDE), {"memory_budget": "300MB"}, fcgpu.ConfigError, "memory_budget='300MB': .* of bytes"),
         ((X, SIDE), {"start": 3}, fcgpu.ConfigError, "start=3: expected a State"),
+        ((X, np.zeros((120, 0))), {}, fcgpu.DataError, r"y has shape \(120, 0\) for 120 samples"),
         ((X, SIDE), {"dropout": 0.5, "sample_ids": [1, 2]}, fcgpu.DataError, r"sample_ids has shape \(2,\); expected"),
         ((X, SIDE), {"sample_weight": np.full(120, 1e37)}, fcgpu.DataError, r"add up to 1.2e\+39; .* by their mean"),
         ((X, SIDE), {"sample_weight": np.full(120, 1e-50)}, fcgpu.DataError, "add up to 1.2e-48; .* by their mean"),

@@ -217,13 +217,13 @@ def scale_of(X: Any) -> float:
 def _column(y: Any) -> Any:
     """A column (n, 1), as some libraries keep labels, is the vector (n,)."""
     y = np.asarray(as_numpy(y))
-    if y.dtype == object:
+    if y.dtype.kind in "OT":  # T: text of any length
         y = _alike(y)
     return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
 
 def _check_labels(X: Any, y: Any, name: str) -> None:
-    if y.ndim not in (1, 2) or len(y) != len(X):
+    if y.ndim not in (1, 2) or len(y) != len(X) or 0 in y.shape:
         raise DataError(f"{name}: y has shape {y.shape} for {len(X)} samples; expected ({len(X)},)")
     if y.dtype.kind not in "buifU":
         found = " and ".join(sorted({type(value).__name__ for value in y.flat}))
@@ -284,7 +284,7 @@ def _numbers(X: Any, name: str) -> Any:
 def _alike(y: Any) -> Any:
     """Objects that are all text or all numbers as an array of that type, others as they are."""
     if all(isinstance(value, str) for value in y.flat):
-        return y.astype(str)
+        return np.array(y.tolist(), str)
     if all(isinstance(value, Real | np.bool_) for value in y.flat):
         return np.array(y.tolist())
     return y
