@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fcgpu.kernels.blas import axpby
 
 
@@ -153,9 +155,12 @@ def add_l2(W: Any, dW: Any, alpha: float, share: Any, penalty: Any, *, xp: Any) 
 
 
 def clip_by_norm(g: Any, limit: float, *, xp: Any) -> None:
-    """g ← g · limit / max(‖g‖, limit): the global norm is at most `limit` (Pascanu et al. 2013)."""
-    norm = xp.sqrt(xp.sum(g * g, axis=-1, keepdims=True))
-    g *= limit / xp.maximum(norm, limit)
+    """g ← g · limit / max(‖g‖, limit): the global norm is at most `limit` (Pascanu et al. 2013).
+
+    In float64, for in float32 the square of a norm above 1.8e19, which is there to be clipped, is infinite.
+    """
+    norm = xp.sqrt(xp.sum(xp.multiply(g, g, dtype=np.float64), axis=-1, keepdims=True))
+    g *= (limit / xp.maximum(norm, limit)).astype(g.dtype)
 
 
 class Update(NamedTuple):
