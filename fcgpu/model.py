@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcgpu.backend import Backend, choose, device_of, on_gpu
+from fcgpu.backend import Backend, choose, device_of, namespace_of, on_gpu
 from fcgpu.data.dataset import Dataset, check_features, dataset, encode_labels, not_a_label, shown, targets, type_of
 from fcgpu.errors import ConfigError, DataError, DivergenceError, whole
 from fcgpu.host import cpu_count
@@ -49,17 +49,18 @@ class Model:
     recipe: str = "custom"
 
     def predict_proba(self, X: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Any:
-        """Probabilities (n, n_outputs) in the type of `params`; for a regression the values.
+        """Probabilities (n, n_classes) in the type of `params`; without classes the values (n, n_outputs).
 
         X is (n, n_features), as unscaled as the training data, and is taken in tiles: memory stays bounded. Computed
         where X lies, on the CPU or its GPU, unless `device` says "cuda" or "cuda:N"; the answer lies where X does.
         Raises DataError where X does not fit the model, ConfigError for threads below 1, DeviceError where the device
         cannot work, DivergenceError where the outputs are not finite.
         """
-        return self._outputs(X, device, threads, Network.predict)
+        P = self._outputs(X, device, threads, Network.predict)
+        return of_both(P) if self.classes is not None and P.shape[1] == 1 else P
 
     def decision_function(self, X: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Any:
-        """The logits (n, n_outputs): what `predict_proba` is computed from."""
+        """The logits (n, n_outputs): what `predict_proba` is computed from. For two classes there may be one."""
         return self._outputs(X, device, threads, Network.forward)
 
     def predict(self, X: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Any:
@@ -210,6 +211,11 @@ def _in_tiles(
     finally:
         workers.close()
     return out
+
+
+def of_both(P: Any) -> Any:
+    """The probabilities (n, 2) of two classes from P (n, 1), the second one's."""
+    return namespace_of(P).concatenate([1 - P, P], axis=1)
 
 
 def class_index(Z: Any) -> Any:

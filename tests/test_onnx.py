@@ -52,6 +52,16 @@ def test_other_shapes_types_and_batches(tmp_path, sizes, dtype):
         np.testing.assert_allclose(answer(tmp_path / "m.onnx", X[:n]), m.predict_proba(X[:n]), atol=1e-6)
 
 
+def test_one_output_of_two_classes_gives_both_probabilities(tmp_path):
+    m = model("tanh", "sigmoid", (4, 3, 1), classes=("no", "yes"))
+    fcgpu.save_onnx(m, tmp_path / "m.onnx")
+    X = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float32)
+    P = m.predict_proba(X)
+    assert P.shape == (7, 2)
+    np.testing.assert_array_equal(P.argmax(axis=1), (m.decision_function(X)[:, 0] > 0))
+    np.testing.assert_allclose(answer(tmp_path / "m.onnx", X), P, atol=1e-6)
+
+
 def test_what_the_file_says(tmp_path):
     m = model(sizes=(4, 3, 2), classes=("cat", "dög"), image_shape=(2, 2), recipe="mine")
     digest = fcgpu.save_onnx(m, tmp_path / "a.onnx")

@@ -290,7 +290,7 @@ def test_every_kind_of_model(tmp_path, kind):
         assert f"{100 * np.mean(((P > 0.5) == y).all(axis=1)):.2f} % of the 120 training samples have every" in said
         assert f"label 1 {y[:, 1].sum():.0f} {(P[:, 1] > 0.5).sum()}" in said
     elif kind == "binary":
-        wrong = (P[:, 0] > 0.5) != y
+        wrong = (P[:, 1] > 0.5) != y
         assert f"{wrong.sum()} of 120 training samples" in said
         assert re.search("training validation", said)
     else:
@@ -376,4 +376,4 @@ def test_one_output_of_two_classes_has_both_probabilities(tmp_path):
     run = runs.read(str(tmp_path / "run"))
     P = judged.judged(run).P
     assert P.sum(axis=1) == pytest.approx(1)
-    assert P[:, 1] == pytest.approx(run.model.predict_proba(X)[:, 0])
+    assert P[:, 1] == pytest.approx(1 / (1 + np.exp(-run.model.decision_function(X)[:, 0])))

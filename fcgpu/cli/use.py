@@ -59,8 +59,6 @@ def predict(args: Namespace) -> int:
         if model.classes is None:
             raise ConfigError("--proba: this model predicts values, not classes; leave it out")
         proba = model.predict_proba(X, device=backend, threads=threads)
-        if proba.shape[1] == 1:
-            proba = np.hstack([1 - proba, proba])
     if args.json:
         classes = None if model.classes is None else list(model.classes)
         probabilities = None if proba is None else proba.tolist()

@@ -19,6 +19,7 @@ from fcgpu.errors import ConfigError, DataError
 from fcgpu.estimator import arrays
 from fcgpu.estimator.base import BaseMLP
 from fcgpu.estimator.parameters import NEED_AN_END
+from fcgpu.model import of_both
 from fcgpu.optim import FULL_BATCH
 
 
@@ -198,11 +199,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
 
     def _probabilities(self, X: Any, method: str) -> tuple[Any, Any]:
         P, back = self._outputs(X, method)
-        xp = namespace_of(P)
         if self.n_outputs_ == 1 and not self._multilabel:
-            P = xp.concatenate([1 - P, P], axis=1)
+            P = of_both(P)
         elif self.out_activation_ == "logistic" and not self._multilabel:
-            P /= xp.sum(P, axis=1, keepdims=True)
+            P /= namespace_of(P).sum(P, axis=1, keepdims=True)
         return P, back
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:

@@ -36,7 +36,8 @@ LAST: dict[str, Callable[[], Any]] = {
 
 
 def to_torch(model: Model) -> Any:
-    """An equal torch.nn.Sequential on the CPU: X (n, n_features), unscaled, to what `predict_proba` gives.
+    """An equal torch.nn.Sequential on the CPU: X (n, n_features), unscaled, to what `predict_proba` gives; of two
+    classes and one output, the probability of the second.
 
     Its layers are Linear, activation, ..., Linear, output; without the last, `[:-1]`, it gives logits, which torch's
     losses take. The input's scale is multiplied into the first weights. X must be of the type of `model.params`.

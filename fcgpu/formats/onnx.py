@@ -48,8 +48,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> str:
 def to_onnx(model: Model) -> Any:
     """The onnx.ModelProto of a model: X (n, n_features) float32, unscaled, to what `predict_proba` gives, float32.
 
-    The result is called "probabilities" where the model has classes, else "values"; one sigmoid output is, as in
-    `predict_proba`, the probability of the second class. float64 parameters are rounded.
+    The result is called "probabilities" where the model has classes, else "values". float64 parameters are rounded.
     Raises ConfigError where float32 cannot hold a parameter or ONNX the whole; MissingExtraError without onnx.
     """
     try:
@@ -62,24 +61,25 @@ def to_onnx(model: Model) -> Any:
     expect_model(model)
     spec = model.spec
     flat, scale = _float32(model)
-    n_features, n_outputs, result = (
-        spec.sizes[0],
-        spec.sizes[-1],
-        "values" if model.classes is None else "probabilities",
-    )
+    result = "values" if model.classes is None else "probabilities"
+    both = model.classes is not None and spec.sizes[-1] == 1  # one output speaks for two classes
     nodes, constants = [helper.make_node("Mul", ["X", "scale"], ["A0"])], [("scale", scale)]
     activations = [spec.activation] * (len(spec.sizes) - 2) + [OUTPUTS[spec.output].prediction]
     for i, ((W, b), activation) in enumerate(zip(spec.layers(flat), activations, strict=True), start=1):
         constants += [(f"W{i}", W), (f"b{i}", b[0])]
         nodes.append(helper.make_node("Gemm", [f"A{i - 1}", f"W{i}", f"b{i}"], [f"Z{i}"]))
         operator, attributes = OPERATORS[activation]
-        output = result if i == len(activations) else f"A{i}"
+        output = result if i == len(activations) and not both else f"A{i}"
         nodes.append(helper.make_node(operator, [f"Z{i}"], [output], **attributes))
+    if both:
+        constants.append(("one", np.float32(1)))
+        nodes.append(helper.make_node("Sub", ["one", output], ["first"]))
+        nodes.append(helper.make_node("Concat", ["first", output], [result], axis=1))
     graph = helper.make_graph(
         nodes,
         "fcgpu",
-        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", n_features])],
-        [helper.make_tensor_value_info(result, TensorProto.FLOAT, ["n", n_outputs])],
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", spec.sizes[0]])],
+        [helper.make_tensor_value_info(result, TensorProto.FLOAT, ["n", 2 if both else spec.sizes[-1]])],
         [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in constants],
     )
     made = helper.make_model(

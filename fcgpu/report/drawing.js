@@ -49,7 +49,8 @@
   root.predict = (pixels) => {
     const Z = logits(pixels);
     const best = Z.length === 1 ? Number(Z[0] > 0) : Z.indexOf(Z.reduce((a, b) => Math.max(a, b)));
-    return { label: classes && classes[best], probabilities: Array.from(output(Z)) };
+    const P = Array.from(output(Z));
+    return { label: classes && classes[best], probabilities: classes && P.length === 1 ? [1 - P[0], P[0]] : P };
   };
 
   // From the paper to pixels of 0 to 1, each the average of the ink in its area.
@@ -155,8 +156,7 @@
     grey.data.forEach((_, i) => (grey.data[i] = i % 4 === 3 ? 255 : 255 * (image ? image[i >> 2] : 0)));
     seen.getContext("2d").putImageData(grey, 0, 0);
 
-    const { label, probabilities } = image ? root.predict(image.map((a) => a * network.ink)) : {};
-    const values = classes && probabilities?.length === 1 ? [1 - probabilities[0], probabilities[0]] : probabilities;
+    const { label, probabilities: values } = image ? root.predict(image.map((a) => a * network.ink)) : {};
     const order = [...names.keys()];
     if (bars.length < order.length && values) order.sort((i, j) => values[j] - values[i]);
     bars.forEach(({ row, name, bar, number }, i) => {

@@ -17,8 +17,7 @@ from fcgpu.report.runs import RunFiles
 class Judged:
     """The test samples, or the training samples where there are no others.
 
-    y (n,) are indices into the model's classes, or targets (n, n_outputs); P (n, n_classes) are probabilities, of one
-    class more than there are outputs where that is one; or P (n, n_outputs) are values.
+    y (n,) are indices into the model's classes, or targets (n, n_outputs); P is what `predict_proba` gives.
     """
 
     model: Model
@@ -70,7 +69,4 @@ def judged(run: RunFiles) -> Judged:
     X, y = (data.X, data.y) if data.X_test is None else (data.X_test, data.y_test)
     y = model.targets(data, y)
     Z = model.decision_function(X)
-    P = model.predict_proba(X)
-    if model.classes is not None and P.shape[1] == 1:
-        P = np.hstack([1 - P, P])
-    return Judged(model, data, split, X, y, P, model.score_logits(Z, y), recipe.seed)
+    return Judged(model, data, split, X, y, model.predict_proba(X), model.score_logits(Z, y), recipe.seed)
