@@ -213,6 +213,11 @@ def _in_tiles(
     return out
 
 
+def confusion(y: Any, predicted: Any, n_classes: int) -> Any:
+    """(n_classes, n_classes): of how many samples of a class, its row, which class was predicted."""
+    return np.bincount(n_classes * y + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
 def of_both(P: Any) -> Any:
     """The probabilities (n, 2) of two classes from P (n, 1), the second one's."""
     return namespace_of(P).concatenate([1 - P, P], axis=1)

@@ -3,12 +3,24 @@
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from importlib import import_module
 
 from fcgpu.cli.options import parser
 from fcgpu.errors import FcgpuError
 from fcgpu.streams import drop, say
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+# Each is a function of its name in this module.
+COMMANDS = {
+    "train": "train",
+    "evaluate": "use",
+    "predict": "use",
+    "export": "export",
+    "report": "report",
+    "bench": "bench",
+    "info": "show",
+    "recipes": "show",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,23 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: Namespace) -> int:
     """Each command's module is imported when the command is called: --help pays for none."""
-    if args.command == "train":
-        from fcgpu.cli.train import train as command
-    elif args.command == "evaluate":
-        from fcgpu.cli.use import evaluate as command
-    elif args.command == "predict":
-        from fcgpu.cli.use import predict as command
-    elif args.command == "export":
-        from fcgpu.cli.export import export as command
-    elif args.command == "report":
-        from fcgpu.cli.report import report as command
-    elif args.command == "bench":
-        from fcgpu.cli.bench import bench as command
-    elif args.command == "info":
-        from fcgpu.cli.show import info as command
-    else:
-        from fcgpu.cli.show import recipes as command
-    return command(args)
+    command = getattr(import_module(f"fcgpu.cli.{COMMANDS[args.command]}"), args.command)
+    return int(command(args))
 
 
 def _refuse(message: str) -> int:

@@ -9,11 +9,10 @@ from rich.table import Table
 
 from fcgpu.backend import Backend, choose
 from fcgpu.bench import Limits, Throughput, measure
+from fcgpu.cli import INTERRUPTED
 from fcgpu.cli.options import count
 from fcgpu.errors import ConfigError, DeviceError
 from fcgpu.version import __version__
-
-INTERRUPTED = 130
 
 
 def bench(args: Namespace) -> int:

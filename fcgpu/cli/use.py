@@ -15,7 +15,7 @@ from fcgpu.data import NAMED, is_image_folder, load, load_features
 from fcgpu.data.dataset import Dataset
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.formats.safetensors import load as load_model
-from fcgpu.model import class_index
+from fcgpu.model import class_index, confusion
 from fcgpu.streams import show
 from fcgpu.train.recipe import load_recipe
 
@@ -38,9 +38,8 @@ def evaluate(args: Namespace) -> int:
     score = model.score_logits(Z, y)
     result: dict[str, Any] = {"loss": score.loss, "accuracy": score.accuracy, "samples": score.samples, "split": split}
     if model.classes is not None:
-        k = len(model.classes)
-        confusion = np.bincount(k * y + class_index(Z), minlength=k * k).reshape(k, k)
-        result |= {"classes": list(model.classes), "confusion_matrix": confusion.tolist()}
+        matrix = confusion(y, class_index(Z), len(model.classes))
+        result |= {"classes": list(model.classes), "confusion_matrix": matrix.tolist()}
     if args.json:
         print(json.dumps(result | {"loss": finite(score.loss)}))
     else:

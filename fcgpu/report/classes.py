@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fcgpu.model import confusion
 from fcgpu.report import pictures
 from fcgpu.report.judged import Judged
 from fcgpu.report.page import Markup, element, join, table
@@ -47,9 +48,9 @@ def sections(judged: Judged) -> Iterator[Markup]:
 
 def _matrix(judged: Judged) -> Markup:
     k = judged.P.shape[1]
-    confusion = np.bincount(k * judged.y + judged.predicted, minlength=k * k).reshape(k, k)
-    per_class = confusion.sum(axis=1)
-    share = confusion / np.maximum(per_class, 1)[:, None]
+    counts = confusion(judged.y, judged.predicted, k)
+    per_class = counts.sum(axis=1)
+    share = counts / np.maximum(per_class, 1)[:, None]
     missed = share * (1 - np.eye(len(share)))
     strongest = missed.max() or 1.0
     labels = [judged.label(i) for i in range(k)]
@@ -60,7 +61,7 @@ def _matrix(judged: Judged) -> Markup:
     for i, label in enumerate(labels):
         cells = [
             _cell(count, share[i, j] if i == j else share[i, j] / strongest, hit=i == j)
-            for j, count in enumerate(confusion[i])
+            for j, count in enumerate(counts[i])
         ]
         rate = element("td", f"{100 * share[i, i]:.1f}\u00a0%" if per_class[i] else "none", class_="rate")
         rows.append(element("tr", element("th", label, scope="row", title=label), *cells, rate))
