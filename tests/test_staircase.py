@@ -11,7 +11,8 @@ from fcgpu.optim import FULL_BATCH, OPTIMIZERS
 from fcgpu.params import initial
 from fcgpu.train.staircase import EPOCHS
 
-loop, plan, run, staircase = (import_module(f"fcgpu.train.{name}") for name in ("loop", "plan", "run", "staircase"))
+NAMES = ("loop", "plan", "samples", "staircase")
+loop, plan, samples, staircase = (import_module(f"fcgpu.train.{name}") for name in NAMES)
 
 
 def sparse(n=300, n_features=40, dtype=np.uint8, seed=0):
@@ -73,7 +74,7 @@ def trained(data, monkeypatch, *, stairs, **options):
         seen.append(staircase.staircase(*args, **options) if stairs else None)
         return seen[-1]
 
-    monkeypatch.setattr(run, "staircase", noted)
+    monkeypatch.setattr(samples, "staircase", noted)
     *_, done = fcgpu.train(data, device="cpu", **options)
     assert (seen[0] is not None) == stairs
     return done.model.params

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import fcgpu
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.optim import FULL_BATCH, OPTIMIZERS
-from fcgpu.optim.schedules import SCHEDULES, Progress, warm_up
+from fcgpu.optim.schedules import SCHEDULES, Position, warm_up
 from fcgpu.train.plan import plan
 from fcgpu.train.run import Run
 from fcgpu.train.state import State
@@ -325,7 +325,7 @@ def test_a_score_does_not_depend_on_what_numpy_does_about_its_errors(output, los
 def test_schedules_by_hand():
     def factor(name, step, epoch=0, samples=0, drops=0, **options):
         row = SCHEDULES[name]
-        return row.factor(Progress(step, 100, epoch, samples, drops), **{**row.defaults, **options})
+        return row.factor(Position(step, 100, epoch, samples, drops), **{**row.defaults, **options})
 
     assert factor("constant", 50) == 1
     assert [factor("step", 0, epoch, step_size=2, gamma=0.1) for epoch in range(5)] == pytest.approx(
@@ -338,8 +338,8 @@ def test_schedules_by_hand():
     assert [factor("one_cycle", t) for t in (0, 15, 30, 99)] == pytest.approx([0.04, 0.52, 1, 4e-6])
     assert factor("one_cycle", 30 + 69 / 2) == pytest.approx(0.5 * (1 + 4e-6))
     assert [factor("adaptive", 7, drops=d) for d in (0, 1, 2)] == pytest.approx([1, 0.2, 0.04])
-    assert [warm_up(Progress(t, 100, 0, 0, 0), 4) for t in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert warm_up(Progress(0, 100, 0, 0, 0), 0) == 1
+    assert [warm_up(Position(t, 100, 0, 0, 0), 4) for t in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert warm_up(Position(0, 100, 0, 0, 0), 0) == 1
 
 
 def test_the_schedule_reaches_the_update(blobs):

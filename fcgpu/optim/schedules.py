@@ -7,7 +7,7 @@ from typing import NamedTuple
 from fcgpu.errors import ConfigError
 
 
-class Progress(NamedTuple):
+class Position(NamedTuple):
     step: int  # updates made before this one
     steps: int  # of the whole run
     epoch: int  # epochs finished before this one
@@ -21,11 +21,11 @@ class Schedule(NamedTuple):
     by_step: bool = False  # it changes within an epoch
 
 
-def constant(at: Progress) -> float:
+def constant(at: Position) -> float:
     return 1.0
 
 
-def step(at: Progress, *, step_size: int, gamma: float) -> float:
+def step(at: Position, *, step_size: int, gamma: float) -> float:
     """γ for every `step_size` epochs finished. Raises ConfigError where that is more than a float holds."""
     try:
         return float(gamma ** (at.epoch // step_size))
@@ -33,12 +33,12 @@ def step(at: Progress, *, step_size: int, gamma: float) -> float:
         raise ConfigError(f"gamma={gamma:g}: expected less, for {at.epoch // step_size} factors overflow") from None
 
 
-def cosine(at: Progress) -> float:
+def cosine(at: Position) -> float:
     """From 1 along half a cosine to 0 after the last step (Loshchilov and Hutter 2017, without restarts)."""
     return 0.5 * (1 + math.cos(math.pi * at.step / at.steps))
 
 
-def one_cycle(at: Progress) -> float:
+def one_cycle(at: Position) -> float:
     """From 1/25 along half a cosine to 1 at 30 % of the run, and along another to 1/250,000 (Smith and Topin 2018)."""
     top = 0.3 * at.steps
     start, end, share = (1 / 25, 1.0, at.step / top) if at.step < top else (
@@ -47,12 +47,12 @@ def one_cycle(at: Progress) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
-def inverse_scaling(at: Progress, *, power_t: float) -> float:
+def inverse_scaling(at: Position, *, power_t: float) -> float:
     """1 / (t + 1)^power_t, t counting the samples of the epochs before, as scikit-learn's "invscaling"."""
     return float((at.samples + 1) ** -power_t)
 
 
-def adaptive(at: Progress) -> float:
+def adaptive(at: Position) -> float:
     """1/5 each time that `n_iter_no_change` epochs bring no improvement, as scikit-learn's "adaptive"."""
     return float(5.0**-at.drops)
 
@@ -67,6 +67,6 @@ SCHEDULES = {
 }
 
 
-def warm_up(at: Progress, steps: int) -> float:
+def warm_up(at: Position, steps: int) -> float:
     """The linear start that multiplies any schedule: 1/steps, 2/steps, ..., 1 (Goyal et al. 2017)."""
     return min(1.0, (at.step + 1) / steps) if steps else 1.0

@@ -18,20 +18,18 @@ from fcgpu.kernels.updates import UPDATES
 from fcgpu.model import Model, Score
 from fcgpu.optim.first_order import FirstOrder
 from fcgpu.optim.lbfgs import LBFGS
-from fcgpu.optim.schedules import SCHEDULES, Progress, warm_up
+from fcgpu.optim.schedules import Position
 from fcgpu.params import Spec, initial, weights_only
-from fcgpu.train import passes
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.passes import Passes
-from fcgpu.train.pixels import Pixels
 from fcgpu.train.plan import Plan
+from fcgpu.train.rates import Rates
 from fcgpu.train.recipe import KEYS, Recipe
+from fcgpu.train.samples import Samples
 from fcgpu.train.small import SmallBatches, is_small
-from fcgpu.train.staircase import Staircase, staircase
 from fcgpu.train.state import State
 from fcgpu.train.step import Evaluate, Step
 from fcgpu.train.stopping import Patience
-from fcgpu.train.stream import Stream, on_device
 from fcgpu.workers import Workers
 
 if TYPE_CHECKING:
@@ -69,36 +67,19 @@ class Run:
     ) -> None:
         self.recipe, self.data, self.spec, self.backend, self.plan = recipe, data, spec, backend, plan
         self.scale, self.counts = recipe.scale or data.scale, data.classes is not None and y.ndim == 1
-        self.monitor = monitor
-        schedule = SCHEDULES[recipe.schedule]
-        self._factor = partial(schedule.factor, **{key: getattr(recipe, key) for key in schedule.defaults})
-        self._warm_up_steps, self._by_step = recipe.warmup * plan.steps_per_epoch, schedule.by_step
+        self.monitor, self.rates = monitor, Rates(recipe, plan.steps_per_epoch)
         self.workers = Workers(plan.threads)
-        X, scale = X if plan.chunk else on_device(X, backend), self.scale / times
-        self._training_set = (X, scale) if backend.on_gpu else (data.X, self.scale)
         self.shuffled = recipe.shuffle and plan.batch < plan.samples  # batches in a new order each epoch
         self.drawn: Any = None
         self._again = again
-        self.stairs = self.stream = widths = None
-        whole = not backend.on_gpu and passes.are_for(plan, spec, recipe, X)
-        if not backend.on_gpu and isinstance(X, np.ndarray | Pixels):
-            X = self._kept(X) if isinstance(X, Pixels) else X
-            self.stairs = None if whole else staircase(X, plan, recipe.epochs, drawn=self.shuffled)
-        if self.stairs is not None:
-            samples, widths = self.stairs.samples, self.stairs.widths
-            X = self._kept(self.stairs)
-            y, weights = y[samples], None if weights is None else weights[samples]
-            ids = samples if ids is None else ids[samples]
-        weights = None if weights is None else np.asarray(weights, dtype=recipe.dtype)
-        if plan.chunk:
-            if recipe.dropout:
-                ids = np.asarray(np.arange(plan.samples) if ids is None else ids, dtype=np.uint32)
-            X = self.stream = Stream(X, (y, weights, ids), plan, backend)
-            y, weights, ids = X.y, X.weights, X.ids
-        else:
-            y, weights = (None if a is None else backend.to_device(a) for a in (y, weights))
-            y = y if backend.on_gpu else np.ascontiguousarray(y)  # which kernel takes it must not depend on its order
-            ids = None if ids is None else backend.to_device(ids, dtype=np.uint32)
+        samples = Samples(
+            (X, y, weights), ids, spec=spec, recipe=recipe, plan=plan, backend=backend, shuffled=self.shuffled
+        )
+        scale = self.scale / times
+        self._training_set = (X if plan.chunk else samples.X, scale) if backend.on_gpu else (data.X, self.scale)
+        X, y, weights = samples.X, samples.y, samples.weights
+        self.plan = replace(plan, data_bytes=plan.data_bytes + samples.copied)
+        self.stairs, self.stream = samples.stairs, samples.stream
         first = start.epochs if start else 0
         self.gpu: OnGpu | None = None
         self.evaluate: Evaluate | OnGpu
@@ -108,17 +89,17 @@ class Run:
 
             self.evaluate = self.step = self.gpu = device.OnGpu(
                 spec, (X, y, weights), plan, backend, recipe,
-                scale=scale, count=self.counts, ids=ids, shuffled=self.shuffled,
+                scale=scale, count=self.counts, ids=samples.ids, shuffled=self.shuffled,
             )  # fmt: skip
             self.plan = replace(plan, data_bytes=plan.data_bytes + self.gpu.resident)
             self.rule = self._rule(self.gpu.kernels)
             self.gpu.begin(self.rule, first)
             self.history = self.gpu.history
         else:
-            evaluate = Passes if whole else SmallBatches if is_small(self.plan) else Evaluate
+            evaluate = Passes if samples.in_one_call else SmallBatches if is_small(self.plan) else Evaluate
             self.evaluate = evaluate(
                 spec, (X, y, None if weights is None else weights.reshape(-1, 1)), plan, backend, self.workers, recipe,
-                scale=scale, count=self.counts, ids=ids, widths=widths,
+                scale=scale, count=self.counts, ids=samples.ids, widths=samples.widths,
             )  # fmt: skip
             self.rule = self._rule(self.evaluate.net.kernels)
             self.step = Step(self.evaluate, self.rule)
@@ -126,15 +107,6 @@ class Run:
         self.order = order or np.random.Generator(np.random.PCG64(np.random.SeedSequence(recipe.seed).spawn(1)[0]))
         self.fresh = start is None or not start.rule
         self._restore(start or State(initial(spec, recipe.seed)))
-
-    def _kept(self, made: Staircase | Pixels) -> Any:
-        """A copy of the data as they are wanted, where the budget has room for it; else made anew at every use."""
-        if self.plan.bytes + made.nbytes > self.plan.budget:
-            return made
-        self.plan = replace(self.plan, data_bytes=self.plan.data_bytes + made.nbytes)
-        kept = made.copy(self.plan.threads)
-        made.X = None  # which may be a copy itself
-        return kept
 
     def _rule(self, kernels: Any) -> Any:
         recipe, at = self.recipe, self.evaluate
@@ -270,21 +242,20 @@ class Run:
         order = self._draw() if self.shuffled else None
         if self.gpu is not None:
             self.gpu.epoch(epoch, self._learning_rates, (self.drops, self.halvings), order)
-            return self._learning_rates(1, -1)[0]
+            return self.rates(self._position(-1), self.halvings)
         if order is not None and self.stairs is not None:
             order = self.stairs.batches(order, size)
-        step, evaluate, total = self.step, self.evaluate, self.recipe.epochs * self.plan.steps_per_epoch
+        step, evaluate = self.step, self.evaluate
         assert isinstance(step, Step)
         assert isinstance(evaluate, Evaluate)
         loss, penalty, correct = (self.history[epoch, i : i + 1] for i in range(3))
-        seen = 0 if self.fresh and epoch == 0 else self.samples
         held = self.rule.learning_rate
-        rate, changes = math.nan, self._by_step or step.steps < self._warm_up_steps
+        rate, changes = math.nan, self.rates.change_within_an_epoch(step.steps)
         measures, counts, regularised = not evaluate.kept, self.counts and not evaluate.kept, self.recipe.alpha
         for start in range(0, n, size):
             stop = min(start + size, n)
             if changes or start == 0:
-                rate = self._learning_rate(Progress(step.steps, total, epoch, seen, self.drops))
+                rate = self.rates(self._position(), self.halvings)
                 if held is not None:
                     held.fill(rate)
             measured = step(slice(start, stop) if order is None else order[start:stop], stop - start)
@@ -306,19 +277,16 @@ class Run:
         self.drawn, self._again = order if self.drawn is None else self.drawn, None
         return order
 
-    def _learning_rates(self, n: int, first: int = 0) -> list[float]:
-        """Of n steps, from the next on, or from so many behind it; all of this epoch, or of epochs to come."""
-        every, rates = self.plan.steps_per_epoch, []
-        for i in range(first, first + n):
-            step, later = self.step.steps + i, max(0, i // every)
-            seen = 0 if self.fresh and self.epochs + later == 0 else self.samples + later * self.plan.samples
-            at = Progress(step, self.recipe.epochs * every, self.epochs + later, seen, self.drops)
-            rates.append(self._learning_rate(at))
-        return rates
+    def _learning_rates(self, n: int) -> list[float]:
+        """Of the next n steps."""
+        return [self.rates(self._position(i), self.halvings) for i in range(n)]
 
-    def _learning_rate(self, at: Progress) -> float:
-        rate = self.recipe.learning_rate * self._factor(at) * warm_up(at, self._warm_up_steps)
-        return math.ldexp(rate, -self.halvings)
+    def _position(self, ahead: int = 0) -> Position:
+        """Of a step, so many ahead of the next one: of this epoch, or of epochs to come."""
+        every = self.plan.steps_per_epoch
+        later = max(0, ahead // every)
+        seen = 0 if self.fresh and self.epochs + later == 0 else self.samples + later * self.plan.samples
+        return Position(self.step.steps + ahead, self.recipe.epochs * every, self.epochs + later, seen, self.drops)
 
     def _judged(self, event: EpochEnded) -> tuple[EpochEnded, str]:
         """The event with what is monitored, and why to stop, if so."""
@@ -373,12 +341,11 @@ class Run:
 
     def _inside(self, vectors: Any, dtype: Any = None) -> Any:
         """Parameters, or vectors like them (..., n_params), as this run holds them; other arrays as they are."""
-        if self.gpu is not None and vectors.shape[-1:] == (self.spec.n_params,):
-            vectors = self.gpu.layout.padded(vectors)
-        elif self.stairs is not None and vectors.shape[-1:] == (self.spec.n_params,):
-            vectors = np.array(vectors)
-            W = self.spec.layers(vectors)[0].W
-            W[...] = W[..., self.stairs.features, :]
+        if vectors.shape[-1:] == (self.spec.n_params,):
+            if self.gpu is not None:
+                vectors = self.gpu.layout.padded(vectors)
+            elif self.stairs is not None:
+                vectors = self.stairs.inside(self.spec, vectors)
         return self.backend.to_device(vectors, dtype=dtype)
 
     def _outside(self, vectors: Any) -> Any:
@@ -387,8 +354,7 @@ class Run:
         if self.gpu is not None and vectors.shape[-1:] == (self.gpu.layout.size,):
             return self.gpu.layout.packed(vectors)
         if self.stairs is not None and vectors.shape[-1:] == (self.spec.n_params,):
-            W = self.spec.layers(vectors)[0].W
-            W[..., self.stairs.features, :] = W.copy()
+            return self.stairs.outside(self.spec, vectors)
         return vectors
 
     def model(self) -> Model:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fcgpu.params import Spec
 from fcgpu.train.plan import Plan
 from fcgpu.workers import BLOCK, by_blocks
 
@@ -51,6 +52,20 @@ class Staircase:
             made[rows] = self[rows, width]
 
         by_blocks(len(made), threads, fill)
+        return made
+
+    def inside(self, spec: Spec, vectors: Any) -> Any:
+        """Parameters, or vectors like them (..., n_params), for features in the new order: a copy."""
+        made = np.array(vectors)
+        W = spec.layers(made)[0].W
+        W[...] = W[..., self.features, :]
+        return made
+
+    def outside(self, spec: Spec, vectors: Any) -> Any:
+        """The reverse: a copy."""
+        made = np.array(vectors)
+        W = spec.layers(made)[0].W
+        W[..., self.features, :] = W.copy()
         return made
 
     def batches(self, order: Any, size: int) -> Any:

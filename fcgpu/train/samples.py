@@ -1,0 +1,60 @@
+"""The samples of a run as its steps take them: where they lie, in which order, and what else is known of them."""
+
+from typing import Any
+
+import numpy as np
+
+from fcgpu.backend import Backend
+from fcgpu.params import Spec
+from fcgpu.train import passes
+from fcgpu.train.pixels import Pixels
+from fcgpu.train.plan import Plan
+from fcgpu.train.recipe import Recipe
+from fcgpu.train.staircase import Staircase, staircase
+from fcgpu.train.stream import Stream, on_device
+
+
+class Samples:
+    """X (n, n_features), y, weights (n,) and ids (n,) uint32, the last two or None, for a plan.
+
+    On a GPU they are on the device, or X is a `stream` of chunks from the host. On a CPU they may be in the order of
+    `stairs`, with `widths` (n,); `in_one_call` says that all passes over a batch are one call of C (`passes.py`).
+    `copied` : bytes of X that were copied for that, which the plan did not know of.
+    """
+
+    def __init__(
+        self, data: tuple[Any, Any, Any], ids: Any, *, spec: Spec, recipe: Recipe, plan: Plan, backend: Backend,
+        shuffled: bool,
+    ) -> None:  # fmt: skip
+        (X, y, weights), self._plan, self.copied = data, plan, 0
+        X = X if plan.chunk else on_device(X, backend)
+        self.stairs = self.stream = self.widths = None
+        self.in_one_call = not backend.on_gpu and passes.are_for(plan, spec, recipe, X)
+        if not backend.on_gpu and isinstance(X, np.ndarray | Pixels):
+            X = self._kept(X) if isinstance(X, Pixels) else X
+            self.stairs = None if self.in_one_call else staircase(X, plan, recipe.epochs, drawn=shuffled)
+        if self.stairs is not None:
+            samples, self.widths = self.stairs.samples, self.stairs.widths
+            X = self._kept(self.stairs)
+            y, weights = y[samples], None if weights is None else weights[samples]
+            ids = samples if ids is None else ids[samples]
+        weights = None if weights is None else np.asarray(weights, dtype=recipe.dtype)
+        if plan.chunk:
+            if recipe.dropout:
+                ids = np.asarray(np.arange(plan.samples) if ids is None else ids, dtype=np.uint32)
+            X = self.stream = Stream(X, (y, weights, ids), plan, backend)
+            self.y, self.weights, self.ids = X.y, X.weights, X.ids
+        else:
+            y, self.weights = (None if a is None else backend.to_device(a) for a in (y, weights))
+            self.y = y if backend.on_gpu else np.ascontiguousarray(y)  # which kernel takes it must not depend on that
+            self.ids = None if ids is None else backend.to_device(ids, dtype=np.uint32)
+        self.X = X
+
+    def _kept(self, made: Staircase | Pixels) -> Any:
+        """A copy of the data as they are wanted, where the budget has room for it; else made anew at every use."""
+        if self._plan.bytes + self.copied + made.nbytes > self._plan.budget:
+            return made
+        self.copied += made.nbytes
+        kept = made.copy(self._plan.threads)
+        made.X = None  # which may be a copy itself
+        return kept
