@@ -220,7 +220,8 @@ def confusion(y: Any, predicted: Any, n_classes: int) -> Any:
 
 def of_both(P: Any) -> Any:
     """The probabilities (n, 2) of two classes from P (n, 1), the second one's."""
-    return namespace_of(P).concatenate([1 - P, P], axis=1)
+    xp = namespace_of(P)
+    return xp.concatenate([1 - P, P], axis=1)
 
 
 def class_index(Z: Any) -> Any:
