@@ -64,6 +64,19 @@ def pictures(folder):
     return folder / "pictures"
 
 
+def test_evaluate_converts_pictures_to_what_the_model_was_trained_on(pictures, folder):
+    """A grey model on coloured pictures, and the reverse; in another size, too."""
+    image = pytest.importorskip("PIL.Image")
+    for path in pictures.rglob("*.png"):
+        grey = folder / "grey" / path.parent.name / path.name
+        grey.parent.mkdir(parents=True, exist_ok=True)
+        image.open(path).convert("L").resize((8, 10)).save(grey)
+    for trained_on, other in (("grey", "pictures"), ("pictures", "grey")):
+        run = folder / f"on {trained_on}"
+        ran("train", folder / trained_on, "--hidden", 4, "--epochs", 60, "--out", run, "--quiet", "--device", "cpu")
+        assert as_json(ran("evaluate", run, folder / other, "--json"))["accuracy"] > 0.9
+
+
 def test_train_says_in_json_what_it_did(run, data):
     path, said = run
     assert said["fcgpu_version"] == fcgpu.__version__

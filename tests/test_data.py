@@ -233,6 +233,12 @@ def test_npz_of_pictures_with_a_test_pair(tmp_path, keys, pixels):
     check(load(written(tmp_path / "m.npz", npz(**arrays))), image_shape=(4, 5), test=True)
 
 
+def test_npz_of_bytes_and_test_features_that_may_be_scaled_already(tmp_path):
+    arrays = {"X": ROWS, "y": LABELS, "X_test": ROWS / 255, "y_test": LABELS}
+    with pytest.raises(DataError, match="test features are float64, the others uint8; save both in one type"):
+        load(written(tmp_path / "m.npz", npz(**arrays)))
+
+
 def test_npz_of_colour_pictures_and_text_labels(tmp_path):
     data = load(written(tmp_path / "c.npz", npz(X=COLOURS, y=np.array(list("abcabc")))))
     assert data.image_shape == (4, 5, 3)

@@ -27,7 +27,7 @@ def evaluate(args: Namespace) -> int:
     model, threads, backend = load_model(path), count("threads", args.threads), choose(args.device)
     source = _trained_on(path) if args.data is None else args.data
     resize = source not in NAMED and is_image_folder(source)
-    data = load(source, image_size=model.image_shape[:2] if resize and model.image_shape else None)
+    data = load(source, image_shape=model.image_shape if resize else None)
     if data.n_features != model.spec.sizes[0]:
         raise DataError(
             f"{data.name}: {data.n_features} features don't match the model: expected {model.spec.sizes[0]}"

@@ -28,7 +28,13 @@ NAMED: dict[str, Callable[[], Dataset]] = {
 }
 
 
-def load(source: PathLike, *, image_size: Sequence[int] | None = None, memory_budget: int | None = None) -> Dataset:
+def load(
+    source: PathLike,
+    *,
+    image_size: Sequence[int] | None = None,
+    image_shape: Sequence[int] | None = None,
+    memory_budget: int | None = None,
+) -> Dataset:
     """The samples and labels of a name in NAMED or of a path; a name wins over a file of that name (write ./mnist).
 
     A path is a folder of IDX files with MNIST's names; a folder of images with one sub-folder a class, or with `train`
@@ -36,6 +42,8 @@ def load(source: PathLike, *, image_size: Sequence[int] | None = None, memory_bu
     first column; .npz with X, y and optionally X_test, y_test, or with Keras's x_train, y_train, x_test, y_test.
 
     image_size : (height, width) that the pictures of a folder are resized to; without it they must be of one size.
+    image_shape : (height, width) for grey or (height, width, 3), as a Model has it, that they are resized and converted
+        to. Without it they are grey where all of them are.
     memory_budget : bytes; None for half of what is free. A .npy of more than half of it stays on disk, and X is a
         read-only map of the file, which must not change while it is used.
 
@@ -43,24 +51,31 @@ def load(source: PathLike, *, image_size: Sequence[int] | None = None, memory_bu
     else a CSV is float64, and an array keeps its type.
 
     Raises DataError: an unknown name, a path that cannot be read, and whatever is wrong inside, with the place;
-    ConfigError: an image_size that is not two positive whole numbers, or given for anything but a folder of images;
+    ConfigError: an image_size that is not two positive whole numbers, or an image_shape that is none; either of them
+    for anything but a folder of images;
     MissingExtraError: pictures without Pillow.
     """
     size = None if image_size is None else _checked_shape("image_size", image_size, (2,))
-    if size and math.prod(size) > images.MAX_PIXELS:
-        raise ConfigError(f"image_size={size}: {math.prod(size)} pixels; expected at most {images.MAX_PIXELS} in all")
+    shape = None if image_shape is None else _checked_shape("image_shape", image_shape, (2, 3))
+    given = {name: sides for name, sides in (("image_size", size), ("image_shape", shape)) if sides}
+    for name, sides in given.items():
+        if math.prod(sides[:2]) > images.MAX_PIXELS:
+            raise ConfigError(
+                f"{name}={sides}: {math.prod(sides[:2])} pixels; expected at most {images.MAX_PIXELS} in all"
+            )
     with _as_data_errors(source):
         named = NAMED.get(source) if isinstance(source, str) else None
         path = Path() if named else _existing(source, NAMED)
         pictures = not named and is_image_folder(path)
-        if size is not None and not pictures:
-            raise ConfigError(
-                f"image_size={size} is not for {source}: only a folder of images is resized; leave it out"
-            )
+        for name, sides in given.items():
+            if not pictures:
+                raise ConfigError(
+                    f"{name}={sides} is not for {source}: only a folder of images is resized; leave it out"
+                )
         if named:
             return named()
         if pictures:
-            return images.load_folder(path, size)
+            return images.load_folder(path, size, shape)
         return idx.load_idx(path, str(path)) if path.is_dir() else _load_table(path, memory_budget)
 
 

@@ -21,11 +21,12 @@ GREY_MODES = ("1", "L", "LA")
 DEEP_MODES = ("I", "F")  # 16 and 32 bits, which Pillow would clip to 8
 
 
-def load_folder(root: Path, image_size: tuple[int, int] | None) -> Dataset:
+def load_folder(root: Path, image_size: tuple[int, int] | None, shape: tuple[int, ...] | None = None) -> Dataset:
     """A Dataset from a folder with one sub-folder a class, or with `train` and `test` that each hold such sub-folders.
 
     X is uint8 (n, height * width * 3), or (n, height * width) where every picture is grey; rows are ordered by class,
-    then by file name. Pictures are resized to `image_size` (height, width); without it all must have one size.
+    then by file name. Pictures are resized to `image_size` (height, width); without it all must have one size. Or they
+    are resized and converted to `shape`, (height, width) for grey or (height, width, 3).
 
     Raises DataError: fewer than two classes, a class without pictures, and what `read_pictures` refuses.
     """
@@ -35,7 +36,7 @@ def load_folder(root: Path, image_size: tuple[int, int] | None) -> Dataset:
     if len(set(y)) < 2:
         raise DataError(f"{root}: {len(set(y))} class folders; expected two or more, each with its pictures")
     test_paths, y_test = _labelled(root / "test") if split else ([], [])
-    shape = common_shape(paths + test_paths, image_size)
+    shape = shape or common_shape(paths + test_paths, image_size)
     X = read_pictures(paths, shape)
     test = (read_pictures(test_paths, shape), np.array(y_test)) if split else ()
     return dataset(X, np.array(y), *test, image_shape=shape, scale=1 / 255, name=str(root))
