@@ -116,7 +116,7 @@ class Network:
         ]
         return Products(forward, backward)
 
-    def rise(
+    def to_logits(
         self, products: Products, layers: Sequence[Layer], work: Workspace, keys: Any = None, ids: Any = None
     ) -> Any:
         """Overwrite A[1:] from the tile A[0]; return A[-1], the logits (n, n_outputs) but for their bias.
@@ -136,18 +136,18 @@ class Network:
 
     def forward(self, layers: Sequence[Layer], work: Workspace) -> Any:
         """Overwrite A[1:] from the tile A[0]; return the logits A[-1] (n, n_outputs)."""
-        Z = self.rise(self.products(layers, work), layers, work)
+        Z = self.to_logits(self.products(layers, work), layers, work)
         self.kernels.identity(Z, layers[-1].b)
         return Z
 
     def predict(self, layers: Sequence[Layer], work: Workspace) -> Any:
         """The forward pass through the output: probabilities, or for the identity the values (n, n_outputs)."""
-        Z = self.rise(self.products(layers, work), layers, work)
+        Z = self.to_logits(self.products(layers, work), layers, work)
         self._prediction(Z, layers[-1].b)
         return Z
 
-    def gradient(self, products: Products, work: Workspace) -> None:
-        """The way back, from A after `rise` with dZ in A[-1]: fills the gradients of the products."""
+    def backward(self, products: Products, work: Workspace) -> None:
+        """The way back, from A after `to_logits` with dZ in A[-1]: fills the gradients of the products."""
         A, dA = work.A, work.dA
         for below in reversed(range(len(products.backward))):
             products.backward[below]()
@@ -172,10 +172,10 @@ class Network:
         """All passes over the tile in work.A[0]: fills `gradients`, work.losses and, to count, work.correct.
 
         factor (1,), where given, multiplies the gradients, at their root: the last dZ is the smallest array there is.
-        keys and ids as for `rise`.
+        keys and ids as for `to_logits`.
         """
         products = self.products(layers, work, gradients)
-        Z = self.rise(products, layers, work, keys, ids)
+        Z = self.to_logits(products, layers, work, keys, ids)
         self.kernels.identity(Z, layers[-1].b)
         if count:
             self.kernels.count_correct(Z, y, work.correct)
@@ -183,14 +183,16 @@ class Network:
         self._delta(Z, 0, y, weight)
         if factor is not None:
             Z *= factor
-        self.gradient(products, work)
+        self.backward(products, work)
 
-    def gradient_alone(self, products: Products, b: Any, work: Workspace, y: Any, weight: Any, logits: Any) -> None:
-        """From `rise` on as `loss_and_gradient`, but the logits (n, n_outputs) are filled instead of their loss.
+    def logits_and_gradient(
+        self, products: Products, b: Any, work: Workspace, y: Any, weight: Any, logits: Any
+    ) -> None:
+        """From `to_logits` on as `loss_and_gradient`, but fills the logits (n, n_outputs) in the place of their loss.
 
         b (1, n_outputs) is the last layer's.
         """
         Z = work.A[-1]
         self.xp.add(Z, b, out=logits)
         self._delta(Z, b, y, weight)
-        self.gradient(products, work)
+        self.backward(products, work)

@@ -367,15 +367,15 @@ def test_the_callers_own_stream_is_waited_for_too(recording):
         assert array.tolist() == [15]
 
 
-@pytest.mark.parametrize(("kind", "boost"), [("softmax", 256), ("identity", 1)])
+@pytest.mark.parametrize(("kind", "loss_scale"), [("softmax", 256), ("identity", 1)])
 @pytest.mark.parametrize("batch", [60, 7])
-def test_in_float16_gradients_are_multiplied_by_the_batch_size_and_more(kind, boost, batch, monkeypatch):
+def test_in_float16_gradients_are_multiplied_by_the_batch_size_and_more(kind, loss_scale, batch, monkeypatch):
     """The products that make dW divide by it again; those of the first layer multiply by the pixels' scale."""
     recording = double_backend(monkeypatch, WHOLE + HALVES)
     trained(recording, blobs("uint8"), precision="float16", output=kind, batch=batch, epochs=1, hidden=(7,))
     found = {call[8] for call in recording.xp.cublas.calls if call[11] == "float32" and call[1] == 1}  # alpha of dW
     sizes = {batch, SAMPLES % batch or batch}
-    expected = {scale / (n * boost) for n in sizes for scale in (1, 1 / 255)}
+    expected = {scale / (n * loss_scale) for n in sizes for scale in (1, 1 / 255)}
     assert sorted(found) == pytest.approx(sorted(expected), rel=1e-6)
 
 

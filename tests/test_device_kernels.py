@@ -159,17 +159,17 @@ def test_the_partial_sums_of_a_loss_are_those_of_its_blocks(n, weighted, dtype, 
     logits = xp.asarray(wider(Z))
     whole(REFERENCE, "cross_entropy")(Z, y, 0.5 * weights[:, None] if weighted else 0.5, expected, xp=np)
     sums = [xp.zeros((blocks(n) + 1,)) for _ in range(2)]
-    share, boost = xp.asarray(np.array([0.5], dtype)), 8.0
+    share, loss_scale = xp.asarray(np.array([0.5], dtype)), 8.0
     rows = Rows(None, xp.asarray(y), xp.asarray(weights), None)
-    device.loss("cross_entropy", rows, share, 10, boost, weighted, True, logits, logits, *sums, xp=xp)
+    device.loss("cross_entropy", rows, share, 10, loss_scale, weighted, True, logits, logits, *sums, xp=xp)
     for found, each in zip(sums, (expected[:, 0], right), strict=True):
         by_block = [each[a : a + formulas.BLOCK].sum(dtype=float) for a in range(0, n, formulas.BLOCK)]
         np.testing.assert_allclose(found.get(), [*by_block, 0], rtol=200 * np.finfo(dtype).eps)
-    np.testing.assert_allclose(logits.get()[:, :10], boost * Z, rtol=0, atol=boost * 50 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(logits.get()[:, :10], loss_scale * Z, rtol=0, atol=loss_scale * 50 * np.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize(("boost", "most"), [(60_000 * 256.0, 2.0**-9), (1.0, 2.0)])
-def test_a_float16_keeps_the_digits_of_small_errors_only_when_they_are_multiplied(boost, most, xp):
+@pytest.mark.parametrize(("loss_scale", "most"), [(60_000 * 256.0, 2.0**-9), (1.0, 2.0)])
+def test_a_float16_keeps_the_digits_of_small_errors_only_when_they_are_multiplied(loss_scale, most, xp):
     """Predictions that are wrong by 1e-4, in a batch of 60,000."""
     n, k = 64, 10
     Z = np.random.default_rng(7).normal(0, 0.5, (n, k)).astype(np.float32)
@@ -178,11 +178,11 @@ def test_a_float16_keeps_the_digits_of_small_errors_only_when_they_are_multiplie
     REFERENCE["cross_entropy_delta"](exact, 0, y, 1 / 60_000, xp=np)
     share, dZ = xp.asarray(np.array([1 / 60_000], np.float32)), xp.asarray(np.zeros((n, 16), np.float16))
     rows, sums = Rows(None, xp.asarray(y), share, None), [xp.zeros((1,)) for _ in range(2)]
-    device.loss("cross_entropy", rows, share, k, boost, False, False, xp.asarray(wider(Z)), dZ, *sums, xp=xp)
-    found = dZ.get()[:, :k].astype(float) / boost
+    device.loss("cross_entropy", rows, share, k, loss_scale, False, False, xp.asarray(wider(Z)), dZ, *sums, xp=xp)
+    found = dZ.get()[:, :k].astype(float) / loss_scale
     error = np.linalg.norm(found - exact) / np.linalg.norm(exact)
     assert error <= most
-    assert boost > 1 or error > 0.5
+    assert loss_scale > 1 or error > 0.5
 
 
 def test_rows_of_matrices_larger_than_32_bits_count_are_their_own(xp):

@@ -60,7 +60,7 @@ def relative_error(random):
         work = Workspace(spec, len(X), X.dtype, np, dropout=evaluate.net.dropout)
         work.A[0][...] = X
         net, layers = evaluate.net, spec.layers(params)
-        net.rise(net.products(layers, work), layers, work, evaluate.keys, ids if net.dropout else None)
+        net.to_logits(net.products(layers, work), layers, work, evaluate.keys, ids if net.dropout else None)
         return float(loss), [a > 0 for a in work.A[1:-1]]
 
     at(start)

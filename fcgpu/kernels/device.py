@@ -104,16 +104,16 @@ def share(weights: Any, place: Place, n: int, tiny: float, share: Any, *, xp: An
 
 
 def loss(
-    name: str, rows: Rows, share: Any, n_outputs: int, boost: float, weighted: bool, count: bool, Z: Any, dZ: Any,
+    name: str, rows: Rows, share: Any, n_outputs: int, loss_scale: float, weighted: bool, count: bool, Z: Any, dZ: Any,
     losses: Any, rights: Any, *, xp: Any,
 ) -> None:  # fmt: skip
-    """Overwrite the first n_outputs columns of dZ with (prediction - target) weight boost, from the logits Z (..., n,
-    width), which it uses up and which dZ may be; losses and rights with the sums, over each block of rows, of weight *
-    loss and, to count, of right answers. weight is share, `weighted` times the sample's own.
+    """Overwrite the first n_outputs columns of dZ with (prediction - target) weight loss_scale, from the logits Z
+    (..., n, width), which it uses up and which dZ may be; losses and rights with the sums, over each block of rows, of
+    weight * loss and, to count, of right answers. weight is share, `weighted` times the sample's own.
     """
     y = rows.y
     kernel(name, xp)(
-        y, rows.weights, share, len(y), n_outputs, Z.shape[-1], y.ndim == 2, weighted, count, boost, Z, dZ,
+        y, rows.weights, share, len(y), n_outputs, Z.shape[-1], y.ndim == 2, weighted, count, loss_scale, Z, dZ,
         losses, rights, size=Z.size // Z.shape[-1],
     )  # fmt: skip
 

@@ -86,12 +86,12 @@ def loss(name: str, *, each: str = "for (int j = first; j < k; j += step)", func
 
 
 def row_of_loss(name: str, functions: Functions = EXACT) -> str:
-    """Row i of the logits Z, `width` apart: its dZ, `boost` times; adds its loss to sums[0], and a right answer to
+    """Row i of the logits Z, `width` apart: its dZ, `loss_scale` times; adds its loss to sums[0], and a right answer to
     sums[1].
     """
     return f"""
         ptrdiff_t row = i * width;
-        T weight = weighted ? weights[i % n] * share[0] : share[0], up = weight * T(boost), sum = 0;
+        T weight = weighted ? weights[i % n] * share[0] : share[0], up = weight * T(loss_scale), sum = 0;
         int best = 0;
         for (int j = 1; j < k; ++j) if (Z[row + j] > Z[row + best]) best = j;
         if (count && first == 0 && (k == 1 ? Z[row] > T(0) : best) == y[i % n]) sums[1] += 1;

@@ -36,12 +36,12 @@ from fcgpu.train.upload import Upload
 
 
 class Batch(NamedTuple):
-    """One size of batch: `steps` runs its step. boost is what dZ is multiplied by, besides share, 1 / Σ weights."""
+    """One size of batch: `steps` runs its step. dZ is multiplied by share, 1 / Σ weights, and by loss_scale."""
 
     samples: int
     tiles: list[Tile]
     share: Any  # (1,)
-    boost: float
+    loss_scale: float
     steps: Any = None  # a `Steps`, or in a cluster
 
 
@@ -249,7 +249,7 @@ class OnGpu:
             tiles.append(Tile(start, inputs, work, whole.losses[sums], whole.rights[sums]))
         share = self.xp.zeros((1,), dtype=self.params.dtype)
         share.fill(1 / samples)
-        batch = Batch(samples, tiles, share, self._passes.boost(samples))
+        batch = Batch(samples, tiles, share, self._passes.loss_scale(samples))
         if self._weighted and samples == self.plan.samples:
             self._share(batch)  # once for all
         host = self.rule.learning_rate is None
@@ -272,7 +272,7 @@ class OnGpu:
         for tile in batch.tiles:
             if not self.resident:
                 self._bring(tile.start, tile.rows, weighted=self._weighted, named=self._named)
-            self._passes.run(tile, batch.share, batch.boost, self._now.key)
+            self._passes.run(tile, batch.share, batch.loss_scale, self._now.key)
         self._passes.end()
         self._row = (self._row + batch.samples) % self.plan.samples
         used = [sum(tile.losses.size for tile in batch.tiles), 0, 0]

@@ -75,7 +75,7 @@ class Layers:
         # Whole numbers are multiplied with W, and the product with the scale; the unit of b is then one over the scale.
         self.load_scale, self.one, self._scale = (1.0, 1 / scale, scale) if whole else (scale, 1.0, 1.0)
 
-    def boost(self, samples: int) -> float:
+    def loss_scale(self, samples: int) -> float:
         """What dZ is multiplied by, besides share, 1 / Σ weights."""
         return samples * LOSS_SCALE[OUTPUTS[self.spec.output].classifies] if self.operand == np.float16 else 1.0
 
@@ -100,17 +100,17 @@ class Layers:
         if self._copy is not None:
             kernel("cast", self.xp)(self._params, self._copy)
 
-    def run(self, tile: Tile, share: Any, boost: float, key: Any) -> None:
+    def run(self, tile: Tile, share: Any, loss_scale: float, key: Any) -> None:
         """Add the gradient of the tile's loss, the first one overwriting it, and overwrite the tile's partial sums.
 
-        share (1,) and boost multiply dZ; key (2 layers,) is dropout's.
+        share (1,) and loss_scale multiply dZ; key (2 layers,) is dropout's.
         """
         self._forward(tile, key)
         device.loss(
-            OUTPUTS[self.spec.output].loss, tile.rows, share, self.spec.sizes[-1], boost, self._weighted, self._count,
-            tile.work.Z, tile.work.dZ, tile.losses, tile.rights, xp=self.xp,
+            OUTPUTS[self.spec.output].loss, tile.rows, share, self.spec.sizes[-1], loss_scale, self._weighted,
+            self._count, tile.work.Z, tile.work.dZ, tile.losses, tile.rights, xp=self.xp,
         )  # fmt: skip
-        self._backward(tile, boost)
+        self._backward(tile, loss_scale)
 
     def end(self) -> None:
         """The gradient is whole already."""
@@ -131,13 +131,13 @@ class Layers:
                 its = key[2 * i : 2 * i + 2]
                 device.dropout(A, n, work.keep[i], its, tile.rows.ids, self._dropout[i], xp=self.xp)
 
-    def _backward(self, tile: Tile, boost: float) -> None:
+    def _backward(self, tile: Tile, loss_scale: float) -> None:
         """[dW; db] = [A 1]ᵀ dZ, summed over the tiles; dA = dZ Wᵀ; dZ = dA g'(A)."""
         product, work, dZ = self._products.dense_backward, tile.work, tile.work.dZ
         inputs, beta = [tile.rows.X, *work.A], 1.0 if tile.start else 0.0
         for i in reversed(range(len(self._M))):
             M, dA = self._M[i], work.dA[i - 1] if i else None  # no gradient of the samples
-            alpha = (1.0 if i else self._scale) / boost
+            alpha = (1.0 if i else self._scale) / loss_scale
             product(dZ, inputs[i], M, None, self._dM[i], None, dA, alpha=alpha, beta=beta)
             if dA is not None:
                 n = self.spec.sizes[i]

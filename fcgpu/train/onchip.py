@@ -64,7 +64,7 @@ class OnChip:
         """Raises whatever keeps the kernel from being compiled and loaded."""
         self._middle.compile()
 
-    def boost(self, samples: int) -> float:
+    def loss_scale(self, samples: int) -> float:
         return 1.0
 
     def blocks(self, n: int) -> int:
@@ -80,7 +80,7 @@ class OnChip:
     def begin(self) -> None:
         device.split(self._M, self._features, self._scale, self._parts, xp=self.xp)
 
-    def run(self, tile: Tile, share: Any, boost: float, key: Any) -> None:
+    def run(self, tile: Tile, share: Any, loss_scale: float, key: Any) -> None:
         side_by_side = len(self._parts), -1
         Z, dZ = tile.work
         self._products(tile.rows.X, self._parts.reshape(side_by_side), Z)

@@ -73,8 +73,8 @@ class SmallBatches(Evaluate):
         tiles, work, layers, products = self._bound(n_rows, widths)
         for part, tile, width in zip(parts, tiles, widths, strict=True):
             self._load(part, tile, width)
-        net.rise(products, layers, work, self.keys, self._ids[rows] if net.dropout else None)
-        net.gradient_alone(products, layers[-1].b, work, y, weight, logits)
+        net.to_logits(products, layers, work, self.keys, self._ids[rows] if net.dropout else None)
+        net.logits_and_gradient(products, layers[-1].b, work, y, weight, logits)
         if self.widths is not None and not self._subtracts:
             self._unused(widths[0]).fill(0)  # the rule has used the gradient up
 
