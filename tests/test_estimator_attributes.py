@@ -69,8 +69,8 @@ def test_attributes_are_scikit_learns(kind, early_stopping):
 def test_every_attribute_that_scikit_learn_documents_is_there(name, solver):
     pd = pytest.importorskip("pandas")
     theirs = getattr(neural_network, name)
-    section = theirs.__doc__.split("Attributes\n")[1].split("See Also")[0]
-    documented = set(re.findall(r"^    (\w+_) : ", section, re.MULTILINE))
+    section = inspect.getdoc(theirs).split("Attributes\n")[1].split("See Also")[0]
+    documented = set(re.findall(r"^(\w+_) : ", section, re.MULTILINE))
     assert len(documented) >= 14
     X, y = problem("binary" if name == "MLPClassifier" else "regression")
     model = getattr(fcgpu, name)(solver=solver, max_iter=2).fit(pd.DataFrame(X, columns=list("abcdef")), y)

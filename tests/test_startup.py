@@ -9,7 +9,8 @@ import pytest
 
 SMALL = {
     "_bisect", "_compression", "_heapq", "_json", "_queue", "bisect", "copy", "dataclasses", "errno", "fnmatch", "gc",
-    "gzip", "heapq", "ipaddress", "json", "mmap", "ntpath", "pathlib", "queue", "threading", "urllib", "zlib",
+    "glob", "grp", "gzip", "heapq", "ipaddress", "json", "mmap", "ntpath", "pathlib", "pwd", "queue", "threading",
+    "urllib", "zlib",
 }  # fmt: skip
 NOT_YET = ("fcgpu.cli", "fcgpu.report", "fcgpu.bench", "fcgpu.estimator", "fcgpu.train.device", "fcgpu.train.capture")
 HEAVY = ("cupy", "rich", "sklearn", "PIL", "threadpoolctl", "safetensors", "onnx", "torch")
