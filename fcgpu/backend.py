@@ -147,10 +147,20 @@ def cupy() -> Any:
     return cupy
 
 
+def beside(array: Any) -> AbstractContextManager[Any]:
+    """Inside, the GPU in whose memory the array is, if it is in one's, is the one on which the thread's CuPy allocates
+    and computes.
+    """
+    return namespace_of(array).asarray(array).device if on_gpu(array) else nullcontext()
+
+
 def as_numpy(array: Any) -> Any:
     """What is in a GPU's memory as a NumPy array, anything else as it is."""
     xp = namespace_of(array)
-    return array if xp is np else xp.asnumpy(xp.asarray(array))
+    if xp is np:
+        return array
+    with beside(array):
+        return xp.asnumpy(xp.asarray(array))
 
 
 def device_of(asked: str, X: Any) -> str:
@@ -160,7 +170,7 @@ def device_of(asked: str, X: Any) -> str:
     """
     if not on_gpu(X):
         return asked
-    there = f"cuda:{namespace_of(X).asarray(X).device.id}"
+    there = f"cuda:{cupy().asarray(X).device.id}"
     if asked not in ("auto", there) and not (asked == "cuda" and there == "cuda:0"):
         raise ConfigError(f"device={asked!r} with X on {there}: use device='auto', or cupy.asnumpy(X)")
     return there

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcgpu.backend import Backend, choose, device_of, namespace_of, on_gpu
+from fcgpu.backend import Backend, beside, choose, device_of, namespace_of, on_gpu
 from fcgpu.data.dataset import Dataset, check_features, dataset, encode_labels, not_a_label, shown, targets, type_of
 from fcgpu.errors import ConfigError, DataError, DivergenceError, whole
 from fcgpu.host import cpu_count
@@ -221,7 +221,8 @@ def confusion(y: Any, predicted: Any, n_classes: int) -> Any:
 def of_both(P: Any) -> Any:
     """The probabilities (n, 2) of two classes from P (n, 1), the second one's."""
     xp = namespace_of(P)
-    return xp.concatenate([1 - P, P], axis=1)
+    with beside(P):
+        return xp.concatenate([1 - P, P], axis=1)
 
 
 def class_index(Z: Any) -> Any:

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from functools import cache, partial
+from functools import cache, partial, wraps
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
@@ -235,11 +235,22 @@ UFUNCS = (
 
 
 class Device:
-    """cupy.cuda.Device: a context, inside which it is the thread's current one."""
+    """cupy.cuda.Device: a context, inside which it is the thread's current one. Who asks what one can do that holds no
+    arrays means another one.
+    """
 
     def __init__(self, xp, number):
-        self._xp, self.id, self.attributes = xp, number, xp.attributes
-        self.compute_capability = xp.compute_capability
+        self._xp, self.id = xp, number
+
+    @property
+    def attributes(self):
+        assert self.id == self._xp.number
+        return self._xp.attributes
+
+    @property
+    def compute_capability(self):
+        assert self.id == self._xp.number
+        return self._xp.compute_capability
 
     def __enter__(self):
         self._xp._devices.append(self)
@@ -269,14 +280,14 @@ class DeviceDouble:
         self.number, self._entered = 0, threading.local()  # of the device that all arrays lie on; see _devices
         self.streams, self.cublas = Streams(self.memory, self._must_be_current), Cublas(self)
         self.cuda = SimpleNamespace(
-            get_current_stream=lambda: self.streams.current,
+            get_current_stream=self._asked(lambda: self.streams.current),
             get_elapsed_time=lambda begin, end: 1.0,  # nothing here takes the time that it would take there
-            runtime=SimpleNamespace(memGetInfo=self.memory.info),
+            runtime=SimpleNamespace(memGetInfo=self._asked(self.memory.info)),
             Stream=self.streams.make,
             Event=self.streams.event,
             alloc_pinned_memory=pinned,
             Device=lambda number=None: Device(self, self._devices[-1].id if number is None else number),
-            device=SimpleNamespace(get_cublas_handle=lambda: self._HANDLE),
+            device=SimpleNamespace(get_cublas_handle=self._asked(lambda: self._HANDLE)),
             cublas=self.cublas.of_cupy(),
             driver=SimpleNamespace(funcSetAttribute=lambda function, attribute, value: None),
         )
@@ -291,6 +302,16 @@ class DeviceDouble:
     def _must_be_current(self):
         if (current := self._devices[-1].id) != self.number:
             raise RuntimeError(f"the current device is {current}, the arrays lie on {self.number}")
+
+    def _asked(self, function):
+        """The function, of what CuPy has for each device, and takes that of the current one."""
+
+        @wraps(function)
+        def call(*arguments):
+            self._must_be_current()
+            return function(*arguments)
+
+        return call
 
     _HANDLE = 7  # of CuPy's cuBLAS
 
@@ -415,6 +436,7 @@ class DeviceDouble:
         return self._reduce("all", a, axis, out, keepdims=keepdims)
 
     def concatenate(self, arrays, axis=0):
+        self.streams.wait("a new array")
         return self._new(np.concatenate([operand(a) for a in arrays], axis))
 
     def empty(self, shape, dtype=float):
@@ -425,6 +447,7 @@ class DeviceDouble:
         return self._new(np.arange(stop, dtype=dtype))
 
     def get_default_memory_pool(self):
+        self._must_be_current()
         return self.memory
 
     def ElementwiseKernel(
@@ -821,7 +844,6 @@ def as_cupy(xp, monkeypatch):
     """`import cupy` gives the double, and any GPU is it."""
     monkeypatch.setitem(sys.modules, "cupy", xp)
     monkeypatch.setattr(DeviceArray, "__cuda_array_interface__", {}, raising=False)
-    monkeypatch.setattr(DeviceArray, "device", SimpleNamespace(id=0), raising=False)
 
 
 def double_backend(monkeypatch=None, types=WHOLE, on_chip=False):

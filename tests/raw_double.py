@@ -54,7 +54,16 @@ class RawKernel:
 
     def __init__(self, xp, code, name):
         self._xp, self._code, self._name = xp, code, name
-        self.kernel, self.max_dynamic_shared_size_bytes = SimpleNamespace(ptr=0), LIMIT
+        self.kernel, self._bytes = SimpleNamespace(ptr=0), LIMIT
+
+    @property
+    def max_dynamic_shared_size_bytes(self):
+        return self._bytes
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, size):
+        self._xp._must_be_current()  # each device has it of its own
+        self._bytes = size
 
     def __call__(self, grid, block, args, *, shared_mem=0):
         most = self._xp.attributes["MaxSharedMemoryPerBlockOptin"]

@@ -32,7 +32,7 @@ class Streams:
     """cupy.cuda's streams, for one device double. `launch` is how everything runs that runs on the device."""
 
     def __init__(self, memory, check):
-        self.memory, self._check, self._numbers = memory, check, itertools.count(1)
+        self.memory, self.check, self._numbers = memory, check, itertools.count(1)
         self.null = Stream(self, 0)
         self._stack, self.one_at_a_time = [self.null], threading.RLock()
         self.counts = Counter()
@@ -44,7 +44,7 @@ class Streams:
 
     def launch(self, function, *hosts, stream=None):
         """Run function(*hosts) in a stream, the current one where none is given, or record it."""
-        self._check()
+        self.check()
         stream = self.current if stream is None else stream
         if stream.recorded is not None:
             again = [self.memory.borrowed(host) for host in hosts]
@@ -65,9 +65,11 @@ class Streams:
 
     def make(self, null=False, non_blocking=False):
         assert non_blocking, "cudaStreamLegacy is unhappy when a blocking stream is recorded"
+        self.check()
         return Stream(self, next(self._numbers))
 
     def event(self, block=False, disable_timing=False):
+        self.check()
         return Event(self)
 
 
@@ -77,6 +79,7 @@ class Stream:
         self.queue, self.done, self.recorded = [], 0, None
 
     def __enter__(self):
+        self._streams.check()
         self._streams._stack.append(self)
         return self
 
@@ -94,11 +97,13 @@ class Stream:
     def synchronize(self):
         if self.recorded is not None:
             raise Recording("a capturing stream cannot be waited for")
+        if self is self._streams.null:
+            self._streams.check()
         self._streams.counts["synchronisations"] += 1
         self.catch_up()
 
     def record(self, event=None):
-        event = Event(self._streams) if event is None else event
+        event = self._streams.event() if event is None else event
         event.stream, event.position = self, len(self.queue)
         return event
 
@@ -153,7 +158,7 @@ class Graph:
         self._streams, self.recorded = streams, recorded
 
     def launch(self, stream=None):
-        self._streams._check()
+        self._streams.check()
         self._streams.refuse_while_recording("the launch of another graph")
         stream = self._streams.current if stream is None else stream
         self._streams.counts["graph launches"] += 1
@@ -185,9 +190,11 @@ class Cublas:
     def module(self):
         """As `nvmath.bindings.cublas`."""
         made = ModuleType("nvmath.bindings.cublas")
-        made.create, made.destroy = self._create, self._destroy
-        made.set_stream, made.set_workspace = self._set_stream, self._set_workspace
-        made.gemm_ex, made.gemm_strided_batched_ex = self._gemm, self._gemm_batched
+        for name, function in {
+            "create": self._create, "destroy": self._destroy, "set_stream": self._set_stream,
+            "set_workspace": self._set_workspace, "gemm_ex": self._gemm, "gemm_strided_batched_ex": self._gemm_batched,
+        }.items():  # fmt: skip
+            setattr(made, name, self._xp._asked(function))  # a handle is of one device
         return made
 
     def of_cupy(self):

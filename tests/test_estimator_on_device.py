@@ -1,6 +1,7 @@
 """Estimators on the double of a GPU: features that lie there stay there, and answers come back as device arrays."""
 
 import pickle
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -53,6 +54,23 @@ def test_features_on_the_device_are_never_fetched_and_answers_stay_there(kind, g
             np.testing.assert_allclose(values._host, getattr(plain, method)(X), rtol=1e-5, atol=1e-7)
     assert X.shape not in device.fetched
     assert model.score(on_device, y) == pytest.approx(plain.score(X, y))
+
+
+@pytest.mark.parametrize("given", [{}, {"dropout": 0.3}, {"early_stopping": True}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_may_lie_on_another_device_than_the_callers(kind, given, device, monkeypatch):
+    second = replace(device.backend, device="cuda:1")
+    monkeypatch.setattr(base, "backend_for", lambda name, work: second)
+    device.xp.number = 1
+    X, y = problem(kind)
+    there = second.to_device(X)
+    model = ours(kind, **GIVEN, **given).fit(there, y, validation_data=None if given else (there, y))
+    assert model.device_ == "cuda:1"
+    for method in ("predict_proba", "predict_log_proba", "predict"):
+        if hasattr(model, method):
+            assert isinstance(getattr(model, method)(there), DeviceArray), method
+    assert np.isfinite(model.score(there, y))
+    assert [device.id for device in device.xp._devices] == [0]
 
 
 def test_two_classes_of_text_are_answered_on_the_host_and_their_probabilities_on_the_device(device):

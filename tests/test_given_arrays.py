@@ -1,11 +1,12 @@
 """Arrays that lie on a GPU, handed to `dataset`, `train` and a model: on the double, and on a GPU if there is one."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from device_double import as_cupy
+from device_double import as_cupy, double_backend
 
 import fcgpu
 from fcgpu.model import where
@@ -72,6 +73,24 @@ def test_another_device_than_theirs_is_refused(given, samples):
         with pytest.raises(fcgpu.ConfigError, match=message):
             where(device, there)
     assert where(None, X).device == "cpu"
+
+
+@pytest.mark.parametrize("changes", [{}, {"early_stopping": True}], ids=str)
+def test_they_may_lie_on_another_gpu_than_the_callers(changes, samples, monkeypatch):
+    X, y = samples
+    double = double_backend(monkeypatch)
+    second, xp = replace(double, device="cuda:1"), double.xp
+    as_cupy(xp, monkeypatch)
+    xp.number = 1
+    there, labels = second.to_device(X), second.to_device(y % 2)
+    data = fcgpu.dataset(there, labels, there, labels)
+    *_, found = fcgpu.train(data, device=second, output="sigmoid", **{**OPTIONS, **changes})
+    P = found.model.predict_proba(there, device=second)
+    assert P.shape == (60, 2)
+    assert found.test.accuracy == np.mean(found.model.predict(there, device=second) == y % 2)
+    with pytest.raises(fcgpu.ConfigError, match="device='cuda' with X on cuda:1: use device='auto'"):
+        fcgpu.train((there, labels), device="cuda", **OPTIONS)
+    assert [device.id for device in xp._devices] == [0]
 
 
 @pytest.mark.gpu

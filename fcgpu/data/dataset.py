@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.backend import as_numpy, namespace_of
+from fcgpu.backend import as_numpy, beside, namespace_of
 from fcgpu.errors import DataError
 
 LONG_DOUBLE = "g"  # 64 to 128 bits by the machine, and no GPU has it
@@ -132,16 +132,21 @@ def check_features(X: Any, name: str) -> Any:
         raise DataError(f"{name}: X has dtype {X.dtype}; features must be real numbers")
     _refuse_long_doubles("X", X, name)
     if X.dtype.kind == "f":
-        for start in range(0, len(X), ROWS_CHECKED_AT_ONCE):
-            finite = xp.isfinite(X[start : start + ROWS_CHECKED_AT_ONCE])
-            if not bool(xp.all(finite)):
-                row, column = np.argwhere(~as_numpy(finite))[0]
-                value = as_numpy(X[start + row, column])
-                raise DataError(
-                    f"{name}: feature {column} of sample {start + row} is {value}; "
-                    "features must be finite: drop or fill such samples"
-                )
+        with beside(X):
+            _check_finite(X, name, xp)
     return X
+
+
+def _check_finite(X: Any, name: str, xp: Any) -> None:
+    for start in range(0, len(X), ROWS_CHECKED_AT_ONCE):
+        finite = xp.isfinite(X[start : start + ROWS_CHECKED_AT_ONCE])
+        if not bool(xp.all(finite)):
+            row, column = np.argwhere(~as_numpy(finite))[0]
+            value = as_numpy(X[start + row, column])
+            raise DataError(
+                f"{name}: feature {column} of sample {start + row} is {value}; "
+                "features must be finite: drop or fill such samples"
+            )
 
 
 def encode_labels(y: Any, classes: tuple[int | str, ...], name: str) -> Any:

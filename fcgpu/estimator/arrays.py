@@ -5,6 +5,7 @@ DLPack, and with scikit-learn's `array_api_dispatch` those of any standard names
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn import get_config
 from sklearn.utils._array_api import array_api_compat, get_namespace_and_device
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
-from fcgpu.backend import as_numpy, cupy, namespace_of, on_gpu
+from fcgpu.backend import as_numpy, beside, namespace_of, on_gpu
 from fcgpu.data import check_features
 from fcgpu.errors import DataError
 
@@ -48,15 +49,17 @@ class Given(NamedTuple):
 
 def given(X: Any) -> Given:
     """NumPy and the like as they are; other arrays through DLPack, without a copy where they allow it."""
+    back: Callable[[Any], Any] = _same
     if on_gpu(X):
-        array, back, name = namespace_of(X).asarray(X), _to_cupy, "cupy"
+        array, name = namespace_of(X).asarray(X), "cupy"
+        back = partial(_to_gpu_of, array)
     elif isinstance(X, np.ndarray) or not hasattr(X, "__dlpack__"):
-        return Given(X, _same, "numpy")
+        return Given(X, back, "numpy")
     else:
         kind, _ = X.__dlpack_device__()
         if kind != CPU:
             raise DataError(f"X lies on DLPack device type {kind}: expected the CPU's memory or a CUDA GPU's")
-        array, back, name = _from_dlpack(X), _same, "numpy"
+        array, name = _from_dlpack(X), "numpy"
     if array is not X and get_config()["array_api_dispatch"] and array_api_compat.is_array_api_obj(X):
         namespace, _, device = get_namespace_and_device(X)
         return Given(
@@ -113,7 +116,11 @@ def row_hashes(X: Any) -> Any:
 
     Dropout draws its masks by them, so that a sample of weight 2 and two equal samples are the same to it.
     """
-    xp = np if isinstance(X, SparseRows) else namespace_of(X)
+    with beside(X):
+        return _row_hashes(X, namespace_of(X))
+
+
+def _row_hashes(X: Any, xp: Any) -> Any:
     n, d = X.shape
     random = np.random.Generator(np.random.PCG64(0))
     factors = xp.asarray(random.integers(2**64, size=d, dtype=np.uint64) | np.uint64(1))
@@ -133,9 +140,10 @@ def _same(answer: Any) -> Any:
     return answer
 
 
-def _to_cupy(answer: Any) -> Any:
-    """Numbers as a CuPy array; text, which no GPU holds, stays on the host."""
-    return cupy().asarray(answer) if answer.dtype.kind in "biuf" else answer
+def _to_gpu_of(X: Any, answer: Any) -> Any:
+    """Numbers as a CuPy array where X is; text, which no GPU holds, stays on the host."""
+    with beside(X):
+        return namespace_of(X).asarray(answer) if answer.dtype.kind in "biuf" else answer
 
 
 def _to_namespace(answer: Any, namespace: Any, device: Any) -> Any:

@@ -17,7 +17,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_random_state, shuffle
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fcgpu.backend import Backend, Work, choose, device_of, on_gpu
+from fcgpu.backend import Backend, Work, beside, choose, device_of, on_gpu
 from fcgpu.data.dataset import Dataset
 from fcgpu.errors import ConfigError, DataError, DivergenceError, FcgpuError, choices
 from fcgpu.estimator import arrays
@@ -238,8 +238,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
                 f"The validation set is too small: validation_fraction={found['validation_fraction']:g} of {n} samples "
                 f"is {len(parts[1])}, expected 2 or more. Increase validation_fraction or the size of your dataset."
             )
-        train_part, held_out = (Samples(*(None if part is None else part[rows] for part in samples)) for rows in parts)
-        return train_part, held_out
+        with beside(samples.X):
+            kept, held_out = (Samples(*(None if part is None else part[rows] for part in samples)) for rows in parts)
+        return kept, held_out
 
     # Using
 

@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target
 
-from fcgpu.backend import namespace_of
+from fcgpu.backend import beside, namespace_of
 from fcgpu.data.dataset import as_classes, shown
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.estimator import arrays
@@ -194,7 +194,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     def predict_log_proba(self, X: Any) -> Any:
         """The logarithm of `predict_proba`."""
         P, back = self._probabilities(X, "predict_log_proba")
-        with np.errstate(divide="ignore"):
+        with beside(P), np.errstate(divide="ignore"):
             return back(namespace_of(P).log(P))
 
     def _probabilities(self, X: Any, method: str) -> tuple[Any, Any]:
@@ -202,7 +202,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         if self.n_outputs_ == 1 and not self._multilabel:
             P = of_both(P)
         elif self.out_activation_ == "logistic" and not self._multilabel:
-            P /= namespace_of(P).sum(P, axis=1, keepdims=True)
+            with beside(P):
+                P /= namespace_of(P).sum(P, axis=1, keepdims=True)
         return P, back
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:

@@ -94,10 +94,15 @@ def nvidias(xp: Any, stream: Any, *, tf32: bool = False) -> Products:
     workspace = xp.empty((WORKSPACE,), dtype=np.uint8)
     handle = cublas.create()
     products = Products(cublas.gemm_ex, cublas.gemm_strided_batched_ex, handle, tf32=tf32, keep=(workspace, stream))
-    weakref.finalize(products, cublas.destroy, handle).atexit = False
+    weakref.finalize(products, _end, xp.cuda.Device(), cublas.destroy, handle).atexit = False
     cublas.set_stream(handle, stream.ptr)
     cublas.set_workspace(handle, workspace.data.ptr, WORKSPACE)  # after the stream, which takes cuBLAS's own back
     return products
+
+
+def _end(device: Any, destroy: Callable[[int], None], handle: int) -> None:
+    with device:  # cuBLAS asks for that of the handle's beginning
+        destroy(handle)
 
 
 def cupys(xp: Any, *, tf32: bool = False) -> Products:

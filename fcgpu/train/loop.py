@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.backend import Backend, as_numpy, choose, device_of
+from fcgpu.backend import Backend, as_numpy, beside, choose, device_of
 from fcgpu.data.dataset import Dataset, check_weights, dataset, not_a_label, shown, targets
 from fcgpu.errors import ConfigError, DataError, whole
 from fcgpu.host import cpu_count
@@ -186,7 +186,8 @@ def _hold_out(data: Dataset, weights: Any, ids: Any, recipe: Recipe) -> tuple[Da
         )
     order = np.random.Generator(np.random.PCG64(seed)).permutation(n)
     rest, out = np.sort(order[held:]), np.sort(order[:held])
-    kept = replace(data, X=data.X[rest], y=data.y[rest])
+    with beside(data.X):
+        kept, aside = (replace(data, X=data.X[rows], y=data.y[rows]) for rows in (rest, out))
     shares = (None, None) if weights is None else (weights[rest], weights[out])
     if weights is not None and not all(np.any(share) for share in shares):
         raise DataError(
@@ -194,7 +195,7 @@ def _hold_out(data: Dataset, weights: Any, ids: Any, recipe: Recipe) -> tuple[Da
             "seed or validation_fraction, or leave early_stopping out"
         )
     ids = None if ids is None else ids[rest]
-    return kept, shares[0], ids, replace(data, X=data.X[out], y=data.y[out]), shares[1]
+    return kept, shares[0], ids, aside, shares[1]
 
 
 def _loss_on(
