@@ -79,10 +79,10 @@ def commit() -> str:
 
 
 def _said(words: list[str]) -> str:
-    """The first line that a command prints; empty where it fails or is not there."""
+    """The first line that a command prints; empty where it fails, hangs or is not there."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip().split("\n")[0]
 

@@ -67,6 +67,30 @@ def test_a_part_that_fails_or_hangs_costs_nothing_but_itself(tmp_path):
     assert run(names[:1], tmp_path, seconds=0.5)[1][names[0]]["ended"] == "no time left"
 
 
+def test_a_part_that_is_not_there_and_a_page_that_fails_cost_nothing_but_themselves(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "markdown", lambda found: found["no such thing"])
+    names = ("bench.planted.absent", "bench.planted.asking")
+    code, parts, said = run(names, tmp_path)
+    assert code == 1
+    assert parts[names[0]]["ended"] == "failed: ModuleNotFoundError: No module named 'bench.planted.absent'"
+    assert parts[names[1]]["ended"] == "done"
+    assert len(parts[names[1]]["rows"]) == 1
+    assert "no page: KeyError: 'no such thing'" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["gpu.json"]
+
+
+def test_what_a_part_found_is_kept_where_the_session_is_ended(tmp_path, monkeypatch):
+    def ended(process):
+        process.kill()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "_end", ended)
+    with pytest.raises(KeyboardInterrupt):
+        run(("bench.planted.failing",), tmp_path)
+    (line,) = (tmp_path / "bench.planted.failing.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line) == {"device": "cpu"}
+
+
 def test_the_page_names_what_was_found_and_what_was_not():
     case = {"case": "full float32", "precision": "float32", "seconds": [1.0]}
     versus_rows = [

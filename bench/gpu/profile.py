@@ -18,6 +18,8 @@ from fcgpu.kernels import device as kernels
 from fcgpu.kernels import fused
 from fcgpu.kernels.middle import Middle
 from fcgpu.kernels.products import Products
+from fcgpu.train import device as steps
+from fcgpu.train import layers
 from fcgpu.train.capture import recorded
 from fcgpu.train.device import OnGpu
 
@@ -83,12 +85,12 @@ def _launches(backend: Any, data: Any, options: dict[str, Any]) -> tuple[list[La
         next(events), next(events)  # kernels are compiled, the learning rates known
     finally:
         OnGpu.begin = begin  # type: ignore[method-assign]
-    steps = made[0]
-    with steps.capture.on_stream(), _noted() as launches:
-        steps._now.at.fill(0)  # back to the first step that the device knows a learning rate for
-        steps._step(steps._batches[0])
-    steps.events = events  # type: ignore[attr-defined]  # the run, which holds the buffers
-    return launches, steps.capture
+    run = made[0]
+    with run.capture.on_stream(), _noted() as launches:
+        run._now.at.fill(0)  # back to the first step that the device knows a learning rate for
+        run._step(run._batches[0])
+    run.events = events  # type: ignore[attr-defined]  # the run, which holds the buffers
+    return launches, run.capture
 
 
 @contextmanager
@@ -96,7 +98,7 @@ def _noted() -> Iterator[list[Launch]]:
     """Launches made inside are appended to the list."""
     found: list[Launch] = []
     multiplied, middle = Products.__call__, Middle.__call__
-    tables = {module: module.kernel for module in (kernels, fused)}
+    tables = {module: module.kernel for module in (kernels, fused, layers, steps)}
 
     def noting(compile: Callable[..., Any], name: str, xp: Any) -> Callable[..., Any]:
         compiled = compile(name, xp)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from bench import rows
 from bench.gpu.page import markdown
 from bench.session import versions
+from fcgpu.errors import first_line
 
 # What matters most comes first: the last ones are cut where time runs out.
 PARTS = ("suite", "limits", "versus", "profile", "small", "crossover", "recipe", "chunks")
@@ -42,16 +44,25 @@ def run(parts: Sequence[str], out: Path, seconds: float, device: str, say: Calla
     out.mkdir(parents=True, exist_ok=True)
     path = out / "gpu.json"
     for name in parts:
-        part = import_module(module_of(name))
-        left = seconds - (time.monotonic() - began)
-        say(f"{name}: {part.TITLE}")
-        ended = _run_part(name, device, min(part.LIMIT, left)) if left > 1 else _ended("no time left", 0.0, [])
-        found["parts"][name] = {"title": part.TITLE, **ended}
+        title, ended = name, _ended("no time left", 0.0, [])
+        try:
+            part = import_module(module_of(name))
+            title = part.TITLE
+            say(f"{name}: {title}")
+            left = seconds - (time.monotonic() - began)
+            if left > 1:
+                ended = _run_part(name, device, min(part.LIMIT, left), out / f"{name}.jsonl")
+        except Exception as error:  # whatever it is, the parts behind it can still run
+            ended = _ended(f"failed: {first_line(error)}", 0.0, [])
+        found["parts"][name] = {"title": title, **ended}
         say(f"  {ended['ended']}, {len(ended['rows'])} rows in {ended['seconds']:.0f} s")
         written = path.with_suffix(".new")
         written.write_text(json.dumps(found, indent=1), encoding="utf-8")
         written.replace(path)
-        path.with_suffix(".md").write_text(markdown(found), encoding="utf-8")
+        try:
+            path.with_suffix(".md").write_text(markdown(found), encoding="utf-8")
+        except Exception as error:  # the numbers are written
+            say(f"  no page: {first_line(error)}")
     say(f"{path}")
     return 0 if all(part["ended"] == "done" for part in found["parts"].values()) else 1
 
@@ -61,35 +72,34 @@ def module_of(name: str) -> str:
     return name if "." in name else f"bench.gpu.{name}"
 
 
-def _run_part(name: str, device: str, limit: float) -> dict[str, Any]:
+def _run_part(name: str, device: str, limit: float, path: Path) -> dict[str, Any]:
+    """Its rows are in the file as they come: there they stay if this process is ended too."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows"
-        path.touch()
-        words = [sys.executable, "-m", "bench.gpu.part", name, device, str(path), str(time.time() + limit)]
-        process = subprocess.Popen(
-            words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-            errors="replace",
-        )  # fmt: skip
+    path.write_text("", encoding="utf-8")
+    words = [sys.executable, "-m", "bench.gpu.part", name, device, str(path.resolve()), str(time.time() + limit)]
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True)
         try:
-            _, said = process.communicate(timeout=limit)
-            lines = said.strip().splitlines() or [f"exit code {process.returncode}"]
-            how = {0: "done", NO_GPU: f"no GPU: {lines[-1]}"}.get(process.returncode, f"failed: {lines[-1]}")
+            code = process.wait(timeout=limit)
+            said.seek(0)
+            last = (said.read().strip().splitlines() or [f"exit code {code}"])[-1]
+            how = {0: "done", NO_GPU: f"no GPU: {last}"}.get(code, f"failed: {last}")
         except subprocess.TimeoutExpired:
             how = f"stopped after {limit:.0f} s"
         finally:
             _end(process)
-        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    return _ended(how, time.monotonic() - began, found)
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # those that are whole
+    ended = _ended(how, time.monotonic() - began, [json.loads(line) for line in lines])
+    path.unlink()
+    return ended
 
 
 def _end(process: Any) -> None:
-    """The process, and what it started."""
-    try:
+    """The process, and what it started; nobody waits for one that not even a signal ends, as where a GPU hangs."""
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    process.communicate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=10)
 
 
 def _ended(how: str, seconds: float, found: list[dict[str, Any]]) -> dict[str, Any]:
