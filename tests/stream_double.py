@@ -35,6 +35,7 @@ class Streams:
         self.memory, self.check, self._numbers = memory, check, itertools.count(1)
         self.null = Stream(self, 0)
         self._stack, self.one_at_a_time = [self.null], threading.RLock()
+        self.recording = 0  # streams, of any thread
         self.counts = Counter()
         self.lengths = []  # launches in each graph that was recorded
 
@@ -124,9 +125,11 @@ class Stream:
         assert self.recorded is None
         assert not gc.isenabled(), "garbage that is collected now may hold a handle, whose end ends the recording"
         self.recorded = []
+        self._streams.recording += 1
 
     def end_capture(self):
         recorded, self.recorded = self.recorded, None
+        self._streams.recording -= 1
         self._streams.counts["graphs"] += 1
         self._streams.lengths.append(len(recorded))
         return Graph(self._streams, recorded)
@@ -211,14 +214,18 @@ class Cublas:
         return SimpleNamespace(gemmEx=guarded(self._gemm), gemmStridedBatchedEx=guarded(self._gemm_batched))
 
     def _create(self):
-        self._xp.streams.refuse_while_recording("the making of a handle")
+        self._alone("the making of a handle")
         handle = next(self._numbers)
         self._handles[handle] = SimpleNamespace(stream=0, workspace=None)
         return handle
 
     def _destroy(self, handle):
-        self._xp.streams.refuse_while_recording("the end of a handle")
+        self._alone("the end of a handle")
         del self._handles[handle]
+
+    def _alone(self, what):
+        if self._xp.streams.recording:
+            raise Recording(f"a stream is capturing: {what} waits for the device")
 
     def _set_stream(self, handle, stream_id):
         self._handles[handle] = SimpleNamespace(stream=stream_id, workspace=None)  # the stream takes the workspace away

@@ -11,6 +11,7 @@ import json
 import math
 import sys
 from functools import partial
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -294,6 +295,22 @@ def test_what_a_graph_cannot_hold_is_refused(recording):
             assert made.why.startswith("a graph cannot be recorded"), what
         with pytest.raises(Recording):
             recorded(made.stream, partial(sys.modules["nvmath.bindings.cublas"].destroy, made.products.handle), 1)
+
+
+def test_the_handle_of_another_threads_run_ends_behind_the_recording(recording):
+    made, other = Capture(recording), Capture(recording)
+    handle, handles = other.products.handle, recording.xp.cublas._handles
+    thread = Thread(target=lambda: delattr(other, "products"))
+
+    def step():
+        thread.start()
+        thread.join(0.2)
+        assert handle in handles
+
+    with made.on_stream():
+        recorded(made.stream, step, 1)
+    thread.join()
+    assert handle not in handles
 
 
 @pytest.mark.parametrize("before", [True, False])

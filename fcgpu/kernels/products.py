@@ -8,6 +8,7 @@ so B goes first and A second, each with the flag that it has here, and nothing i
 one is recorded. Both pass the same numbers to the same function.
 """
 
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,9 @@ DATA = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
 COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32 = 68, 70, 77
 PLAIN, TRANSPOSED = 0, 1
 ALGORITHM = -1  # cuBLAS chooses by the shapes alone: the same shapes, the same bits
+# Held while a handle begins or ends, when cuBLAS may wait for the whole device, and while a graph is recorded, which any
+# thread's waiting for the device makes worthless.
+ALONE = threading.RLock()
 WORKSPACE = 32 << 20  # bytes, what NVIDIA's manual recommends for Hopper
 
 
@@ -92,7 +96,8 @@ def nvidias(xp: Any, stream: Any, *, tf32: bool = False) -> Products:
     from nvmath.bindings import cublas
 
     workspace = xp.empty((WORKSPACE,), dtype=np.uint8)
-    handle = cublas.create()
+    with ALONE:
+        handle = cublas.create()
     products = Products(cublas.gemm_ex, cublas.gemm_strided_batched_ex, handle, tf32=tf32, keep=(workspace, stream))
     weakref.finalize(products, _end, xp.cuda.Device(), cublas.destroy, handle).atexit = False
     cublas.set_stream(handle, stream.ptr)
@@ -101,7 +106,7 @@ def nvidias(xp: Any, stream: Any, *, tf32: bool = False) -> Products:
 
 
 def _end(device: Any, destroy: Callable[[int], None], handle: int) -> None:
-    with device:  # cuBLAS asks for that of the handle's beginning
+    with ALONE, device:  # cuBLAS asks for the device of the handle's beginning
         destroy(handle)
 
 

@@ -98,20 +98,22 @@ class Steps:
 def recorded(stream: Any, launch: Callable[[], Any], times: int) -> Any:
     """The graph of so many calls of `launch`, on the stream, which must be the current one.
 
-    No garbage is collected meanwhile: it may hold a cuBLAS handle, whose end makes a recording worthless.
+    No garbage is collected meanwhile: it may hold a cuBLAS handle, whose end makes a recording worthless. Another
+    thread's waits until then.
     """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        stream.begin_capture()
+    with products.ALONE:
+        collects = gc.isenabled()
+        gc.disable()
         try:
-            for _ in range(times):
-                launch()
+            stream.begin_capture()
+            try:
+                for _ in range(times):
+                    launch()
+            finally:
+                graph = stream.end_capture()
         finally:
-            graph = stream.end_capture()
-    finally:
-        if collects:
-            gc.enable()
+            if collects:
+                gc.enable()
     return graph
 
 
