@@ -126,6 +126,15 @@ def test_with_array_api_dispatch_arrays_give_their_own_kind(kind, dtype, namespa
     assert type(there.predict(X_there)) is np.ndarray  # without dispatch
 
 
+def test_with_array_api_dispatch_a_scorer_watches_what_is_held_out(namespace):
+    X, y = problem("multiclass")
+    given = {"batch_size": 16, "max_iter": 5, "early_stopping": True, "monitor": "balanced_accuracy"}
+    plain = ours("multiclass", **given).fit(X, y)
+    with config_context(array_api_dispatch=True):
+        there = ours("multiclass", **given).fit(*map(namespace.asarray, (X, y)))
+    assert there.validation_scores_ == plain.validation_scores_
+
+
 @pytest.mark.parametrize("kind", ["multiclass", "regression"])
 @pytest.mark.parametrize(
     ("array_namespace", "place"),

@@ -56,6 +56,14 @@ def test_features_on_the_device_are_never_fetched_and_answers_stay_there(kind, g
     assert model.score(on_device, y) == pytest.approx(plain.score(X, y))
 
 
+@pytest.mark.parametrize(("kind", "monitor"), [("multiclass", "neg_log_loss"), ("regression", "r2")])
+def test_a_scorer_of_scikit_learn_watches_samples_that_lie_there(kind, monitor, device):
+    X, y = problem(kind)
+    given = {**GIVEN, "early_stopping": True, "monitor": monitor}
+    there, plain = ours(kind, **given).fit(device.xp.asarray(X), y), ours(kind, device="cpu", **given).fit(X, y)
+    np.testing.assert_allclose(there.validation_scores_, plain.validation_scores_, rtol=1e-6)
+
+
 @pytest.mark.parametrize("given", [{}, {"dropout": 0.3}, {"early_stopping": True}], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_may_lie_on_another_device_than_the_callers(kind, given, device, monkeypatch):

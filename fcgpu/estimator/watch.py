@@ -33,6 +33,8 @@ class Watch:
         elif self.monitor not in (None, "loss"):
             self.scorer = _scorer(self.monitor)
             self.weighs = _takes_weights(self.scorer._score_func)
+        if self.scorer is not None and held_out is not None:  # who scores wants NumPy's answers, for NumPy's labels
+            self.held_out = held_out._replace(X=arrays.on_host(held_out.X))
         if held_out is not None and held_out.weights is not None and not np.any(held_out.weights):
             raise DataError("the weights of all samples held out are 0: expected some that are more")
         self.last: EpochEnded | None = None
@@ -72,6 +74,7 @@ class Watch:
         if self.scorer is not None:
             now = copy(at)
             now._set(model.spec, model.params)
+            now.device, now._namespace = self.backend.device, "numpy"
             vars(now).pop("feature_names_in_", None)  # they were checked, and X has them no more
             given = {} if weights is None or not self.weighs else {"sample_weight": weights}
             return float(self.scorer(now, X, labels, **given)), loss

@@ -20,8 +20,8 @@ DATA = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
 COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32 = 68, 70, 77
 PLAIN, TRANSPOSED = 0, 1
 ALGORITHM = -1  # cuBLAS chooses by the shapes alone: the same shapes, the same bits
-# Held while a handle begins or ends, when cuBLAS may wait for the whole device, and while a graph is recorded, which any
-# thread's waiting for the device makes worthless.
+# Held while a handle begins or ends, when cuBLAS may wait for the whole device, and while a graph is recorded, which
+# such a wait makes worthless.
 ALONE = threading.RLock()
 WORKSPACE = 32 << 20  # bytes, what NVIDIA's manual recommends for Hopper
 
