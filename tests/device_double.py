@@ -313,7 +313,7 @@ class DeviceDouble:
 
         return call
 
-    _HANDLE = 7  # of CuPy's cuBLAS
+    _HANDLE = property(lambda self: threading.get_ident())  # of CuPy's cuBLAS: each thread has its own
 
     def __getattr__(self, name):
         if name in UFUNCS:

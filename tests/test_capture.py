@@ -294,12 +294,12 @@ def test_what_a_graph_cannot_hold_is_refused(recording):
             runner.run(2)  # the second time it is to be recorded, and is called
             assert made.why.startswith("a graph cannot be recorded"), what
         with pytest.raises(Recording):
-            recorded(made.stream, partial(sys.modules["nvmath.bindings.cublas"].destroy, made.products.handle), 1)
+            recorded(made.stream, partial(sys.modules["nvmath.bindings.cublas"].destroy, made.products.handle()), 1)
 
 
 def test_the_handle_of_another_threads_run_ends_behind_the_recording(recording):
     made, other = Capture(recording), Capture(recording)
-    handle, handles = other.products.handle, recording.xp.cublas._handles
+    handle, handles = other.products.handle(), recording.xp.cublas._handles
     thread = Thread(target=lambda: delattr(other, "products"))
 
     def step():

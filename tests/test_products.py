@@ -6,6 +6,7 @@ leading dimension is a wrong number or an address out of bounds.
 
 import gc
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -83,6 +84,14 @@ def test_the_two_faces_of_a_dense_layer_are_the_references(product):
         multiply.dense_backward(dZ, A, W, ones, found[1], found[2], None, alpha=0.5, beta=2.0)
         np.testing.assert_allclose(found[1].get(), 2.5 * expected[1], rtol=1e-14, atol=1e-14)
         np.testing.assert_allclose(found[2].get(), 2.5 * expected[2], rtol=1e-14, atol=1e-14)
+
+
+def test_cupys_handle_is_that_of_the_thread_that_multiplies(monkeypatch):
+    xp = double_backend(monkeypatch).xp
+    multiply, A, C = products.cupys(xp), xp.ones((8, 8)), xp.empty((8, 8))
+    with ThreadPoolExecutor(1) as other:
+        other.submit(multiply, A, A, C).result()
+    assert (C.get() == 8).all()
 
 
 def test_tf32_is_for_float32_alone(monkeypatch):

@@ -35,8 +35,9 @@ class Products:
     """
 
     def __init__(
-        self, gemm: Callable[..., None], gemm_batched: Callable[..., None], handle: int, *, tf32: bool, keep: Any = None
-    ) -> None:
+        self, gemm: Callable[..., None], gemm_batched: Callable[..., None], handle: Callable[[], int], *, tf32: bool,
+        keep: Any = None,
+    ) -> None:  # fmt: skip
         self._gemm, self._gemm_batched, self.handle, self._keep = gemm, gemm_batched, handle, keep
         self._compute = {np.dtype(np.float64): COMPUTE_64F, np.dtype(np.float32): COMPUTE_TF32 if tf32 else COMPUTE_32F}
 
@@ -80,11 +81,11 @@ class Products:
         at, beside = factors.ctypes.data, factors.ctypes.data + factors.itemsize
         if C.ndim == 2:
             matrices = [(*_place(x), _row(x)) for x in (B, A, C)]
-            self._gemm(self.handle, *shape, at, *matrices[0], *matrices[1], beside, *matrices[2], compute, ALGORITHM)
+            self._gemm(self.handle(), *shape, at, *matrices[0], *matrices[1], beside, *matrices[2], compute, ALGORITHM)
             return
         stacks = [(*_place(x), _row(x), x.strides[0] // x.itemsize if x.ndim == 3 else 0) for x in (B, A, C)]
         self._gemm_batched(
-            self.handle, *shape, at, *stacks[0], *stacks[1], beside, *stacks[2], len(C), compute, ALGORITHM
+            self.handle(), *shape, at, *stacks[0], *stacks[1], beside, *stacks[2], len(C), compute, ALGORITHM
         )
 
 
@@ -98,7 +99,8 @@ def nvidias(xp: Any, stream: Any, *, tf32: bool = False) -> Products:
     workspace = xp.empty((WORKSPACE,), dtype=np.uint8)
     with ALONE:
         handle = cublas.create()
-    products = Products(cublas.gemm_ex, cublas.gemm_strided_batched_ex, handle, tf32=tf32, keep=(workspace, stream))
+    gemm, gemm_batched, keep = cublas.gemm_ex, cublas.gemm_strided_batched_ex, (workspace, stream)
+    products = Products(gemm, gemm_batched, lambda: handle, tf32=tf32, keep=keep)
     weakref.finalize(products, _end, xp.cuda.Device(), cublas.destroy, handle).atexit = False
     cublas.set_stream(handle, stream.ptr)
     cublas.set_workspace(handle, workspace.data.ptr, WORKSPACE)  # after the stream, which takes cuBLAS's own back
@@ -111,9 +113,12 @@ def _end(device: Any, destroy: Callable[[int], None], handle: int) -> None:
 
 
 def cupys(xp: Any, *, tf32: bool = False) -> Products:
-    """On CuPy's own handle, which follows its current stream."""
+    """On CuPy's own handle, which follows its current stream. Each thread has another: a run may be begun in one, go on
+    in the next, and share neither's handle with it.
+    """
     cublas = xp.cuda.cublas
-    return Products(cublas.gemmEx, cublas.gemmStridedBatchedEx, xp.cuda.device.get_cublas_handle(), tf32=tf32)
+    gemm, gemm_batched = cublas.gemmEx, cublas.gemmStridedBatchedEx
+    return Products(gemm, gemm_batched, xp.cuda.device.get_cublas_handle, tf32=tf32)
 
 
 def _place(x: Any) -> tuple[int, int]:
