@@ -5,7 +5,10 @@ leading dimension is a wrong number or an address out of bounds.
 """
 
 import gc
+import os
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -92,6 +95,26 @@ def test_cupys_handle_is_that_of_the_thread_that_multiplies(monkeypatch):
     with ThreadPoolExecutor(1) as other:
         other.submit(multiply, A, A, C).result()
     assert (C.get() == 8).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_while_another_thread_records_may_end_its_handles():
+    held = threading.Event()
+
+    def record():
+        with products.ALONE:
+            held.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=record)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(not products.ALONE.acquire(timeout=5))
+    thread.join()
+    assert os.waitpid(child, 0) == (child, 0)
 
 
 def test_tf32_is_for_float32_alone(monkeypatch):

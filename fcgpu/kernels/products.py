@@ -8,6 +8,7 @@ so B goes first and A second, each with the flag that it has here, and nothing i
 one is recorded. Both pass the same numbers to the same function.
 """
 
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -21,8 +22,11 @@ COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32 = 68, 70, 77
 PLAIN, TRANSPOSED = 0, 1
 ALGORITHM = -1  # cuBLAS chooses by the shapes alone: the same shapes, the same bits
 # Held while a handle begins or ends, when cuBLAS may wait for the whole device, and while a graph is recorded, which
-# such a wait makes worthless.
+# such a wait makes worthless. A fork waits for it too, or its child would for ever.
 ALONE = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=ALONE.acquire, after_in_parent=ALONE.release, after_in_child=ALONE.release)
+
 WORKSPACE = 32 << 20  # bytes, what NVIDIA's manual recommends for Hopper
 
 
