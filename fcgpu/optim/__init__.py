@@ -3,13 +3,13 @@
 from fcgpu.kernels.updates import SCALARS, UPDATES
 
 OPTIMIZERS = (*UPDATES, "lbfgs")
-# Rules that compare one step's loss with the last one's: they take the full batch, and leave these keys as they are.
+# Optimizers that compare losses of successive steps: they need the full batch, and refuse changes of these recipe keys.
 FULL_BATCH = {"rprop": ("dropout", "schedule", "warmup"), "lbfgs": ("dropout", "schedule", "warmup", "gradient_clip")}
-LBFGS = ("history_size", "max_fun")  # its own keys
+LBFGS = ("history_size", "max_fun")  # recipe keys that only lbfgs reads
 
 
 def state_vectors(optimizer: str, history_size: int) -> int:
-    """How many vectors of the parameters' size an optimizer keeps; history_size is of lbfgs."""
+    """How many vectors of n_params numbers the optimizer keeps. Only lbfgs uses `history_size`."""
     if optimizer == "lbfgs":
         return 2 * history_size + 4
     return sum(field not in SCALARS for field in UPDATES[optimizer].state._fields)

@@ -11,14 +11,15 @@ from fcgpu.kernels.updates import SCALARS, UPDATES
 
 
 class FirstOrder:
-    """`step(w, g, evaluate)` moves the flat parameters w (..., n_params) by the gradient that `evaluate()` leaves in g.
+    """`step(w, g, evaluate)` calls `evaluate()`, which fills the gradient g, and updates the parameters w in place.
 
-    It uses g up, and returns what `evaluate` returned: the loss before the step. `learning_rate` is a (1,) array on the
-    device and `state` a NamedTuple of arrays like w: all there is to save.
-    Raises ConfigError for a name that is not in the table.
+    w and g are flat vectors (..., n_params). g is overwritten as scratch. `step` returns what `evaluate` returned: the
+    loss before the update. `learning_rate` is a (1,) array of w's dtype on the device, which the caller sets. `state`
+    is a NamedTuple of arrays; it is all that a checkpoint must save.
+    Raises ConfigError for a name that is not in UPDATES.
     """
 
-    finished, strayed = "", False  # a first-order rule never is
+    finished, strayed = "", False  # as in LBFGS; here they never change
 
     def __init__(self, name: str, w: Any, kernels: Any, xp: Any, **hyperparameters: Any) -> None:
         row = known(name)
@@ -30,9 +31,10 @@ class FirstOrder:
         self._needs_loss = row.needs_loss
 
     def scaled(self, done: int = 0) -> Any:
-        """The learning rate, for a caller whose gradients then come multiplied by it. For gradient descent alone.
+        """Make `step` subtract g as it is, and return the learning rate (1,). For gradient descent only.
 
-        The caller itself subtracts the first `done` numbers of the gradient.
+        From then on the caller multiplies the gradient by the learning rate, and itself subtracts its first `done`
+        entries.
         """
         self._update = partial(_subtract, slice(done, None))
         return self.learning_rate
@@ -43,11 +45,11 @@ class FirstOrder:
         return loss
 
     def state_on_host(self, host: Callable[[Any], Any]) -> dict[str, Any]:
-        """The state's arrays, each through `host`."""
+        """The state's arrays by name, each copied by `host`."""
         return {name: host(array) for name, array in self.state._asdict().items()}
 
     def restore(self, state: Mapping[str, Any], to_device: Callable[[Any], Any]) -> None:
-        """Go on from what `state_on_host` returned. Raises CheckpointError where it is of another rule or network."""
+        """Load what `state_on_host` returned. Raises CheckpointError if it is another rule's or another network's."""
         for name, array in self.state._asdict().items():
             value = to_device(state[name]) if name in state else None
             if (found := getattr(value, "shape", "none")) != array.shape:

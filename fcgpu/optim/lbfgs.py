@@ -1,8 +1,9 @@
 """L-BFGS: quasi-Newton steps from the last few changes of parameters and gradient (Nocedal and Wright 2006, 7.4, 7.5).
 
-The two-loop recursion reads vectors only through their inner products. So the products of the remembered s and y are
-kept on the host as small matrices, the recursion runs on coefficients, and the vectors stay where they are: an
-iteration is four products of the history (memory, n) with a vector, two with coefficients, and a line search.
+The two-loop recursion uses vectors only through their inner products. So the inner products of the stored s and y are
+kept on the host as small matrices, the recursion runs on coefficients, and the vectors stay on the device: one
+iteration is two products of the history (2 memory, n) with a vector, one of coefficients with the history, and a line
+search.
 """
 
 import math
@@ -21,21 +22,23 @@ FTOL = {"float32": 1e-6, "float64": 2.2e-9}  # relative; float64's is the factr 
 class LBFGS:
     """`step(w, g, evaluate)` moves the flat parameters w (n,), float32 or float64, by one iteration.
 
-    memory : pairs s = w' - w, y = g' - g to remember; 2 memory + 4 vectors like w are allocated, here and once.
-    max_line_search : trials of one line search.
-    gtol : stop where no entry of the gradient is above it in magnitude.
-    ftol : stop where an iteration lowers the loss by no more than this part of it; None for 1e-6 in float32, 2.2e-9
+    memory : number of stored pairs s = w' - w, y = g' - g. 2 memory + 4 vectors like w are allocated, all here.
+    max_line_search : most evaluations of one line search.
+    gtol : stop when no entry of the gradient is larger in magnitude.
+    ftol : stop when an iteration lowers the loss by at most this fraction of it; None means 1e-6 in float32 and 2.2e-9
         in float64.
-    max_evaluations : stop when so many evaluations are made; None for no limit.
+    max_evaluations : stop after this many evaluations; None for no limit.
 
-    After a step `loss` is the loss at w, `gradient` a copy of the gradient there, `evaluations` the evaluations made so
-    far, `strayed` whether the last of them may be of a point that was given up, and `finished` the reason why there is
-    nothing left to do, in words, or "". No step ever raises the loss.
+    After a step, `loss` is the loss at w, `gradient` a copy of the gradient at w, and `evaluations` the number of
+    evaluations so far. `strayed` is True if the last evaluation may have been at a point other than w. `finished` says
+    why the optimizer has stopped, or is "" while it has not. No step raises the loss.
 
-    Slopes are summed in float64, products with the history in w's type. Numbers come to the host three times an
-    iteration with one trial, besides the loss: the slope of the direction, slope and greatest entry of the gradient at
-    the trial, and the products of a new pair. Raises ConfigError for a memory or a limit below 1;
-    `step` DivergenceError for a gradient at the start that is not finite.
+    Slopes are summed in float64, products with the history in w's dtype. An iteration whose line search needs one trial
+    copies numbers to the host three times, apart from the loss: the slope along the direction; the slope and the
+    largest gradient entry at the trial; the inner products of the new pair.
+
+    Raises ConfigError if `memory`, `max_line_search` or `max_evaluations` is below 1. `step` raises DivergenceError if
+    the gradient at the start is not finite while the loss is.
     """
 
     learning_rate = None  # the line search finds the length of a step
@@ -62,28 +65,28 @@ class LBFGS:
         self._eps = float(np.finfo(w.dtype).eps)
         self._start, self._direction, self._lowest_gradient = (xp.zeros_like(w) for _ in range(3))
         self._history = xp.zeros((2 * memory, w.size), dtype=w.dtype)  # s in the first half, y in the second
-        self._slots: list[int] = []  # of the remembered pairs, oldest first
+        self._slots: list[int] = []  # rows of the stored pairs, oldest first
         self._sy, self._yy = np.zeros((memory, memory)), np.zeros((memory, memory))  # [i, j] is s_i·y_j, y_i·y_j
         self._along = np.zeros(2 * memory)  # history · gradient
-        self._products = xp.zeros((2, 2 * memory), dtype=w.dtype)  # where they are before they come to the host
-        self._numbers = xp.zeros((2,), dtype=np.float64)  # slope and greatest entry, likewise
+        self._products = xp.zeros((2, 2 * memory), dtype=w.dtype)  # history · y, history · gradient, on the device
+        self._numbers = xp.zeros((2,), dtype=np.float64)  # slope and largest gradient entry, on the device
         self._greatest, self._reason = math.nan, ""
 
     @property
     def finished(self) -> str:
-        """Why there is nothing left to do, in words; "" while there is."""
+        """Why the optimizer has stopped; "" while it has not."""
         if not self._reason and self.max_evaluations is not None and self.evaluations >= self.max_evaluations:
             return f"max_evaluations={self.max_evaluations} are made"
         return self._reason
 
     def step(self, w: Any, g: Any, evaluate: Callable[[], Any]) -> float:
-        """One iteration; returns the loss at its end. w moves in place.
+        """Run one iteration: update w (n,) in place and return the loss at the new w.
 
-        `evaluate` overwrites g (n,) with the gradient at w and returns the loss, on the device or not. The first call
-        evaluates at the start before anything else. Between calls w must stay as it is; g may serve anything. Once
-        `finished`, a call does nothing. Where no point of a line meets the Wolfe conditions, as at a kink of relu, the
-        one of least loss is taken; where none is lower than the start, the memory is cleared and steepest descent
-        tried before the end.
+        `evaluate` overwrites g (n,) with the gradient at w and returns the loss, a float or a device scalar. The first
+        call evaluates at the initial w first. Between calls w must not change; g may be overwritten. Once `finished`, a
+        call does nothing. If no trial meets the Wolfe conditions, as at a kink of relu, the trial with the lowest loss
+        is taken. If no trial is below the current loss, the history is cleared and steepest descent is tried once
+        before the optimizer stops.
         """
         if not self.evaluations:
             self._begin(g, evaluate)
@@ -103,7 +106,7 @@ class LBFGS:
         return self.loss
 
     def state_on_host(self, host: Callable[[Any], Any]) -> dict[str, Any]:
-        """All that the next step depends on, besides w; the device's arrays through `host`."""
+        """Everything except w that the next step depends on; device arrays are copied by `host`."""
         return {
             "history": host(self._history),
             "gradient": host(self.gradient),
@@ -117,9 +120,9 @@ class LBFGS:
         }
 
     def restore(self, state: Mapping[str, Any], to_device: Callable[[Any], Any]) -> None:
-        """Go on from what `state_on_host` returned, bit for bit; its arrays are copied.
+        """Load what `state_on_host` returned; its arrays are copied. The next steps are the same, bit for bit.
 
-        Raises CheckpointError where it belongs to other parameters or another memory.
+        Raises CheckpointError if it was saved with another number of parameters or another `memory`.
         """
         m = self.memory
         shapes = {"history": self._history.shape, "gradient": self.gradient.shape, "sy": (m, m), "yy": (m, m)}
@@ -159,12 +162,12 @@ class LBFGS:
             self._reason = f"no entry of the gradient is above gtol={self.gtol:g}"
 
     def _search(self, w: Any, g: Any, evaluate: Callable[[], Any]) -> bool:
-        """Move along the direction: to a point that meets the Wolfe conditions, else to the lowest loss on the way.
+        """Move w along the direction to a point that meets the Wolfe conditions, else to the trial of lowest loss.
 
-        False, and the memory is clear, where no loss was lower than at the start.
+        Returns False, with the history cleared, if no trial lowered the loss.
         """
         start = lowest = Point(0.0, self.loss, self._aim())
-        # Steepest descent knows no scale: as far as L-BFGS-B goes, a step of length 1.
+        # Steepest descent has no natural scale: take a first step of length 1, as L-BFGS-B does.
         step = 1.0 if self._slots else 1 / math.sqrt(-start.slope or 1.0)
 
         def trial(step: float) -> tuple[float, float]:
@@ -201,14 +204,14 @@ class LBFGS:
         w += self._start
 
     def _measure(self, g: Any) -> tuple[float, float]:
-        """The slope along the direction where the gradient is g, and the greatest magnitude in g."""
+        """(slope along the direction, largest magnitude of an entry) for the gradient g."""
         self._numbers[0:1] = self.xp.sum(self._direction * g, dtype=np.float64)
         self._numbers[1:2] = self.xp.max(self.xp.abs(g))
         slope, greatest = self._numbers.tolist()
         return slope, greatest
 
     def _remember(self, w: Any, g: Any) -> None:
-        """Put s and y in the place of the oldest pair, and fetch the products of the history with y and with g."""
+        """Store s and y in a free slot or over the oldest pair; fetch the history's products with y and with g."""
         xp, m = self.xp, self.memory
         slot = self._slots.pop(0) if len(self._slots) == m else min(set(range(m)) - set(self._slots))
         y = self._history[m + slot]
@@ -220,11 +223,11 @@ class LBFGS:
         along_y, self._along = np.array(self._products.tolist())
         self._sy[:, slot] = along_y[:m]
         self._yy[:, slot] = self._yy[slot] = along_y[m:]
-        if self._sy[slot, slot] > self._eps * self._yy[slot, slot]:  # else rounding, not curvature
+        if self._sy[slot, slot] > self._eps * self._yy[slot, slot]:  # otherwise it is rounding error, not curvature
             self._slots.append(slot)
 
     def _aim(self) -> float:
-        """Overwrite the direction with minus H times the gradient, and return the slope along it."""
+        """Set the direction to -H times the gradient, H being the inverse Hessian's estimate; return the slope."""
         xp = self.xp
         if self._slots:
             on_s, on_y, scale = two_loops(self._slots, self._sy, self._yy, *np.split(self._along, 2))
@@ -236,15 +239,18 @@ class LBFGS:
         slope = float(xp.sum(self._direction * self.gradient, dtype=np.float64))
         if slope < 0 or not self._slots:
             return slope
-        self._slots.clear()  # rounding has made the memory useless
+        self._slots.clear()  # rounding errors have made the history useless
         return self._aim()
 
 
 def two_loops(slots: list[int], sy: Any, yy: Any, sg: Any, yg: Any) -> tuple[Any, Any, float]:
-    """H g = γ (g - Σ a_i y_i) + Σ b_i s_i as (b, a, γ): algorithm 7.4 on coefficients.
+    """(b, a, γ) such that H g = γ (g - Σ a_i y_i) + Σ b_i s_i: algorithm 7.4 on coefficients.
 
-    slots : rows of the remembered pairs, oldest first. sy, yy : s_i·y_j for s_i older than y_j or its own, and y_i·y_j.
-    sg, yg : s_i·g, y_i·g. γ = s·y / y·y of the newest pair scales the first guess of H (their equation 7.20).
+    slots : rows of the stored pairs, oldest first.
+    sy, yy : (memory, memory), s_i·y_j and y_i·y_j. Of sy only entries with pair i no newer than pair j are read.
+    sg, yg : (memory,), s_i·g and y_i·g.
+
+    γ = s·y / y·y of the newest pair; γ I is the initial H (equation 7.20).
     """
     on_s, on_y = np.zeros(len(sg)), np.zeros(len(sg))
     for i in reversed(slots):

@@ -1,24 +1,24 @@
 """A step along a descent direction that meets the strong Wolfe conditions, by the search of Moré and Thuente (1994).
 
-    loss(α) ≤ loss(0) + c₁ α slope(0)      it falls enough for so long a step
-    |slope(α)| ≤ c₂ |slope(0)|             what is left to gain along the line is little
+    loss(α) ≤ loss(0) + c₁ α slope(0)      sufficient decrease
+    |slope(α)| ≤ c₂ |slope(0)|             curvature: the line is nearly flat there
 
-Only numbers meet here: the vectors belong to the caller, who moves to w + α d and returns loss and slope there.
+This file handles scalars only. The caller owns the vectors: it moves to w + α d and returns the loss and slope there.
 """
 
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-C1, C2 = 1e-3, 0.9  # as L-BFGS-B (Zhu, Byrd, Lu and Nocedal 1997, section 4): nearly always one trial a search
+C1, C2 = 1e-3, 0.9  # as in L-BFGS-B (Zhu, Byrd, Lu and Nocedal 1997, section 4); most searches need one trial
 GROWTH = 1.1, 4.0  # bounds of an extrapolation, in units of the distance from the best point to the last trial
-SHRINKAGE = 0.66  # two trials that narrow the interval less than this are followed by a bisection
-RETREAT = 0.25  # of the way to a trial whose loss or slope is not finite
-NARROWEST = 0.1  # width of the interval, relative to the step, at which a search ends: a kink can be ever narrowed
+SHRINKAGE = 0.66  # bisect if the interval is still wider than this fraction of its width two trials before
+RETREAT = 0.25  # after a loss or slope that is not finite, the next trial is at this fraction of the distance to it
+NARROWEST = 0.1  # relative width of the interval at which to give up: around a kink it could shrink without end
 
 
 class Point(NamedTuple):
-    """A trial: its step α, the loss there, and the loss's derivative by α."""
+    """A trial: its step α, the loss there, and the derivative of the loss with respect to α."""
 
     step: float
     loss: float
@@ -30,15 +30,15 @@ def strong_wolfe(
 ) -> Point | None:
     """The first trial that meets both conditions, beginning with `step`.
 
-    None where `max_trials` are not enough, or the interval with such a point has become narrower than NARROWEST.
+    Returns None if `max_trials` trials found none, or the bracketing interval has become narrower than NARROWEST.
 
-    evaluate : (loss, slope) at a step. A trial where one of them is not finite is a wall: shorter steps follow.
-    start : the point of step 0; its slope is negative.
-    noise : rounding of a loss. As far as the fall asked for lies below it, it is not asked for; a rise never passes.
+    evaluate : returns (loss, slope) at a step. If one of them is not finite, all later trials are shorter.
+    start : the point at step 0; its slope is negative.
+    noise : rounding error of a loss. It is subtracted from the decrease required, which never falls below 0.
     """
-    best, other, bracketed = start, start, False  # the interval's ends; `other` means something once it is bracketed
+    best, other, bracketed = start, start, False  # the ends of the interval; `other` is only valid once bracketed
     width = last_width = wall = math.inf
-    falling = True  # no trial has yet fallen enough at a rising slope
+    falling = True  # no trial yet had both a sufficient decrease and a slope of 0 or more
     for _ in range(max_trials):
         at = Point(step, *evaluate(step))
         if not (math.isfinite(at.loss) and math.isfinite(at.slope)):
@@ -48,7 +48,7 @@ def strong_wolfe(
         if fell and abs(at.slope) <= -C2 * start.slope:
             return at
         falling = falling and not (fell and at.slope >= 0)
-        # Until then steps are judged by the loss above the line of sufficient decrease (their section 3).
+        # While falling, trials are compared by the loss minus the line of sufficient decrease (their section 3).
         tilt = C1 * start.slope if falling and not fell and at.loss <= best.loss else 0.0
         nearest, farthest = (at.step + factor * (at.step - best.step) for factor in GROWTH)
         farthest = min(farthest, (at.step + wall) / 2)
@@ -64,7 +64,7 @@ def strong_wolfe(
             distance = abs(other.step - best.step)
             if distance <= NARROWEST * max(other.step, best.step):
                 return None
-            inside = min(other.step, best.step) < step < max(other.step, best.step)  # but for rounding
+            inside = min(other.step, best.step) < step < max(other.step, best.step)  # rounding can break this
             if distance >= SHRINKAGE * last_width or not inside:
                 step = (best.step + other.step) / 2
             last_width, width = width, distance
@@ -74,7 +74,7 @@ def strong_wolfe(
 def _next_step(
     best: Point, other: Point, at: Point, bracketed: bool, nearest: float, farthest: float
 ) -> tuple[float, bool]:
-    """(next trial, whether a minimum is known to be between two points): the four cases of their section 4."""
+    """(next step, whether a minimum is bracketed): the four cases of section 4 of Moré and Thuente."""
     cubic = _cubic(best, at)
     if at.loss > best.loss:
         rise = (at.loss - best.loss) / (at.step - best.step)
@@ -86,7 +86,7 @@ def _next_step(
     secant = at.step + (best.step - at.step) * at.slope / (at.slope - best.slope) if flattens else farthest
     if at.slope * best.slope < 0:
         return (cubic if abs(cubic - at.step) >= abs(secant - at.step) else secant), True
-    if abs(at.slope) > abs(best.slope):  # it falls ever more steeply
+    if abs(at.slope) > abs(best.slope):  # the loss falls more steeply than before
         return (_cubic(other, at) if bracketed else farthest), bracketed
     if (cubic - at.step) * (at.step - best.step) <= 0:  # the cubic has no minimum ahead
         cubic = other.step if bracketed else farthest
@@ -99,7 +99,7 @@ def _next_step(
 
 
 def _cubic(a: Point, b: Point) -> float:
-    """The minimiser of the cubic with the losses and slopes of a and b (Nocedal and Wright 2006, equation 3.59)."""
+    """The minimiser of the cubic that interpolates the losses and slopes of a and b (Nocedal and Wright 2006, 3.59)."""
     d1 = a.slope + b.slope - 3 * (a.loss - b.loss) / (a.step - b.step)
     d2 = math.copysign(math.sqrt(max(0.0, d1 * d1 - a.slope * b.slope)), b.step - a.step)
     curvature = b.slope - a.slope + 2 * d2

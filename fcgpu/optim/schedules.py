@@ -1,4 +1,4 @@
-"""The learning rate as a factor of its initial value, a function of how far the run has come."""
+"""Learning rate schedules: each returns a factor of the initial learning rate from the position in the run."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,16 +9,16 @@ from fcgpu.errors import ConfigError
 
 class Position(NamedTuple):
     step: int  # updates made before this one
-    steps: int  # of the whole run
+    steps: int  # updates of the whole run
     epoch: int  # epochs finished before this one
-    samples: int  # seen in those epochs
-    drops: int  # times that patience has run out
+    samples: int  # samples seen in those epochs
+    drops: int  # how often n_iter_no_change epochs passed without improvement
 
 
 class Schedule(NamedTuple):
     factor: Callable[..., float]
     defaults: Mapping[str, float]
-    by_step: bool = False  # it changes within an epoch
+    by_step: bool = False  # whether it changes within an epoch
 
 
 def constant(at: Position) -> float:
@@ -26,20 +26,20 @@ def constant(at: Position) -> float:
 
 
 def step(at: Position, *, step_size: int, gamma: float) -> float:
-    """γ for every `step_size` epochs finished. Raises ConfigError where that is more than a float holds."""
+    """γ^(epoch // step_size), with γ = gamma. Raises ConfigError if that overflows a float."""
     try:
         return float(gamma ** (at.epoch // step_size))
     except OverflowError:
-        raise ConfigError(f"gamma={gamma:g}: expected less, for {at.epoch // step_size} factors overflow") from None
+        raise ConfigError(f"gamma={gamma:g} to the power {at.epoch // step_size} overflows; expected less") from None
 
 
 def cosine(at: Position) -> float:
-    """From 1 along half a cosine to 0 after the last step (Loshchilov and Hutter 2017, without restarts)."""
+    """Half a cosine from 1 to 0; 0 is reached after the last step (Loshchilov and Hutter 2017, without restarts)."""
     return 0.5 * (1 + math.cos(math.pi * at.step / at.steps))
 
 
 def one_cycle(at: Position) -> float:
-    """From 1/25 along half a cosine to 1 at 30 % of the run, and along another to 1/250,000 (Smith and Topin 2018)."""
+    """Half a cosine from 1/25 to 1 at 30 % of the run, then another one to 1/250,000 (Smith and Topin 2018)."""
     top = 0.3 * at.steps
     start, end, share = (1 / 25, 1.0, at.step / top) if at.step < top else (
         1.0, 4e-6, (at.step - top) / max(1.0, at.steps - 1 - top)
@@ -48,12 +48,12 @@ def one_cycle(at: Position) -> float:
 
 
 def inverse_scaling(at: Position, *, power_t: float) -> float:
-    """1 / (t + 1)^power_t, t counting the samples of the epochs before, as scikit-learn's "invscaling"."""
+    """1 / (t + 1)^power_t, where t counts the samples of all earlier epochs, as scikit-learn's "invscaling"."""
     return float((at.samples + 1) ** -power_t)
 
 
 def adaptive(at: Position) -> float:
-    """1/5 each time that `n_iter_no_change` epochs bring no improvement, as scikit-learn's "adaptive"."""
+    """Divided by 5 whenever `n_iter_no_change` epochs bring no improvement, as scikit-learn's "adaptive"."""
     return float(5.0**-at.drops)
 
 
@@ -68,5 +68,5 @@ SCHEDULES = {
 
 
 def warm_up(at: Position, steps: int) -> float:
-    """The linear start that multiplies any schedule: 1/steps, 2/steps, ..., 1 (Goyal et al. 2017)."""
+    """Linear warm-up factor 1/steps, 2/steps, ..., 1, which multiplies any schedule (Goyal et al. 2017)."""
     return min(1.0, (at.step + 1) / steps) if steps else 1.0
