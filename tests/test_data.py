@@ -386,7 +386,7 @@ def test_idx_that_claims_too_much_is_refused_before_it_is_allocated(tmp_path, pa
         (b"1,2,3\n4,dog,6\n", ", line 2, column 2: 'dog'; expected a number"),
         (
             b"1,2,3\ncat,5,6\n",
-            ", line 2, column 1: 'cat'; expected a number: write numbers for labels that are text",
+            ", line 2, column 1: 'cat'; expected a number: replace text labels by numbers",
         ),
         (
             b"id,a,b,Class\n1,2,3,0\n",
@@ -394,7 +394,7 @@ def test_idx_that_claims_too_much_is_refused_before_it_is_allocated(tmp_path, pa
         ),
         (b",a,b\n0,2,3\n", ": column 1, which is taken for the label, has no name"),
         (b'"","a","b"\n1,2,3\n', ": column 1, which is taken for the label, has no name"),
-        (b"0,1,2,3\n5,2,3,4\n", ": line 1 counts the columns, as pandas does"),
+        (b"0,1,2,3\n5,2,3,4\n", ": line 1 numbers the columns, as pandas does"),
         (b'"a","y",b\n1,2,3\n', ": column 2 is named .y., and column 1, .a., is taken for"),
         (b"label,a,b\n1,2,3\n4,5,dog\n", ", line 3, column 3: 'dog'; expected a number"),
         (b",2,3\n4,5,6\n", ", line 1, column 1: ''; expected a number"),
@@ -496,7 +496,7 @@ def claims(content, size):
         (zipped(X=npy(ROWS)[:-1], y=npy(LABELS)), "array X: .* needs 120 bytes, found 119"),
         (zipped(X=b"", y=npy(LABELS)), "array X: not an NPY array"),
         (zipped(zipfile.ZIP_BZIP2, X=npy(ROWS), y=npy(LABELS)), "array X has compression 12; expected none or deflate"),
-        (claims(NPZ, 10**9), "array X claims 1000000000 bytes, its part of the file holds at most"),
+        (claims(NPZ, 10**9), "array X claims to unpack to 1000000000 bytes, its part of the file holds at most"),
         (
             claims(zipped(X=npy(ROWS)[:-1], y=npy(LABELS)), 248),
             "array X: truncated: expected 120 bytes of data, found 119",

@@ -1,4 +1,4 @@
-"""From a name or a path to arrays, cheap to import: what zip files and pictures need is imported when one is read."""
+"""Load arrays from a name or a path. Zip and picture readers are imported on first use, to keep the import cheap."""
 
 import math
 import operator
@@ -35,25 +35,26 @@ def load(
     image_shape: Sequence[int] | None = None,
     memory_budget: int | None = None,
 ) -> Dataset:
-    """The samples and labels of a name in NAMED or of a path; a name wins over a file of that name (write ./mnist).
+    """Load a data set by its name in NAMED, or from a path. A name wins over a file of that name: write ./mnist.
 
-    A path is a folder of IDX files with MNIST's names; a folder of images with one sub-folder a class, or with `train`
-    and `test` that hold such sub-folders; .csv or .csv.gz of numbers, label first, header optional; .npy, label in the
-    first column; .npz with X, y and optionally X_test, y_test, or with Keras's x_train, y_train, x_test, y_test.
+    A path is a folder of IDX files with MNIST's names; a folder of images with one sub-folder per class, or with
+    `train` and `test` folders of such sub-folders; a .csv or .csv.gz of numbers, label first, header optional; a .npy
+    with the label in the first column; a .npz with X, y and optionally X_test, y_test, or with Keras's x_train,
+    y_train, x_test, y_test.
 
-    image_size : (height, width) that the pictures of a folder are resized to; without it they must be of one size.
-    image_shape : (height, width) for grey or (height, width, 3), as a Model has it, that they are resized and converted
-        to. Without it they are grey where all of them are.
-    memory_budget : bytes; None for half of what is free. A .npy of more than half of it stays on disk, and X is a
-        read-only map of the file, which must not change while it is used.
+    image_size : (height, width) in pixels to resize the pictures of a folder to. Without it all must have one size.
+    image_shape : (height, width) for grey or (height, width, 3), as in Model.image_shape: pictures are resized and
+        converted to it. Without it they become grey if all files are grey, else RGB.
+    memory_budget : bytes; None for half of the free memory. A .npy larger than half of it stays on disk: X is then a
+        read-only memory map, and the file must not change while X is used.
 
-    X is uint8 for pixels and for a CSV whose features are whole and in 0..255, with `scale` to bring it to 0..1;
-    else a CSV is float64, and an array keeps its type.
+    Returns a Dataset. X (n_samples, n_features) is uint8 for pixels and for a CSV whose features are all whole numbers
+    from 0 to 255; any other CSV is float64, and a .npy or .npz keeps its dtype. For uint8 features `scale` maps them
+    to 0..1.
 
-    Raises DataError: an unknown name, a path that cannot be read, and whatever is wrong inside, with the place;
-    ConfigError: an image_size that is not two positive whole numbers, or an image_shape that is none; either of them
-    for anything but a folder of images;
-    MissingExtraError: pictures without Pillow.
+    Raises DataError for an unknown name, a path that cannot be read, or contents that are not valid (the message says
+    where); ConfigError if image_size is not two positive integers or image_shape not two or three, or if either is
+    given for anything but a folder of images; MissingExtraError for pictures without Pillow.
     """
     size = None if image_size is None else _checked_shape("image_size", image_size, (2,))
     shape = None if image_shape is None else _checked_shape("image_shape", image_shape, (2, 3))
@@ -80,22 +81,22 @@ def load(
 
 
 def is_image_folder(path: PathLike) -> bool:
-    """Would `load` read this path as pictures, one sub-folder a class?"""
+    """Whether `load` reads this path as pictures, one sub-folder per class."""
     return Path(path).is_dir() and not idx.has_idx(Path(path))
 
 
 def load_features(
     source: PathLike | Sequence[PathLike], n_features: int, *, image_shape: Sequence[int] | None = None
 ) -> Any:
-    """Samples without labels, (n, n_features) in their stored type: what a model of `n_features` predicts on.
+    """Load samples without labels, for a model of `n_features` to predict: (n, n_features) in their stored dtype.
 
-    source : .csv, .csv.gz, .npy or .npz (its X, x_train or only array); a picture, a folder or a list of pictures.
-        A CSV or .npy of n_features + 1 columns has the label first, which is dropped.
-    image_shape : (height, width) for grey or (height, width, 3), which pictures are converted and resized to;
-        without it they must be of one size, that makes n_features.
+    source : .csv, .csv.gz, .npy or .npz (its X, its x_train, or its only array); a picture, or a folder or list of
+        pictures. If a CSV or .npy has n_features + 1 columns, the first is taken for the label and dropped.
+    image_shape : (height, width) for grey or (height, width, 3): pictures are converted and resized to it. Without it
+        all pictures must have one size, with n_features pixels, or a third of that in colour.
 
-    Raises DataError: as `load`, and features that don't match the model, with both numbers;
-    ConfigError: an image_shape that does not make n_features; MissingExtraError: pictures without Pillow.
+    Raises DataError as `load` does, and if the number of features is not n_features; ConfigError if image_shape does
+    not have n_features entries; MissingExtraError for pictures without Pillow.
     """
     shape = None if image_shape is None else _checked_shape("image_shape", image_shape, (2, 3))
     if shape and (math.prod(shape) != n_features or shape[2:] not in ((), (3,))):
@@ -153,15 +154,15 @@ def _picture_features(paths: Sequence[Path], n_features: int, shape: tuple[int, 
 
 
 def _picture(source: PathLike) -> Path:
-    """One of several paths, which a table cannot be."""
+    """The path of one picture out of several. Raises DataError for a table."""
     path = _existing(source)
     if path.suffix.lower() in (*TABLES, ".gz"):
-        raise DataError(f"{path}: a table; expected pictures where several files are given: take one table at a time")
+        raise DataError(f"{path}: a table among several files; expected pictures, or a single table")
     return path
 
 
 def _kind(path: Path) -> str:
-    """The suffix of a table that is there to be read."""
+    """The kind of a table by its suffix, one of TABLES. Raises DataError for others and for what is not a file."""
     kind = ".csv" if path.name.lower().endswith(".csv.gz") else path.suffix.lower()
     if kind not in TABLES or not path.is_file():
         raise DataError(f"{path}: not a file of a known kind; expected .csv, .csv.gz, .npy or .npz, or a folder")
@@ -169,7 +170,7 @@ def _kind(path: Path) -> str:
 
 
 def _existing(source: PathLike, names: Iterable[str] = ()) -> Path:
-    """The path, ~ expanded; DataError where nothing is there, with the nearest of `names` if it looks like a name."""
+    """The path with ~ expanded. Raises DataError if nothing is there; it suggests the nearest of `names`."""
     if not isinstance(source, str | os.PathLike):
         raise DataError(f"source is {source!r} ({type(source).__name__}); expected a name or a path")
     text = os.fspath(source)
@@ -196,7 +197,7 @@ def _checked_shape(name: str, value: Sequence[int], lengths: Sequence[int]) -> A
 
 @contextmanager
 def _as_data_errors(source: object) -> Iterator[None]:
-    """OSError and MemoryError become DataError with the path."""
+    """Turn OSError and MemoryError into a DataError that names the path."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
-"""The article's three toy data sets, drawn from the legacy generator with its seed.
+"""The article's three toy data sets, drawn from NumPy's legacy RandomState with the article's seed.
 
-The article keeps a sample in a column; X here is its transpose.
+The article stores samples as columns; X here is the transpose.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ SEED = 95
 
 
 def two_layer() -> Dataset:
-    """X (8, 3) float64 in [0, 1); the label is 1 where feature 0 is above feature 1, which holds for half of them."""
+    """X (8, 3) float64 in [0, 1); the label is 1 if feature 0 is greater than feature 1, as for half of the samples."""
     X = np.random.RandomState(SEED).rand(3, 8).T.copy()
     return dataset(X, (X[:, 0] > X[:, 1]).astype(np.intp), name="two-layer")
 

@@ -1,7 +1,7 @@
 """CSV, plain or gzip: numbers separated by commas, parsed in blocks of lines to bound the memory.
 
-Whole numbers of one to three digits, which pixels are, take a short cut: they are put together from their digits by a
-few passes over the bytes, on every processor. Everything else goes through NumPy's own parser.
+A block of nothing but whole numbers of one to three digits, as pixels are, takes a fast path: a few vectorised passes
+over its bytes, on all processors. Everything else goes through numpy.loadtxt.
 """
 
 import gzip
@@ -23,10 +23,10 @@ from fcgpu.workers import Workers
 
 CSV_BLOCK = 1 << 18  # bytes parsed at once: bounds the temporary memory
 MAX_LINE = 4 << 20  # bytes
-MOST_THREADS = 8  # each holds a block and its numbers
+MOST_THREADS = 8  # each holds a block and its parsed numbers in memory
 BOM = b"\xef\xbb\xbf"
-MANY = 4  # columns whose first sample does not count them by chance
-LABEL = ("label", "class", "target", "y")  # what a header calls it
+MANY = 4  # from this many columns on, a first line of 0, 1, 2, ... is taken for column numbers, not for a sample
+LABEL = ("label", "class", "target", "y")  # names of a label column in a header
 
 
 def load_csv(path: Path) -> Dataset:
@@ -36,14 +36,16 @@ def load_csv(path: Path) -> Dataset:
 
 
 def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
-    """X (n, n_features), uint8 where every feature is whole and in 0..255, else float64; y (n,) float64.
+    """X (n, n_features), uint8 if every feature is a whole number from 0 to 255, else float64; y (n,) float64.
 
-    UTF-8, plain or gzip. The first line is a header where its first field is text, or none of its fields is a number.
-    The first column is the label, unless `n_features` is given and is the number of columns: then y is None.
+    The file is UTF-8, plain or gzip. The first line is a header if its first field is text, or if none of its fields is
+    a number. The first column is the label, unless `n_features` is given and equals the number of columns: then y is
+    None.
 
-    Raises DataError, with line and column: ragged, not a number, not finite; no samples, no features, not text;
-    neither n_features columns nor one more; a header that names another column than the first as one of LABEL, or not
-    the first; one that counts the columns from 0, which looks like a sample.
+    Raises DataError, with line and column, for ragged lines and for fields that are not finite numbers; for a file
+    without samples or features, or that is not text; for a number of columns other than n_features or n_features + 1;
+    for a header in which a later column has a name from LABEL or the first has no name; and for a header that numbers
+    the columns from 0, because it looks like a sample.
     """
     with _csv_bytes(path) as read, closing(Workers(min(MOST_THREADS, cpu_count()))) as workers:
         start = next((line for line in _blocks(read, 1) if not line.isspace()), b"")
@@ -55,8 +57,8 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
         header = all(words) or (words[0] and fields[0] != "")
         if columns >= MANY and fields == [str(i) for i in range(columns)]:  # else it would be a sample
             raise DataError(
-                f"{path}: line 1 counts the columns, as pandas does where they have no names; "
-                "name them, or leave the line away: header=False"
+                f"{path}: line 1 numbers the columns, as pandas does if they have no names; "
+                "name them, or write no header: header=False"
             )
         if n_features is not None and columns not in (n_features, n_features + 1):
             raise DataError(
@@ -93,8 +95,8 @@ def _check_label_first(path: Path, header: list[str], *, dropped: bool) -> None:
     names = [field.strip("\"'").lower() for field in header]
     if not (names[0] or dropped):
         raise DataError(
-            f"{path}: column 1, which is taken for the label, has no name: where it is the number of a row, as pandas "
-            "and R write it, leave it away: index=False, row.names=FALSE"
+            f"{path}: column 1, which is taken for the label, has no name: if it holds row numbers, as pandas and R "
+            "write them, leave them out: index=False, row.names=FALSE"
         )
     found = next((column for column, name in enumerate(names, 1) if name in LABEL), 1)
     if found != 1:
@@ -106,7 +108,10 @@ def _check_label_first(path: Path, header: list[str], *, dropped: bool) -> None:
 
 @contextmanager
 def _csv_bytes(path: Path) -> Iterator[Callable[[int], bytes]]:
-    """Reads a text file, plain or gzip, in whole lines; DataError where it is neither."""
+    """A function that reads about `size` bytes of whole lines from a file, plain or gzip.
+
+    Inside the context, what is not UTF-8 text or not complete gzip raises DataError.
+    """
     with path.open("rb") as raw:
         try:
             stream = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIP else raw
@@ -121,7 +126,10 @@ def _csv_bytes(path: Path) -> Iterator[Callable[[int], bytes]]:
 
 
 def _whole_lines(path: Path, stream: Any, limit: float) -> Callable[[int], bytes]:
-    """Reads some `size` bytes of whole lines; DataError beyond `limit` bytes in all and MAX_LINE in a line."""
+    """A function that reads about `size` bytes of whole lines.
+
+    It raises DataError after `limit` bytes in all, and for a line of more than about MAX_LINE bytes.
+    """
     left = limit
 
     def read(size: int) -> bytes:
@@ -134,14 +142,14 @@ def _whole_lines(path: Path, stream: Any, limit: float) -> Callable[[int], bytes
             block += rest
         left -= len(block)
         if left < 0:
-            raise DataError(f"{path}: would unpack to far more than its size; unpack it by hand if it is no bomb")
+            raise DataError(f"{path}: unpacks to far more than its size; if you trust it, unpack it yourself")
         return block
 
     return read
 
 
 def _blocks(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
-    """Whole lines, some `size` bytes at a time, each ended by a line feed alone."""
+    """Blocks of whole lines, about `size` bytes each, with every line ending changed to a line feed."""
     for block in iter(lambda: read(size), b""):
         if b"\r" in block:
             block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -153,7 +161,7 @@ def _lines(block: bytes) -> list[str]:
 
 
 def _short_whole_numbers(block: bytes, columns: int) -> Any:
-    """The lines as uint8 or uint16 (n, columns) where every field is one to three digits and no more, else None."""
+    """The lines as uint8 or uint16 (n, columns) if every field is one to three digits and nothing else, else None."""
     text = np.frombuffer(block if block.endswith(b"\n") else block + b"\n", np.uint8)
     digits = text - np.uint8(ord("0"))  # above 9 for any other character
     ends = np.flatnonzero(digits > 9)
@@ -173,7 +181,7 @@ def _short_whole_numbers(block: bytes, columns: int) -> Any:
 
 
 def _numbers(rows: list[str]) -> Any:
-    """The lines as float64 (n, columns), or None where they are ragged, not numbers or not finite."""
+    """The lines as float64 (n, columns), or None if they are ragged, not numbers or not finite."""
     try:
         values = np.loadtxt(rows, delimiter=",", comments=None, ndmin=2, encoding=None)
     except ValueError:
@@ -182,7 +190,7 @@ def _numbers(rows: list[str]) -> Any:
 
 
 def _extended(X: Any, rows: Any) -> Any:
-    """X with the rows added, in place where the type stays; uint8 becomes float64 when a row does not fit."""
+    """X with the rows appended, in place unless a uint8 X becomes float64 because a value does not fit."""
     if X.dtype == rows.dtype == np.uint8:
         pass
     elif X.dtype == np.uint8 and not (rows.min() >= 0 and rows.max() <= 255 and (rows == rows.astype(np.uint8)).all()):
@@ -194,7 +202,7 @@ def _extended(X: Any, rows: Any) -> Any:
 
 
 def _csv_fault(path: Path, columns: int, header: bool) -> DataError:
-    """Why a CSV file was refused: the first line that cannot be one of the table."""
+    """The error for a CSV file that did not parse: it names the first bad line."""
     with _csv_bytes(path) as read:
         lines = (line for block in _blocks(read, CSV_BLOCK) for line in block.removesuffix(b"\n").split(b"\n"))
         for number, line in enumerate(lines, 1):
@@ -208,9 +216,9 @@ def _csv_fault(path: Path, columns: int, header: bool) -> DataError:
             for column, field in enumerate([] if header else fields, 1):
                 at = f"{path}, line {number}, column {column}"
                 if not _is_number(field):
-                    why = "the label comes first, commas between"
+                    why = "the label comes first, and commas separate the fields"
                     if column == 1:
-                        why = "write numbers for labels that are text, or an NPZ file"
+                        why = "replace text labels by numbers, or save an NPZ file, which takes text"
                     return DataError(f"{at}: {field[:40]!r}; expected a number: {why}")
                 if not np.isfinite(float(field)):
                     return DataError(f"{at}: {field}; values must be finite: drop or fill such samples")
@@ -227,4 +235,4 @@ def _is_number(field: str) -> bool:
         float(field)
     except ValueError:
         return False
-    return "_" not in field  # Python's float takes 1_000, the parser of tables does not
+    return "_" not in field  # Python's float accepts 1_000, numpy.loadtxt does not

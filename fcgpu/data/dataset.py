@@ -1,4 +1,4 @@
-"""What every reader returns: features in their stored type, labels as class indices, and how to scale a tile."""
+"""Dataset, which every reader returns: features in their stored dtype, labels as class indices, and a scale."""
 
 import math
 from collections.abc import Sequence
@@ -11,25 +11,26 @@ import numpy as np
 from fcgpu.backend import as_numpy, beside, namespace_of
 from fcgpu.errors import DataError
 
-LONG_DOUBLE = "g"  # 64 to 128 bits by the machine, and no GPU has it
+LONG_DOUBLE = "g"  # 64 to 128 bits, depending on the machine; no GPU has it
 EXPECTED = "expected arrays as Dataset describes them; fcgpu.dataset(X, y) makes them of labels, lists and tables"
-EXACT = 2.0**53  # from here on two whole numbers may be one float64
+EXACT = 2.0**53  # from here on, different whole numbers may round to the same float64
 ROWS_CHECKED_AT_ONCE = 4096  # bounds the temporary memory of a pass over X
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Samples and labels, as `dataset` makes them of anything that NumPy takes.
+    """Samples and labels. `fcgpu.dataset(X, y)` makes one from anything that NumPy takes.
 
-    X : (n_samples, n_features), in the type it was stored in; pixels stay uint8. A CuPy array stays on its GPU.
-    y : (n_samples,) intp, each an index into `classes`; or, where `classes` is None,
-        float64 targets (n_samples,) or (n_samples, n_outputs).
-    X_test, y_test : the same for held-out samples, or None.
-    classes : the labels as the source has them, sorted; None for targets that are not whole numbers.
-    image_shape : (height, width) or (height, width, 3) where a row is a rolled-out picture, else None.
-    scale : what a feature is multiplied by when it is used, 1/255 for pixels.
+    X : (n_samples, n_features), in its stored dtype; pixels stay uint8. A CuPy array stays on its GPU.
+    y : (n_samples,) intp, indices into `classes`; if `classes` is None, float64 targets, (n_samples,) or
+        (n_samples, n_outputs).
+    X_test, y_test : the same for the test samples, or None.
+    classes : the distinct labels of the source, sorted; None for a regression.
+    image_shape : (height, width) or (height, width, 3) if each row is a flattened picture, else None.
+    scale : factor by which features are multiplied when they are used, such as 1/255 for pixels.
+    name : what error messages call the data.
 
-    Raises DataError where X and y are not such arrays; the features themselves are not looked at.
+    Raises DataError if X and y do not have these shapes, dtypes and index range; the values of X are not checked.
     """
 
     X: Any
@@ -78,13 +79,17 @@ def dataset(
     scale: float = 1.0,
     name: str = "arrays",
 ) -> Dataset:
-    """A checked Dataset from arrays: X (n_samples, n_features) of numbers, y (n_samples,) labels or targets. X may be
-    in a GPU's memory, CuPy's or another library's, and stays there; y is brought to the host.
+    """A checked Dataset from arrays: X (n_samples, n_features) of numbers, y (n_samples,) labels or targets.
 
-    Whole numbers and text become classes; other floats, those from 2**53 on, and y of two dimensions, stay targets.
+    X may be in GPU memory (an array of CuPy or of another library) and stays there; y is copied to the host.
+    image_shape : (height, width) or (height, width, 3) if a row is a flattened picture.
+    scale : factor by which features are multiplied when they are used.
 
-    Raises DataError: shapes that disagree, no samples, a type that is not numeric or a long double, NaN or infinity,
-    a test label that no training sample has; a scale that is not above 0, an image_shape that is not that of a row.
+    Labels that are all text, or all whole numbers below 2**53 in magnitude, become classes (integers of up to 64 bits
+    do, too). Other floats, and a y with several columns, become float64 targets.
+
+    Raises DataError for shapes that disagree, no samples, a dtype that is not numeric, long doubles, NaN or infinity, a
+    test label that no training sample has, a scale that is not above 0, or an image_shape that does not fit a row.
     """
     X, y = check_features(X, name), _column(y)
     if not (isinstance(scale, Real) and 0 < scale < np.inf):
@@ -105,7 +110,7 @@ def dataset(
         elif y_test.dtype.kind == "U" or y_test.shape[1:] != y.shape[1:]:
             raise DataError(
                 f"{name}: y_test has shape {y_test.shape} and dtype {y_test.dtype}, y {y.shape} and {y.dtype}; "
-                "expected targets of one kind"
+                "expected numbers in as many columns as y has"
             )
         else:
             y_test = y_test.astype(np.float64)
@@ -113,10 +118,9 @@ def dataset(
 
 
 def check_features(X: Any, name: str) -> Any:
-    """X as an array of two dimensions, of whole numbers, bool or floats up to 64 bits, finite, not copied: CuPy's where
-    it is in a GPU's memory, else NumPy's.
+    """X (n_samples, n_features) as a CuPy array if it is in GPU memory, else as a NumPy array; not copied if it is one.
 
-    Raises DataError for anything else.
+    Raises DataError unless X has two dimensions, none empty, and finite booleans, integers or floats of up to 64 bits.
     """
     if hasattr(X, "tocsr"):
         raise DataError(f"{name}: X is a sparse matrix; give X.toarray(), or use MLPClassifier, which takes it")
@@ -150,7 +154,7 @@ def _check_finite(X: Any, name: str, xp: Any) -> None:
 
 
 def encode_labels(y: Any, classes: tuple[int | str, ...], name: str) -> Any:
-    """Labels (n,) as indices into `classes`; DataError names the first label that is not among them."""
+    """Labels (n,) as indices (n,) intp into `classes`. Raises DataError with the first label that is not in it."""
     known = np.asarray(classes, dtype=type_of(classes))
     if (known.dtype.kind == "U") != (y.dtype.kind == "U"):
         raise DataError(f"{name}: label {y.flat[0]!s} is not one of the classes {shown(classes)}")
@@ -165,7 +169,7 @@ def encode_labels(y: Any, classes: tuple[int | str, ...], name: str) -> Any:
 
 
 def targets(data: Dataset, y: Any) -> Any:
-    """Regression targets (n, n_outputs): y itself, or the numbers that whole-number labels stand for.
+    """Regression targets (n, n_outputs): y itself or, if y holds class indices, the labels as numbers.
 
     Raises DataError for labels that are text.
     """
@@ -177,8 +181,10 @@ def targets(data: Dataset, y: Any) -> Any:
 
 
 def check_weights(weights: Any, n: int, dtype: str, name: str) -> Any:
-    """Sample weights (n,) as they are; DataError unless they are finite, 0 or more, and not all 0, and their sum and 1
-    over it are such numbers in the type of the run.
+    """Sample weights (n,) as a NumPy array.
+
+    Raises DataError unless they are finite, 0 or more and not all 0, and neither their sum nor its reciprocal is
+    outside the normal range of `dtype`, the run's.
     """
     weights = np.asarray(as_numpy(weights))
     if weights.shape != (n,) or weights.dtype.kind not in "buif":
@@ -201,7 +207,7 @@ def check_weights(weights: Any, n: int, dtype: str, name: str) -> Any:
 
 
 def not_a_label(y: Any) -> str:
-    """What targets (n,) or (n, n_outputs) have in place of labels, for a message."""
+    """For an error message: why targets (n,) or (n, n_outputs) cannot be labels."""
     if y.ndim == 2:
         return f"{y.shape[1]} columns of targets"
     first = int(np.flatnonzero(~_whole(y))[0])
@@ -209,18 +215,18 @@ def not_a_label(y: Any) -> str:
 
 
 def shown(classes: tuple[int | str, ...]) -> str:
-    """Classes for a message, the middle left out where there are many."""
+    """Classes for an error message; if there are more than 12, the middle is left out."""
     words = [str(c) for c in classes]
     return ", ".join(words if len(words) <= 12 else [*words[:5], "...", *words[-2:]])
 
 
 def scale_of(X: Any) -> float:
-    """1 / max for uint8, so that features lie in 0..1; 1 for any other type."""
+    """1 / max(X) for uint8, so that scaled features lie in 0..1; 1 for any other dtype."""
     return 1 / max(int(X.max(initial=0)), 1) if X.dtype == np.uint8 else 1.0
 
 
 def _column(y: Any) -> Any:
-    """A column (n, 1), as some libraries keep labels, is the vector (n,)."""
+    """y as a NumPy array; a column (n, 1), as some libraries keep labels, becomes (n,)."""
     y = np.asarray(as_numpy(y))
     if y.dtype.kind in "OT":  # T: text of any length
         y = _alike(y)
@@ -255,14 +261,14 @@ def _encode(y: Any, name: str) -> tuple[tuple[int | str, ...] | None, Any]:
 
 
 def _whole(y: Any) -> Any:
-    """Which of these floats (n,) stand for one whole number each, as labels do."""
+    """(n,) bool: which of the floats y (n,) represent exactly one whole number, as a label must."""
     return (y == np.rint(y)) & (np.abs(y) < EXACT)
 
 
 def as_classes(values: Any, name: str) -> tuple[int | str, ...]:
-    """Labels as a model holds them: text, or whole numbers as int, which True and False are too.
+    """Labels as Model.classes holds them: str, or int for whole numbers, True and False.
 
-    Raises DataError for another number, and for one of more than 64 bits.
+    Raises DataError for any other number, and for more than 64 bits.
     """
     classes = []
     for value in np.asarray(values).tolist():
@@ -274,12 +280,12 @@ def as_classes(values: Any, name: str) -> tuple[int | str, ...]:
 
 
 def type_of(classes: Sequence[Any]) -> Any:
-    """The NumPy type that holds all of them, which is not the one that NumPy takes where some need 64 bits."""
+    """uint64 if a class needs it, where NumPy alone would choose float64 or object; else None, NumPy's choice."""
     return np.uint64 if isinstance(classes[0], int) and max(classes) >= 2**63 else None
 
 
 def _numbers(X: Any, name: str) -> Any:
-    """Objects, as a table of columns of several types gives them, as float64."""
+    """An object array, such as a table with columns of several types gives, as float64."""
     try:
         return X.astype(np.float64)
     except (TypeError, ValueError) as error:
@@ -287,7 +293,7 @@ def _numbers(X: Any, name: str) -> Any:
 
 
 def _alike(y: Any) -> Any:
-    """Objects that are all text or all numbers as an array of that type, others as they are."""
+    """An object array that is all text or all numbers, as an array of that type; any other array unchanged."""
     if all(isinstance(value, str) for value in y.flat):
         return np.array(y.tolist(), str)
     if all(isinstance(value, Real | np.bool_) for value in y.flat):

@@ -1,7 +1,7 @@
 """IDX, the format of MNIST: a magic number, big-endian sizes, then the bytes; plain or gzip.
 
-Sizes are checked against the file before anything is allocated, and gzip is inflated block by block into one array,
-so that reading needs the memory of the array and no more.
+Sizes are checked against the file before anything is allocated. Gzip is inflated block by block into the final array,
+so reading needs no more memory than the array.
 """
 
 import gzip
@@ -22,9 +22,9 @@ NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "t10k": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-DEFLATE_LIMIT = 1032  # bytes that one byte of deflate can expand to, at most
-EXPANSION = 200  # times its size that a compressed file may unpack to, beyond SPARE; MNIST's digits are 5 times
-SPARE = 64 << 20
+DEFLATE_LIMIT = 1032  # one byte of deflate expands to at most this many bytes
+EXPANSION = 200  # largest accepted ratio of unpacked to compressed size; MNIST's is 5
+SPARE = 64 << 20  # bytes that any file may unpack to, whatever the ratio
 BLOCK = 1 << 17
 GZIP = b"\x1f\x8b"
 UNSIGNED_BYTE = 0x08
@@ -38,7 +38,8 @@ def has_idx(folder: Path) -> bool:
 def load_idx(folder: Path, name: str) -> Dataset:
     """A Dataset from a folder with MNIST's file names, each plain or with .gz; the t10k pair may be absent.
 
-    X is uint8 (n, height * width). Raises DataError: see `read_idx`; a missing file; unequal counts or picture sizes.
+    X is uint8 (n, height * width). Raises DataError as `read_idx` does, for a missing file, and for unequal counts or
+    picture sizes.
     """
     X, y = _pair(folder, "train")
     X_test, y_test = _pair(folder, "t10k") if any(_find(folder, name) for name in NAMES["t10k"]) else (None, None)
@@ -53,8 +54,8 @@ def load_idx(folder: Path, name: str) -> Dataset:
 def read_idx(path: Path, n_dimensions: int) -> Any:
     """The uint8 array of an IDX file.
 
-    Raises DataError: empty, another magic number, a size that the file cannot hold, truncated, bytes left over,
-    corrupt gzip.
+    Raises DataError for an empty file, a wrong magic number, sizes that the file cannot hold, missing or extra bytes,
+    and corrupt gzip.
     """
     if not (path.is_file() or path.is_dir()):  # a pipe would block
         raise DataError(f"{path}: not a regular file; expected an IDX file")
@@ -84,12 +85,12 @@ def read_idx(path: Path, n_dimensions: int) -> Any:
 
 
 def unpacked_limit(size: int) -> int:
-    """Bytes that `size` bytes of a compressed file may unpack to: what more would is a bomb."""
+    """Most bytes that a compressed file of `size` bytes may unpack to; one that claims more is taken for a bomb."""
     return min(size * DEFLATE_LIMIT, max(SPARE, size * EXPANSION))
 
 
 def fill(array: Any, stream: io.BufferedIOBase) -> int:
-    """Read bytes of the stream into a uint8 array (n,), a block at a time; how many there were, n if enough."""
+    """Fill a uint8 array (n,) from the stream, block by block; return the bytes read, less than n if it ends early."""
     view, filled = memoryview(array), 0
     while filled < len(view):
         try:

@@ -1,4 +1,4 @@
-"""Pictures as rows of bytes, through Pillow, which is an extra and is imported only when a picture is read."""
+"""Pictures as rows of bytes. They are read by Pillow, an optional dependency that is imported on first use."""
 
 import math
 import warnings
@@ -16,19 +16,19 @@ from fcgpu.errors import DataError, MissingExtraError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow's others include EPS, which runs Ghostscript
 MAX_PIXELS = 64 * 2**20  # checked before decoding: a small file can claim a picture that fills the memory
-SPARE_PIXELS = 8 * 2**20  # beyond these a picture may have EXPANSION pixels for each byte of its file
+SPARE_PIXELS = 8 * 2**20  # a larger picture may have at most EXPANSION pixels per byte of its file
 GREY_MODES = ("1", "L", "LA")
 DEEP_MODES = ("I", "F")  # 16 and 32 bits, which Pillow would clip to 8
 
 
 def load_folder(root: Path, image_size: tuple[int, int] | None, shape: tuple[int, ...] | None = None) -> Dataset:
-    """A Dataset from a folder with one sub-folder a class, or with `train` and `test` that each hold such sub-folders.
+    """A Dataset from a folder with one sub-folder per class, or with `train` and `test` folders of such sub-folders.
 
-    X is uint8 (n, height * width * 3), or (n, height * width) where every picture is grey; rows are ordered by class,
-    then by file name. Pictures are resized to `image_size` (height, width); without it all must have one size. Or they
-    are resized and converted to `shape`, (height, width) for grey or (height, width, 3).
+    X is uint8 (n, height * width * 3), or (n, height * width) if every picture is grey; rows are ordered by class, then
+    by file name. Pictures are resized to `image_size` (height, width); without it all must have one size. If `shape`,
+    (height, width) for grey or (height, width, 3), is given, they are resized and converted to it instead.
 
-    Raises DataError: fewer than two classes, a class without pictures, and what `read_pictures` refuses.
+    Raises DataError for fewer than two classes, for a class without pictures, and as `read_pictures` does.
     """
     classes = _sub_folders(root)
     split = [folder.name for folder in classes] == ["test", "train"] and all(map(_sub_folders, classes))
@@ -43,7 +43,7 @@ def load_folder(root: Path, image_size: tuple[int, int] | None, shape: tuple[int
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The picture files of a folder by name, hidden ones left out; DataError where there are none."""
+    """The picture files of a folder sorted by name, without hidden ones. Raises DataError if there are none."""
     paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
     if not paths:
         raise DataError(f"{folder}: no pictures in this folder; expected files ending in {' '.join(SUFFIXES)}")
@@ -51,9 +51,9 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def common_shape(paths: Sequence[Path], image_size: tuple[int, int] | None = None) -> tuple[int, ...]:
-    """(height, width) where every picture is grey, else (height, width, 3), from the files' headers.
+    """(height, width) if every picture is grey, else (height, width, 3); only the files' headers are read.
 
-    Raises DataError: without `image_size`, a picture that has not the size of the first.
+    The size is `image_size` or, without it, that of the first picture; then another size raises DataError.
     """
     grey, size = True, image_size
     for path in paths:
@@ -71,9 +71,9 @@ def common_shape(paths: Sequence[Path], image_size: tuple[int, int] | None = Non
 
 
 def read_pictures(paths: Sequence[Path], shape: tuple[int, ...]) -> Any:
-    """uint8 (n, prod(shape)): pictures resized to `shape`, (height, width) grey or (height, width, 3), row by row.
+    """uint8 (n, prod(shape)), a picture per row, resized and converted to `shape`, (height, width[, 3]).
 
-    Raises DataError: a file that is not a readable picture, more than 8 bits a channel, more than MAX_PIXELS.
+    Raises DataError for a file that is not a readable picture, more than 8 bits per channel, or too many pixels.
     """
     X = np.empty((len(paths), math.prod(shape)), np.uint8)
     for path, row in zip(paths, X, strict=True):
@@ -89,7 +89,7 @@ def read_pictures(paths: Sequence[Path], shape: tuple[int, ...]) -> Any:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A Pillow image, its pixels not decoded yet; what Pillow raises becomes a DataError with the path."""
+    """A Pillow image whose pixels are not decoded yet. Errors of Pillow become a DataError that names the path."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -97,10 +97,10 @@ def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise DataError(f"{path}: not a regular file; expected a picture")
     try:
-        # Pillow warns of bombs, which MAX_PIXELS is for, and of damaged tags, which the pixels do not need
+        # Pillow warns of decompression bombs, which are refused below, and of damaged metadata, which is not used.
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             paid = path.stat().st_size * EXPANSION
-            slow = any(part[0] == "bmp_rle" for part in picture.tile)  # which Pillow decodes in Python, byte by byte
+            slow = any(part[0] == "bmp_rle" for part in picture.tile)  # Pillow decodes it in Python, byte by byte
             most = min(SPARE_PIXELS, paid) if slow else min(MAX_PIXELS, max(SPARE_PIXELS, paid))
             if picture.width * picture.height > most:
                 raise DataError(f"{path}: {picture.height} x {picture.width} pixels; expected at most {most} in all")
@@ -114,7 +114,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _labelled(root: Path) -> tuple[list[Path], list[str]]:
-    """The pictures of every class folder and the class of each."""
+    """The paths of the pictures in all class folders, and the class name of each."""
     found = [(path, folder.name) for folder in _sub_folders(root) for path in pictures_in(folder)]
     return [path for path, _ in found], [name for _, name in found]
 

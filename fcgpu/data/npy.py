@@ -1,4 +1,4 @@
-"""NPY and NPZ, numpy's own files: never unpickled, and every size checked before anything is allocated."""
+"""NPY and NPZ, NumPy's file formats. Nothing is unpickled, and every size is checked before anything is allocated."""
 
 import math
 import os
@@ -18,9 +18,9 @@ NPZ_KEYS = (("X", "y", "X_test", "y_test"), ("x_train", "y_train", "x_test", "y_
 
 
 def load_npy(path: Path, most: float = math.inf) -> Dataset:
-    """A Dataset from an array (n, 1 + n_features), the label first; for a moment it is in memory twice.
+    """A Dataset from an array (n, 1 + n_features), the label first. While it loads, it is in memory twice.
 
-    A file of more than half of `most` bytes stays on disk: X is then a read-only map of it.
+    A file larger than half of `most` bytes stays on disk: X is then a read-only memory map.
     """
     table = read_npy(path, most / 2)
     if table.ndim != 2 or table.shape[1] < 2:
@@ -30,7 +30,7 @@ def load_npy(path: Path, most: float = math.inf) -> Dataset:
 
 
 def load_npz(path: Path) -> Dataset:
-    """A Dataset from arrays named as a row of NPZ_KEYS, the test pair optional; pictures are rolled out."""
+    """A Dataset from the arrays of one row of NPZ_KEYS, the test pair optional; pictures are flattened to rows."""
     X, y, X_test, y_test = [*read_npz(path), None, None][:4]
     X, image_shape = rolled_out(X)
     if X_test is not None:
@@ -43,7 +43,7 @@ def load_npz(path: Path) -> Dataset:
 
 
 def rolled_out(X: Any) -> tuple[Any, tuple[int, ...] | None]:
-    """Pictures (n, height, width[, 1 or 3]) as rows and the shape of one; anything else as it is, and None."""
+    """Pictures (n, height, width[, 1 or 3]) flattened to rows, and image_shape; any other X unchanged, and None."""
     if X.ndim == 4 and X.shape[3] == 1:
         X = X[..., 0]
     if X.ndim == 3 or (X.ndim == 4 and X.shape[3] == 3):
@@ -52,9 +52,9 @@ def rolled_out(X: Any) -> tuple[Any, tuple[int, ...] | None]:
 
 
 def read_npy(path: Path, most: float = math.inf) -> Any:
-    """The array of an NPY file, in C order and native bytes. Raises DataError: see `_header`.
+    """The array of an NPY file, in C order and native byte order. Raises DataError as `_array` does.
 
-    One of more than `most` bytes that is so on disk, too, is mapped.
+    A file of more than `most` bytes that is stored in this order already is memory-mapped.
     """
     with path.open("rb") as stream:
         size, name = os.fstat(stream.fileno()).st_size, str(path)
@@ -67,10 +67,11 @@ def read_npy(path: Path, most: float = math.inf) -> Any:
 
 
 def read_npz(path: Path, *, features_only: bool = False) -> list[Any]:
-    """The arrays of an NPZ file that NPZ_KEYS names, in its order; of `features_only` just X, or a single array.
+    """The arrays of an NPZ file that one row of NPZ_KEYS names, in its order.
 
-    Raises DataError: not a zip, truncated, another compression than deflate, a size that the file cannot hold,
-    a missing array, and what `_array` refuses.
+    With `features_only` just the first of them, or the file's only array, whatever its name.
+    Raises DataError for a file that is not a complete zip, a compression other than deflate, a size that the file
+    cannot hold, a missing array, and as `_array` does.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -104,13 +105,15 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: st
     packed = min(info.compress_size, path.stat().st_size)
     room = packed if info.compress_type == zipfile.ZIP_STORED else unpacked_limit(packed)
     if info.file_size > room:
-        raise DataError(f"{path}: array {key} claims {info.file_size} bytes, its part of the file holds at most {room}")
+        raise DataError(
+            f"{path}: array {key} claims to unpack to {info.file_size} bytes, its part of the file holds at most {room}"
+        )
     with archive.open(info) as stream:
         return _array(stream, info.file_size, f"{path}: array {key}")
 
 
 def _array(stream: Any, size: int, name: str) -> Any:
-    """The array of an NPY stream of `size` bytes. Raises DataError: see `_header`; truncated."""
+    """The array of an NPY stream of `size` bytes. Raises DataError as `_header` does, and for missing data."""
     shape, fortran, dtype = _header(stream, size, name)
     data = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
     found = fill(data, stream)
@@ -121,13 +124,14 @@ def _array(stream: Any, size: int, name: str) -> Any:
 
 
 def _header(stream: Any, size: int, name: str) -> tuple[tuple[int, ...], bool, Any]:
-    """Shape, whether in Fortran's order, and dtype of an NPY stream of `size` bytes, which is read up to its data.
+    """(shape, whether in Fortran order, dtype) of an NPY stream of `size` bytes, which is read up to its data.
 
-    Raises DataError: not NPY 1.0, Python objects, not numbers or text, empty, a header that disagrees with the size.
+    Raises DataError for what is not NPY 1.0, Python objects, a dtype that is neither numeric nor text, an empty array,
+    and a header that disagrees with `size`.
     """
     try:
         version = np.lib.format.read_magic(stream)
-        if version != (1, 0):  # later ones allow headers of 4 GB, which only tables with named columns need
+        if version != (1, 0):  # later versions allow headers of 4 GB, which only structured dtypes need
             raise ValueError(f"version {version}, expected (1, 0)")
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     except (zipfile.BadZipFile, zlib.error):
