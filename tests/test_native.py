@@ -271,7 +271,7 @@ def test_products_of_bytes_refuse_other_arrays():
         (A, B, C[:, :4]), (A, np.asfortranarray(B), C), (A, B, np.asfortranarray(C)), (A[::2, ::2], B[::2], C[:2]),
         (A, B, still), (None, B, C), (A[0], B, C), (A, B.astype(int), C.astype(int)),
     ):  # fmt: skip
-        with pytest.raises(TypeError, match="expected bytes A"):
+        with pytest.raises(TypeError, match="expected uint8 A"):
             compiled.native.multiply_bytes(*wrong, 1.0, False)
 
 

@@ -1,7 +1,8 @@
-"""The formulas of training, as a table of functions of the same name and signature on every backend.
+"""The formulas of training: a table of functions, with the same names and signatures on every backend.
 
-`REFERENCE` is the specification: plain array functions. `kernels_for` binds them to a namespace and replaces those
-that have a fused variant, for CuPy or, on a CPU, in C. A kernel writes into buffers that it is handed and returns None.
+`REFERENCE` is the specification: plain array functions. `kernels_for` binds them to a namespace, and replaces those
+that have a fused variant: for CuPy, or in C for the CPU. A kernel writes into buffers that its caller passes in, and
+returns None.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ REFERENCE: dict[str, Callable[..., None]] = {
 def kernels_for(backend: Backend) -> Any:
     """A namespace of kernels bound to the backend: `K.sigmoid(Z, b)`, `K.dense_forward(A, W, Z)`, ...
 
-    Where it `multiplies_bytes`, the features of a dense layer may be uint8.
+    If its `multiplies_bytes` is True, the input A of a dense layer may be uint8.
     """
     table = {**REFERENCE, **(fused.FUSED if backend.on_gpu else native.faster(REFERENCE))}
     bound = {name: partial(function, xp=backend.xp) for name, function in table.items()}

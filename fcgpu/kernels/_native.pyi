@@ -1,4 +1,4 @@
-"""native.c: kernels that return whether they took the arrays that they were given."""
+"""native.c. Kernels that return False, or None, have not supported the arrays they were given, and changed nothing."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""g(Z + b) and its derivative, written with the output A = g(Z + b), as backpropagation needs it.
+"""Activations g and their derivatives, the latter computed from the output A = g(Z + b).
 
-`forward(Z, b)` overwrites Z (..., n, n_out) with g(Z + b), b being (..., 1, n_out).
-`backward(A, dA)` overwrites dA (..., n, n_out) with dZ = dA g'(Z), elementwise; A is used up as scratch.
+`forward(Z, b)` overwrites Z (..., n, n_out) with g(Z + b); b is (..., 1, n_out).
+`backward(A, dA)` overwrites dA (..., n, n_out) with dA g'(Z + b), elementwise; it may overwrite A as scratch.
 """
 
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def leaky_relu_backward(A: Any, dA: Any, *, xp: Any) -> None:
 
 
 def logistic(Z: Any, b: Any, *, xp: Any) -> None:
-    """The sigmoid as a probability, with all its digits also near 0, where `sigmoid` rounds to 0. For outputs only."""
+    """The sigmoid, accurate also near 0, where `sigmoid` rounds to 0: for probabilities. For outputs only."""
     Z += b
     e = xp.exp(-xp.abs(Z))
     xp.divide(xp.where(Z > 0, 1, e), 1 + e, out=Z)
@@ -82,24 +82,24 @@ def softmax(Z: Any, b: Any, *, xp: Any) -> None:
 
 
 def greatest(Z: Any, xp: Any) -> Any:
-    """The greatest of each row (..., n, 1): of a few columns ten times as fast through the transpose."""
+    """The maximum of each row (..., n, 1). Through the transpose, which is ten times as fast for a few columns."""
     return xp.max(xp.swapaxes(Z, -1, -2).copy(), axis=-2)[..., None]
 
 
 def total(Z: Any, xp: Any) -> Any:
-    """The sum of each row (..., n, 1): of a few columns six times as fast as a product."""
+    """The sum of each row (..., n, 1). As a matrix product, which is six times as fast for a few columns."""
     return xp.matmul(Z, xp.ones((Z.shape[-1], 1), dtype=Z.dtype))
 
 
 def exp(Z: Any, b: Any, *, xp: Any) -> None:
-    """e^z, the mean of a Poisson distribution from its logarithm. For outputs only."""
+    """e^z, the mean of a Poisson distribution whose logarithm is z. For outputs only."""
     Z += b
     xp.exp(Z, out=Z)
 
 
 class Activation(NamedTuple):
     forward: Callable[..., None]
-    backward: Callable[..., None] | None  # None: legal for an output only, where the loss gives dZ
+    backward: Callable[..., None] | None  # None for outputs: the loss gives their dZ
 
 
 ACTIVATIONS = {

@@ -1,10 +1,10 @@
-"""What NumPy's own calls cannot say, of the OpenBLAS that NumPy has loaded; without one, NumPy's calls in their place.
+"""Calls into the OpenBLAS that NumPy has loaded, for what NumPy itself does not offer. Without one, NumPy's calls.
 
-    C ← α A B + β C   several at once, each on one of OpenBLAS's own threads
+    C ← α A B + β C   several products at once, each on one of OpenBLAS's own threads
     y ← α x + β y     in one pass through memory
 
-A product is cut where its shape says, and each piece is made on one thread, so that no bit depends on how many there
-are. OpenBLAS's threads take a piece within microseconds, Python's need some fifty.
+How a product is cut into pieces depends on its shape alone, and each piece is computed by one thread, so no bit depends
+on the number of threads. OpenBLAS's threads start on a piece within microseconds; Python's take about fifty.
 """
 
 import ctypes
@@ -21,19 +21,19 @@ from fcgpu.kernels import compiled
 from fcgpu.kernels.denormals import count_as_zero
 
 ROW_MAJOR, AS_IS, TRANSPOSED = 101, 111, 112  # CBLAS's enumerations
-LEAST = 1e6  # multiplications: OpenBLAS up to 0.3.31 crashes on less in a batch of products
-PIECE, PIECES = 3e6, 8  # multiplications that are worth a thread; how many pieces there are at most
+LEAST = 1e6  # multiplications: OpenBLAS up to 0.3.31 crashes if a product in a batch has fewer
+PIECE, PIECES = 3e6, 8  # multiplications that are worth a thread; most pieces of a product
 
-STALL = 2e-3  # seconds more than thrice its shortest time that a call on several threads takes where one was held up
-PAUSE, LONGEST = 0.05, 10.0  # seconds on one thread after that; how long they become where it happens again and again
+STALL = 2e-3  # a call on several threads was held up if it took 3 times its shortest time and these seconds more
+PAUSE, LONGEST = 0.05, 10.0  # seconds on one thread after that: at first, and at most if it keeps happening
 
 Product = tuple[Any, Any, Any]  # (A (m, k), B (k, n), C (m, n))
 
 
 def pieces(A: Any, B: Any, C: Any) -> list[Product]:
-    """A B = C as products of equal parts of C's rows, or of its columns where they are more: a power of two of them.
+    """Cut A B = C into products of equal parts of C's rows, or of its columns if there are more of them.
 
-    Of bytes it is one.
+    The number of pieces is a power of two; it is 1 if A is uint8.
     """
     if A.dtype == np.uint8:
         return [(A, B, C)]
@@ -44,11 +44,12 @@ def pieces(A: Any, B: Any, C: Any) -> list[Product]:
 
 
 def product(made: Sequence[Product], alpha: float = 1.0, beta: float = 0.0, threads: int = 1) -> Callable[[], Any]:
-    """A call that makes C ← α A B + β C of each product, whose arrays are of one type and stay where they are.
+    """A function without arguments that computes C ← α A B + β C for each product.
 
-    Each array is a matrix as it lies in memory or the transpose of one, C as it lies. A may be bytes where the kernels
-    multiply them, B and C are matrices as they lie, and β is 0 or 1. To be called inside `Workers.quiet`, which
-    holds BLAS to the one thread that a call on several leaves behind.
+    The arrays of all products have one dtype, and must stay at their place in memory. A and B have contiguous rows or
+    contiguous columns, C has contiguous rows. If the kernels multiply bytes, A may be uint8; then B must have
+    contiguous rows, too, and β be 0 or 1. Call the function inside `Workers.quiet`, which holds BLAS to one thread: a
+    call on several threads leaves BLAS at one.
     """
     if made[0][0].dtype == np.uint8:
         return partial(_bytes, made, alpha, bool(beta))
@@ -62,14 +63,14 @@ def product(made: Sequence[Product], alpha: float = 1.0, beta: float = 0.0, thre
         return lambda: [call() for call in calls]
     A, B, C = made[0]
     if (alpha, beta) == (1, 0) and C.flags.c_contiguous:
-        return partial(np.dot, A, B, C)  # a microsecond less
+        return partial(np.dot, A, B, C)  # a microsecond faster
     return _gemm(blas, A, B, C, alpha, beta)
 
 
 def axpby(alpha: Any, x: Any, beta: Any, y: Any) -> None:
-    """y ← α x + β y, for arrays of one type and shape that lie in one piece; α and β are numbers or arrays (1,) of one.
+    """y ← α x + β y, for contiguous arrays of one dtype and shape; α and β are numbers or arrays (1,).
 
-    In one pass through memory where y is NumPy's, else as it reads.
+    One pass through memory if y is a NumPy array and there is an OpenBLAS; else several array operations.
     """
     blas = _openblas(y.dtype.char) if isinstance(y, np.ndarray) else None
     if blas is None:
@@ -100,8 +101,10 @@ def _by_numpy(made: Sequence[Product], alpha: float, beta: float) -> None:
 
 
 class Crowd:
-    """Whether other programs want the processors, too: a thread that waits for another, which has none, does so for
-    milliseconds, a hundred times as long as some products take. Then they are made on one thread for a while.
+    """Detects that other programs compete for the processors.
+
+    If one of OpenBLAS's threads gets no processor, the others wait milliseconds for it, a hundred times as long as some
+    products take. Then products are computed on one thread for a while.
     """
 
     def __init__(self) -> None:
@@ -111,7 +114,7 @@ class Crowd:
         return now < self._until
 
     def met(self, now: float) -> None:
-        """A call was held up, and ended `now`. Where that follows a pause closely, the next one is twice as long."""
+        """Pause after a call that was held up and ended `now`; twice as long if the last pause ended shortly before."""
         soon = now - self._until < 10 * self._pause
         self._pause = min(2 * self._pause, LONGEST) if soon else PAUSE
         self._until = now + self._pause
@@ -121,10 +124,10 @@ CROWD = Crowd()
 
 
 class _OpenBLAS(NamedTuple):
-    """Its functions for one type of numbers, and its types."""
+    """OpenBLAS's functions for one dtype, and the ctypes of their arguments."""
 
     gemm: Any
-    gemm_batch: Any  # None in old ones
+    gemm_batch: Any  # None in old versions
     axpby: Any
     set_threads: Any
     integer: Any
@@ -161,11 +164,11 @@ def _together(blas: _OpenBLAS, made: Sequence[Product], alpha: float, beta: floa
 
     shortest = math.inf
 
-    def call(_: Any = made) -> None:  # which lives as long as their places are needed
+    def call(_: Any = made) -> None:  # the default keeps the arrays alive as long as their addresses are in use
         nonlocal shortest
         began = perf_counter()
         alone = CROWD.is_there(began)
-        zeros = count_as_zero(False)  # as in OpenBLAS's threads: the same bits in each
+        zeros = count_as_zero(False)  # OpenBLAS's threads do not flush denormals: the same bits in each thread
         blas.set_threads(1 if alone else threads)
         make()
         blas.set_threads(1)
@@ -180,18 +183,18 @@ def _together(blas: _OpenBLAS, made: Sequence[Product], alpha: float, beta: floa
 
 
 def _place(array: Any) -> Any:
-    return array.ctypes.data_as(ctypes.c_void_p)  # it holds the array
+    return array.ctypes.data_as(ctypes.c_void_p)  # it keeps a reference to the array
 
 
 def _order(array: Any) -> tuple[int, int]:
-    """How a matrix lies in memory, and the distance of its rows, or columns, which of a single one means nothing."""
+    """CBLAS's transpose flag and leading dimension; of a single row or column the stride means nothing."""
     (rows, columns), (down, right) = array.shape, (stride // array.itemsize for stride in array.strides)
     return (AS_IS, max(down, columns)) if right == 1 else (TRANSPOSED, max(right, rows))
 
 
 @cache
 def _openblas(kind: str) -> _OpenBLAS | None:
-    """For kind "f", float32, or "d", float64; None for others, and where NumPy has another BLAS."""
+    """The functions for kind "f" (float32) or "d" (float64); None for others, and if NumPy uses another BLAS."""
     if kind not in "fd":
         return None
     from threadpoolctl import threadpool_info

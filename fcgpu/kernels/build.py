@@ -1,4 +1,4 @@
-"""The step of an installation that compiles native.c, beside its source; without a C compiler it is left out."""
+"""Compiles native.c during installation, into the folder of its source. Without a C compiler it is left out."""
 
 import sys
 import tempfile
@@ -11,22 +11,22 @@ from setuptools import Distribution, Extension
 
 MODULE, SOURCE = "fcgpu.kernels._native", "native.c"
 HEADERS = ("elementwise.h", "passes.h", "tiles.h", "tiles_float.h", "tiles_double.h")
-# Numbers that are none, and errno of sqrt, are looked for by nobody while a loop runs: it may then go by vectors.
+# Nothing reads floating-point exception flags or sqrt's errno; without them the compiler can vectorize the loops.
 OPTIONS = [] if sys.platform == "win32" else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 
 
 class CompileHook(BuildHookInterface):  # type: ignore[misc]
-    """Hatchling's hook."""
+    """Hatchling's build hook: compiles native.c, and makes the wheel a platform wheel if that succeeds."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         root = Path(self.root)
         for stale in (root / "fcgpu" / "kernels").glob("_native.*"):
             if stale.suffix in (".so", ".pyd"):
                 stale.unlink()
-        for macros in ([], [("CLONES", "")]):  # not every compiler makes a function for several processors
+        for macros in ([], [("CLONES", "")]):  # not every compiler supports target_clones
             try:
                 compile_into(root, macros)
-            except Exception as error:  # whatever a machine without a compiler, or without Python.h, comes up with
+            except Exception as error:  # no compiler, no Python.h: errors of many kinds
                 self.app.display_warning(f"fcgpu's kernels in C are left out: {error}")
             else:
                 platform = next(tag.platform for tag in sys_tags() if "manylinux" not in tag.platform)

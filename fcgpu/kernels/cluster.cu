@@ -1,10 +1,10 @@
-// `times` steps of training by one cluster of blocks. Names in capitals, and functions of a layer, come from
-// cluster.py, which says who holds what and why the barriers suffice. Layers are 0 (the features) to L (the output);
-// H = L - 1.
+// `times` steps of training by one cluster of blocks. Names in capitals and functions of a layer's number are defined
+// by cluster.py, which explains what each block holds and why the barriers suffice. Layers are numbered from 0 (the
+// features) to L (the output); H = L - 1.
 
 constexpr int WARPS = THREADS / 32, FEW = 16, MANY = 64;
 constexpr int QUADS = units(1) / 4, WORDS = (size(0) + 3) / 4, CHUNKS = (WORDS + 31) / 32, SPREAD = 128 * CHUNKS;
-constexpr int UP = units(1) % 8 == 0 ? 8 : 4, PASSES = units(1) / UP;  // units of layer 1 that a thread takes at once
+constexpr int UP = units(1) % 8 == 0 ? 8 : 4, PASSES = units(1) / UP;  // UP units of layer 1 per thread and pass
 
 template <typename V> struct alignas(sizeof(V) < 4 ? 4 * sizeof(V) : 16) Four { V v[4]; };
 template <typename V> __device__ __forceinline__ Four<V> four(const V *p) {
@@ -14,10 +14,10 @@ template <typename V> __device__ __forceinline__ void put(V *p, const Four<V> &x
   *reinterpret_cast<Four<V> *>(p) = x;
 }
 
-// Four features, as they are read; number(x, e) is one of them.
+// A word is four features as stored; number(x, e) is feature e of them.
 #if BYTES
 typedef unsigned int Word;
-// 2^23 + x, made of bytes, less 2^23: a conversion is four times slower.
+// Put the byte x into the mantissa of 2^23 and subtract 2^23: four times as fast as a conversion.
 __device__ __forceinline__ T number(Word x, int e) {
   return __uint_as_float(__byte_perm(x, 0x4b000000u, 0x7540u + e)) - 8388608.0f;
 }
@@ -29,7 +29,7 @@ __device__ __forceinline__ T number(const Word &x, int e) { return T(x.v[e]); }
 __device__ __forceinline__ T activated(T z) { T g = ACTIVATION; return g; }
 __device__ __forceinline__ T derived(T a, T dz) { return DERIVATIVE; }
 
-// What changes a parameter: today's learning rate and the rule's numbers.
+// What an update needs besides state and gradient: the learning rate of this step and the rule's numbers.
 struct Rule {
   T rate[1], share[1], alpha, step HYPER_FIELDS;
 };
@@ -44,8 +44,8 @@ __device__ __forceinline__ double change(const Rule &rule, T g, bool weight, T &
   return sum[0];
 }
 
-// Sums x over the lanes that differ in BIT, BIT / 2, ... LAST. A lane keeps KEPT of them, from the index on that it
-// returns.
+// Sum each of the N entries of x over the lanes that differ in the bits BIT, BIT / 2, ... LAST. A lane ends up with
+// KEPT of the sums, in x[0] to x[KEPT - 1]; `run` returns the index of the first.
 template <int N, int BIT, int LAST> struct Fold {
   static constexpr bool halves = N % 2 == 0;
   typedef Fold<halves ? N / 2 : N, BIT / 2, LAST> Next;
@@ -78,17 +78,18 @@ template <int N> struct Fold<N, 0, 1> {
 __device__ __forceinline__ T *shared_at(int offset) { return reinterpret_cast<T *>(shared_memory() + offset); }
 __device__ __forceinline__ void meet_cluster() { cluster_arrive(); cluster_wait(); }
 
-// Of layer l, how many units are this block's own, and the first of them; padded to a multiple of 4.
+// The first of this block's own units of layer l, and how many it has, padded to a multiple of 4.
 template <int l> __device__ __forceinline__ int first_own() { return cluster_rank() * units(l); }
 template <int l> __device__ __forceinline__ int own() {
   int left = padded(l) - first_own<l>();
   return left < 0 ? 0 : left < units(l) ? left : units(l);
 }
-// The columns of W that this block holds: its own, of the output all.
+// The first column of W that this block holds: of its own units; for the output layer, which it holds whole, 0.
 template <int l> __device__ __forceinline__ int first_column() { return l == L ? 0 : first_own<l>(); }
 
-// done(row, quad, sums of A[row] W over the inputs), for 4 outputs at a time: W is [input][stride] or, by ROWS,
-// [output][stride]. Eight lanes take eight rows, or of many sixteen, and four such groups share the inputs among them.
+// Call done(row, quad, sums, part), with the sums of A[row] W over the inputs, for 4 outputs (a quad) at a time. W is
+// [input][stride] or, with ROWS, [output][stride]. Eight lanes take eight rows, in large batches sixteen; four such
+// groups of lanes, the parts, share the inputs.
 template <bool ROWS, typename F>
 __device__ __forceinline__ void product(
     int m, const T *A, int lda, int inputs, const T *W, int stride, int quads, const F &done) {
@@ -123,9 +124,9 @@ __device__ __forceinline__ void product(
   }
 }
 
-// W -= rule(A^T dZ) for `inputs` rows of W and, with a bias, one more, of inputs that are always 1. Never inlined, so
-// that two copies of a weight get equal bits. Begins with the warp that so many tiles before it leave free. Returns the
-// thread's part of the penalty.
+// Update `inputs` rows of W with the gradient A^T dZ and, with `bias`, one more row, whose input is always 1. Never
+// inlined, so that both copies of a weight get the same bits. `before` tiles have been dealt to the warps already; this
+// deals on from there. Returns the thread's part of the penalty.
 __device__ constexpr int tiles(int rows, int quads) { return (rows + 7) / 8 * quads; }
 __device__ __noinline__ double descend(
     Rule rule, int m, int before, int A_at, int lda, int inputs, bool bias, int dZ_at, int ldz, int quads, int W_at,
@@ -153,7 +154,7 @@ __device__ __noinline__ double descend(
   return penalty;
 }
 
-// Four units of layer l in row r, into every block, a quarter of them by each of four lanes.
+// Write four units of a row to `place` in every block; each of four lanes (`part`) writes to a quarter of the blocks.
 __device__ __forceinline__ void publish(T *place, const Four<T> &x, int part) {
 #pragma unroll
   for (int c = 0; c < BLOCKS; c += 4)
@@ -179,7 +180,7 @@ template <int l> __device__ __forceinline__ void forward(int m) {
   }
 }
 
-// From dZ of layer l + 1, whole, to that of layer l; every change of weights that it allows.
+// From all of dZ of layer l + 1 to this block's part of dZ of layer l, with every weight update that is possible then.
 template <int l> __device__ __forceinline__ double backward(const Rule &rule, int m) {
   double penalty = 0;
   int before = 0;
@@ -203,7 +204,7 @@ template <int l> __device__ __forceinline__ double backward(const Rule &rule, in
                           column_slice(L), width(L), (inputs(L) + 1) * width(L));
     before += tiles(inputs(L) + 1, padded(L) / 4);
     if (cluster_rank() == 0) penalty += mine;
-    if constexpr (H == 1) cluster_arrive();  // the others' next outputs may come
+    if constexpr (H == 1) cluster_arrive();  // from now on other blocks may overwrite this block's A
   }
   if constexpr (l > 1) {
     penalty += descend(rule, m, before, outputs(l - 1), ld(l - 1), inputs(l), true,

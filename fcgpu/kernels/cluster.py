@@ -1,20 +1,23 @@
-"""Many steps in one launch: small batches on a cluster of thread blocks, whose shared memory holds all the parameters.
+"""Many steps of small batches in one launch, by a cluster of thread blocks whose shared memory holds all parameters.
 
-A step of a small batch is all latency where it is a dozen launches. Here blocks stay, on GPUs of compute capability 9.0
-and later, and between two phases of a step wait for one another by a barrier of their cluster. Block c owns some units
-of each hidden layer:
-    W and b into its units (`column_slice`), which it changes; A and dZ of its units, which it writes into every block;
-    W from its units on (`row_slice`), a copy that it changes by the same sums in the same order, so to the same bits.
-Of the last layer, which is small, every block holds all of W, computes all of Z and dZ, and makes every change.
+As a dozen launches, a step of a small batch is nothing but latency. Here the blocks stay resident (compute capability
+9.0 and later) and synchronise between the phases of a step by cluster barriers. Each block owns some units of each
+hidden layer. It holds:
+    column_slice : W and b that lead into its units, which it updates;
+    row_slice : a copy of W that leads from its units to the next layer. It is updated with the same sums in the same
+        order as the other blocks' column slices, so it has the same bits.
+A block computes A and dZ of its units and writes them into the shared memory of every block. The last layer is small:
+every block holds all of its W, computes all of its Z and dZ, and makes all of its updates.
 
-Barriers. A of layer l is read by others until they have changed W of layer l + 1 by columns, which is before they
-arrive at the barrier that publishes dZ of layer l + 1; it is written next behind that one. dZ of layer l is read until
-the next step's first barrier, and is written behind it. Two for each hidden layer, less one, are then enough. With one
-hidden layer there is no dZ to publish: there a second barrier, which nobody waits at, protects A.
+Barriers. A block reads the others' A of layer l until it has updated its column slice of layer l + 1. That is before it
+arrives at the barrier that publishes dZ of layer l + 1; A is overwritten only after that barrier. dZ of layer l is read
+until the next step's first barrier, and overwritten only after it. So two barriers per hidden layer, less one, are
+enough. With one hidden layer there is no dZ to publish. There a split barrier protects A: a block arrives after its
+last read of A, and waits in the next step, just before it writes A.
 
-Features are multiplied with W as they are stored, and the sums with their scale.
+Features are multiplied by W as they are stored, and the sums by their scale.
 
-The text is in `cluster*.cu`, and what it asks of the device in `ptx.cu`; the formulas are those of all other kernels.
+The kernel's text is in `cluster*.cu`, its device functions in `ptx.cu`; the formulas are those of all other kernels.
 """
 
 from dataclasses import dataclass, replace
@@ -35,15 +38,15 @@ TEXTS = ("cluster.cu", "cluster_features.cu", "cluster_steps.cu")
 THREADS = 512
 # A step of 784-128-64-10 on an H100 took 13 us with 10 rows, 18 with 32, 46 with 128; as a graph of launches 34 to 36.
 MOST_OUTPUTS, MOST_ROWS = 32, 64
-MOST_IN_PLACE = 1 << 34  # features that are read where they are stored: four a word, whose number is of 32 bits
+MOST_IN_PLACE = 1 << 34  # features that can be read from global memory: four per word, and words have 32-bit indices
 RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")
 TYPES = {"T": "dtype", "U": "features", "I": "targets"}
-NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14  # of CUfunction_attribute: more than 8 blocks
+NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14  # CUfunction_attribute that allows clusters of more than 8 blocks
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a kernel is compiled for. X is of type `features` and y of type `targets`, (n, k) where `dense`."""
+    """What a kernel is compiled for. X has dtype `features`, y dtype `targets`; y is (n, k) if `dense`, else (n,)."""
 
     sizes: tuple[int, ...]
     activation: str
@@ -55,19 +58,21 @@ class Shape:
     dense: bool
     count: bool
     regularised: bool
-    batch: int  # rows at most
+    batch: int  # most rows of a batch
     blocks: int = 16
     threads: int = THREADS
-    buffers: int = 2  # of a batch's features in shared memory, or 0: they are read where they are stored
+    buffers: int = 2  # for a batch's features in shared memory; 0 if they are read from global memory
 
     @cached_property
     def bytes(self) -> int:
-        """Of each block's shared memory."""
+        """Bytes of shared memory per block."""
         return layout(self).bytes
 
 
 class Layout(NamedTuple):
-    """Where things lie: tables by layer, and single numbers, of bytes and rows; `bytes` of each block's memory."""
+    """Offsets in bytes, and sizes. `tables` have one entry per layer, `numbers` are single values, and `bytes` is the
+    size of a block's shared memory.
+    """
 
     tables: dict[str, list[int]]
     numbers: dict[str, int]
@@ -75,7 +80,7 @@ class Layout(NamedTuple):
 
 
 def layout(shape: Shape) -> Layout:
-    """Of a block's shared memory, and of the flat vectors."""
+    """The layout of a block's shared memory and of the flat vectors."""
     n, last, size = shape.sizes, len(shape.sizes) - 1, np.dtype(shape.dtype).itemsize
     features, targets = np.dtype(shape.features).itemsize, np.dtype(shape.targets).itemsize
     padded = [up(m, 4) for m in n]
@@ -123,13 +128,15 @@ def layout(shape: Shape) -> Layout:
 
 
 def rows_of_a_thread(shape: Shape) -> int:
-    """Rows of the batch that a thread multiplies with a weight that it has read, as many as its registers hold."""
+    """Rows of the batch that a thread multiplies by each weight that it has read: as many as its registers hold."""
     most = 2 if shape.dtype == "float64" else 8 if np.dtype(shape.features).itemsize == 1 else 4
     return -(-shape.batch // -(-shape.batch // most))
 
 
 class Rule(NamedTuple):
-    """An update's text: its numbers beside rate and t, its state, what it does for a parameter, and once in a step."""
+    """An update rule's text: names of its numbers (without rate and t) and of its state, its statements for each
+    parameter, and its statements once per step.
+    """
 
     numbers: list[str]
     state: list[str]
@@ -146,7 +153,7 @@ def _rule(name: str) -> Rule:
 
 
 def source(shape: Shape) -> str:
-    """The kernel's text for a shape, without what it asks of the device."""
+    """The kernel's text for a shape, without the device functions of ptx.cu."""
     rule, lay = _rule(shape.rule), layout(shape)
     states = range(1, len(rule.state) + 1)
     once = "".join(f"const T {name} = rule.{name}; " for name in rule.numbers) + "const T *rate = rule.rate; "
@@ -195,11 +202,11 @@ def source(shape: Shape) -> str:
 
 
 def fitting(shape: Shape, most_bytes: int, features: int) -> list[Shape]:
-    """The shape on as many blocks as help, and on 8 where a GPU refuses more: those that fit, the fastest first.
+    """The shape with up to 16 blocks, and with up to 8 in case a GPU refuses more: those that fit, the fastest first.
 
-    most_bytes : of a block's shared memory; features : X.size.
+    most_bytes : largest shared memory of a block; features : X.size.
     """
-    useful = 1  # each block takes 4 units or a multiple
+    useful = 1  # each block takes a multiple of 4 units
     while 4 * useful < max(shape.sizes[1:-1]):
         useful *= 2
     found = []
@@ -215,9 +222,7 @@ def fitting(shape: Shape, most_bytes: int, features: int) -> list[Shape]:
 
 @lru_cache(maxsize=32)
 def kernel(shape: Shape, xp: Any, device: int) -> Any:
-    """The compiled kernel, ready to be launched on the device, the current one; CuPy keeps it on disk. Raises whatever
-    keeps it from that.
-    """
+    """The compiled kernel for the current device, whose number is `device`. Raises what CuPy raises."""
     made = xp.RawKernel(program(source(shape)), NAME, options=("--std=c++17",))
     made.max_dynamic_shared_size_bytes = shape.bytes
     if shape.blocks > 8:
@@ -226,7 +231,7 @@ def kernel(shape: Shape, xp: Any, device: int) -> Any:
 
 
 class Vectors(NamedTuple):
-    """The arrays of a run on the device, as the kernel's parameters name them; order None where there is none."""
+    """The device arrays of a run, named like the kernel's parameters; order may be None."""
 
     X: Any
     y: Any
@@ -246,8 +251,10 @@ def arguments(
     arrays: Vectors, every: int, stride: int, rows: int, times: int, scale: float, portion: float, alpha: float,
     numbers: tuple[float, ...],
 ) -> tuple[Any, ...]:  # fmt: skip
-    """Of the kernel: `times` steps of one epoch, of `rows` samples each. An epoch has `every` steps and a step begins
-    `stride` samples behind the last; numbers are those of the rule, in the order of its formula.
+    """The kernel's arguments for `times` steps of one epoch, each of `rows` samples.
+
+    An epoch has `every` steps; each begins `stride` samples after the one before. `numbers` are the rule's, in the
+    order of its formula.
     """
     X, y, order, params, state, *others = arrays
     states = (*state, params, params)[:2]
@@ -259,7 +266,7 @@ def arguments(
 
 
 def numbers_of(rule: str, options: dict[str, Any]) -> tuple[float, ...]:
-    """The rule's numbers as its formula names them, from its hyperparameters."""
+    """The numbers of the rule's formula, in its order, from the hyperparameters."""
     known = dict(options)
     if "momentum" in known:
         known["mu"] = known["momentum"]

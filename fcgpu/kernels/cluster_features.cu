@@ -1,7 +1,7 @@
-// Layer 1 of a cluster, nearly all of the arithmetic: its inputs are as they are stored, four of them a word.
+// Layer 1 of a cluster, which does nearly all of the arithmetic. Its inputs are features as stored, four to a word.
 
-// Features lie in shared memory, or where they are stored: all of them, and the place of a row, in words. There are
-// 2^32 of these at most, for `fitting` sees to it: places of 64 bits are more than the registers hold.
+// The features, in shared or global memory, and the index of a row's first word. 32 bits are enough, which `fitting`
+// ensures; 64-bit indices would need more registers than there are.
 __device__ __forceinline__ const Word *features(const U *X) {
   return reinterpret_cast<const Word *>(BUFFERS ? reinterpret_cast<const U *>(shared_memory() + FEATURES) : X);
 }
@@ -9,7 +9,7 @@ __device__ __forceinline__ unsigned int row_at(const long long *source, int buff
   return BUFFERS ? (buffer * BATCH + row) * (ROW / 4) : (unsigned int)(source[row] * (size(0) / 4));
 }
 
-// Sums of X W for this block's units, in parts of the features: scratch [part][row][unit]. Returns the parts.
+// scratch [part][row][unit] = X W for this block's units, summed over a part of the features. Returns how many parts.
 __device__ __forceinline__ int features_forward(int m, const U *X, const long long *source, int buffer) {
   int lane = threadIdx.x % 32, groups = (m + R - 1) / R, parts = WARPS / groups;
   parts = parts < 1 ? 1 : parts < CHUNKS ? parts : CHUNKS;
@@ -53,8 +53,9 @@ __device__ __forceinline__ int features_forward(int m, const U *X, const long lo
   return parts;
 }
 
-// W1 -= rule(scale X^T dZ1). Eight lanes take eight words of four features. Four such groups share the rows, and then
-// each has one of the four features; of few rows each takes all, and its feature from the first.
+// Update W1 with the gradient scale X^T dZ1. Eight lanes take eight words of four features. Four such groups of lanes
+// share the rows, and fold their sums so that each keeps one of the four features; in a small batch (BATCH <= FEW) each
+// group takes all rows, but only its own feature.
 __device__ __forceinline__ double features_descend(
     const Rule &rule, int m, const U *X, const long long *source, int buffer, T scale) {
   constexpr int span = QUADS * SPREAD * 4, groups = (WORDS + 7) / 8;

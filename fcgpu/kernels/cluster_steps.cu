@@ -1,6 +1,7 @@
-// The steps of a cluster, and what comes into its shared memory and goes out again.
+// The steps of a cluster, and the transfers between global memory and its shared memory.
 
-// Between the flat vectors, [W; b] padded, and this block's copies: visit(flat index or -1 for what is padded, place).
+// Call visit(index, place, span) for each parameter in this block's shared memory. `index` is into the flat vectors,
+// which hold padded [W; b] of each layer, or -1 for padding; `span` is the distance between a parameter and its state.
 template <typename F> __device__ __forceinline__ void visit_features(const F &visit) {
   T *W = shared_at(W1);
   for (int i = threadIdx.x; i < QUADS * SPREAD * 4; i += THREADS) {
@@ -33,7 +34,7 @@ template <int l, typename F> __device__ __forceinline__ void visit_all(bool copi
   if constexpr (l < L) visit_all<l + 1>(copies, visit);
 }
 
-// Bytes that come by asynchronous copies of the widest kind that rows allow, else one number at a time.
+// Copy a row to shared memory by a warp: by the widest asynchronous copies that its size allows, else number by number.
 template <typename V, int N> __device__ __forceinline__ void bring(V *to, const V *from) {
   constexpr int bytes = N * sizeof(V), wide = bytes % 16 == 0 ? 16 : bytes % 8 == 0 ? 8 : bytes % 4 == 0 ? 4 : 0;
   int lane = threadIdx.x % 32;
@@ -69,7 +70,7 @@ extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THRE
   long long *sources = reinterpret_cast<long long *>(memory + SOURCES);
   double *losses = reinterpret_cast<double *>(memory + LOSSES), *rights = losses + BATCH;
   double *penalties = reinterpret_cast<double *>(memory + PENALTIES), *partial = penalties + 2 * BLOCKS;
-  const bool keeps = rank == 0 && me >= THREADS - 32;  // the warp that adds up
+  const bool keeps = rank == 0 && me >= THREADS - 32;  // the warp that sums losses for the history
   const long long done = at[0], start = done % every * stride;
   const T *rates_now = rates + (done - first[0]);
   const double steps_before = t_done[0];
@@ -77,7 +78,7 @@ extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THRE
   if (keeps) for (int j = 0; j < 3; ++j) sums[j] = history[3 * (done / every) + j];
 
   for (int i = me; i < BUFFERS * BATCH * ROW * (int)sizeof(U); i += THREADS) memory[FEATURES + i] = 0;
-  for (int i = me; i < BATCH * units(1); i += THREADS) shared_at(DZ1)[i] = 0;  // of units that are nobody's it stays 0
+  for (int i = me; i < BATCH * units(1); i += THREADS) shared_at(DZ1)[i] = 0;  // stays 0 for units that no block owns
   T *vectors[3] = {params, state_1, state_2};
   visit_all<1>(true, [&](int from, T *to, int span) {
     for (int j = 0; j <= STATES; ++j) to[j * span] = from < 0 ? T(0) : vectors[j][from];
@@ -92,7 +93,7 @@ extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THRE
   bring_all(m, X, y, sources, 0);
   meet_cluster();
 
-  // Of a step: its loss, with the penalties that every block has sent, which have come by the next barrier.
+  // Add up a step's loss and the penalties that all blocks have sent; to be called after the next cluster barrier.
   auto finish = [&](int step) {
     if (!keeps) return;
     double loss = 0, right = 0, penalty = 0;
@@ -185,7 +186,7 @@ extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THRE
     }
     __syncthreads();
     {
-      // A row to a group of lanes, an output to each.
+      // A group of lanes works on a row, and each lane on one output.
       const I *y = reinterpret_cast<const I *>(memory + TARGETS) + now * BATCH * Y;
       constexpr int k = size(L), GROUP = k <= 4 ? 4 : k <= 8 ? 8 : k <= 16 ? 16 : 32, n = 1 << 30;  // no row repeats
       constexpr bool dense = DENSE;

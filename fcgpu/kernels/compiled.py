@@ -1,4 +1,4 @@
-"""native.c as a module, or None: it is compiled when fcgpu is installed, on a machine that has a C compiler."""
+"""native.c as a module, or None. It is compiled when fcgpu is installed, if the machine has a C compiler."""
 
 from functools import cache
 from typing import Any
@@ -12,12 +12,12 @@ except ImportError:
 
 @cache
 def multiplies_bytes() -> bool:
-    """Has this processor a unit for products of bytes and floats, so that pixels need not become floats?"""
+    """Whether native.c multiplies uint8 by float matrices here: it needs a processor with a tile unit (AMX)."""
     return native is not None and bool(native.has_tiles())
 
 
 def in_words() -> str:
-    """What the CPU's kernels are here."""
+    """For `fcgpu info`: which kernels the CPU uses."""
     if native is None:
         return "NumPy's; with a C compiler where fcgpu is installed they are faster"
     return f"compiled C{', products of bytes on the tile unit (AMX)' if multiplies_bytes() else ''}"

@@ -1,7 +1,7 @@
-"""Denormals, the numbers nearer to 0 than the least normal one (1.2e-38 in float32): as zeros, while training.
+"""Flush denormals, numbers below the least normal one (1.2e-38 in float32), to zero while training.
 
-A processor takes up to a hundred times as long to compute with one. Squares of small gradients are full of them, and
-so are probabilities of what a network is sure not to see. x86-64 on Linux; on others nothing is done, and little lost.
+A processor takes up to a hundred times as long to compute with one. They are common among squares of small gradients,
+and among probabilities of classes that a network is sure of. Works on x86-64 Linux; elsewhere nothing is done.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-ZERO = 0x8040  # of MXCSR: results are flushed to zero, operands count as zeros
+ZERO = 0x8040  # bits of MXCSR: flush denormal results to zero, and take denormal operands as zero
 
 
 class _Environment(ctypes.Structure):
@@ -24,7 +24,7 @@ _get, _set = (getattr(_C, name, None) for name in ("fegetenv", "fesetenv"))
 
 
 def do_count_as_zero() -> bool:
-    """Do denormals count as zeros in this thread?"""
+    """Whether this thread flushes denormals to zero."""
     if _get is None or _set is None:
         return False
     now = _Environment()
@@ -33,7 +33,7 @@ def do_count_as_zero() -> bool:
 
 
 def count_as_zero(zero: bool) -> bool:
-    """Do denormals count as zeros in this thread from now on? Returns whether they did."""
+    """Set whether this thread flushes denormals to zero; return whether it did before."""
     before = do_count_as_zero()
     if zero != before and _get is not None and _set is not None:
         now = _Environment()
@@ -45,7 +45,7 @@ def count_as_zero(zero: bool) -> bool:
 
 @contextmanager
 def as_zeros() -> Iterator[None]:
-    """In this thread."""
+    """Flush denormals to zero in this thread, inside the context."""
     before = count_as_zero(True)
     try:
         yield

@@ -1,12 +1,12 @@
-"""The tile of samples, and the two faces of a dense layer. Leading axes are free: M stacked models are one call."""
+"""Loading a tile of samples, and a dense layer forward and backward. A leading axis stacks several models in a call."""
 
 from typing import Any
 
 
 def load_tile(X: Any, rows: Any, A: Any, *, xp: Any) -> None:
-    """Overwrite A (n, width) with X[rows], in A's type. X stays as it is stored.
+    """Overwrite A (n, width) with X[rows], converted to A's dtype.
 
-    rows is a slice or (n,) indices, or one of them with a slice of columns behind it.
+    rows is a slice or (n,) indices, or a tuple of one of these and a slice of columns.
     """
     A[...] = X[rows]
 
@@ -14,7 +14,7 @@ def load_tile(X: Any, rows: Any, A: Any, *, xp: Any) -> None:
 def dense_forward(A: Any, W: Any, Z: Any, scale: float = 1.0, *, xp: Any) -> None:
     """Overwrite Z (..., n, n_out) with scale A W, from A (..., n, n_in) and W (..., n_in, n_out).
 
-    The scale of pixels multiplies Z and not A, which is wider.
+    The scale, such as 1/255 for pixels, is applied to Z, which has fewer columns than A.
     """
     xp.matmul(A, W, out=Z)
     if scale != 1:
@@ -26,8 +26,8 @@ def dense_backward(
 ) -> None:
     """Overwrite db (..., 1, n_out), dW (..., n_in, n_out) and, unless None, dA (..., n, n_in).
 
-    From dZ (..., n, n_out): dW = scale Aᵀ dZ, db = 1ᵀ dZ, dA = scale dZ Wᵀ. A scale multiplies dZ, and leaves it so.
-    ones is 1ᵀ (1, n): as a product the sum over the samples is three times as fast.
+    From dZ (..., n, n_out): dW = scale Aᵀ dZ, db = 1ᵀ dZ, dA = scale dZ Wᵀ. If scale is not 1, dZ is left scaled by it.
+    ones is 1ᵀ (1, n): as a matrix product the sum over the samples is three times as fast.
     """
     xp.matmul(ones, dZ, out=db)
     if scale != 1:

@@ -1,14 +1,15 @@
-"""Kernels of a training step as a CUDA graph can hold it: each is one launch, allocates nothing and fetches nothing.
+"""Kernels of a training step that a CUDA graph can record: each is one launch, allocates nothing, copies nothing to the
+host.
 
-What changes from step to step they read on the device: `at` counts the steps, and says which rows are next, where their
-loss is written and which learning rate is due. Sums go block by block into an array of partial sums, which `turn` adds
-up in order: no order of threads changes a bit.
+What changes from step to step is read on the device: `at` counts the steps and determines which rows are next, which
+learning rate applies, and which row of the history gets the loss. Sums go block by block into an array of partial sums,
+which `turn` adds up in a fixed order, so the order of threads changes no bit.
 
-A layer is one matrix [W; b] of n_in + 1 rows and n_out columns, and its input has one unit more, which is always 1:
+A layer is one matrix [W; b] of n_in + 1 rows and n_out columns, and its input has one more unit, which is always 1:
     Z = [A 1] [W; b]   and   [dW; db] = [A 1]ᵀ dZ,
-and neither the bias nor its gradient costs a launch. Rows and columns are padded to multiples of 8, and what is padded
-is 0 and stays 0: the products find whole vectors of 16 bytes, and so do the kernels here, which take 8 numbers a
-thread. Their text is in `kernels/formulas.py`.
+so neither the bias nor its gradient costs a launch. Rows and columns are padded with zeros to multiples of 8, and the
+padding stays 0: the products work on aligned vectors of 16 bytes, and so do these kernels, with 8 numbers per thread.
+Their text is in `kernels/formulas.py`.
 """
 
 from collections.abc import Sequence
@@ -28,15 +29,15 @@ def activate(name: str, A: Any, n: int, *, xp: Any) -> None:
 
 
 def derive(name: str, A: Any, dA: Any, n: int, *, xp: Any) -> None:
-    """Overwrite dA (..., rows, width) with [dA g'(Z) 0] of its first n columns, from A = [g(Z) 1 0]."""
+    """Overwrite the first n columns of dA (..., rows, width) with dA g'(Z), the others with 0, from A = [g(Z) 1 0]."""
     kernel(f"{name}_backward", xp)(A, n, A.shape[-1] // WIDTH, dA, size=A.size // WIDTH)
 
 
 class Place(NamedTuple):
-    """Where a step finds its samples: from row at % steps * batch on of `order`, or of their own where that is None.
+    """Where a step finds its samples: rows order[i], for i from at % steps * batch on; without an order, rows i.
 
-    at (1,) int64 counts the steps, of which `steps` make an epoch; order is (n_samples,) int64. Where not all features
-    are on the device, their row 0 is row `first`.
+    at (1,) int64 counts the steps; an epoch has `steps`. order is (n_samples,) int64 or None. If only a chunk of the
+    features is on the device, its row 0 is row `first` of the data.
     """
 
     at: Any
@@ -47,8 +48,9 @@ class Place(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Samples: X (n, d) as stored or (n, width) as [scale X, one, 0]; y; and, of any size where they do not serve,
-    weights (n,) and ids (n,) uint32.
+    """Samples: X (n, d) as stored, or (n, width) as [scale X, one, 0]; y; weights (n,); ids (n,) uint32.
+
+    weights and ids may be of any size if they are not used.
     """
 
     X: Any
@@ -69,7 +71,10 @@ def load(
     *,
     xp: Any,
 ) -> None:
-    """Fill `into` with the step's samples from its row `start` on; its X is [scale X, one, 0]."""
+    """Fill `into` with the samples of the step from its row `start` on; into.X becomes [scale X, one, 0].
+
+    weighted, named : whether weights and ids are used.
+    """
     X, A = samples.X, into.X
     order = place.at if place.order is None else place.order
     k = samples.y.size // len(samples.y)
@@ -80,22 +85,22 @@ def load(
 
 
 def split(M: Any, n: int, scale: float, parts: Any, *, xp: Any) -> None:
-    """Overwrite parts (rows, pieces, columns), of a half's type, with numbers whose sum over the pieces is M (rows,
-    columns), its first n rows times scale: each piece is what the ones before it leave, rounded.
+    """Overwrite parts (rows, pieces, columns), of a 16-bit dtype, with pieces whose sum is M (rows, columns), where the
+    first n rows of M are multiplied by scale. Each piece is the rounded remainder of those before it.
     """
     kernel("split", xp)(M, M.shape[1], n, scale, parts.shape[1], parts)
 
 
 def merge(parts: Any, n: int, scale: float, M: Any, *, xp: Any) -> None:
-    """Overwrite M (rows, columns) with the sum of parts (rows, pieces, columns) over the pieces; its first n rows times
-    scale.
+    """Overwrite M (rows, columns) with the sum of parts (rows, pieces, columns) over the pieces, the first n rows
+    multiplied by scale.
     """
     kernel("merge", xp)(parts, M.shape[1], n, scale, parts.shape[1], M)
 
 
 def share(weights: Any, place: Place, n: int, tiny: float, share: Any, *, xp: Any) -> None:
-    """Overwrite share (1,) with 1 / Σ weights over the n samples of the step; where all are 0 with 0, which makes the
-    loss, its penalty and gradient 0.
+    """Overwrite share (1,) with 1 / Σ weights over the n samples of the step; with 0 if all weights are 0, which makes
+    the loss, the penalty and the gradient 0.
     """
     kernel("share", xp)(
         weights, place.at if place.order is None else place.order, place.at, place.steps, place.batch, n, tiny,
@@ -108,8 +113,9 @@ def loss(
     losses: Any, rights: Any, *, xp: Any,
 ) -> None:  # fmt: skip
     """Overwrite the first n_outputs columns of dZ with (prediction - target) weight loss_scale, from the logits Z
-    (..., n, width), which it uses up and which dZ may be; losses and rights with the sums, over each block of rows, of
-    weight * loss and, to count, of right answers. weight is share, `weighted` times the sample's own.
+    (..., n, width); losses (blocks,) with sums of weight * loss over each block of rows; and rights (blocks,) with the
+    correct predictions of each block, if `count`. Z is overwritten as scratch, and may be dZ. weight is share, times
+    the sample's weight if `weighted`.
     """
     y = rows.y
     kernel(name, xp)(
@@ -119,29 +125,31 @@ def loss(
 
 
 def blocks(n: int) -> int:
-    """Partial sums of n rows or numbers."""
+    """Number of partial sums for n rows or numbers."""
     return -(-n // BLOCK)
 
 
 def dropout(A: Any, n: int, keep: Any, key: Any, ids: Any, rate: float, *, xp: Any) -> None:
-    """As the reference, of the first n columns of A (rows, width). keep is (rows, n) bool, key (2,), ids (rows,)."""
+    """The reference's dropout, for the first n columns of A (rows, width); keep is (rows, n), key (2,), ids (rows,)."""
     kernel("dropout", xp)(key, ids, n, threshold(rate), 1 / (1 - rate), A[:, :n], keep)
 
 
 def dropout_backward(A: Any, dA: Any, n: int, keep: Any, rate: float, *, xp: Any) -> None:
-    """As the reference, of the first n columns of A and dA (rows, width)."""
+    """The reference's dropout_backward, for the first n columns of A and dA (rows, width)."""
     kernel("dropout_backward", xp)(keep, 1 - rate, 1 / (1 - rate), A[:, :n], dA[:, :n])
 
 
 def to_bytes(X: Any, times: int, rounding: float, *, xp: Any) -> tuple[Any, Any]:
-    """times X as bytes, and (1,) whether some number is another, by more than so much of it."""
+    """times X rounded to uint8, and (1,) int32: 1 if some number is not a whole one from 0 to 255, up to a relative
+    error of `rounding`.
+    """
     made, others = xp.empty(X.shape, dtype=np.uint8), xp.zeros((1,), dtype=np.int32)
     kernel("to_bytes", xp)(X, times, rounding, made, others)
     return made, others
 
 
 class Sums(NamedTuple):
-    """Partial sums of a step, each (blocks,) float64: of loss, right answers, penalty, squares of the gradient."""
+    """Partial sums of a step, each (blocks,) float64: loss, correct predictions, penalty, squares of the gradient."""
 
     losses: Any
     rights: Any
@@ -150,7 +158,9 @@ class Sums(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What the host knows ahead: rates (n,), keys (n + 1, 2 layers) uint32 of the steps from first (1,) int64 on."""
+    """What the host computes ahead for the steps from first (1,) int64 on: learning rates (n,), and dropout's keys
+    (n + 1, 2 layers) uint32.
+    """
 
     rates: Any
     keys: Any
@@ -158,24 +168,27 @@ class Tables(NamedTuple):
 
 
 class Now(NamedTuple):
-    """What a step leaves to the next, and to the host."""
+    """What a step leaves for the next one and for the host."""
 
-    totals: Any  # (3,) float64: loss with penalty, penalty, right answers
-    history: Any  # (epochs, 3) float64, their sums by epoch
+    totals: Any  # (3,) float64: loss with penalty, penalty, correct predictions
+    history: Any  # (epochs, 3) float64: their sums over each epoch
     at: Any  # (1,) int64, steps done
     t: Any  # (1,) float64, steps done as the optimizer counts them
-    rate: Any  # (1,)
-    clip: Any  # (1,), what the gradient is to be multiplied by
-    key: Any  # (2 layers,) uint32
+    rate: Any  # (1,), the learning rate
+    clip: Any  # (1,), factor that clips the gradient
+    key: Any  # (2 layers,) uint32, dropout's
 
 
 def turn(
     sums: Sums, tables: Tables, now: Now, used: Sequence[int], steps: int, portion: float, limit: float,
     advance: bool, *, xp: Any,
 ) -> None:  # fmt: skip
-    """Add up the partial sums, of which `used` serve: of losses and rights, of penalties, of squares. To advance, add
-    to this epoch's row of the history, set the rate of this step and the keys of the next, and count. An epoch has
-    `steps` steps, and this one a `portion` of its samples; limit is the greatest norm of a gradient.
+    """Add up the partial sums into now.totals, and set now.clip.
+
+    used : how many partial sums count, of losses and rights, of penalties, and of squares.
+    If `advance`, also add the totals to this epoch's row of the history, set the learning rate of this step and the
+    keys of the next, and count the step. An epoch has `steps` steps; this one has the fraction `portion` of the epoch's
+    samples. limit : largest norm of the gradient.
     """
     kernel("turn", xp)(
         *sums, *tables, *used, now.key.size, steps, portion, limit, advance, *now, size=ONE_BLOCK, block_size=ONE_BLOCK

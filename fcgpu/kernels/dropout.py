@@ -1,7 +1,7 @@
-"""Inverted dropout (Srivastava et al. 2014), its mask a hash of the sample, the unit and a key for each step.
+"""Inverted dropout (Srivastava et al. 2014). The mask is a hash of the sample's id, the unit and a key for each step.
 
-The mask is a function of these and nothing else: not of the order of samples, of tiles, threads or the backend. So a
-seed means one mask everywhere, and a resumed run draws what it would have drawn.
+It depends on nothing else: not on the order of samples, tiles, threads or the backend. So a seed gives the same masks
+everywhere, and a resumed run draws the masks that it would have drawn.
 """
 
 from typing import Any
@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 
 # Chris Wellons's lowbias32, a bijection of 32-bit words found by search ("hash-prospector", 2018, public domain):
-# shift and multiply in turn, with one shift more.
+# shift, multiply, shift, multiply, shift.
 SHIFTS = (16, 15, 16)
 MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
-GOLDEN = 0x9E3779B9  # 2**32 over the golden ratio: units of one sample are spread over the words (Knuth)
+GOLDEN = 0x9E3779B9  # 2**32 / golden ratio: spreads the units of one sample over the 32-bit words (Knuth)
 
 
 def threshold(rate: float) -> int:
-    """The 32-bit word below which a hash means that the unit is dropped."""
+    """A unit is dropped if its 32-bit hash is below this."""
     return min(2**32 - 1, round(rate * 2**32))
 
 
 def keys(seed: int, step: int, layers: int) -> Any:
-    """A key (2,) for each hidden layer in one step, (layers, 2) uint32 on the host: an odd factor and an offset."""
+    """(layers, 2) uint32 on the host: for each hidden layer in one step, a key of an odd factor and an offset."""
     words = np.random.SeedSequence((seed, step)).generate_state(2 * layers).reshape(layers, 2)
     words[:, 0] |= 1
     return words
@@ -30,7 +30,7 @@ def keys(seed: int, step: int, layers: int) -> Any:
 def dropout(A: Any, keep: Any, key: Any, ids: Any, rate: float, *, xp: Any) -> None:
     """Overwrite keep (n, n_out) bool with the mask of the samples `ids`, and A (n, n_out) with A keep / (1 - rate).
 
-    The mask keeps a unit with probability 1 - rate. key is (2,) and ids (n,), both uint32 on the device.
+    A unit is kept with probability 1 - rate. key (2,) and ids (n,) are uint32 on the device.
     """
     x = ids[:, None] + xp.arange(A.shape[-1], dtype=np.uint32) * np.uint32(GOLDEN)
     x *= key[0]
@@ -45,7 +45,7 @@ def dropout(A: Any, keep: Any, key: Any, ids: Any, rate: float, *, xp: Any) -> N
 
 
 def dropout_backward(A: Any, dA: Any, keep: Any, rate: float, *, xp: Any) -> None:
-    """Overwrite dA with dA keep / (1 - rate), and A where it was kept with what it was before `dropout`."""
+    """Overwrite dA with dA keep / (1 - rate), and the kept entries of A with their values before `dropout`."""
     dA *= keep
     dA *= 1 / (1 - rate)
     A *= 1 - rate

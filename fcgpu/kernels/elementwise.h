@@ -1,19 +1,19 @@
 /* The formulas of activations.py, losses.py and updates.py for one type of numbers, T, each in one pass through memory.
 
-   Included once for float and once for double, which say what T, N(name) and the constants are. Loops are left to the
-   compiler to vectorize: no branch, no call, no table inside one. */
+   native.c includes this file once for float and once for double, after defining T, N(name) and the constants. The
+   compiler vectorizes the loops, so they contain no branch, no call and no table. */
 
-#define BLOCK 2048 /* numbers that several loops go over while they are in the first cache */
+#define BLOCK 2048 /* numbers that stay in the L1 cache between the loops over them */
 
 typedef union {
     T real;
     BITS bits;
 } N(word);
 
-/* eˣ - 1 = s (1 + p) - 1, from x = n ln 2 + r: s = 2ⁿ, p = eʳ - 1 by its series, |r| <= ln 2 / 2. n must be a power's.
- */
+/* Returns p and sets s, with eˣ = s (1 + p): x = n ln 2 + r, s = 2ⁿ, p = eʳ - 1 by its series, |r| <= ln 2 / 2. n must
+   be in the range of exponents. */
 static ALWAYS T N(split)(T x, T* s) {
-    N(word) t = {x * (T)1.4426950408889634 + ROUND}; /* to whole numbers: they are the last bits */
+    N(word) t = {x * (T)1.4426950408889634 + ROUND}; /* rounds to a whole number, which is in the last bits */
     T n = t.real - ROUND, r = x - n * LN2_HIGH - n * LN2_LOW, p = 0;
     t.bits = (t.bits << MANTISSA) + ONE;
     *s = t.real;
@@ -21,7 +21,7 @@ static ALWAYS T N(split)(T x, T* s) {
     return (p + 1) * r;
 }
 
-static ALWAYS T N(exp)(T x) { /* 0 where it is no normal number; x must not be positive */
+static ALWAYS T N(exp)(T x) { /* 0 if eˣ is below the normal numbers; x must not be positive */
     T s, p = N(split)(x < LOWEST ? LOWEST : x, &s);
     return x < LOWEST ? 0 : s * p + s;
 }
@@ -31,12 +31,12 @@ static ALWAYS T N(sigmoid)(T z) {
     return 1 / (1 + (s * p + s));
 }
 
-static ALWAYS T N(tanh)(T z) { /* (e²ᶻ - 1) / (e²ᶻ + 1), with all its digits also near 0 */
+static ALWAYS T N(tanh)(T z) { /* (e²ᶻ - 1) / (e²ᶻ + 1), accurate also near 0 */
     T s, x = z + z, p = N(split)(x > ONES ? ONES : x < -ONES ? -ONES : x, &s), e = s * p + (s - 1);
     return e / (e + 2);
 }
 
-static ALWAYS T N(log1p)(T u) { /* 2 artanh(u / (2 + u)), of u from 0 to 1 */
+static ALWAYS T N(log1p)(T u) { /* 2 artanh(u / (2 + u)), for u from 0 to 1 */
     T t = u / (2 + u), square = t * t, sum = 0;
     for (int i = LOG_TERMS; i >= 0; i--) sum = sum * square + (T)(2.0 / (2 * i + 1));
     return sum * t;
@@ -50,7 +50,7 @@ static ALWAYS T N(tanh_slope)(T a) { return 1 - a * a; }
 static ALWAYS T N(relu_slope)(T a) { return a > 0 ? 1 : 0; }
 static ALWAYS T N(leaky_relu_slope)(T a) { return a > 0 ? 1 : (T)LEAK; }
 
-/* Z (n, k) += b (k), or nothing. */
+/* Z (n, k) += b (k), unless b is NULL. */
 static ALWAYS void N(add_bias)(T* restrict Z, const T* restrict b, ptrdiff_t n, ptrdiff_t k) {
     if (b)
         for (ptrdiff_t i = 0; i < n; i++)
@@ -87,7 +87,7 @@ static ALWAYS T N(greatest)(const T* z, ptrdiff_t k) {
     return greatest;
 }
 
-/* Z (n, k) = softmax(Z + b): the exponents, which one loop makes of many rows, then each row by its sum. */
+/* Z (n, k) = softmax(Z + b): one loop computes the exponentials of many rows, then each row is divided by its sum. */
 CLONES static void N(softmax_all)(T* restrict Z, const T* restrict b, ptrdiff_t n, ptrdiff_t k) {
     ptrdiff_t rows = 1 + BLOCK / k;
     for (ptrdiff_t i = 0; i < n; i += rows) {
@@ -107,7 +107,7 @@ CLONES static void N(softmax_all)(T* restrict Z, const T* restrict b, ptrdiff_t 
     }
 }
 
-/* Z (n, k) = (Z - target) weight: of classes y (n), or of targets t (n, k). */
+/* Z (n, k) = (Z - target) weight, with targets t (n, k) or, if t is NULL, classes y (n). */
 CLONES static void N(minus_target)(T* restrict Z, Labels y, const T* t, const T* weight, ptrdiff_t step, ptrdiff_t n,
                                    ptrdiff_t k) {
     for (ptrdiff_t i = 0; i < n; i++, Z += k, weight += step) {
@@ -141,7 +141,7 @@ CLONES static void N(sigmoid_loss)(const T* Z, Labels y, const T* t, const T* we
     }
 }
 
-/* losses (n) = weight (logsumexp(z) - Σ t z), all z shifted by the greatest. */
+/* losses (n) = weight (logsumexp(z) - Σ t z), with every z reduced by the largest of its row. */
 CLONES static void N(softmax_loss)(const T* Z, Labels y, const T* t, const T* weight, ptrdiff_t step, T* losses,
                                    ptrdiff_t n, ptrdiff_t k) {
     T shifted[BLOCK], e[BLOCK];
@@ -165,7 +165,7 @@ CLONES static void N(softmax_loss)(const T* Z, Labels y, const T* t, const T* we
     }
 }
 
-/* correct (n) = is the greatest of each row of Z (n, k) that of class y? Of one output: is z > 0 as y says? */
+/* correct (n) = whether the largest of each row of Z (n, k) is that of class y; for k = 1, whether (z > 0) == y. */
 CLONES static void N(count_correct)(const T* Z, Labels y, unsigned char* correct, ptrdiff_t n, ptrdiff_t k) {
     for (ptrdiff_t i = 0; i < n; i++, Z += k) {
         ptrdiff_t answer = k == 1 && Z[0] > 0;
@@ -186,7 +186,7 @@ CLONES static void N(adam)(T* restrict w, const T* restrict g, T* restrict m, T*
     }
 }
 
-/* dW += pull W; returns Σ W², summed in parts so that the compiler may add several at once. */
+/* dW += pull W; returns Σ W², in 16 partial sums so that the compiler can vectorize it. */
 CLONES static double N(add_l2)(const T* restrict W, T* restrict dW, ptrdiff_t n, double factor) {
     const T pull = (T)factor;
     double squares = 0;
@@ -208,7 +208,7 @@ CLONES static double N(add_l2)(const T* restrict W, T* restrict dW, ptrdiff_t n,
     return squares;
 }
 
-/* A (n, width) = rows of X, which are bytes or numbers of this type: of the indices, or from the first on. */
+/* A (n, width) = rows of X, bytes or T: those of the indices, or the first n if indices is NULL. */
 CLONES static void N(load)(const char* X, ptrdiff_t row, int bytes, const ptrdiff_t* indices, T* restrict A,
                            ptrdiff_t to, ptrdiff_t n, ptrdiff_t width) {
     for (ptrdiff_t i = 0; i < n; i++, A += to) {
@@ -219,7 +219,7 @@ CLONES static void N(load)(const char* X, ptrdiff_t row, int bytes, const ptrdif
     }
 }
 
-/* made (n) = the bytes nearest to times x; are all of them that number, but for two roundings? */
+/* made (n) = times x rounded to bytes. Returns whether they all equal times x, up to two rounding errors. */
 CLONES static int N(to_bytes)(const T* restrict x, ptrdiff_t n, T times, uint8_t* restrict made) {
     int others = 0;
     for (ptrdiff_t i = 0; i < n; i++) {

@@ -1,6 +1,6 @@
-"""Activations, their derivatives and the losses as CUDA C++: one text for every kernel of a GPU that needs them.
+"""Activations, their derivatives and the losses as CUDA C++ expressions, shared by all GPU kernels that need them.
 
-T is the type of the numbers. What stays out: the kernels, which say where the numbers come from.
+T is the type of the numbers. The kernels themselves, which load and store the numbers, are in other files.
 """
 
 from typing import NamedTuple
@@ -27,7 +27,7 @@ TARGET = "(dense ? T(y[i % n * k + j]) : k == 1 ? T(y[i % n]) : T(y[i % n] == j)
 
 
 class Functions(NamedTuple):
-    """How a kernel calls them."""
+    """How a kernel calls these functions: format strings of their argument."""
 
     exp: str = "exp({})"
     log: str = "log({})"
@@ -35,15 +35,16 @@ class Functions(NamedTuple):
 
 
 EXACT = Functions()
-# A GPU's own, off by a few units in the last place. What log1p is for, a loss near 0, is lost in the sum with others.
+# Hardware intrinsics, wrong by a few units in the last place. log1p only matters for a loss near 0, which is lost in
+# the sum with others.
 FAST = Functions("__expf({})", "__logf({})", "__logf(1 + {})")
 
 
 def loss(name: str, *, each: str = "for (int j = first; j < k; j += step)", functions: Functions = EXACT) -> str:
-    """From the logits Z of a row, its dZ and the sum of its losses; top is the greatest logit.
+    """C++ that computes dZ and the loss, `sum`, of a row from its logits Z; `top` is the largest logit.
 
-    Threads that share a row take outputs first, first + step, ..., and sum `across`; `each` is how a thread goes over
-    its own.
+    Threads that share a row take the outputs first, first + step, ... each, and add up with `across`; `each` is the
+    loop of a thread over its outputs.
     """
     exp, log, log1p = (function.format for function in functions)
     return {
@@ -86,8 +87,8 @@ def loss(name: str, *, each: str = "for (int j = first; j < k; j += step)", func
 
 
 def row_of_loss(name: str, functions: Functions = EXACT) -> str:
-    """Row i of the logits Z, `width` apart: its dZ, `loss_scale` times; adds its loss to sums[0], and a right answer to
-    sums[1].
+    """C++ for row i of the logits Z, whose rows are `width` apart: writes its dZ times `loss_scale`, adds its loss to
+    sums[0], and 1 to sums[1] if it is classified correctly.
     """
     return f"""
         ptrdiff_t row = i * width;

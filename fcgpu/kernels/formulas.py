@@ -1,7 +1,7 @@
-"""The launches of a GPU's training step as CUDA C++ text: data, so that a test can compile the same text for the CPU.
+"""The kernels of a GPU's training step as CUDA C++ text. It is data, so that a test can compile it for the CPU.
 
-H is the type of the products' operands, T that of parameters and loss, both double or T float. In a formula `i` is the
-flat index and a `raw` array is indexed at will; `kernels/device.py` says what each is for and hands it its arrays.
+H is the type of the products' operands; T, of parameters and loss, is double if H is, else float. In a formula `i` is
+the flat index, and a `raw` array is indexed explicitly. `kernels/device.py` documents and calls them.
 """
 
 from functools import cache
@@ -11,13 +11,13 @@ from fcgpu.kernels.dropout import GOLDEN, MULTIPLIERS, SHIFTS
 from fcgpu.kernels.expressions import DERIVATIVE, G, row_of_loss
 from fcgpu.kernels.losses import OUTPUTS
 
-WIDTH = 8  # numbers of a thread, and what rows and columns are padded to
-BLOCK = 128  # threads that share a partial sum, CuPy's own block
-ONE_BLOCK = 256  # threads of the kernels that are one block
+WIDTH = 8  # numbers per thread; rows and columns are padded to a multiple of it
+BLOCK = 128  # threads that share a partial sum: CuPy's default block size
+ONE_BLOCK = 256  # threads of the kernels that run as one block
 
 
 class Formula(NamedTuple):
-    """As cupy.ElementwiseKernel takes it; `before` and `after` stand around the loop over the indices."""
+    """Arguments of cupy.ElementwiseKernel; `before` and `after` are its loop_prep and after_loop."""
 
     inputs: str
     outputs: str
@@ -30,8 +30,8 @@ PREAMBLE = """
 template <typename V> struct Wide { typedef float type; };
 template <> struct Wide<double> { typedef double type; };
 template <typename V> struct alignas(16) Eight { V v[8]; };
-// The row of a matrix in which the i-th thread's numbers lie, of `groups` threads each. A division of 64 bits takes
-// several times as long as one of 32, which is enough for all but the largest matrices.
+// The matrix row of thread i, if each row takes `groups` threads. A 64-bit division is several times slower than a
+// 32-bit one, which is enough for all but the largest matrices.
 __device__ ptrdiff_t row_of(ptrdiff_t i, int groups) {
   return i >> 32 ? i / groups : (ptrdiff_t)((unsigned int)i / (unsigned int)groups);
 }
@@ -257,7 +257,7 @@ FORMULAS = {
 
 @cache
 def kernel(name: str, xp: Any) -> Any:
-    """The compiled formula; CuPy compiles it for the types it meets, at the first call, and keeps it on disk."""
+    """The formula as a kernel. CuPy compiles it at the first call with each combination of types, and caches it."""
     f = FORMULAS[name]
     return xp.ElementwiseKernel(
         f.inputs, f.outputs, f.operation, f"fcgpu_device_{name}", preamble=PREAMBLE, loop_prep=f.before,

@@ -1,8 +1,8 @@
-"""CuPy variants of the elementwise formulas, each one launch where the reference needs several.
+"""CuPy variants of the elementwise formulas. Each is one kernel launch; the reference needs several.
 
-`FORMULAS` holds the CUDA C++ as data: (inputs, outputs, operation), in the notation of cupy.ElementwiseKernel, so that
-a test can compile the same text for the CPU and compare it with the reference in value. In a formula `i` is the flat
-index, a `raw` array is indexed at will, T is the type of the arrays and I that of the targets.
+`FORMULAS` holds the CUDA C++ as data: (inputs, outputs, operation), in the notation of cupy.ElementwiseKernel. So a
+test can compile the same text for the CPU and compare its values with the reference's. In a formula `i` is the flat
+index, a `raw` array is indexed explicitly, and T is the type of the arrays.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ FORMULAS = {
     "momentum": ("T g, raw T rate, T mu", "T w, T v", "v = mu * v - rate[0] * g; w += v"),
     "nesterov": ("T g, raw T rate, T mu", "T w, T v", "v = mu * v - rate[0] * g; w += mu * v - rate[0] * g"),
     "rmsprop": (
-        "T g, raw T rate, T rho, T rest, T epsilon",  # rest is 1 - rho, which float32 would know to few digits
+        "T g, raw T rate, T rho, T rest, T epsilon",  # rest is 1 - rho, computed in float64: float32 would lose digits
         "T w, T v",
         "v = rho * v + rest * g * g; w -= rate[0] * g / (sqrt(v) + epsilon)",
     ),
@@ -67,7 +67,7 @@ FORMULAS = {
 
 @cache
 def kernel(name: str, xp: Any) -> Any:
-    """The compiled formula; CuPy compiles it for the types it meets, at the first call, and keeps it on disk."""
+    """The formula as a kernel. CuPy compiles it at the first call with each combination of types, and caches it."""
     inputs, outputs, operation = FORMULAS[name]
     return xp.ElementwiseKernel(inputs, outputs, operation, f"fcgpu_{name}")
 
@@ -150,4 +150,4 @@ FUSED: dict[str, Callable[..., None]] = {
 COUNTED: dict[str, Callable[..., None]] = {
     "adam": adam,
     "adamw": adamw,
-}  # as the references, but whoever calls them has added the step to t
+}  # like the references, but the caller has already counted the step in state.t

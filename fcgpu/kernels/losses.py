@@ -1,9 +1,9 @@
-"""The four legal pairs of output and loss, computed from the logits Z, and the count of right answers.
+"""The four legal pairs of output and loss, computed from the logits Z, and the count of correct predictions.
 
-Each loss is a measure, which leaves the logits Z (..., n, k) as they are and overwrites losses (..., n, 1) with
-weight * loss. Beside it stands the output's mean, for in a legal pair dZ = (mean - target) weight, whatever the loss.
-weight is a number or (n, 1): 1 / batch size makes the sum of losses the mean. y is (n,) whole numbers, the class of
-each sample (for k = 1 the target itself), or (n, k) float targets; a class is never expanded to one-hot.
+Each loss is a function that reads the logits Z (..., n, k) and overwrites losses (..., n, 1) with weight * loss. In a
+legal pair dZ = (mean - target) weight, whatever the loss, where mean is the output's prediction; so `delta` serves all.
+weight is a number or (n, 1); with 1 / batch size the losses sum to their mean. y is (n,) integers, the class of each
+sample (for k = 1 the target itself), or (n, k) float targets. Classes are never expanded to one-hot.
 """
 
 from collections.abc import Callable
@@ -49,14 +49,14 @@ def squared_error(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
 
 
 def poisson(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
-    """Σ over outputs of e^z - t z + t log t - t, half the Poisson deviance, t >= 0."""
+    """Σ over outputs of e^z - t z + t log t - t, which is half the Poisson deviance; targets t are 0 or more."""
     t = y if y.ndim == 2 else y[:, None]
     constant = t * xp.log(xp.where(t > 0, t, 1)) - t
     xp.multiply(total(xp.exp(Z) - Z * t + constant, xp), weight, out=losses)
 
 
 def _at_target(Z: Any, y: Any, xp: Any) -> Any:
-    """Σ over outputs of t z (..., n, 1), of a class the one logit."""
+    """Σ over outputs of t z (..., n, 1); for a class label, the logit of that class."""
     if y.ndim == 2:
         return (Z * y).sum(axis=-1, keepdims=True)
     if Z.shape[-1] == 1:
@@ -81,20 +81,20 @@ def delta(mean: Callable[..., None], Z: Any, b: Any, y: Any, weight: Any, *, xp:
 
 
 def count_correct(Z: Any, y: Any, correct: Any, *, xp: Any) -> None:
-    """Overwrite correct (..., n) bool: is the greatest of the logits Z (..., n, k) that of class y (n,)?
+    """Overwrite correct (..., n) bool with whether the largest of the logits Z (..., n, k) is that of class y (n,).
 
-    For k = 1: is z > 0 as y, 0 or 1, says?
+    For k = 1, with whether z > 0 agrees with y, which is 0 or 1.
     """
     answer = Z[..., 0] > 0 if Z.shape[-1] == 1 else Z.argmax(axis=-1)
     xp.equal(answer, y, out=correct)
 
 
 class Output(NamedTuple):
-    prediction: str  # what makes the output of a logit
+    prediction: str  # name of the activation that turns logits into the output
     loss: str
     measure: Callable[..., None]
-    mean: Callable[..., None]  # the prediction to the precision of a difference
-    classifies: bool  # accuracy means something, labels are class indices
+    mean: Callable[..., None]  # the same activation, but only as accurate as mean - target needs
+    classifies: bool  # labels are class indices, and there is an accuracy
 
 
 OUTPUTS = {

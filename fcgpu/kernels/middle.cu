@@ -1,21 +1,21 @@
-// The parts of the kernel that `middle.py` writes. P is the number of pieces, R the rows of a tile; `g` and `derivative`
-// are the activation's formulas.
+// Device functions of the kernel that `middle.py` generates. P is the number of pieces, R the rows of a tile; `g` and
+// `derivative` are the activation's formulas.
 
 constexpr int WARPS = THREADS / 32;
-constexpr int UNROLL = P == 1 ? 2 : 1;  // times the loop of a product; more pieces have no registers left for that
+constexpr int UNROLL = P == 1 ? 2 : 1;  // of the loop of a product; with more pieces there are not enough registers
 
 struct Two { float x, y; };
 
-// (M, N) float32 numbers in shared memory as P matrices of bfloat16, the pieces, whose sum they are: x is the nearest
-// bfloat16, and the nearest one to what that leaves, and so on; of three nothing is left. Rows are 16 bytes longer than
-// a multiple of 32, so that eight of them, which tensor cores read at once, lie in different banks.
+// (M, N) float32 numbers in shared memory, stored as P bfloat16 matrices, the pieces, whose sum they are. Each piece is
+// the remainder of those before it, rounded to bfloat16; three pieces are exact. Rows are 16 bytes longer than a
+// multiple of 32, so that the eight rows that tensor cores read at once are in different banks.
 template <int M, int N> struct Matrix {
   static constexpr int rows = M, columns = N, stride = N + 8;
   bf16 *at;
 
   __device__ bf16 *place(int piece, int row, int column) const { return at + (piece * M + row) * stride + column; }
 
-  // Columns `column`, which is even, and the next one.
+  // Store v in columns `column`, which must be even, and column + 1.
   __device__ void put(int row, int column, Two v) const {
 #pragma unroll
     for (int piece = 0; piece < P; ++piece) {
@@ -35,9 +35,9 @@ template <int M, int N> struct Matrix {
   }
 };
 
-// store(row, column, Two) of each pair of op(A) op(B), whose sides are multiples of 16; a warp has 16 rows and 16 or 32
-// columns at a time. Of the products of pieces those below the last piece are left out; the small ones have a sum of
-// their own, which is added last.
+// Call store(row, column, Two) for each pair of neighbours of op(A) op(B). Its sizes must be multiples of 16; a warp
+// computes 16 rows and 16 or 32 columns at a time. Products of pieces i and j with i + j >= P are too small and left
+// out. All but that of the two first pieces are summed separately, and this sum is added last.
 template <bool TRANSPOSED_A, bool TRANSPOSED_B, class A, class B, class Store>
 __device__ inline void product(A a, B b, Store store) {
   constexpr int m = TRANSPOSED_A ? A::columns : A::rows, inner = TRANSPOSED_A ? A::rows : A::columns;
@@ -45,14 +45,14 @@ __device__ inline void product(A a, B b, Store store) {
   constexpr int WIDE = n % 32 == 0 && m / 16 * (n / 32) >= WARPS ? 2 : 1, across = n / (16 * WIDE);
   static_assert(inner == (TRANSPOSED_B ? B::columns : B::rows) && m % 16 == 0 && n % 16 == 0 && inner % 16 == 0, "");
   const int lane = threadIdx.x % 32;
-  // Where this lane's row of the four matrices is: they follow one another downwards first, or sideways first.
+  // The row that this lane loads of four 8 x 8 matrices, which are ordered down first, or across first ("sideways").
   const int r = lane % 16, c = lane / 16 * 8, r_sideways = lane % 8 + lane / 16 * 8, c_sideways = lane / 8 % 2 * 8;
   for (int unit = threadIdx.x / 32; unit < m / 16 * across; unit += WARPS) {
     const int row = unit / across * 16, column = unit % across * 16 * WIDE;
     const Place of_a = place_of(TRANSPOSED_A ? a.place(0, r_sideways, row + c_sideways) : a.place(0, row + r, c));
     const Place of_b = place_of(TRANSPOSED_B ? b.place(0, column + r_sideways, c_sideways) : b.place(0, r, column + c));
     constexpr int step_a = 32 * (TRANSPOSED_A ? A::stride : 1), step_b = 32 * (TRANSPOSED_B ? 1 : B::stride);
-    constexpr int wide_b = 32 * (TRANSPOSED_B ? B::stride : 1);  // bytes, of 16 numbers, and of a piece
+    constexpr int wide_b = 32 * (TRANSPOSED_B ? B::stride : 1);  // strides in bytes, of 16 numbers; below, of a piece
     constexpr int piece_a = 2 * A::rows * A::stride, piece_b = 2 * B::rows * B::stride;
     float sum[2 * WIDE][4] = {}, small[2 * WIDE][4] = {};
 #pragma unroll UNROLL
@@ -85,7 +85,7 @@ __device__ inline void product(A a, B b, Store store) {
   }
 }
 
-// [W; b] of the flat vector, whose rows are `wide`: W in pieces, the rest 0, and b.
+// Load [W; b] from the flat vector, whose rows have `wide` numbers: W in pieces, padded with 0, and b.
 template <int UNITS, int OUTPUTS, class Weights>
 __device__ inline void load_layer(const float *flat, int wide, Weights W, float *b) {
 #pragma unroll 4
@@ -98,7 +98,7 @@ __device__ inline void load_layer(const float *flat, int wide, Weights W, float 
   for (int j = threadIdx.x; j < W.columns; j += THREADS) b[j] = j < OUTPUTS ? flat[UNITS * wide + j] : 0;
 }
 
-// B = g(A W + b). Where that is padded it is g(0), and does no harm: W is 0 in the rows below its own, and so are dA, dZ.
+// out = g(A W + b). Padding becomes g(0), which is harmless: the next layer's W is 0 in the padded rows, and so is dZ.
 template <class A, class Weights, class B>
 __device__ inline void forward(A a, Weights W, const float *b, B out) {
   product<false, false>(a, W, [=](int row, int column, Two z) {
@@ -106,7 +106,7 @@ __device__ inline void forward(A a, Weights W, const float *b, B out) {
   });
 }
 
-// Z = A W + b, whose rows are an odd number of floats: a thread has a row, and its neighbours' are in other banks.
+// Z = A W + b. Rows of Z have an odd number of floats, so that threads that each read a row use different banks.
 template <class A, class Weights> __device__ inline void logits(A a, Weights W, const float *b, float *Z) {
   product<false, false>(a, W, [=](int row, int column, Two z) {
     float *at = Z + row * (Weights::columns + 1) + column;
@@ -114,7 +114,7 @@ template <class A, class Weights> __device__ inline void logits(A a, Weights W, 
   });
 }
 
-// dW += A^T dZ; rows of dW are 8 floats longer than theirs.
+// dW += A^T dZ; rows of dW are D::columns + 8 floats apart.
 template <class A, class D> __device__ inline void gradient(A a, D dZ, float *dW) {
   product<true, false>(a, dZ, [=](int row, int column, Two v) {
     Two *at = reinterpret_cast<Two *>(dW + row * (D::columns + 8) + column);
@@ -130,7 +130,8 @@ template <class D, class Weights, class A> __device__ inline void backward(D dZ,
   });
 }
 
-// db += 1^T dZ: a thread has two columns and every so many rows. What all have, (groups, columns) in db, is added up last.
+// db += 1^T dZ, as partial sums (groups, columns), which write_layer adds up. A thread sums two columns over every
+// groups-th row.
 template <int COLUMNS> constexpr int groups = 2 * THREADS / COLUMNS;
 
 template <class D> __device__ inline void bias_gradient(D dZ, float *db) {
@@ -144,7 +145,7 @@ template <class D> __device__ inline void bias_gradient(D dZ, float *db) {
   reinterpret_cast<Two *>(db)[threadIdx.x] = sum;
 }
 
-// [dW; db] as the flat vector has it, HIGH rows of `WIDE` numbers, 0 where that is padded.
+// Write [dW; db] to the flat vector: HIGH rows of WIDE numbers, padded with 0.
 template <int UNITS, int OUTPUTS, int HIGH, int WIDE, class Weights>
 __device__ inline void write_layer(Weights, const float *dW, const float *db, float *flat) {
   for (int i = threadIdx.x; i < HIGH * WIDE; i += THREADS) {
@@ -156,13 +157,13 @@ __device__ inline void write_layer(Weights, const float *dW, const float *db, fl
   }
 }
 
-// The next tile's Z1 (rows, P blocks of WIDE columns) on its way while this tile computes: `announce` it to the L2 cache,
-// so that the memory has all the time there is, `ask` for a block and, when that has had time, `take` it.
+// Loads the next tile's Z1 (rows, P blocks of WIDE columns) while this tile is computed: `announce` prefetches it into
+// the L2 cache, `ask` starts loading a block of columns into registers, and `take` adds it to the sum some time later.
 template <int WIDE> struct Ahead {
   static constexpr int fours = R * WIDE / 4, each = (fours + THREADS - 1) / THREADS;
   struct alignas(4 * sizeof(stored)) Four { unsigned words[sizeof(stored)]; };
   Four coming[each];
-  float sum[each][4];  // not used, and in no register, where one block is all
+  float sum[each][4];  // not used if P is 1; then the compiler gives it no registers
 
   __device__ void announce(const stored *Z1, int tile, int n) const {
     const char *at = reinterpret_cast<const char *>(Z1 + (long long)tile * (R * P * WIDE)) + threadIdx.x * 128;
@@ -203,7 +204,7 @@ template <int WIDE> struct Ahead {
   }
 };
 
-// The first `rows` rows of the pieces of dZ side by side, each WIDE columns, 16 bytes at a time.
+// Write the first `rows` rows of dZ's pieces side by side, WIDE columns each, 16 bytes at a time.
 template <int WIDE, class D> __device__ inline void write_pieces(D dZ, int rows, bf16 *to) {
   struct alignas(16) Eight { bf16 v[8]; };
   for (int i = threadIdx.x; i < rows * (P * WIDE / 8); i += THREADS) {
@@ -212,7 +213,7 @@ template <int WIDE, class D> __device__ inline void write_pieces(D dZ, int rows,
   }
 }
 
-// mine summed over the threads, by way of all (THREADS, 2), in an order that is always so.
+// Sum `mine` over the threads of the block in a fixed order, with scratch all (THREADS, 2).
 __device__ inline void write_sums(const double (&mine)[2], double *all, double *losses, double *rights) {
   const int t = threadIdx.x;
   all[2 * t] = mine[0], all[2 * t + 1] = mine[1];
@@ -224,7 +225,7 @@ __device__ inline void write_sums(const double (&mine)[2], double *all, double *
   if (t == 0) losses[blockIdx.x] = all[0], rights[blockIdx.x] = all[1];
 }
 
-// out = the sum of `blocks` rows of partial (blocks, SIZE), each column by eight threads in an order that is always so.
+// out (SIZE) = the sum of the rows of partial (blocks, SIZE), each column by eight threads in a fixed order.
 extern "C" __global__ void add_up(const float *partial, int blocks, float *out) {
   float *all = reinterpret_cast<float *>(shared_memory());  // (8, 32)
   const int column = blockIdx.x * 32 + threadIdx.x % 32, group = threadIdx.x / 32;

@@ -1,11 +1,12 @@
-"""All of a full batch's step between its two products with the samples, in one launch: Z1 goes in, dZ1 comes out.
+"""The middle of a full-batch step, between the first layer's two products with the samples, in one launch: from Z1, all
+other layers forward, the loss and back to dZ1.
 
-Each block of threads takes tiles of rows and keeps the weights of the layers behind the first, what a tile makes of its
-rows, and the sums of their gradients in its shared memory. Tensor cores multiply bfloat16; a float32 number is the sum
-of three of those, its pieces, and a product of two numbers the sum of products of their pieces, of which the small ones
-are left out: those of 3 pieces lose no digit of float32, those of 2 are better than tf32, 1 is bfloat16 itself.
+Each thread block works on tiles of rows. Its shared memory holds the weights of all layers after the first, a tile's
+activations, and the sums of the gradients. Tensor cores multiply bfloat16. A float32 number is the sum of three of
+these, its pieces; a product of two numbers is the sum of the products of their pieces, without the smallest of those.
+With 3 pieces no digit of float32 is lost, 2 are better than tf32, and 1 is plain bfloat16.
 
-Tiles are dealt to blocks by their number and every sum has one order: the same inputs give the same bits.
+Tiles are dealt to blocks by index and every sum has a fixed order: the same inputs give the same bits.
 """
 
 import itertools
@@ -22,19 +23,22 @@ from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.middle_cut import Cut, Memory, blocks_of, cut_of, why_not
 from fcgpu.kernels.text import C_TYPES, program, text_of, up
 
-# Most of what is not a product. A GPU's own exponential and reciprocal are off by a few units in the last place; its
-# tanh by less than bfloat16 rounds.
+# Activations take most of the time that products do not. The hardware's exponential and reciprocal are wrong by a few
+# units in the last place, its tanh by less than bfloat16's rounding.
 QUICK = {"sigmoid": "__fdividef(1, 1 + __expf(-z))"}
 NEAR = {"sigmoid": "0.5f * near_tanh(0.5f * z) + 0.5f", "tanh": "near_tanh(z)"}
-ADDED = 32  # columns of a block of `add_up`, eight threads each
+ADDED = 32  # columns per block of `add_up`, with eight threads each
 
 
 class Middle:
-    """The kernels for a network on a device, and their partial sums. `blocks` : of threads, and sums of the loss.
+    """The kernels for a network on a device, and their partial sums. `blocks` is the number of thread blocks.
 
-    layout : `Padded`, of the flat vectors; targets : an array of the type and dimensions of those of the calls; n : how
-    many rows these have, about; stored : the type of Z1, float32 or, of one piece, bfloat16. Raises ValueError for what
-    `why_not` names.
+    layout : the `Padded` layout of the flat vectors.
+    targets : an array with the dtype and number of dimensions that y has in the calls.
+    n : about how many rows a call has; the launch is tuned for it.
+    stored : dtype of Z1, float32, or bfloat16 if pieces is 1.
+
+    Raises ValueError for a network that `why_not` refuses.
     """
 
     def __init__(
@@ -65,7 +69,7 @@ class Middle:
         self._partial = xp.empty((self.blocks, layout.size - self._first), dtype=np.float32)
 
     def compile(self) -> None:
-        """At the latest before the first call, which may never come. Raises what CuPy raises."""
+        """Compile the kernels; the first call does it otherwise. Raises what CuPy raises."""
         self._middle, self._add_up = (self._module().get_function(name) for name in ("middle", "add_up"))
         self._middle.max_dynamic_shared_size_bytes = self._bytes
 
@@ -73,9 +77,11 @@ class Middle:
         self, Z1: Any, params: Any, rows: Any, share: Any, dZ1: Any, gradient: Any, losses: Any,
         rights: Any,
     ) -> None:  # fmt: skip
-        """From Z1 (n, pieces * width), whose blocks of columns sum up to Z1, to dZ1, as many bfloat16: the
-        pieces of (prediction - target) weight taken back to it. gradient gets [dW; db] of all layers but the first;
-        losses and rights (blocks,) partial sums, as device.loss has them. rows : device.Rows; params float32.
+        """Overwrite dZ1, losses, rights, and gradient for all layers but the first.
+
+        Z1 (n, pieces * width) holds `pieces` blocks of columns whose sum is Z1. dZ1 has the same shape, in bfloat16:
+        its blocks are the pieces of dZ1. gradient gets [dW; db] of each layer; losses and rights (blocks,) get partial
+        sums, as in device.loss. rows is a device.Rows; params is float32.
         """
         if self._middle is None:
             self.compile()
@@ -93,12 +99,12 @@ class Middle:
 
 @lru_cache(maxsize=32)
 def _module(written: str, xp: Any) -> Any:
-    """Compiled at its first use; CuPy keeps it on disk."""
+    """A module, compiled when one of its functions is first used; CuPy caches it on disk."""
     return xp.RawModule(code=written, options=("--std=c++17",))
 
 
 def source(*of: Any, **options: Any) -> str:
-    """The whole text, for a GPU: arguments as those of `text`."""
+    """The whole program for a GPU; arguments as for `text`."""
     return program(text(*of, **options))
 
 
@@ -106,9 +112,9 @@ def text(
     sizes: Sequence[int], activation: str, output: str, pieces: int, cut: Cut, *, targets: str, dense: bool,
     weighted: bool, count: bool, stored: str = "float32",
 ) -> str:  # fmt: skip
-    """The kernels `middle` and `add_up`, without what they ask of a GPU; targets and stored, Z1's, are dtypes.
+    """The kernels `middle` and `add_up`, without the device functions of ptx.cu.
 
-    stored is float32 or bfloat16.
+    targets and stored are names of dtypes; stored, of Z1, is float32 or bfloat16.
     """
     shapes = [(up(n_in + 1, WIDTH), up(n_out, WIDTH)) for n_in, n_out in itertools.pairwise(sizes)]
     k, width = sizes[-1], up(sizes[-1], 16) + 1
@@ -126,8 +132,8 @@ constexpr int P = {pieces}, R = {cut.rows}, THREADS = {cut.threads}, BESIDE = {c
 __device__ inline float g(float z) {{ return {(NEAR if pieces == 1 else QUICK).get(activation, G[activation])}; }}
 __device__ inline float derivative(float a, float dz) {{ return {DERIVATIVE[activation]}; }}
 {text_of("middle.cu")}
-// dZ of `n` rows from their logits Z, which are used up; 0 in the rows behind. SHARE threads have a row. sums: loss and
-// right answers of a thread's rows.
+// dZ of `n` rows from their logits Z, which are overwritten as scratch; 0 in the rows after them. SHARE threads work on
+// a row. all: adds up the loss and correct predictions of this thread's rows.
 constexpr int SHARE = {share};
 __device__ inline void meet() {{ __syncwarp(); }}
 template <typename V> __device__ inline V across(V mine) {{
@@ -163,8 +169,8 @@ def _kernel(
     places = [math.prod(shapes[0])]
     for a, b in shapes[1:]:
         places.append(places[-1] + a * b)
-    # The blocks of columns of the next tile's Z1 come during the way forward, the loss, and the last layer's way back;
-    # the wide products behind it need the registers.
+    # The next tile's Z1 is loaded, block of columns by block, during the forward pass, the loss, and the last layer's
+    # backward pass; the wider products that follow need the registers.
     ask, take = "\n    ahead.ask(Z1, tile + gridDim.x, n, {});", "\n    ahead.take({});"
     moves = [(take.format(block - 1) if block else "") + ask.format(block) for block in range(pieces)]
     moves += [""] * (3 - pieces) + [take.format(pieces - 1)]

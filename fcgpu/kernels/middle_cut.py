@@ -1,6 +1,6 @@
-"""How the kernel of `middle.py` is launched: threads, rows and blocks, and what lies where in their shared memory.
+"""How the kernel of `middle.py` is launched: threads, rows and blocks, and the layout of their shared memory.
 
-Whether a network can go that way at all is decided here too, before any text is written.
+Whether a network fits at all is decided here, too, before any kernel text is generated.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from fcgpu.kernels.text import up
 
 
 class Cut(NamedTuple):
-    """Threads of a block, rows of a tile, blocks of a multiprocessor: while one of these waits, another computes."""
+    """Threads per block, rows per tile, and blocks per multiprocessor: while one block waits, another computes."""
 
     threads: int
     rows: int
@@ -20,16 +20,16 @@ class Cut(NamedTuple):
 
 ROWS = (64, 48, 32, 16)
 CUTS = (*(Cut(512, rows, 1) for rows in ROWS), *(Cut(256, rows, 2) for rows in ROWS))
-# What a tile costs is in proportion to its rows and some more, for barriers and latencies; two blocks beside one
-# another do not cost twice as much.
+# A tile costs as much as its rows and OVERHEAD more, for barriers and latencies; two blocks on one multiprocessor cost
+# BOTH times as much as one.
 OVERHEAD, BOTH = 32, 1.3
-LEAST = Cut(512, ROWS[-1], 1)  # memory
+LEAST = Cut(512, ROWS[-1], 1)  # the cut that needs the least memory
 AHEAD = 32  # registers of a thread for the next tile
-BLOCK_BYTES = 1024  # of shared memory that each block takes for itself
+BLOCK_BYTES = 1024  # of shared memory that CUDA reserves in each block
 
 
 def why_not(sizes: Sequence[int], pieces: int, device: Any) -> str:
-    """Why a network cannot go this way on a device of these attributes; "" if it can."""
+    """Why the kernel cannot run this network on a device with these attributes; "" if it can."""
     if len(sizes) < 3:
         return "there is no hidden layer"
     if max(sizes[2:]) > 2 * LEAST.threads:
@@ -39,8 +39,10 @@ def why_not(sizes: Sequence[int], pieces: int, device: Any) -> str:
 
 
 def cut_of(sizes: Sequence[int], pieces: int, n: int, device: Any) -> Cut:
-    """What takes n rows through a device soonest, of the cuts whose memory fits, and whose next rows into registers: a
-    number each, and its sum where it comes in pieces.
+    """The cut with the least estimated time for n rows, among those that fit.
+
+    Its shared memory must fit, and the next tile must fit into registers: one per number and, if pieces > 1, another
+    for its sum.
     """
 
     def fits(cut: Cut) -> bool:
@@ -60,14 +62,14 @@ def cut_of(sizes: Sequence[int], pieces: int, n: int, device: Any) -> Cut:
 
 
 def blocks_of(cut: Cut, n: int, device: Any) -> int:
-    """As many as there is room for, or tiles of n rows."""
+    """Number of thread blocks: as many as fit on the device, but no more than n rows have tiles."""
     return min(cut.beside * int(device["MultiProcessorCount"]), -(-n // cut.rows))
 
 
 class Memory:
-    """Shared memory of a block: `places`, C++ that declares what lies where, and `bytes`.
+    """The shared memory of a block: `places` is C++ that declares its arrays, `bytes` its size.
 
-    A1, A2, ... are the layers' outputs and then their dZ; dZ is that of the last one, and Z its logits.
+    A1, A2, ... hold the layers' outputs and later their dZ; dZ is the last layer's, and Z its logits.
     """
 
     def __init__(self, sizes: Sequence[int], pieces: int, cut: Cut) -> None:

@@ -1,6 +1,6 @@
-/* The CPU's fused kernels for Python. Each takes the arrays of the reference of its name and returns True; or False,
-   having touched nothing, where they are not what it is written for: numbers of one type, float or double, that lie in
-   one piece. Memory is checked here, and nowhere behind. */
+/* The CPU's fused kernels as Python functions. Each takes the arguments of the reference of its name and returns True.
+   It returns False, and changes nothing, for arrays that it does not support: as a rule they must be contiguous, and
+   all float or all double. Types, shapes and indices are checked in this file, and not again in the headers. */
 
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
@@ -11,21 +11,21 @@
 #include <string.h>
 
 #define LEAK 0.01  /* as in activations.py */
-#define LARGE 4096 /* numbers for which it pays to let other threads of Python run */
+#define LARGE 4096 /* release Python's lock (GIL) for more numbers than this */
 
 #if defined(__GNUC__)
 #define ALWAYS inline __attribute__((always_inline))
 #else
 #define ALWAYS inline
 #endif
-#if defined(CLONES) /* as the compiler of the moment knows them */
+#if defined(CLONES) /* build.py defines it empty for compilers without target_clones */
 #elif defined(__GNUC__) && defined(__x86_64__) && defined(__linux__)
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define CLONES
 #endif
 
-typedef struct { /* the class of each sample, whole numbers of any type */
+typedef struct { /* the class of each sample, integers of any type */
     const char* at;
     int bytes, is_signed;
 } Labels;
@@ -40,21 +40,21 @@ static ALWAYS ptrdiff_t label(Labels y, ptrdiff_t i) {
 }
 
 #define MOST_LAYERS 64
-#if defined(__GNUC__) /* vectors as types */
+#if defined(__GNUC__) /* passes.h needs vector types */
 #define PASSES
 #endif
 
-typedef struct { /* a small batch, and the network that it goes through */
+typedef struct { /* a small batch and its network */
     const char* X;
     ptrdiff_t row, samples;
-    const ptrdiff_t *rows, *sizes; /* rows: NULL where they are the first ones of X */
+    const ptrdiff_t *rows, *sizes; /* rows: indices into X, or NULL for its first `samples` rows */
     int bytes, layers, activation, softmax;
     double scale;
     ptrdiff_t widest;
     Labels y;
     const void *targets, *weights;
     ptrdiff_t step;
-    uint8_t* seen; /* is a feature of any sample not zero? */
+    uint8_t* seen; /* whether a feature is not zero in some sample of the batch */
     ptrdiff_t* places;
     void* room;
 } Batch;
@@ -62,16 +62,16 @@ typedef struct { /* a small batch, and the network that it goes through */
 #define T float
 #define BITS uint32_t
 #define N(name) name##_float
-#define ROUND 12582912.0f /* 1.5 2²³: what is added to it is rounded to whole numbers */
+#define ROUND 12582912.0f /* 1.5 2²³: adding and subtracting it rounds to whole numbers */
 #define MANTISSA 23
 #define ONE 0x3f800000u
 #define LN2_HIGH 0.693359375f
 #define LN2_LOW -2.12194440e-4f
 #define TERMS 7
 #define LOG_TERMS 7
-#define LOWEST -87.0f /* e to it is a normal number */
+#define LOWEST -87.0f /* eˣ is a normal number from here on */
 #define HIGHEST 88.0f
-#define ONES 20.0f /* of 2z, where tanh z is 1 */
+#define ONES 20.0f /* tanh z rounds to 1 for 2z above this */
 #define EPS 1.1920929e-7f
 #define LOG logf
 #define SQRT sqrtf
@@ -116,12 +116,12 @@ typedef struct { /* a small batch, and the network that it goes through */
 
 typedef struct {
     Py_buffer view;
-    char type;      /* f or d; b and u for whole numbers; 0 for anything else */
-    ptrdiff_t size; /* in numbers */
-    int whole;      /* in one piece, by rows */
+    char type;      /* f or d; b for signed and u for unsigned integers; 0 for anything else */
+    ptrdiff_t size; /* in elements */
+    int whole;      /* whether it is C-contiguous */
 } Array;
 
-/* Opens an array; False where it is none. Whoever opens it closes it, also then. */
+/* Open the buffer of an array. False if it is none of a known type. The caller must close it in either case. */
 static int open_array(PyObject* object, Array* a, int writable) {
     memset(a, 0, sizeof *a);
     if (PyObject_GetBuffer(object, &a->view, PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0))) {
@@ -151,7 +151,7 @@ static void close_arrays(Array* a, int n) {
 static int is_matrix(const Array* a) { return (a->type == 'f' || a->type == 'd') && a->whole && a->view.ndim == 2; }
 static int is_like(const Array* a, const Array* b) { return a->type == b->type && a->whole && a->size == b->size; }
 
-/* Call f_float or f_double, by the type of `a`; large work without Python's lock. */
+/* Call f_float or f_double, by the type of `a`; for large arrays without Python's lock (GIL). */
 #define CALL(a, f, ...)                                                                                                \
     do {                                                                                                               \
         PyThreadState* saved = (a).size > LARGE ? PyEval_SaveThread() : NULL;                                          \
@@ -165,7 +165,7 @@ static int is_like(const Array* a, const Array* b) { return a->type == b->type &
     if (n != count) return PyErr_Format(PyExc_TypeError, "expected %d arguments", count)
 #define DONE(done) return PyBool_FromLong(done)
 
-/* (Z, b): Z (n, k) is overwritten; b (1, k), or a number, which must be 0. */
+/* (Z, b): Z (n, k) is overwritten; b is (1, k), or the integer 0. */
 #define FORWARD_FUNCTION(python, f)                                                                                    \
     FUNCTION(python) {                                                                                                 \
         TAKES(2);                                                                                                      \
@@ -209,14 +209,14 @@ BACKWARD_FUNCTION(tanh_backward)
 BACKWARD_FUNCTION(relu_backward)
 BACKWARD_FUNCTION(leaky_relu_backward)
 
-typedef struct { /* Z (n, k), and what it is compared with */
+typedef struct { /* logits Z (n, k) with targets, weights and losses */
     Array Z, bias, y, weight, losses;
     Labels labels;
-    const void* targets; /* (n, k), or NULL where there are labels */
+    const void* targets; /* (n, k), or NULL if there are labels */
     union {
         float f;
         double d;
-    } number; /* the weight, where it is one */
+    } number; /* the weight, if it is a Python float */
     const void* weights;
     ptrdiff_t n, k, step;
 } Compared;
@@ -261,7 +261,7 @@ static void close_compared(Compared* c) {
     for (int i = 0; i < 5; i++) close_arrays(all[i], 1);
 }
 
-/* (Z, b, y, weight): Z is overwritten; (Z, y, weight, losses): losses. */
+/* loss_delta (Z, b, y, weight) overwrites Z; loss (Z, y, weight, losses) overwrites losses. */
 #define OUTPUT_FUNCTIONS(loss, mean)                                                                                   \
     FUNCTION(loss##_delta) {                                                                                           \
         TAKES(4);                                                                                                      \
@@ -287,7 +287,7 @@ static void close_compared(Compared* c) {
 OUTPUT_FUNCTIONS(binary_cross_entropy, sigmoid)
 OUTPUT_FUNCTIONS(cross_entropy, softmax)
 
-/* (Z, y, correct): correct (n), of Python's bool, is overwritten. */
+/* (Z, y, correct): correct (n), NumPy bools, is overwritten. */
 FUNCTION(count_correct) {
     TAKES(3);
     Compared c;
@@ -301,7 +301,7 @@ FUNCTION(count_correct) {
     DONE(done);
 }
 
-/* (w, g, m, v, beta_1, beta_2, epsilon, step) */
+/* (w, g, m, v, beta_1, beta_2, epsilon, step): w, m and v are updated. */
 FUNCTION(adam) {
     TAKES(8);
     Array a[4] = {0};
@@ -319,7 +319,7 @@ FUNCTION(adam) {
     return PyErr_Occurred() ? NULL : PyBool_FromLong(done);
 }
 
-/* (W, dW, pull) -> Σ W², or None where it is not done. */
+/* (W, dW, pull): dW += pull W. Returns Σ W², or None if the arrays are not supported. */
 FUNCTION(add_l2) {
     TAKES(3);
     Array a[2] = {0};
@@ -337,7 +337,7 @@ FUNCTION(add_l2) {
     return done ? PyFloat_FromDouble(squares) : Py_NewRef(Py_None);
 }
 
-/* (X, indices or None, A): A (n, width) is overwritten with rows of X, which are bytes or numbers like A's. */
+/* (X, indices or None, A): A (n, width) is overwritten with rows of X, which is uint8 or of A's type. */
 FUNCTION(load_tile) {
     TAKES(3);
     Array a[3] = {0};
@@ -363,7 +363,7 @@ FUNCTION(load_tile) {
 }
 
 #ifdef PASSES
-/* The layers' sizes, of a whole array of them; False where they are none. */
+/* Read the layers' sizes from a contiguous array; False if they are not valid. */
 static int take_sizes(Batch* it, const Array* sizes) {
     if (!(sizes->whole && sizes->type == 'b' && sizes->view.itemsize == sizeof(ptrdiff_t) && sizes->size >= 2 &&
           sizes->size <= MOST_LAYERS))
@@ -376,7 +376,7 @@ static int take_sizes(Batch* it, const Array* sizes) {
     return 1;
 }
 
-/* Bytes of room: for places and what is seen, and behind them for numbers. */
+/* Bytes of scratch memory for `places` and `seen`, which lie before the scratch memory for numbers. */
 static ptrdiff_t room_for_places(const Batch* it) {
     ptrdiff_t places = it->sizes[0] + 1 + it->widest, bytes = places * (ptrdiff_t)sizeof(ptrdiff_t) + it->sizes[0];
     return (bytes + 63) / 64 * 64;
@@ -386,7 +386,7 @@ static ptrdiff_t room_for(const Batch* it, int doubles) {
     return room_for_places(it) + (doubles ? room_double(it) : room_float(it));
 }
 
-/* (sizes, samples, doubles) -> bytes of room. */
+/* (sizes, samples, doubles) -> bytes of scratch memory that `passes` needs. */
 FUNCTION(passes_room) {
     TAKES(3);
     Batch it = {0};
@@ -400,7 +400,8 @@ FUNCTION(passes_room) {
 }
 
 /* (X, indices or None, scale, sizes, activation, softmax, params, gradient, subtract, logits, y, weight, room):
-   gradient and logits are overwritten; to subtract, the first W's is subtracted from it instead. */
+   gradient and logits are overwritten. With `subtract` the gradient of the first layer's W is not stored but subtracted
+   from W in params. */
 FUNCTION(passes) {
     TAKES(13);
     Batch it = {0};
@@ -443,8 +444,8 @@ FUNCTION(passes) {
 }
 #endif
 
-/* (X, times, made): bytes (n, k) are made of times X (n, k), by rows; returns whether they are what it is, but for
-   rounding, or None where it is not done. */
+/* (X, times, made): made (n, k) uint8 is overwritten with times X (n, k), rounded. Returns whether all numbers were
+   whole ones from 0 to 255 up to rounding errors, or None if the arrays are not supported. */
 FUNCTION(to_bytes) {
     TAKES(3);
     Array a[2] = {0};
@@ -463,7 +464,8 @@ FUNCTION(to_bytes) {
     return done ? PyBool_FromLong(good) : Py_NewRef(Py_None);
 }
 
-/* (A, B, C, alpha, add): C (m, n) = alpha A B, or C + alpha A B: A of bytes, B and C of one type, and by rows. */
+/* (A, B, C, alpha, add): C (m, n) = alpha A B, or C + alpha A B with `add`. A is uint8 with contiguous rows or columns;
+   B and C are of one type, float or double, with contiguous rows. */
 FUNCTION(multiply_bytes_) {
     static int tiles = -1;
     TAKES(5);
@@ -490,7 +492,7 @@ FUNCTION(multiply_bytes_) {
     }
     if (!fit)
         PyErr_SetString(PyExc_TypeError,
-                        "expected bytes A (m, k), and numbers B (k, n) and C (m, n) of one type, by rows");
+                        "expected uint8 A (m, k), and B (k, n) and C (m, n) of one float type with contiguous rows");
     close_arrays(a, 3);
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }

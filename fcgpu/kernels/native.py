@@ -1,7 +1,7 @@
-"""The CPU's kernels in C, each one pass where the reference needs several; NumPy's where they are not there.
+"""The CPU's kernels in C: each makes one pass through memory, where the reference needs several.
 
-`native.c` is compiled when fcgpu is installed, if the machine has a C compiler. What it is not written for, such as
-arrays that do not lie in one piece, it leaves to the reference.
+`native.c` is compiled when fcgpu is installed, if the machine has a C compiler. A kernel returns False, or None, for
+arrays that it does not support, such as ones that are not contiguous; then the NumPy reference is called.
 """
 
 import math
@@ -18,13 +18,13 @@ ALIKE = (
     *("sigmoid_backward", "tanh_backward", "relu_backward", "leaky_relu_backward"),
     "count_correct",
     *(f"{loss}{half}" for loss in ("binary_cross_entropy", "cross_entropy") for half in ("", "_delta")),
-)  # in name and arguments
+)  # same name and arguments in C as in the reference
 
 Kernel = Callable[..., None]
 
 
 def faster(reference: Mapping[str, Kernel]) -> dict[str, Kernel]:
-    """The entries of the table that have a compiled variant, by name."""
+    """Compiled variants of entries of the reference table, by name; empty if native.c is not compiled."""
     if compiled.native is None:
         return {}
     special = {f.__name__: f for f in (load_tile, dense_forward, dense_backward, adam, adamw, add_l2)}
@@ -51,7 +51,7 @@ def load_tile(X: Any, rows: Any, A: Any) -> bool:
 
 
 def _are_bytes(A: Any) -> bool:
-    """Whose rows or columns lie in one piece."""
+    """Whether A is uint8 and has contiguous rows or columns."""
     return A.dtype == np.uint8 and 1 in A.strides
 
 
@@ -63,7 +63,7 @@ def dense_forward(A: Any, W: Any, Z: Any, scale: float = 1.0) -> bool:
 
 
 def dense_backward(dZ: Any, A: Any, W: Any, ones: Any, dW: Any, db: Any, dA: Any, scale: float = 1.0) -> bool:
-    if not _are_bytes(A) or dA is not None:  # which no layer of pixels has
+    if not _are_bytes(A) or dA is not None:  # the layer of pixels is the first, and needs no dA
         return False
     np.matmul(ones, dZ, out=db)
     compiled.native.multiply_bytes(A.mT, dZ, dW, scale, False)

@@ -1,7 +1,8 @@
-/* All passes over a small batch for one type of numbers, T: from samples to logits, and back to the gradient.
+/* The forward and backward pass over a small batch in one call: from samples to logits, and back to the gradient.
 
-   Included once for float and once for double, behind elementwise.h. Every array of units (samples, row) has rows of
-   whole vectors. Features that no sample of the batch has are left out of both products with them. */
+   Included once for float and once for double, after elementwise.h; T is the type of numbers. Rows of activations are
+   padded to whole vectors. Features that are zero in every sample of the batch are skipped in both products of the
+   first layer. */
 
 #ifdef PASSES
 #define VECTOR ((ptrdiff_t)(64 / sizeof(T)))
@@ -11,9 +12,9 @@ typedef T N(vector) __attribute__((vector_size(64), aligned(sizeof(T)), may_alia
 #define AT(x) (*(N(vector)*)(x))
 
 #pragma GCC push_options
-#pragma GCC optimize("O2") /* the vectors are there already: -O3 takes three times as long to compile */
+#pragma GCC optimize("O2") /* the code uses vector types already, and -O3 takes three times as long to compile */
 
-/* Z (samples, vectors) += a W, for so many of both: W's row i is the place[i]th, unless they are packed. */
+/* Z (samples, vectors) += a W, from the columns place[i] of a and the same rows of W; if packed, from rows i of W. */
 static ALWAYS void N(tile)(const T* a, ptrdiff_t a_row, const ptrdiff_t* place, ptrdiff_t n, const T* W,
                            ptrdiff_t w_row, int packed, T* Z, ptrdiff_t z_row, const int samples, const int vectors) {
     N(vector) sum[5][4];
@@ -37,7 +38,7 @@ static ALWAYS void N(tile)(const T* a, ptrdiff_t a_row, const ptrdiff_t* place, 
         for (int v = 0; v < vectors; v++) AT(Z + s * z_row + v * VECTOR) = sum[s][v];
 }
 
-/* Of all samples, some at a time, for some rows of W at a time, which stay in the first cache meanwhile. */
+/* The same for all samples, a few at a time, and for 64 rows of W at a time, which stay in the L1 cache. */
 static ALWAYS void N(tiles)(const T* a, ptrdiff_t a_row, const ptrdiff_t* place, ptrdiff_t n, const T* W,
                             ptrdiff_t w_row, int packed, T* Z, ptrdiff_t z_row, ptrdiff_t samples, const int vectors) {
     for (ptrdiff_t i = 0; i < n; i += 64) {
@@ -47,7 +48,7 @@ static ALWAYS void N(tiles)(const T* a, ptrdiff_t a_row, const ptrdiff_t* place,
             ptrdiff_t left = samples - s;
             const T* its = a + s * a_row;
             T* z = Z + s * z_row;
-            if (vectors == 1) at_once = left < 4 ? 1 : 4; /* few variants, which take long to compile */
+            if (vectors == 1) at_once = left < 4 ? 1 : 4; /* few variants, because each takes long to compile */
             else at_once = left <= 5 ? left : left == 6 ? 3 : left <= 8 ? 4 : 5;
             if (at_once == 1) N(tile)(its, a_row, place + i, some, w, w_row, packed, z, z_row, 1, vectors);
             else if (at_once == 4) N(tile)(its, a_row, place + i, some, w, w_row, packed, z, z_row, 4, vectors);
@@ -68,7 +69,7 @@ static ALWAYS void N(tiles)(const T* a, ptrdiff_t a_row, const ptrdiff_t* place,
 TILES(1)
 TILES(4)
 
-/* Z (samples, n) = a W + b: of a and of W the rows that place[i] names, i < n_in. */
+/* Z (samples, n) = a W + b, from the columns place[i] of a and the same rows of W, i < n_in. */
 static void N(forward)(const T* a, ptrdiff_t a_row, const ptrdiff_t* place, ptrdiff_t n_in, const T* W, const T* b,
                        ptrdiff_t n, T* Z, ptrdiff_t samples, T* packed) {
     const ptrdiff_t row = ROW(n);
@@ -85,7 +86,7 @@ static void N(forward)(const T* a, ptrdiff_t a_row, const ptrdiff_t* place, ptrd
     N(tiles_1)(a, a_row, place, n_in, packed, VECTOR, 1, Z + j, row, samples);
 }
 
-/* to[r] (vectors) = Σ over samples of a[s, r] dZ[s], or that is subtracted; not more than n numbers of it. */
+/* to[r] (vectors) = Σ over samples s of a[r][s] dZ[s], or is reduced by it; at most n numbers are written. */
 static ALWAYS void N(some_gradients)(const T* const* a, ptrdiff_t a_row, const T* dZ, ptrdiff_t row, ptrdiff_t samples,
                                      T* const* to, ptrdiff_t n, int subtract, const int rows, const int vectors) {
     N(vector) sum[2][8] = {0};
@@ -121,7 +122,7 @@ static ALWAYS void N(gradient_rows)(const T* a, ptrdiff_t a_row, const ptrdiff_t
         N(some_gradients)(from, a_row, dZ + j, row, samples, to, n - j, subtract, rows, 1);
 }
 
-/* dW, the rows that place[i] names, i < n_in, = aᵀ dZ, or that is subtracted from it. */
+/* Rows place[i] of dW, i < n_in, = aᵀ dZ, or are reduced by it if subtract. */
 CLONES static void N(gradient_of)(const T* a, ptrdiff_t a_row, const ptrdiff_t* place, ptrdiff_t n_in, const T* dZ,
                                   ptrdiff_t samples, T* dW, ptrdiff_t n, int subtract) {
     ptrdiff_t i = 0;
@@ -129,7 +130,7 @@ CLONES static void N(gradient_of)(const T* a, ptrdiff_t a_row, const ptrdiff_t* 
     if (i < n_in) N(gradient_rows)(a, a_row, place + i, dZ, ROW(n), samples, dW, n, subtract, 1);
 }
 
-/* Of so many inputs, side (inputs, VECTOR) = W dZᵀ, the samples in a vector: across (n, VECTOR) is dZᵀ. */
+/* side (inputs, VECTOR) = W dZᵀ for a few inputs, with one sample per vector lane; across (n, VECTOR) is dZᵀ. */
 static ALWAYS void N(some_inputs)(const T* W, ptrdiff_t n, const T* across, T* side, const int inputs) {
     N(vector) sum[16] = {0};
     for (ptrdiff_t j = 0; j < n; j++) {
@@ -141,7 +142,7 @@ static ALWAYS void N(some_inputs)(const T* W, ptrdiff_t n, const T* across, T* s
     for (int i = 0; i < inputs; i++) AT(side + i * VECTOR) = sum[i];
 }
 
-/* dA (samples, n_in) = dZ Wᵀ; across has room for n vectors, side for 16. */
+/* dA (samples, n_in) = dZ Wᵀ; across is scratch for n vectors, side for 16. */
 CLONES static void N(backward)(const T* dZ, const T* W, ptrdiff_t n_in, ptrdiff_t n, T* dA, ptrdiff_t samples,
                                T* across, T* side) {
     for (ptrdiff_t first = 0; first < samples; first += VECTOR) {
@@ -181,7 +182,7 @@ static void N(derive)(int activation, const T* A, T* dA, ptrdiff_t n) {
 
 #pragma GCC pop_options
 
-/* A (samples, features) = scale X. Returns how many features some sample has, and in place which these are. */
+/* A (samples, features) = scale X. Writes to place the features that some sample has not zero; returns their number. */
 CLONES static ptrdiff_t N(take)(const Batch* it, T* A, ptrdiff_t* place) {
     const ptrdiff_t n = it->sizes[0];
     const T scale = (T)it->scale;
@@ -204,8 +205,8 @@ CLONES static ptrdiff_t N(take)(const Batch* it, T* A, ptrdiff_t* place) {
     return count;
 }
 
-/* gradient and logits (samples, n_outputs) are overwritten. The gradient of the first W is subtracted from `first`, or
-   it is overwritten if that is NULL. */
+/* Overwrites gradient and logits (samples, n_outputs). Unless `first` is NULL, the gradient of the first layer's W is
+   subtracted from it instead of stored in gradient. */
 static void N(passes)(const Batch* it, const T* params, T* gradient, T* first, T* logits) {
     const ptrdiff_t samples = it->samples, last = it->layers, *sizes = it->sizes, k = sizes[last];
     ptrdiff_t *places = it->places, *every = places + sizes[0] + 1, at = 0;
@@ -228,7 +229,7 @@ static void N(passes)(const Batch* it, const T* params, T* gradient, T* first, T
     else N(sigmoid_all)(across, NULL, samples, k);
     N(minus_target)(across, it->y, it->targets, it->weights, it->step, samples, k);
     for (ptrdiff_t s = 0; s < samples; s++) memcpy(A[last] + s * ROW(k), across + s * k, (size_t)k * sizeof(T));
-    for (ptrdiff_t i = last - 1; i >= 0; i--) { /* dZ is in the place of A[i + 1] */
+    for (ptrdiff_t i = last - 1; i >= 0; i--) { /* dZ has overwritten A[i + 1] */
         const ptrdiff_t n_in = sizes[i], n = sizes[i + 1];
         const T* dZ = A[i + 1];
         at -= (n_in + 1) * n;
@@ -253,7 +254,7 @@ static void N(passes)(const Batch* it, const T* params, T* gradient, T* first, T
     }
 }
 
-/* Bytes of `room`. */
+/* Bytes of scratch memory for numbers. */
 static ptrdiff_t N(room)(const Batch* it) {
     ptrdiff_t units = ROW(it->widest), deepest = it->sizes[0] > it->widest ? it->sizes[0] : it->widest;
     for (int i = 0; i <= it->layers; i++) units += ROW(it->sizes[i]);

@@ -1,11 +1,11 @@
-"""Dense layers on a GPU: products by cuBLAS on CuPy's memory as it lies, without a copy, an allocation or a wait.
+"""Dense layers on a GPU: matrix products by cuBLAS on CuPy arrays, without a copy, an allocation or a synchronisation.
 
-cuBLAS reads matrices by columns. C (m, n) by rows is the same memory as Cᵀ (n, m) by columns, and
+cuBLAS reads matrices in column-major order. A row-major C (m, n) is the same memory as a column-major Cᵀ (n, m), and
     C = op(A) op(B)   is   Cᵀ = op(B)ᵀ op(A)ᵀ,
-so B goes first and A second, each with the flag that it has here, and nothing is transposed.
+so B is passed first and A second, each with its own transpose flag, and nothing is transposed.
 
-`nvidias` calls cuBLAS through nvmath-python, which a CUDA graph can record; `cupys` through CuPy, which refuses while
-one is recorded. Both pass the same numbers to the same function.
+`nvidias` calls cuBLAS through nvmath-python, which works while a CUDA graph is captured; `cupys` calls it through CuPy,
+which refuses then. Both pass the same arguments to the same function.
 """
 
 import os
@@ -20,7 +20,7 @@ import numpy as np
 DATA = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
 COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32 = 68, 70, 77
 PLAIN, TRANSPOSED = 0, 1
-ALGORITHM = -1  # cuBLAS chooses by the shapes alone: the same shapes, the same bits
+ALGORITHM = -1  # default: cuBLAS chooses by the shapes alone, so the same shapes give the same bits
 # Held while a handle begins or ends, when cuBLAS may wait for the whole device, and while a graph is recorded, which
 # such a wait makes worthless. A fork waits for it too, or its child would for ever.
 ALONE = threading.RLock()
@@ -31,11 +31,11 @@ WORKSPACE = 32 << 20  # bytes, what NVIDIA's manual recommends for Hopper
 
 
 class Products:
-    """C = alpha op(A) op(B) + beta C on arrays of one device; sums in float32, in float64 for float64.
+    """C = alpha op(A) op(B) + beta C on arrays of one device; sums are float32, or float64 for float64.
 
-    A and B share a type, of float64, float32, float16 or bfloat16; C has theirs, or float32 under halves. Rows must lie
-    in one piece. With a leading axis each is a stack (M, rows, columns); a single A or B then serves every one.
-    tf32 lets float32 operands be rounded to 10 bits behind the point, which tensor cores need.
+    A and B have the same dtype: float64, float32, float16 or bfloat16. C has it, too, or is float32 if they have 16
+    bits. Rows must be contiguous. C may be a stack (M, rows, columns); then A and B are stacks, or one matrix for all.
+    tf32 : round float32 operands to 10 bits of mantissa, so that tensor cores can multiply them.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Products:
         alpha: float = 1.0,
         beta: float = 0.0,
     ) -> None:
-        """Raises ValueError for shapes or types that do not go together, or rows that do not lie in one piece."""
+        """Overwrite C. Raises ValueError if shapes or dtypes do not match, or rows are not contiguous."""
         *stack, m, n = C.shape
         k = A.shape[-2] if transposed_a else A.shape[-1]
         a, b = (k, m) if transposed_a else (m, k), (n, k) if transposed_b else (k, n)
@@ -94,9 +94,9 @@ class Products:
 
 
 def nvidias(xp: Any, stream: Any, *, tf32: bool = False) -> Products:
-    """On a handle of its own that works on `stream`, with a workspace of its own: nothing is allocated in a call.
+    """Products on a cuBLAS handle of their own, on `stream` and with a workspace: a call allocates nothing.
 
-    Raises ImportError without nvmath-python, and what it and CuPy raise where cuBLAS does not load or memory is short.
+    Raises ImportError without nvmath-python, and what nvmath and CuPy raise if cuBLAS does not load or memory is short.
     """
     from nvmath.bindings import cublas
 
@@ -107,7 +107,7 @@ def nvidias(xp: Any, stream: Any, *, tf32: bool = False) -> Products:
     products = Products(gemm, gemm_batched, lambda: handle, tf32=tf32, keep=keep)
     weakref.finalize(products, _end, xp.cuda.Device(), cublas.destroy, handle).atexit = False
     cublas.set_stream(handle, stream.ptr)
-    cublas.set_workspace(handle, workspace.data.ptr, WORKSPACE)  # after the stream, which takes cuBLAS's own back
+    cublas.set_workspace(handle, workspace.data.ptr, WORKSPACE)  # last: set_stream resets the workspace
     return products
 
 
@@ -117,8 +117,8 @@ def _end(device: Any, destroy: Callable[[int], None], handle: int) -> None:
 
 
 def cupys(xp: Any, *, tf32: bool = False) -> Products:
-    """On CuPy's own handle, which follows its current stream. Each thread has another: a run may be begun in one, go on
-    in the next, and share neither's handle with it.
+    """Products on CuPy's own cuBLAS handle, which uses CuPy's current stream. Each thread has a handle of its own, and a
+    run may go on in another thread: so the handle is asked for at each call.
     """
     cublas = xp.cuda.cublas
     gemm, gemm_batched = cublas.gemmEx, cublas.gemmStridedBatchedEx
@@ -130,7 +130,7 @@ def _place(x: Any) -> tuple[int, int]:
 
 
 def _row(x: Any) -> int:
-    """The distance of two rows, in numbers."""
+    """The distance between two rows, in elements. Raises ValueError if rows are not contiguous."""
     if x.strides[-1] != x.itemsize and x.shape[-1] > 1:
         raise ValueError(f"a matrix {x.shape} with strides {x.strides}: its rows do not lie in one piece")
     distance: int = x.strides[-2] // x.itemsize

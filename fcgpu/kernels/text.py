@@ -1,4 +1,4 @@
-"""Kernels that are whole programs: their CUDA C++ stands in files beside this one, and includes nothing."""
+"""Loads the kernels that are whole programs: their CUDA C++ is in .cu files of this folder, which include no header."""
 
 from functools import cache
 from pathlib import Path
@@ -12,15 +12,15 @@ C_TYPES = {
 
 @cache
 def text_of(name: str) -> str:
-    """A file of CUDA C++."""
+    """The text of a CUDA C++ file in this folder."""
     return (Path(__file__).parent / name).read_text(encoding="ascii")
 
 
 def program(text: str) -> str:
-    """The text with what it asks of a GPU before it."""
+    """The text, with the device functions of ptx.cu before it."""
     return text_of("ptx.cu") + text
 
 
 def up(n: int, multiple: int) -> int:
-    """The least multiple that is not less than n."""
+    """n rounded up to a multiple."""
     return -(-n // multiple) * multiple

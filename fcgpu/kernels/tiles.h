@@ -1,9 +1,11 @@
-/* Products of bytes and numbers on the tile unit of Intel's server processors (AMX, since 2023): C = alpha A B + C.
+/* C = alpha A B (+ C) for bytes A and float or double B, on the tile unit of Intel's server processors (AMX, since
+   2023).
 
-   The unit multiplies short numbers, so each of B is cut into several: tiles_float.h and tiles_double.h say how.
+   The unit multiplies short numbers, so each number of B is cut into several pieces: see tiles_float.h and
+   tiles_double.h. "Depth" is the inner dimension k of the product.
 
-   A tile register holds 16 rows of 64 bytes: 16 vectors of A, so and so deep; or of B, 16 groups of depths that lie in
-   32 bits, and 16 columns. */
+   A tile register holds 16 rows of 64 bytes. Of A: 16 rows, with 64 bytes along the depth. Of B: 16 columns of 32 bits;
+   one register row holds the successive depths that fit into 32 bits. */
 
 #if defined(__clang__)
 #define KNOWS_TILES (__clang_major__ >= 12)
@@ -17,14 +19,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define SIDE 16    /* rows of a tile of A, columns of one of B */
-#define TILE 1024  /* bytes */
-#define STRIP 8    /* tiles of A's rows that are packed together, and */
-#define DEEPEST 16 /* how many deep: they stay in the second cache */
+#define SIDE 16    /* rows of a tile of A, columns of a tile of B */
+#define TILE 1024  /* bytes of a tile */
+#define STRIP 8    /* A is packed in blocks of this many tiles of rows and */
+#define DEEPEST 16 /* this many tiles of depth, which stay in the L2 cache */
 #define ON_TILES __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-bf16,amx-int8")))
 #define TILE_ALWAYS static inline __attribute__((always_inline)) ON_TILES
 
-/* Does this processor have it, and does the system let this process use it? */
+/* Whether this processor has the tile unit, and the system lets this process use it. */
 static int has_tiles(void) {
     enum { ASK_FOR = 0x1023, TILE_DATA = 18, BF16 = 1 << 22, TILES = 1 << 24, INT8 = 1 << 25 };
     const unsigned all = BF16 | TILES | INT8;
@@ -54,33 +56,33 @@ TILE_ALWAYS void transpose(__m512i* r) { /* 16 x 16 */
         r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88), r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
 }
 
-typedef struct { /* A or a slice of it: rows or columns lie in one piece, and the others so many bytes apart */
+typedef struct { /* A or a slice of it, with its strides in bytes, of which one is 1 */
     const uint8_t* at;
     ptrdiff_t row, column;
 } Bytes;
 
-typedef struct { /* B or C: rows are so many bytes apart */
+typedef struct { /* B or C, with contiguous rows; row is their stride in bytes */
     char* at;
     ptrdiff_t row;
 } Matrix;
 
-/* 2 x 2 tiles of C from as many strips of A and B, fewer at the ends: where C has no more than 16 rows or columns. */
+/* 2 x 2 tiles of C, from two strips of A and two of B; at the edges of C fewer. */
 typedef struct {
     const char *a, *b;
-    ptrdiff_t strip, deep;   /* tiles of a strip of A, and of those how many there are before the rest is zero */
+    ptrdiff_t strip, deep;   /* tiles in a strip of A; how many of them must be read, the rest being zero */
     const double* scales;    /* of the columns */
-    Matrix C;                /* is overwritten, or */
-    int add;                 /* added to */
-    ptrdiff_t rows, columns; /* up to 32 */
+    Matrix C;                /* overwritten, or */
+    int add;                 /* added to if this is true */
+    ptrdiff_t rows, columns; /* of C here, up to 32 each */
 } Corner;
 
 typedef struct { /* how numbers of a type are cut */
     size_t size; /* bytes of a number */
-    int pieces;  /* of a number */
+    int pieces;  /* pieces of a number */
     int depth;   /* numbers of A in a row of a tile */
-    /* B (k, n) as tiles: strips of 16 columns, in each for every `depth` of k the pieces. */
+    /* Pack B (k, n) into tiles: for each strip of 16 columns, for each `depth` rows, one tile per piece. */
     void (*pack_numbers)(Matrix B, ptrdiff_t k, ptrdiff_t n, double alpha, char* tiles, double* scales);
-    /* 16 rows of A (fewer: m). Returns how many tiles there are before the rest is zero. */
+    /* Pack up to 16 rows of A; m may be more. Returns how many tiles must be read, the rest being zero. */
     ptrdiff_t (*pack_rows)(Bytes A, ptrdiff_t m, ptrdiff_t k, char* tiles);
     ptrdiff_t (*pack_columns)(Bytes A, ptrdiff_t m, ptrdiff_t k, char* tiles);
     void (*multiply)(const Corner* corner);
@@ -89,12 +91,12 @@ typedef struct { /* how numbers of a type are cut */
 #include "tiles_float.h"
 #include "tiles_double.h"
 
-typedef struct { /* room */
+typedef struct { /* scratch memory */
     char *a, *b;
     double* scales;
 } Tiles;
 
-/* C (m, n) = alpha A (m, k) B (k, n), or added to it, for k up to DEEPEST tiles. */
+/* C (m, n) = alpha A (m, k) B (k, n), added to C if `add`, for k up to DEEPEST tiles. */
 ON_TILES static void multiply_slice(const Cut* cut, Tiles tiles, Bytes A, Matrix B, Matrix C, ptrdiff_t m, ptrdiff_t n,
                                     ptrdiff_t k, double alpha, int add) {
     ptrdiff_t strip = tiles_for(k, cut->depth), high = tiles_for(m, SIDE), wide = tiles_for(n, SIDE);
@@ -125,7 +127,7 @@ ON_TILES static void multiply_slice(const Cut* cut, Tiles tiles, Bytes A, Matrix
     }
 }
 
-/* C (m, n) = alpha A (m, k) B (k, n), or added to it. False where there is no memory for the tiles. */
+/* C (m, n) = alpha A (m, k) B (k, n), added to C if `add`. False if memory for the tiles cannot be allocated. */
 ON_TILES static int multiply_bytes(int doubles, Bytes A, Matrix B, Matrix C, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k,
                                    double alpha, int add) {
     static const struct {

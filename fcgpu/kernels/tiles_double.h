@@ -1,18 +1,18 @@
-/* Doubles for tiles.h. The unit multiplies bytes and adds up in 32 bits, without rounding. So a column of B is written
-   as whole numbers of 7 bytes times a power of two, which its greatest number decides: that one keeps all its bits, and
-   the others at least those of its last place (Ootomo, Ozaki and Yokota 2024, arXiv:2306.11975). Their products with
-   bytes are summed up exactly, byte by byte, and rounded once. */
+/* Doubles for tiles.h. The unit multiplies bytes and sums in 32-bit integers, without rounding. So each column of B is
+   written as integers of 7 bytes times a power of two. The power is chosen such that the column's largest number keeps
+   all its bits; the others are rounded to multiples of 1/4 of its last place (Ootomo, Ozaki and Yokota 2024,
+   arXiv:2306.11975). The products with bytes are summed exactly, byte by byte, and rounded once. */
 
 #define DOUBLE_DEPTH 64
 #define DOUBLE_PIECES 7
-#define WHOLE 55          /* bits of the whole numbers, besides their sign */
-#define LEAST_POWER -1014 /* of two, that whole numbers are multiplied by */
+#define WHOLE 55          /* bits of the integers, without their sign */
+#define LEAST_POWER -1014 /* least exponent of the power of two that integers are multiplied by */
 
-/* powers (n): the column j of B is whole numbers times 2 to the power[j], which is NaN or infinite if one of B is. */
+/* powers (n): column j of B is integers times 2 to the powers[j], which is NaN or infinite if a number in it is. */
 ON_TILES static void powers_of(Matrix B, ptrdiff_t k, ptrdiff_t n, double* powers) {
     for (ptrdiff_t j = 0; j < tiles_for(n, SIDE) * SIDE; j += 8) {
         __m512d greatest = _mm512_setzero_pd();
-        for (ptrdiff_t d = 0; d < k; d++) { /* the greater of two, or the second if one is NaN */
+        for (ptrdiff_t d = 0; d < k; d++) { /* max_pd returns its second operand if either is NaN */
             const char* b = B.at + d * B.row + j * (ptrdiff_t)sizeof(double);
             __m512d x = _mm512_abs_pd(_mm512_maskz_loadu_pd((__mmask8)first(n - j), b));
             greatest = _mm512_mask_mov_pd(_mm512_max_pd(x, greatest), _mm512_cmp_pd_mask(x, x, _CMP_UNORD_Q), x);
@@ -27,7 +27,8 @@ TILE_ALWAYS __m512i whole_numbers(const char* b, __mmask8 columns, __m512d power
     return _mm512_cvtpd_epi64(x);
 }
 
-/* Whole numbers of 4 rows and 8 columns: pairs of bytes i and i + 1 of each, a row's beside the next's. */
+/* From the integers of 4 rows and 8 columns: pair[i] holds byte 2i of each, and in its upper half byte 2i + 1. The
+   bytes of the 4 rows lie side by side. */
 TILE_ALWAYS void digits(const __m512i* rows, __m512i* pair) {
     const __m512i first_two = _mm512_set_epi32(29, 13, 25, 9, 21, 5, 17, 1, 28, 12, 24, 8, 20, 4, 16, 0);
     const __m512i next_two = _mm512_add_epi32(first_two, _mm512_set1_epi32(2));
@@ -57,7 +58,7 @@ ON_TILES static void pack_doubles(Matrix B, ptrdiff_t k, ptrdiff_t n, double alp
                 }
                 digits(rows, side ? right : left);
             }
-            for (int i = 0; i < DOUBLE_PIECES; i++) /* the lower or the upper half of a pair */
+            for (int i = 0; i < DOUBLE_PIECES; i++) /* 0x44: lower halves of a pair, 0xee: upper ones */
                 _mm512_store_si512(to + i * TILE, i % 2 ? _mm512_shuffle_i64x2(left[i / 2], right[i / 2], 0xee)
                                                         : _mm512_shuffle_i64x2(left[i / 2], right[i / 2], 0x44));
         }
@@ -103,7 +104,7 @@ ON_TILES static ptrdiff_t pack_columns_for_doubles(Bytes A, ptrdiff_t m, ptrdiff
 
 typedef int32_t Sums[DOUBLE_PIECES][2 * SIDE][2 * SIDE];
 
-/* The sums of one byte, of which the last has the sign. */
+/* The sums of products with one byte of the integers; the last byte is signed. */
 TILE_ALWAYS void sum_bytes(const Corner* it, int piece, Sums sums, const int is_last, const int down, const int right) {
     const char *a = it->a, *a_below = a + it->strip * TILE;
     const char *b = it->b + piece * TILE, *b_right = b + it->strip * DOUBLE_PIECES * TILE;
@@ -145,7 +146,7 @@ TILE_ALWAYS __m512d times_256_and(__m512d high, const int32_t* low) {
     return _mm512_fmadd_pd(high, _mm512_set1_pd(256), _mm512_cvtepi32_pd(_mm256_load_si256((const __m256i*)low)));
 }
 
-/* Both halves of the sum are whole numbers below 2⁵³, so only the last addition rounds. */
+/* `low` and `high` are integers below 2⁵³, hence exact: only the sum of both is rounded. */
 ON_TILES static void multiply_doubles(const Corner* it) {
     Sums sums __attribute__((aligned(64)));
     const int down = it->rows > SIDE, right = it->columns > SIDE;

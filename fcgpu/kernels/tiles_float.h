@@ -1,18 +1,18 @@
-/* Floats for tiles.h. The unit multiplies bfloat16, of 8 bits, and adds up in float. A byte is one such number exactly,
-   and a float of 24 bits is the sum of three (Henry, Tang and Heinecke 2019, arXiv:1904.06376). So three passes give
-   each product exactly, and the sums of float32, several times as fast as the processor multiplies floats. */
+/* Floats for tiles.h. The unit multiplies bfloat16, with 8 significant bits, and sums in float. A byte is exactly one
+   bfloat16, and a float with its 24 bits is exactly the sum of three (Henry, Tang and Heinecke 2019, arXiv:1904.06376).
+   So three passes give each product exactly, summed in float32, several times as fast as float multiplications. */
 
 #define FLOAT_DEPTH 32
 #define FLOAT_PIECES 3
 
 TILE_ALWAYS __m512i high_half(__m512i x) { return _mm512_and_si512(x, _mm512_set1_epi32((int)0xffff0000)); }
 
-/* The high halves of two vectors of floats, each beside the other's. */
+/* The high halves of two vectors of floats, interleaved. */
 TILE_ALWAYS __m512i pairs(__m512i even, __m512i odd) {
     return _mm512_or_si512(_mm512_srli_epi32(even, 16), high_half(odd));
 }
 
-/* p[0] + p[1] + p[2] = x, each with no more than the high half of a float: cut off, not rounded, so nothing is lost. */
+/* p[0] + p[1] + p[2] = x, where each uses only the high half of a float: truncated, not rounded, so this is exact. */
 TILE_ALWAYS void cut_float(__m512 x, __m512i* p) {
     for (int i = 0; i < FLOAT_PIECES; i++) {
         p[i] = i < FLOAT_PIECES - 1 ? high_half(_mm512_castps_si512(x)) : _mm512_castps_si512(x);
@@ -27,7 +27,7 @@ TILE_ALWAYS __m512i as_floats(const uint8_t* x, __mmask16 mask) {
 ON_TILES static void pack_floats(Matrix B, ptrdiff_t k, ptrdiff_t n, double alpha, char* tiles, double* scales) {
     const ptrdiff_t strip = tiles_for(k, FLOAT_DEPTH) * FLOAT_PIECES * TILE;
     const __m512 scale = _mm512_set1_ps((float)alpha);
-    (void)scales; /* none: it is in the numbers */
+    (void)scales; /* not used: the packed numbers are multiplied by alpha */
     for (ptrdiff_t d = 0; d < tiles_for(k, FLOAT_DEPTH) * FLOAT_DEPTH; d += 2) {
         const char* b = B.at + d * B.row;
         char* to = tiles + d / FLOAT_DEPTH * FLOAT_PIECES * TILE + d % FLOAT_DEPTH / 2 * 64;

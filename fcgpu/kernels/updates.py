@@ -1,11 +1,11 @@
 """One step of each first-order rule, in place on the flat vectors.
 
-`update(w, g, state, learning_rate, **hyperparameters)` changes w (..., n_params) and the arrays of `state`; the
-gradient g is used up as scratch, which spares most rules a temporary vector. learning_rate is (1,), of w's type, on
-the device: a captured graph then reads today's value, not the one it was captured with. A rule whose row says
-`needs_loss` takes the loss of the same batch beside it, float64, on the device: () or, for a stack, (..., 1).
+`update(w, g, state, learning_rate, **hyperparameters)` updates w (..., n_params) and the arrays of `state` in place. It
+may overwrite the gradient g as scratch, which saves most rules a temporary vector. learning_rate is (1,), of w's dtype,
+on the device, so that a captured graph reads the current value and not the one at capture. A rule with `needs_loss` is
+also passed the loss of the same batch, float64 on the device: () or, for a stack of models, (..., 1).
 
-Every array of a state starts at zero, in the shape and type of w; those named in SCALARS are (1,) float64.
+Every array of a state starts at zero, with the shape and dtype of w; those named in SCALARS are (1,) float64.
 """
 
 import math
@@ -18,11 +18,11 @@ from fcgpu.kernels.blas import axpby
 
 
 class NoState(NamedTuple):
-    """Gradient descent remembers nothing."""
+    """Gradient descent has no state."""
 
 
 class Velocity(NamedTuple):
-    v: Any  # (..., n_params), the running step
+    v: Any  # (..., n_params), the velocity
 
 
 class MeanSquare(NamedTuple):
@@ -36,9 +36,9 @@ class Moments(NamedTuple):
 
 
 class Signs(NamedTuple):
-    sign: Any  # (..., n_params), of the last gradient; 0 where it had turned, or there was none
-    step: Any  # (..., n_params), how far each parameter goes; 0 before the first step
-    loss: Any  # (1,) float64, of the last batch; for a stack (..., 1)
+    sign: Any  # (..., n_params), sign of the last gradient; 0 where it had changed, and before the first step
+    step: Any  # (..., n_params), step size of each parameter; 0 before the first step
+    loss: Any  # (1,) float64, loss of the last batch; for a stack (..., 1)
 
 
 SCALARS = ("t", "loss")
@@ -118,11 +118,11 @@ def rprop(
     loss: Any,
     xp: Any,
 ) -> None:
-    """iRprop+ (Igel and Hüsken 2000): w ← w - sign(g) Δ, each parameter at its own pace Δ, for full batches.
+    """iRprop+ (Igel and Hüsken 2000): w ← w - sign(g) Δ, with a step size Δ of each parameter. For full batches.
 
-    Δ grows by η₊ up to step_max where the sign of g is the last one's, and shrinks by η₋ down to step_min where it has
-    turned. There w stays for once, or takes its last change back if the loss rose. Δ starts at the learning rate,
-    which means nothing afterwards; step_min is above 0.
+    Where g has the same sign as in the last step, Δ is multiplied by η₊, up to step_max. Where the sign has changed, Δ
+    is multiplied by η₋, down to step_min, and w is not moved, or its last change is undone if the loss rose. Δ starts
+    at the learning rate, which has no effect afterwards. step_min must be above 0.
     """
     sign, step, last_loss = state
     xp.sign(g, out=g)
@@ -140,14 +140,15 @@ def log_or_minus_infinity(beta: float) -> float:
 
 
 def _one_minus_power(beta: float, t: Any, xp: Any) -> Any:
-    """1 - βᵗ, without the cancellation that costs float32 five digits where β is near 1."""
+    """1 - βᵗ without cancellation, which costs float32 five digits if β is near 1."""
     return -xp.expm1(t * log_or_minus_infinity(beta))
 
 
 def add_l2(W: Any, dW: Any, alpha: float, share: Any, penalty: Any, *, xp: Any) -> None:
-    """dW ← dW + α W / m, and ½ α Σ W² / m is added to penalty (), for the weights W (n_in, n_out) of a layer.
+    """dW ← dW + α W / m and penalty ← penalty + ½ α Σ W² / m, for the weights W (n_in, n_out) of a layer.
 
-    share is 1 / m, m being the samples of the batch or the sum of their weights: a number or an array of one.
+    penalty is (); share is 1 / m, a number or an array of one, where m is the number of samples of the batch or the sum
+    of their weights.
     """
     pull = alpha * share
     axpby(pull, W, 1, dW)
@@ -155,9 +156,9 @@ def add_l2(W: Any, dW: Any, alpha: float, share: Any, penalty: Any, *, xp: Any) 
 
 
 def clip_by_norm(g: Any, limit: float, *, xp: Any) -> None:
-    """g ← g · limit / max(‖g‖, limit): the global norm is at most `limit` (Pascanu et al. 2013).
+    """g ← g · limit / max(‖g‖, limit): the global norm becomes at most `limit` (Pascanu et al. 2013).
 
-    In float64, for in float32 the square of a norm above 1.8e19, which is there to be clipped, is infinite.
+    The norm is computed in float64: in float32 the square of one above 1.8e19 would be infinite.
     """
     norm = xp.sqrt(xp.sum(xp.multiply(g, g, dtype=np.float64), axis=-1, keepdims=True))
     g *= (limit / xp.maximum(norm, limit)).astype(g.dtype)
@@ -166,11 +167,11 @@ def clip_by_norm(g: Any, limit: float, *, xp: Any) -> None:
 class Update(NamedTuple):
     update: Callable[..., None]
     state: Any
-    defaults: Mapping[str, float]  # hyperparameters beside the learning rate
+    defaults: Mapping[str, float]  # hyperparameters other than the learning rate
     needs_loss: bool = False
 
 
-_RPROP = {"eta_plus": 1.2, "eta_minus": 0.5, "step_min": 1e-6, "step_max": 50.0}  # theirs, but step_min 0
+_RPROP = {"eta_plus": 1.2, "eta_minus": 0.5, "step_min": 1e-6, "step_max": 50.0}  # the paper's, but step_min was 0
 _ADAM = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8}
 UPDATES = {
     "gradient_descent": Update(gradient_descent, NoState, {}),
