@@ -114,10 +114,10 @@ def test_the_plan_is_what_a_run_takes(device):
 @pytest.mark.parametrize(
     ("changes", "more", "why"),
     [
-        ({}, 0.25, "the features are not whole numbers of 8 bits"),
-        ({"precision": "float16"}, 0, "no products of bfloat16 make those of float32, precision float16"),
-        ({"dtype": "float64"}, 0, "no products of bfloat16 make those of float64, precision float32"),
-        ({"dropout": 0.5}, 0, "units are dropped"),
+        ({}, 0.25, "the features are not 8-bit integers"),
+        ({"precision": "float16"}, 0, "bfloat16 products cannot replace those of float32, precision float16"),
+        ({"dtype": "float64"}, 0, "bfloat16 products cannot replace those of float64, precision float32"),
+        ({"dropout": 0.5}, 0, "there is dropout"),
         ({"hidden": ()}, 0, "there is no hidden layer"),
         ({"hidden": (64, 1024)}, 0, "its layers need"),
     ],

@@ -1,6 +1,6 @@
-"""A run whose memory turns out not to be there is begun anew, with the next best plan, and says so.
+"""Restarts a run that ran out of memory, with the next best plan, and notes it on an event.
 
-By the end of its first epoch a run has taken all the memory that it needs, so until then nothing is lost by it.
+A run has allocated all its memory by the end of its first epoch, so little is lost by starting again.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,10 +15,12 @@ from fcgpu.train.run import Run
 
 
 class Attempts:
-    """plan(memory_budget=...) makes a plan, build(plan, order) a run of it.
+    """Runs `build(plan, order)` with plans from `plan(memory_budget=...)`.
 
-    `order` is what the run before drew for its first epoch, where it is not `redrawn` by itself, else None.
-    Raises DeviceMemoryError, with the least that would do, where no plan needs less.
+    redrawn : whether a new run draws the same order of samples by itself. If not, it is passed the order that the run
+        before drew for its first epoch; else order is None.
+
+    Raises DeviceMemoryError, with the memory that is needed, if no plan needs less.
     """
 
     def __init__(
@@ -27,7 +29,7 @@ class Attempts:
         self._backend, self._plan, self._build, self._redrawn = backend, plan, build, redrawn
 
     def events(self, memory_budget: int | None) -> Iterator[Event]:
-        """The events of the run; it is built before the first of them."""
+        """The events of the run. The run is built by this call, not by the first `next`."""
         with self._backend.current():
             plan = self._plan(memory_budget=memory_budget)
         return self._events(self._run(plan))
@@ -60,10 +62,10 @@ class Attempts:
                 event = next(events)
                 break
             except DeviceMemoryError:
-                if run.epochs > done:  # it was a monitor's
+                if run.epochs > done:  # the epoch had ended: a monitor ran out of memory, not the run
                     raise
             plan, order = run.plan, None if self._redrawn else run.drawn
-            del run, events  # and with them what they hold
+            del run, events  # frees their memory
             run = self._run(self._less(plan), order)
             events, note = run.events(), run.plan.note
             next(events)

@@ -1,7 +1,8 @@
-"""The products of a small batch, each a call that knows its arrays: a step makes them without a look at any shape.
+"""The products of a small batch, bound to their arrays in advance, so that a step spends no time on shapes.
 
-Large ones are made on all threads, in pieces that follow from the shapes. In the first layer each part of the samples
-is as wide as it is: the samples of a batch go by their width, the widest first.
+Large products are computed by all threads, in pieces that depend on the shapes alone. If the data are in the order of a
+`Staircase`, a batch is cut into parts of the samples, the widest first, and the first layer's products use for each
+part only as many features as it has.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,9 @@ from fcgpu.params import Layer
 
 
 class Bound(NamedTuple):
-    """Where the features of each part go (n_rows, n_features), the workspace of them all, and what follows."""
+    """Where to load each part's features, (n_rows, n_features) each; the workspace of the batch; its layers, with the
+    rows of the first W that it needs; and the products.
+    """
 
     tiles: Sequence[Any]
     work: Workspace
@@ -35,10 +38,11 @@ def bind(
     *,
     subtract: bool,
 ) -> Bound:
-    """For parts of the samples, `cuts`, and their `widths`, which fall; features are multiplied by `scale`.
+    """Bind the products of a batch that is cut into parts.
 
-    work, layers, gradients : of a batch with all features. The gradient of the first W is filled with what it is, or
-    subtracted from W.
+    cuts : (start, stop) of the parts' samples. widths : features of each part, in falling order.
+    work, layers, gradients : of a batch with all features, which are multiplied by `scale`.
+    subtract : subtract the gradient of the first W from W, instead of storing it.
     """
     (first, *others), (first_gradient, *other_gradients) = layers, gradients
     n, widest = cuts[-1][1], widths[0]
@@ -53,7 +57,7 @@ def bind(
     dW, alpha, beta = (first.W, -scale, 1.0) if subtract else (first_gradient.W, scale, 0.0)
     calls: list[Callable[[], Any]] = [partial(np.dot, work.ones, dZ[0], first_gradient.b)]
     for (_, stop), high, low in zip(cuts, widths, [*widths[1:], 0], strict=True):
-        if low < high:  # features that the samples up to stop have
+        if low < high:  # features low to high, which only the samples up to stop have
             calls.append(make(pieces(A[0][:stop, low:high].T, dZ[0][:stop], dW[low:high]), alpha, beta))
     backward = [partial(_all, calls)]
 

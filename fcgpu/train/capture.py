@@ -1,10 +1,10 @@
-"""Steps as CUDA graphs: called once, recorded once, replayed. What a graph cannot hold is called each time.
+"""Steps as CUDA graphs: called once, captured once, then replayed. Steps that cannot be captured are called each time.
 
-A step is a function without arguments that launches the same kernels on the same buffers at each call; what differs
-from one call to the next stands in device memory. Recording a call runs nothing, so replays and calls may be mixed, and
-give equal bits. The first call is a step as any other: it compiles and loads every kernel, which a recording must not.
+A step is a function without arguments that launches the same kernels on the same buffers at each call. What changes
+from one call to the next is in device memory. Capturing a call runs nothing, so replays and calls may be mixed and give
+the same bits. The first call is a normal step; it compiles and loads every kernel, which must not happen in a capture.
 
-A change of shape cannot be replayed by mistake, for a step has no arguments: other shapes are other steps.
+A graph cannot be replayed with the wrong shapes: a step has no arguments, and each shape has a step of its own.
 """
 
 import gc
@@ -16,24 +16,24 @@ from fcgpu.backend import INSTALL, Backend
 from fcgpu.errors import first_line
 from fcgpu.kernels import products
 
-GRAPH = 64  # steps of a graph: the 2 or so µs that a graph takes to start then vanish; recording one takes 10 ms or so
+GRAPH = 64  # steps per graph: enough to hide the 2 µs or so of its launch; capturing it takes about 10 ms
 OLDEST_CUPY = 14
 
 
 class Capture:
-    """A stream, products that work on it, and whether steps on it can be recorded: `why` not, in words, or ""."""
+    """A stream, matrix products on it, and whether steps on it can be captured: `why` says why not, or is ""."""
 
     def __init__(self, backend: Backend, *, tf32: bool = False) -> None:
         xp = backend.xp
         self.xp, self.stream = xp, xp.cuda.Stream(non_blocking=True)
         self.longest = 0  # steps of the longest graph
-        self.blocks = 0  # of the kernel that makes many steps
+        self.blocks = 0  # thread blocks of the cluster kernel, if it is used
         self.lost = ""  # a faster way that failed, and why
         self.why = why_eager(backend)
         if not self.why:
             try:
                 self.products = products.nvidias(xp, self.stream, tf32=tf32)
-            except Exception as error:  # whatever keeps cuBLAS from loading: CuPy's own way to it may still work
+            except Exception as error:  # cuBLAS does not load in this way; CuPy's may still work
                 if backend.ran_out(error):
                     raise
                 self.why = f"cuBLAS does not start through nvmath-python ({first_line(error)})"
@@ -42,7 +42,7 @@ class Capture:
 
     @contextmanager
     def on_stream(self) -> Iterator[None]:
-        """What is launched inside runs on the stream, behind all that was launched before, ahead of what follows."""
+        """Make the stream current: work inside follows all earlier work of the outer stream, and precedes all later."""
         outside = self.xp.cuda.get_current_stream()
         self.stream.wait_event(outside.record())
         try:
@@ -53,7 +53,7 @@ class Capture:
 
     @property
     def how(self) -> str:
-        """How the steps were run, in words."""
+        """How the steps were launched, in words, for Finished.capture."""
         if self.blocks and not self.lost:
             return f"one kernel of {self.blocks} blocks"
         how = f"graph of {self.longest} step{'s' if self.longest != 1 else ''}" if self.longest else "eager: one step"
@@ -63,7 +63,10 @@ class Capture:
 
 
 class Steps:
-    """Runs a step again and again, from graphs of up to `most` where that works. Others keep alive what these touch."""
+    """Runs a step many times, by graphs of up to `most` steps if they can be captured.
+
+    The caller must keep alive all arrays that the step uses.
+    """
 
     def __init__(self, step: Callable[[], Any], capture: Capture, most: int) -> None:
         self._step, self._capture, self._most = step, capture, min(most, GRAPH)
@@ -83,11 +86,11 @@ class Steps:
             times -= size
 
     def _graph(self, size: int) -> Any:
-        """The graph of so many steps, recorded when it is first asked for; None where that fails."""
+        """The graph of `size` steps, captured at the first call; None if that fails."""
         if size not in self._graphs:
             try:
                 graph = recorded(self._capture.stream, self._step, size)
-            except Exception as error:  # nothing of it has run, so the steps can be called instead
+            except Exception as error:  # nothing has run yet, so the steps can be called instead
                 self._capture.why = f"a graph cannot be recorded ({first_line(error)})"
                 return None
             self._graphs[size] = graph
@@ -96,10 +99,10 @@ class Steps:
 
 
 def recorded(stream: Any, launch: Callable[[], Any], times: int) -> Any:
-    """The graph of so many calls of `launch`, on the stream, which must be the current one.
+    """The graph of `times` calls of `launch` on the stream, which must be the current one.
 
-    No garbage is collected meanwhile: it may hold a cuBLAS handle, whose end makes a recording worthless. Another
-    thread's waits until then.
+    The garbage collector is off meanwhile: it might destroy a cuBLAS handle, which would invalidate the capture. For the
+    same reason no other thread creates or destroys one.
     """
     with products.ALONE:
         collects = gc.isenabled()
@@ -118,7 +121,7 @@ def recorded(stream: Any, launch: Callable[[], Any], times: int) -> Any:
 
 
 def why_eager(backend: Backend) -> str:
-    """Why steps on this GPU cannot be recorded, in words; "" where they can."""
+    """Why steps on this GPU cannot be captured; "" if they can."""
     xp = backend.xp
     if int(xp.__version__.split(".")[0]) < OLDEST_CUPY:
         return f"CuPy {xp.__version__} is older than {OLDEST_CUPY}: {INSTALL}"
@@ -126,6 +129,6 @@ def why_eager(backend: Backend) -> str:
         import nvmath.bindings.cublas  # noqa: F401
     except ModuleNotFoundError:
         return f"nvmath-python is not installed: {INSTALL}"
-    except Exception as error:  # a package whose libraries do not load: any error can come out of its import
+    except Exception as error:  # its libraries do not load: its import can raise anything
         return f"nvmath-python does not import ({first_line(error)}): {INSTALL}"
     return ""

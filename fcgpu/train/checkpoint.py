@@ -1,4 +1,4 @@
-"""Checkpoints on disk: a run's state with the recipe, the data's fingerprint and the cut that it is a state of."""
+"""Checkpoint files: a run's state, its recipe, a fingerprint of its data, and how its plan was cut."""
 
 import math
 import os
@@ -19,12 +19,14 @@ from fcgpu.version import __version__
 
 FORMAT = 1
 COUNTS = ("epochs", "steps", "samples", "drops", "halvings", "evaluated")
-RULE = "rule."  # before the name of an array of the optimizer
+RULE = "rule."  # prefix of the optimizer's arrays
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`data` is a `fingerprint`, `cut` what of the plan decides the bits; less of `score` is better."""
+    """data : from `fingerprint`. cut : from `cut_of`. score : what early stopping watches, else the loss; less is
+    better, and the best checkpoint is kept.
+    """
 
     state: State
     recipe: Recipe
@@ -34,7 +36,7 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
-    """Write it whole or not at all. Raises CheckpointError."""
+    """Write the checkpoint, completely or not at all. Raises CheckpointError."""
     state = checkpoint.state
     tensors = {"params": state.params} | ({} if state.best is None else {"best": state.best})
     arrays = {key: value for key, value in state.rule.items() if isinstance(value, np.ndarray)}
@@ -71,7 +73,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def fingerprint(data: Dataset) -> dict[str, str]:
-    """What training depends on, in a word each: type, shape and SHA-256 of X and y, classes and scale."""
+    """dtype, shape and SHA-256 of X and of y, SHA-256 of the classes, and the scale, as a string each."""
     import hashlib
 
     classes = hashlib.sha256(repr(data.classes).encode()).hexdigest()
@@ -79,12 +81,12 @@ def fingerprint(data: Dataset) -> dict[str, str]:
 
 
 def cut_of(plan: Plan, on_gpu: bool) -> dict[str, Any]:
-    """What of the plan decides the bits of the result: they are promised on the CPU only."""
+    """The part of the plan that determines the bits of the result; {} on a GPU, where bits are not promised."""
     return {} if on_gpu else {"tile": plan.tile, "lanes": plan.lanes}
 
 
 def check_data(name: str, there: Checkpoint, data: Dataset) -> None:
-    """Raises CheckpointError where the data are not those of the checkpoint, with what differs."""
+    """Raise CheckpointError if the data are not those of the checkpoint; the message says what differs."""
     found = fingerprint(data)
     for key, was in there.data.items():
         if found[key] != was:
@@ -95,7 +97,7 @@ def check_data(name: str, there: Checkpoint, data: Dataset) -> None:
 
 
 def check_cut(name: str, there: Checkpoint, cut: Mapping[str, Any]) -> None:
-    """Raises CheckpointError where the plan's cut is not that of the checkpoint, which gives other bits."""
+    """Raise CheckpointError if the plan is cut in another way than the checkpoint's, which would change bits."""
     if there.cut and cut and dict(there.cut) != dict(cut):
         was, now = (", ".join(f"{key} {value}" for key, value in sorted(c.items())) for c in (there.cut, cut))
         raise CheckpointError(
@@ -105,20 +107,20 @@ def check_cut(name: str, there: Checkpoint, cut: Mapping[str, Any]) -> None:
 
 
 def differing(there: Recipe, given: Mapping[str, Any]) -> str:
-    """The keys of a recipe that are given with other values, in words; empty where there are none."""
+    """In words, the keys whose `given` values differ from the recipe's; "" if none do."""
     wrong = [key for key, value in given.items() if getattr(there, key) != value]
     return ", ".join(f"{key}={_shown(given[key])} (was {_shown(getattr(there, key))})" for key in wrong)
 
 
 def _checkpoint(name: str, about: dict[str, Any], tensors: dict[str, Any]) -> Checkpoint:
-    """Raises ValueError, or what comes of a wrong type, for contents that make no sense."""
+    """Raises ValueError, TypeError and others, which `load` catches, for contents that are not valid."""
     recipe = from_toml(name, about["recipe"].encode())
     params, best = tensors["params"], tensors.get("best")
     counts = {key: about[key] for key in COUNTS}
     waits = about["patience"]
     patience = None if waits is None else Patience(**waits)
     if about["order"] is not None:
-        np.random.PCG64().state = about["order"]  # which refuses what is none
+        np.random.PCG64().state = about["order"]  # raises if it is not a valid state
     numbers = [about["seconds"], about["score"], *(waits or {}).values()]
     if (
         params.ndim != 1
@@ -142,7 +144,7 @@ def _checkpoint(name: str, about: dict[str, Any], tensors: dict[str, Any]) -> Ch
 
 
 def _array(array: Any) -> str:
-    """Type, shape and SHA-256, some rows at a time where the memory does not lie in order."""
+    """dtype, shape and SHA-256, some rows at a time, because rows that are not contiguous must be copied."""
     import hashlib
 
     sha = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Steps of small batches in one launch, on a cluster of blocks where the GPU, the network and the run allow it."""
+"""Many steps of small batches in one launch of `kernels/cluster.py`, if GPU, network and recipe allow it."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from fcgpu.train.capture import Capture, Steps
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
 
-LONGEST = 1 << 14  # steps of a launch, so that none takes a second
+LONGEST = 1 << 14  # most steps in a launch, so that none takes a second
 
 
 class Cluster:
-    """The kernel of a run: `why` it is not used, in words, or ""."""
+    """The cluster kernel of a run. `why` says why it is not used; it is "" if it is."""
 
     def __init__(
         self,
@@ -38,13 +38,13 @@ class Cluster:
         self._capture, self._plan, self._place, self._scale, self._alpha = capture, plan, place, scale, recipe.alpha
         self._shapes: list[cluster.Shape] = []
         self._kernel: Any = None
-        self._made: dict[tuple[int, int], Any] = {}  # arguments, by rows and times
+        self._made: dict[tuple[int, int], Any] = {}  # kernel arguments, by (rows, times)
         self.why = why_not(capture.xp, spec, recipe, plan, samples, weighted)
         if self.why:
             return
         options = dict(rule.hyperparameters)
         if "weight_decay" in options:
-            options["weight_decay"] = recipe.weight_decay  # as a number, not as the vector that is 0 for biases
+            options["weight_decay"] = recipe.weight_decay  # the kernel takes a number; rule has a vector
         self._numbers = cluster.numbers_of(recipe.optimizer, options)
         state = tuple(getattr(rule.state, name) for name in rule.state._fields if name != "t")
         self._arrays = cluster.Vectors(
@@ -61,18 +61,18 @@ class Cluster:
             self.why = f"network and batch do not fit into {most} bytes of shared memory a block"
 
     def steps(self, rows: int, otherwise: Steps) -> Any:
-        """What runs steps of so many rows: the kernel, or `otherwise`."""
+        """A runner of steps with `rows` samples each: the kernel, or `otherwise` if it is not used."""
         return otherwise if self.why else InCluster(self, rows, otherwise)
 
     def launch(self, rows: int, times: int) -> bool:
-        """Launch so many steps; False where that fails."""
+        """Launch `times` steps of `rows` samples; return whether that succeeded."""
         while self._shapes:
             shape = self._shapes[0]
             try:
                 if self._kernel is None:
                     self._kernel = cluster.kernel(shape, self._capture.xp, self._capture.xp.cuda.Device().id)
                 self._kernel((shape.blocks,), (shape.threads,), self._arguments(rows, times), shared_mem=shape.bytes)
-            except Exception as error:  # by the compiler or the driver, before anything has run
+            except Exception as error:  # from the compiler or the driver, before any step has run
                 self._capture.lost, self._kernel = f"no cluster of blocks: {first_line(error)}", None
                 self._shapes.pop(0)
             else:
@@ -90,7 +90,7 @@ class Cluster:
 
 
 class InCluster:
-    """As `Steps`, by as few launches as there can be."""
+    """Runs steps by the cluster kernel, with the interface of `Steps`."""
 
     def __init__(self, cluster: Cluster, rows: int, otherwise: Steps) -> None:
         self._cluster, self._rows, self._otherwise = cluster, rows, otherwise
@@ -106,7 +106,7 @@ class InCluster:
 
 
 def why_not(xp: Any, spec: Spec, recipe: Recipe, plan: Plan, samples: Rows, weighted: bool) -> str:
-    """Why these steps cannot be made in a cluster, in words; "" where they can, if they fit."""
+    """Why the cluster kernel does not support this run; "" if it does, as far as is known before its size is."""
     hidden, outputs = spec.sizes[1:-1], spec.sizes[-1]
     reasons = {
         "the features come from the host in chunks": bool(plan.chunk),

@@ -1,14 +1,14 @@
-"""Steps on a GPU: every launch of one, in order. Nothing is allocated, fetched or waited for after the first.
+"""Steps on a GPU: all launches of a step, in order. After the first step nothing is allocated or copied to the host,
+and the host does not wait.
 
-`step.py` says the same for a CPU, where tiles are dealt to threads; the formulas are those of kernels/device.py. A
-batch is one tile, or as many as the memory asks for. Full batches keep their features on the device as the products
-take them, [X 1]; mini-batches are gathered from the features as stored, in the order of the epoch, by one launch, which
-brings their targets along.
+`step.py` is the counterpart for a CPU; the kernels are in kernels/device.py. A batch is one tile, or several if memory
+is short. Full batches keep their features on the device in the form that the products take, [X 1]. Mini-batches are
+gathered from the features as stored, in the order of the epoch, by one launch, which gathers their targets, too.
 
-Features that the device has no room for come to it in chunks, from a `Stream`: then a step is
-called each time, for a graph would read the same chunk again and again.
+If the features do not fit on the device, a `Stream` brings them in chunks. Then each step is called, not captured,
+because a graph would read the same chunk again and again.
 
-The passes of a step themselves, from the samples to the gradient, are `layers.py`.
+The forward and backward pass of a step are in `layers.py` and `onchip.py`.
 """
 
 import weakref
@@ -36,25 +36,26 @@ from fcgpu.train.upload import Upload
 
 
 class Batch(NamedTuple):
-    """One size of batch: `steps` runs its step. dZ is multiplied by share, 1 / Σ weights, and by loss_scale."""
+    """Batches of one size; `steps` runs their steps. dZ is multiplied by share, 1 / Σ weights, and by loss_scale."""
 
     samples: int
     tiles: list[Tile]
     share: Any  # (1,)
     loss_scale: float
-    steps: Any = None  # a `Steps`, or in a cluster
+    steps: Any = None  # a Steps or an InCluster
 
 
 class OnGpu:
-    """The steps of a run on a GPU: `begin` prepares them for a rule, `epoch` makes them.
+    """The steps of a run on a GPU: `begin` prepares them for an optimizer, `epoch` runs them.
 
-    data : X (n, n_features) as stored or a `Stream`, y as the loss takes it, and weights (n,) or None, on the device.
-    ids : (n,) uint32 on the device, what dropout's masks depend on; None for 0, 1, ...
+    data : X (n, n_features) as stored or a `Stream`, y in the form that the loss takes, and weights (n,) or None, on
+        the device.
+    ids : (n,) uint32 on the device, from which dropout's masks are drawn; None for 0, 1, ...
 
-    `params`, `gradient` : (layout.size,) flat vectors, as `Padded` has them. `totals` : (3,) float64, loss with
-    penalty, penalty and right answers of the last batch, before its update; `history` : (epochs, 3) float64, their sums
-    by epoch. `resident` : bytes of the features as the products take them; 0 where batches are gathered, or the budget
-    has no room.
+    `params`, `gradient` : (layout.size,) flat vectors in the layout of `Padded`.
+    `totals` : (3,) float64, loss with penalty, penalty and correct predictions of the last batch, before its update.
+    `history` : (epochs, 3) float64, their sums over each epoch.
+    `resident` : bytes of the features in the form that the products take; 0 if they are loaded in each step.
 
     Raises ConfigError for a precision that this GPU lacks.
     """
@@ -95,9 +96,9 @@ class OnGpu:
         wide = plan.samples * self.layout.shapes[0][0] * self._passes.operand.itemsize
         fits = plan.batch == plan.samples and not plan.chunk and plan.bytes + wide <= plan.budget
         self.resident = wide if fits else 0
-        self._row = 0  # of the epoch, where the next batch begins
+        self._row = 0  # of the epoch, at which the next batch begins
         self.steps = self.samples = self._done = 0
-        self._known: tuple[int, Any] = (0, None)  # until which step the device knows the rates, and what drew them
+        self._known: tuple[int, Any] = (0, None)  # the step up to which rates were sent, and `drawn_by` then
 
     def _layers(self) -> Layers:
         return Layers(
@@ -116,17 +117,17 @@ class OnGpu:
         return self.xp.zeros((self.layout.size,), dtype=dtype)
 
     def begin(self, rule: Any, epochs: int) -> None:
-        """Allocate what the steps of `rule` need, and start behind so many epochs."""
+        """Allocate what the steps of `rule`, the optimizer, need. `epochs` epochs are done already."""
         xp, plan, dtype, every = self.xp, self.plan, self.params.dtype, self.plan.steps_per_epoch
         self.rule, self._done = rule, epochs * every
         ahead, n_keys = every * max(1, AHEAD // every), max(1, 2 * len(self._dropout))
         self._rates, self._first = Upload(xp, (ahead,), dtype), Upload(xp, (1,), np.int64)
         self._keys = Upload(xp, (ahead + 1, n_keys), np.uint32)
-        ordered = self.shuffled and self._stream is None  # which brings the samples in their order
+        ordered = self.shuffled and self._stream is None  # a stream delivers the samples in order
         self._order = Upload(xp, (plan.samples,), np.int64) if ordered else None
         self._tables = device.Tables(self._rates.array, self._keys.array, self._first.array)
         n_tiles = -(-plan.batch // plan.tile)
-        most = max(self._passes.blocks(plan.tile), device.blocks(plan.tile))  # of whichever way it will be
+        most = max(self._passes.blocks(plan.tile), device.blocks(plan.tile))  # enough for either kind of passes
         lengths = [most * n_tiles] * 2 + [device.blocks(self.layout.size)] * 2
         self._sums = device.Sums(*(xp.zeros((n,), dtype=np.float64) for n in lengths))
         counted = getattr(getattr(rule, "state", None), "t", None)
@@ -150,16 +151,17 @@ class OnGpu:
         if isinstance(self._passes, OnChip) and self._cluster.why:
             try:
                 self._passes.compile()
-            except Exception as error:  # of the compiler or the driver: there is another way
+            except Exception as error:  # from the compiler or the driver: go layer by layer instead
                 self.capture.lost = f"no tensor cores: {first_line(error)}"
                 self._passes, self.resident = self._layers(), 0
         with self.capture.on_stream():
             self._batches = self._cut()
 
     def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drawn_by: Any, order: Any) -> None:
-        """Every batch once. rates(n) are the learning rates of the next n steps, and stay so while `drawn_by` does.
+        """Train on every batch once.
 
-        order (n_samples,) is on the host; None where the samples go in their own.
+        rates(n) returns the learning rates of the next n steps; they are the same as long as `drawn_by` is equal.
+        order (n_samples,) is on the host; None for the order of the data.
         """
         whole, *ragged = self._batches
         with self.capture.on_stream():
@@ -179,12 +181,12 @@ class OnGpu:
         self.samples += self.plan.samples
 
     def close(self) -> None:
-        """Let go of all that only steps need, also where a caller's events hold this. `params` and `history` stay."""
+        """Free all that only steps need, even if a caller's events still refer to this. `params`, `history` stay."""
         del self._batches, self._cluster, self._passes, self._data, self._stream, self._place, self._order
         del self._tables, self._rates, self._keys, self._first, self._sums, self._alpha, self.capture.products
 
     def _iteration(self, number: int, batch: Batch) -> None:
-        """One iteration of a rule that decides on the host; the steps are its evaluations, and move no parameter."""
+        """One iteration of L-BFGS, which decides on the host: batch.steps only evaluates, and updates no parameter."""
 
         def evaluate() -> Any:
             batch.steps.run(1)
@@ -200,7 +202,7 @@ class OnGpu:
         self.steps += 1
 
     def _tell(self, rates: Callable[[int], Sequence[float]], drawn_by: Any) -> None:
-        """Let the device know the rates, and dropout's keys, of this epoch's steps and of some more."""
+        """Send the learning rates and dropout's keys of this epoch's steps, and of some later ones, if necessary."""
         if self._done < self._known[0] and drawn_by == self._known[1]:
             return
         n = min(len(self._rates.array), self.recipe.epochs * self.plan.steps_per_epoch - self._done)
@@ -214,7 +216,7 @@ class OnGpu:
     # What is allocated
 
     def _cut(self) -> list[Batch]:
-        """The whole batch and, where the samples do not divide, the ragged one behind it, in the same memory."""
+        """The full-size batch and, if there is a remainder, the last batch of an epoch, in the same memory."""
         xp, plan, dtype, n = self.xp, self.plan, self.params.dtype, self.plan.tile
         width, operand = self.layout.shapes[0][0], self._passes.operand
         if self.resident:
@@ -251,9 +253,9 @@ class OnGpu:
         share.fill(1 / samples)
         batch = Batch(samples, tiles, share, self._passes.loss_scale(samples))
         if self._weighted and samples == self.plan.samples:
-            self._share(batch)  # once for all
+            self._share(batch)  # the same in every step
         host = self.rule.learning_rate is None
-        me = weakref.proxy(self)  # or the steps and this would keep one another alive, and all memory of the device
+        me = weakref.proxy(self)  # a reference cycle would keep the device's memory
         step = partial(OnGpu._evaluate, me, batch, advance=False) if host else partial(OnGpu._step, me, batch)
         steps = Steps(step, self.capture, 1 if host else self.plan.samples // samples)
         return batch._replace(steps=self._cluster.steps(samples, steps))
@@ -264,7 +266,9 @@ class OnGpu:
         self.rule.step(self.params, self.gradient, partial(self._evaluate, batch, advance=True))
 
     def _evaluate(self, batch: Batch, *, advance: bool) -> Any:
-        """Fill gradient and totals; to advance, set the rate and count the step. Returns the loss, on the device."""
+        """Fill gradient and totals; return the loss (1,) on the device. If `advance`, also count the step and set its
+        learning rate.
+        """
         recipe, xp, sums = self.recipe, self.xp, self._sums
         self._passes.begin()
         if self._weighted and batch.samples < self.plan.samples:
@@ -304,7 +308,7 @@ class OnGpu:
 
 
 def operand_of(precision: str, dtype: Any, xp: Any) -> Any:
-    """The type of what is multiplied."""
+    """The dtype of the products' operands. Raises ConfigError for a precision that this GPU lacks."""
     capability = int(xp.cuda.Device().compute_capability)
     if precision in ("tf32", "bfloat16") and capability < 80:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What `train` yields. Events are frozen; what costs a transfer from the device is fetched when it is asked for."""
+"""The events that `train` yields. They are frozen; values on the device are copied to the host when they are read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from fcgpu.train.state import State
 
 
 class _Frozen:
-    """A copy of an event is the event: nothing of it changes, and what it asks is the run's, of which there is one."""
+    """copy.deepcopy returns the event itself: it does not change, and it refers to the run, which cannot be copied."""
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
@@ -23,7 +23,10 @@ class _Frozen:
 
 @dataclass(frozen=True)
 class Started(_Frozen):
-    """Everything is checked, planned and allocated; the first step is next."""
+    """The first event: everything is checked, planned and allocated. The first step follows.
+
+    `data` are the samples that are trained on, without those that early stopping holds out.
+    """
 
     recipe: Recipe
     data: Dataset
@@ -34,90 +37,93 @@ class Started(_Frozen):
 
 @dataclass(frozen=True)
 class EpochEnded(_Frozen):
-    """One pass over the data; for lbfgs one iteration. `seconds` counts training only, from the first step on."""
+    """An epoch has ended: one pass over the data, or one iteration of lbfgs.
 
-    epoch: int  # from 1
-    epochs: int
+    `model()`, `state()` and `test()` are of the network as it is after this epoch, and can only be called until the
+    next event is taken.
+    """
+
+    epoch: int  # from 1 on
+    epochs: int  # of the whole run
     step: int  # updates so far
-    seconds: float
-    samples: int  # seen in those seconds
+    seconds: float  # of training so far
+    samples: int  # samples evaluated in these seconds
     learning_rate: float | None  # of the last step; None for lbfgs, which has none
-    monitored: float | None  # what early stopping watches, where it does; less is better
+    monitored: float | None  # the value that early stopping watches, less is better; None if it watches nothing
     _fetch: Callable[[], tuple[float, float, int]] = field(repr=False)
     _state: Callable[[], State] = field(repr=False)
     _model: Callable[[], Model] = field(repr=False)
     _test: Callable[[], Score | None] = field(repr=False)
     _n: int = field(repr=False)
     _counts: bool = field(repr=False)
-    note: str = ""  # what a person should know of the epoch: memory ran out, and the tiles are smaller now
+    note: str = ""  # a message for the user: memory ran out, and the run was restarted with a smaller plan
 
     @property
     def loss(self) -> float:
-        """Mean over the epoch's samples, each measured before the update it led to, plus the regulariser.
+        """Mean loss over the epoch's samples, plus the regulariser; reading it waits for the device.
 
-        With lbfgs, whose line search measures where it arrives, after it: the loss of `model`.
+        Each batch is measured before its update. With lbfgs it is the loss after the iteration, which is that of
+        `model()`.
         """
         return self._fetch()[0]
 
     @property
     def penalty(self) -> float:
-        """The regulariser's part of the loss."""
+        """The part of `loss` that is the regulariser."""
         return self._fetch()[1]
 
     @property
     def cost(self) -> float:
-        """The loss summed over the samples, as the article prints it."""
+        """n_samples times the loss, as the article prints it."""
         return self._n * self.loss
 
     @property
     def accuracy(self) -> float | None:
-        """Share of the epoch's samples answered rightly, when `loss` is measured; None for a regression."""
+        """Fraction of the epoch's samples classified correctly, measured when `loss` is; None for a regression."""
         return self._fetch()[2] / self._n if self._counts else None
 
     def model(self) -> Model:
-        """The network as this epoch left it, copied to the host. Raises ConfigError when the run has gone on."""
+        """The network after this epoch, copied to the host. Raises ConfigError once the next event was taken."""
         return self._model()
 
     def test(self) -> Score | None:
-        """`model` on the test samples; None without any. `seconds` doesn't count what this takes.
+        """The Score of `model()` on the test samples; None if there are none. Its time does not count in `seconds`.
 
-        Raises ConfigError when the run has gone on, DivergenceError where the outputs are not finite.
+        Raises ConfigError once the next event was taken, DivergenceError if the outputs are not finite.
         """
         return self._test()
 
     def state(self) -> State:
-        """All that the run has come to, copied to the host: `train(..., start=state)` goes on from it.
+        """The complete state of the run, copied to the host: `train(..., start=state)` resumes from it.
 
-        Raises ConfigError when the run has gone on.
+        Raises ConfigError once the next event was taken.
         """
         return self._state()
 
 
 @dataclass(frozen=True)
 class Finished(_Frozen):
-    """The run's result: the last parameters, or the best where early stopping kept them.
+    """The last event, with the run's result. `train` and `test` score `model`; they are computed when first read."""
 
-    `seconds` counts training only. The scores are of the finished model, computed when first asked for.
-    """
-
-    model: Model
-    epochs: int
-    steps: int
-    seconds: float
-    samples: int
-    stopped: str  # why before the last epoch; empty where it was the last
-    plan: Plan  # as it was at the end
-    capture: str  # how a GPU was given its steps: "graph of 64 steps", or "eager: " and why; empty on the CPU
+    model: Model  # with the last parameters, or with the best if early stopping kept them
+    epochs: int  # finished
+    steps: int  # updates made
+    seconds: float  # of training
+    samples: int  # samples evaluated in these seconds
+    stopped: str  # why the run ended before its last epoch; empty if it did not
+    plan: Plan  # the last one, if memory ran out
+    capture: str  # how steps were launched on a GPU: "graph of 64 steps", or "eager: " and why; empty on the CPU
     _train: Callable[[], Score] = field(repr=False)
     _test: Callable[[], Score | None] = field(repr=False)
 
     @cached_property
     def train(self) -> Score:
+        """The Score of `model` on the samples that it was trained on."""
         return self._train()
 
     @cached_property
     def test(self) -> Score | None:
-        """None where there are no test samples."""
+        """The Score of `model` on the test samples; None if there are none."""
         return self._test()
 
 

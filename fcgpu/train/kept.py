@@ -1,7 +1,7 @@
-"""Logits of small batches, kept until there are enough to measure their loss at once.
+"""Logits of small batches, kept until there are enough to compute their losses in one call.
 
-A step needs the gradient of its loss, and nobody needs the loss itself before the epoch ends. On a batch of ten it
-would cost as much as the products of a layer.
+A step needs only the gradient of its loss; the loss itself is not needed before the epoch ends. For a batch of ten it
+would take as long as the products of a layer.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 
 from fcgpu.network import Network
 
-BYTES = 256 << 10  # of logits: what is measured at once stays in the cache
+BYTES = 256 << 10  # of logits that are measured at once, so that they are still in the cache
 
 
 class Kept:
@@ -26,9 +26,9 @@ class Kept:
         self._weights: list[Any] = []
 
     def room(self, y: Any, weight: Any = None) -> Any:
-        """Where the logits (n, n_outputs) of a batch go, whose targets are y (n, ...).
+        """A buffer (n, n_outputs) for the logits of a batch with targets y (n, ...).
 
-        weight (n, 1) multiplies the losses; without one they are divided by the number of samples.
+        weight (n, 1) multiplies the losses; if it is None, they are divided by the number of samples of the run.
         """
         if self._used + len(y) > len(self._logits):
             self._measure()
@@ -39,7 +39,7 @@ class Kept:
         return self._logits[start : self._used]
 
     def measured(self) -> tuple[float, int]:
-        """Σ weight * loss of all samples since the last call, and how many of the answers were right."""
+        """(Σ weight * loss, number of correct predictions) of all samples since the last call."""
         self._measure()
         measured, self._loss, self._right = (self._loss, self._right), 0.0, 0
         return measured

@@ -1,8 +1,7 @@
-"""The passes of a step on a GPU, layer by layer: a product and a launch or two for each, way out and way back.
+"""The forward and backward pass of a step on a GPU, layer by layer: for each a matrix product and one or two kernels.
 
-In half precision the parameters stay float32, and a copy of them is rounded in each step. Pixels are whole numbers up
-to 255, which every type here holds, so they stay as they are, and the first layer's products are multiplied by their
-scale.
+In half precision the parameters stay float32, and each step rounds a copy of them. Pixels are integers up to 255, which
+every dtype here represents exactly. So they are not scaled; the first layer's products are multiplied by their scale.
 """
 
 from typing import Any, NamedTuple
@@ -16,36 +15,36 @@ from fcgpu.kernels.products import Products
 from fcgpu.params import Padded, Spec
 from fcgpu.train.recipe import Recipe
 
-# What multiplies dZ in float16, whose numbers end at 65,504 and lose digits below 6e-5. Predictions of classes are
-# wrong by at most 1, which leaves a factor of 256 for the way back through the layers; other errors know no limit.
+# Multiplies dZ in float16, whose largest number is 65,504 and which loses digits below 6e-5. If the output classifies,
+# |prediction - target| is at most 1, and 256 times that leaves a factor of 256 for growth in the backward pass. Errors
+# of other outputs have no bound.
 LOSS_SCALE = {True: 256.0, False: 1.0}
 
 
 class Tile(NamedTuple):
-    """Some rows of a batch."""
+    """Consecutive rows of a batch."""
 
-    start: int  # rows of the batch before them
-    rows: device.Rows  # the input [X 1 0], and what belongs to it
-    work: Any  # the passes' own buffers
-    losses: Any  # partial sums
-    rights: Any
+    start: int  # index of the first one in the batch
+    rows: device.Rows  # the input [X 1 0], with targets, weights and ids
+    work: Any  # Buffers
+    losses: Any  # partial sums of the loss
+    rights: Any  # partial sums of the correct predictions
 
 
 class Buffers(NamedTuple):
-    """Of some rows, layer by layer."""
+    """The buffers of the passes over some rows; lists have one entry per hidden layer."""
 
-    A: list[Any]  # [g(Z) 1 0] of each hidden layer
+    A: list[Any]  # [g(Z) 1 0]
     dA: list[Any]
-    keep: list[Any]  # masks of dropout
+    keep: list[Any]  # dropout's masks
     Z: Any  # logits
     dZ: Any
 
 
 class Layers:
-    """The passes of a step: `begin`, `run` for each tile, `end`; together they fill `gradient` from `params`.
+    """The passes of a step: call `begin`, `run` for each tile, and `end`; together they fill `gradient` from `params`.
 
-    `operand` is the type of the features as the products take them, `load_scale` and `one` what they and the unit
-    behind them are loaded as.
+    `operand` is the dtype of the products' operands. A tile is to be loaded as [load_scale X, one].
     """
 
     def __init__(
@@ -72,15 +71,15 @@ class Layers:
         self._dM = layout.matrices(gradient)
         with np.errstate(over="ignore"):
             whole = pixels and np.isfinite(np.asarray(1 / scale).astype(operand))
-        # Whole numbers are multiplied with W, and the product with the scale; the unit of b is then one over the scale.
+        # Pixels are multiplied by W first and the product by the scale; the constant unit for b must then be 1 / scale.
         self.load_scale, self.one, self._scale = (1.0, 1 / scale, scale) if whole else (scale, 1.0, 1.0)
 
     def loss_scale(self, samples: int) -> float:
-        """What dZ is multiplied by, besides share, 1 / Σ weights."""
+        """Factor of dZ besides `share`, 1 / Σ weights. In float16 it cancels the division by the number of samples."""
         return samples * LOSS_SCALE[OUTPUTS[self.spec.output].classifies] if self.operand == np.float16 else 1.0
 
     def blocks(self, n: int) -> int:
-        """Partial sums of n rows."""
+        """Number of partial sums for n rows."""
         return device.blocks(n)
 
     def buffers(self, n: int) -> Buffers:
@@ -92,7 +91,7 @@ class Layers:
         return Buffers(A, dA, keep, Z, Z if operand == self.dtype else xp.zeros(Z.shape, dtype=operand))
 
     def part(self, work: Buffers, n: int) -> Buffers:
-        """The first n rows."""
+        """The buffers' first n rows."""
         A, dA, keep = ([a[:n] for a in arrays] for arrays in work[:3])
         return Buffers(A, dA, keep, work.Z[:n], work.dZ[:n])
 
@@ -101,9 +100,9 @@ class Layers:
             kernel("cast", self.xp)(self._params, self._copy)
 
     def run(self, tile: Tile, share: Any, loss_scale: float, key: Any) -> None:
-        """Add the gradient of the tile's loss, the first one overwriting it, and overwrite the tile's partial sums.
+        """Add the tile's gradient to `gradient`, or overwrite it for the first tile; overwrite tile.losses and rights.
 
-        share (1,) and loss_scale multiply dZ; key (2 layers,) is dropout's.
+        share (1,) and loss_scale multiply dZ, and the gradient is divided by loss_scale; key (2 layers,) is dropout's.
         """
         self._forward(tile, key)
         device.loss(
@@ -113,7 +112,7 @@ class Layers:
         self._backward(tile, loss_scale)
 
     def end(self) -> None:
-        """The gradient is whole already."""
+        """Nothing to do: the gradient is complete. `OnChip` needs it."""
 
     def _forward(self, tile: Tile, key: Any) -> None:
         """Z = [A 1] [W; b], A = g(Z), from the tile's samples to its logits."""

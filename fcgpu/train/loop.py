@@ -1,4 +1,4 @@
-"""`train`: from a recipe and a dataset, everything checked and planned, to a run's events."""
+"""`train`: checks recipe and data, plans the run, and yields its events."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +21,7 @@ from fcgpu.train.recipe import Recipe
 from fcgpu.train.run import Monitor, Run
 from fcgpu.train.state import State
 
-SHARES_OFF = 0.02  # what rounding to a few digits does to the sum of a sample's shares
+SHARES_OFF = 0.02  # how far the shares of a sample may be from adding up to 1, if they were rounded to a few digits
 
 
 def train(
@@ -43,21 +43,24 @@ def train(
         *_, finished = fcgpu.train((X, y), hidden=(128, 64), epochs=50)
         finished.model.predict(X)
 
-    data : a Dataset, or (X, y) with X (n_samples, n_features) and y (n_samples,) labels or targets, or
-        (n_samples, n_outputs) targets: for output="sigmoid" any numbers from 0 to 1, as in multilabel problems; for
-        "softmax" such as add up to 1.
-    recipe, **changes : what to do, and keys of it to change; see `Recipe`.
-    device, threads, memory_budget : where; on the CPU they change no bit of the result. The budget is in bytes; an X
-        that is mapped from disk (np.load(..., mmap_mode="r")) takes none of it there.
-    sample_weight : (n_samples,) of 0 or more, or None for equal ones. A batch's loss is its weighted mean.
-    start : the state of an earlier run to go on from; State(params) starts from these parameters.
-    order : what draws the order of mini-batches: an object with NumPy's permutation(n). Default: from the seed.
-    monitor : what early stopping watches, a function of EpochEnded that returns a number, less being better. Default:
-        with early_stopping the loss of the samples held out, else the training loss.
-    sample_ids : (n_samples,) uint32 that dropout's masks are drawn by: equal ids get equal masks. Default: 0, 1, ...
+    data : a Dataset, or (X, y) or (X, y, X_test, y_test), with X (n_samples, n_features) and y (n_samples,) labels or
+        targets. y may also be (n_samples, n_outputs) targets: for output="sigmoid" numbers from 0 to 1, as in
+        multilabel problems; for "softmax" each row must add up to 1.
+    recipe, **changes : a Recipe, by default Recipe(), and keys of it to change.
+    device : "auto", "cpu", "cuda", "cuda:N" or a Backend; see `choose`.
+    threads : CPU threads; None for all processors. They change no bit of the result.
+    memory_budget : bytes; None for what is free. On the CPU it changes no bit of the result, and an X that is mapped
+        from disk (np.load(..., mmap_mode="r")) does not count.
+    sample_weight : (n_samples,) finite numbers of 0 or more; None for equal weights. The loss of a batch is its
+        weighted mean.
+    start : the State of an earlier run to resume; State(params) starts from these parameters.
+    order : an object with NumPy's permutation(n), which draws the order of mini-batches. None: from the seed.
+    monitor : a function of EpochEnded that returns the number that early stopping watches; less is better. None: with
+        early_stopping the loss of the held-out samples, else the training loss.
+    sample_ids : (n_samples,) uint32, from which dropout's masks are drawn: equal ids get equal masks. None: 0, 1, ...
 
-    Everything is checked before the first event. Raises DataError, ConfigError, DeviceError; DivergenceError from the
-    epoch after which the loss is not finite.
+    Everything is checked by the call itself, before the first event. It raises DataError, ConfigError or DeviceError.
+    The generator raises DivergenceError when the loss is no longer finite, and DeviceMemoryError when memory runs out.
     """
     recipe = _recipe(recipe).but(**changes)
     threads, memory_budget = whole("threads", threads), whole("memory_budget", memory_budget)
@@ -106,7 +109,7 @@ def train(
             times=times, weights=weights, start=start, order=order, monitor=watch, ids=sample_ids, again=again,
         )  # fmt: skip
 
-    redrawn = order is None or bool(start and start.order)  # from the seed, or the state
+    redrawn = order is None or bool(start and start.order)  # a restart draws the same from the seed, or the state
     return Attempts(backend, cut, build, redrawn=redrawn).events(memory_budget)
 
 
@@ -115,8 +118,8 @@ def _recipe(given: Any) -> Recipe:
         return Recipe()
     if not isinstance(given, Recipe):
         raise ConfigError(
-            f"recipe={shortened(given)}: expected a Recipe; fcgpu.load_recipe(name) gives one of a name or a TOML "
-            "file, and its keys may be arguments of train"
+            f"recipe={shortened(given)}: expected a Recipe; fcgpu.load_recipe(name) loads one by its name or from a "
+            "TOML file, and its keys may be arguments of train"
         )
     return given
 
@@ -131,15 +134,15 @@ def _arrays(data: Any) -> Any:
 
 
 def shortened(value: Any) -> str:
-    """For a message: what it is, or the type of what is long."""
+    """repr(value) for an error message; if it is long, only the type."""
     words = repr(value)
     return words if len(words) <= 60 and "\n" not in words else f"a {type(value).__name__}"
 
 
 def fit_to(recipe: Recipe, data: Dataset) -> tuple[Spec, Any]:
-    """The network that a recipe means for these data, and the training targets as its loss takes them.
+    """The Spec of a recipe's network for these data, and the training targets in the form that its loss takes.
 
-    Raises DataError where labels and output do not go together.
+    Raises DataError if the labels do not fit the recipe's output.
     """
     y = data.y
     if not OUTPUTS[recipe.output].classifies:
@@ -176,7 +179,7 @@ def fit_to(recipe: Recipe, data: Dataset) -> tuple[Spec, Any]:
 
 
 def _hold_out(data: Dataset, weights: Any, ids: Any, recipe: Recipe) -> tuple[Dataset, Any, Any, Dataset, Any]:
-    """The data without a share of the samples, drawn from the seed; their weights and ids; that share, its weights."""
+    """Hold out samples drawn from the seed: (remaining data, their weights, their ids, held-out data, its weights)."""
     n, seed = data.n_samples, np.random.SeedSequence(recipe.seed).spawn(2)[1]
     held = round(recipe.validation_fraction * n)
     if not 0 < held < n:

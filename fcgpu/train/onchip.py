@@ -1,10 +1,11 @@
-"""The passes of a step on a GPU's tensor cores: two products with the pixels, and all between them in one launch.
+"""The passes of a step on a GPU's tensor cores: two products with the pixels, and one kernel for all between them.
 
-A pixel is a whole number up to 255, which bfloat16 holds, and a float32 is the sum of three bfloat16: of 8 bits, of the
-next 8, and of the rest. So the first layer's products are tensor products of bfloat16 in every precision, with as many
-pieces of the other factor as the precision asks for, side by side:
-    Z = [X 1] [scale W; b]   by   Z1 + Z2 + Z3 = [X 1] [M1 M2 M3],   and   [dW; db]   by   [X 1]ᵀ [dZ1 dZ2 dZ3].
-What lies between, from Z of the first layer to its dZ, `kernels/middle.py` does tile by tile without leaving the chip.
+A pixel is an integer up to 255, which bfloat16 represents exactly, and a float32 is the sum of three bfloat16 pieces: 8
+bits, the next 8 bits, and the rest. So in every precision the first layer's products are bfloat16 products, with as
+many pieces of the other factor as the precision needs, side by side:
+    Z = Z1 + Z2 + Z3   with   [Z1 Z2 Z3] = [X 1] [M1 M2 M3]   and   [scale W; b] = M1 + M2 + M3,
+    [dW; db]   from   [X 1]ᵀ [dZ1 dZ2 dZ3].
+From Z of the first layer to its dZ, `kernels/middle.py` works tile by tile in shared memory.
 """
 
 from typing import Any, NamedTuple
@@ -19,8 +20,8 @@ from fcgpu.train.layers import Tile
 
 
 class Buffers(NamedTuple):
-    """Of some rows: the pieces of Z side by side (rows, pieces * columns), in float32 but where there is only one, and
-    those of dZ, in bfloat16.
+    """The pieces of Z and dZ side by side, (rows, pieces * columns): Z in float32, or in bfloat16 if there is only one
+    piece, dZ in bfloat16.
     """
 
     Z: Any
@@ -28,7 +29,7 @@ class Buffers(NamedTuple):
 
 
 class OnChip:
-    """As `Layers`, of batches in one tile, of pixels."""
+    """Same interface as `Layers`; for pixels, and batches of one tile."""
 
     load_scale, one = 1.0, 1.0
 
@@ -61,7 +62,7 @@ class OnChip:
         self._dparts = xp.empty(self._parts.shape, dtype=self._M.dtype)
 
     def compile(self) -> None:
-        """Raises whatever keeps the kernel from being compiled and loaded."""
+        """Compile and load the kernel. Raises what CuPy and the driver raise."""
         self._middle.compile()
 
     def loss_scale(self, samples: int) -> float:

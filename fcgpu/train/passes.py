@@ -1,7 +1,7 @@
-"""The smallest batches on the CPU: all passes of one are one call of C, which leaves out the pixels that are zero.
+"""The smallest batches on the CPU: forward and backward pass are one call of C, which skips pixels that are zero.
 
-On ten samples the products take no longer than Python's way from one to the next. `kernels/passes.h` has the formulas;
-what it is not written for goes the way of `SmallBatches`.
+For ten samples Python's overhead between two products is as long as the products. `kernels/passes.h` has the formulas;
+what it does not support is computed by `SmallBatches`.
 """
 
 from typing import Any
@@ -15,14 +15,14 @@ from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.small import SmallBatches, is_small
 
-MOST = 32  # samples; on 64 digits the products of `SmallBatches` take less time, on 48 as much
-MOST_LAYERS = 64  # as in native.c, with the input
-ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # by their numbers in passes.h
-SOFTMAX = {"sigmoid": False, "softmax": True}  # outputs
+MOST = 32  # samples; with 48 digits `SmallBatches` is as fast, with 64 it is faster
+MOST_LAYERS = 64  # as in native.c; the input counts
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # in the order of their numbers in passes.h
+SOFTMAX = {"sigmoid": False, "softmax": True}  # supported outputs, and whether they are a softmax
 
 
 def are_for(plan: Plan, spec: Spec, recipe: Recipe, X: Any) -> bool:
-    """Is the plan one of the smallest batches, and are network and features such as passes.h is written for?"""
+    """Whether the batches are small enough, and passes.h supports the network and the features."""
     rows_in_one_piece = isinstance(X, Pixels) or (isinstance(X, np.ndarray) and X.strides[1] == X.itemsize)
     return (
         hasattr(compiled.native, "passes")
@@ -38,7 +38,7 @@ def are_for(plan: Plan, spec: Spec, recipe: Recipe, X: Any) -> bool:
 
 
 class Passes(SmallBatches):
-    """`SmallBatches` of a run that they `are_for`, whose features are in the data's own order."""
+    """`SmallBatches` for a run for which `are_for` is true; its features are in the data's own order."""
 
     def __init__(self, spec: Spec, *args: Any, **options: Any) -> None:
         super().__init__(spec, *args, **options)

@@ -1,8 +1,8 @@
-"""Features that are pixels, as the bytes that they were.
+"""Recognises features that are pixels, and turns them back into bytes.
 
-Pictures come as whole numbers from 0 to 255, in any type, or divided by 255, in float32 or float64. As bytes they are a
-quarter or an eighth of the memory to go through, and products of bytes are the fastest there are. What divided them
-then scales the products instead, which is the same but for rounding.
+Pixels come as whole numbers from 0 to 255 in any dtype, or divided by 255 in float32 or float64. As bytes they take a
+quarter or an eighth of the memory traffic, and products of bytes are the fastest. The division by 255 is applied to the
+products instead, which gives the same up to rounding.
 """
 
 from typing import Any
@@ -14,13 +14,14 @@ from fcgpu.kernels import compiled
 from fcgpu.train.plan import is_mapped
 from fcgpu.workers import by_blocks
 
-TIMES = (1, 255)  # what makes whole numbers of pixels
+TIMES = (1, 255)  # factors that may turn features into whole numbers
 
 
 class Pixels:
-    """X (n, n_features), of which `times` each number is a whole one from 0 to 255, but for rounding.
+    """X (n, n_features) whose numbers, multiplied by `times`, are whole ones from 0 to 255, up to rounding.
 
-    `pixels[part]` are such bytes. A copy of all of them is what makes it fast, but no bit depends on it.
+    `pixels[part]` converts a part to bytes. `copy` converts all, which is faster if they are used often; the bits are
+    the same.
     """
 
     dtype = np.dtype(np.uint8)
@@ -43,10 +44,11 @@ class Pixels:
 
 
 def features(X: Any, backend: Backend, threads: int) -> tuple[Any, int]:
-    """X (n, n_features) as a run takes it, and what it was multiplied by for that.
+    """(X as a run uses it, the factor that X was multiplied by).
 
-    Pixels of any type become bytes: on a CPU `Pixels`, which the run copies if its budget has room; on a GPU an array
-    on the side where X lies, if there is room.
+    Pixels of any dtype become bytes: for the CPU a `Pixels`, which the run copies if its budget allows it; for a GPU a
+    uint8 array in the memory where X is, host or device, if there is room. Other features are returned unchanged, with
+    factor 1.
     """
     if X.dtype == np.uint8 or X.dtype.kind not in "iuf" or X.dtype.itemsize < 2:
         return X, 1
@@ -66,10 +68,10 @@ def _on_disk(X: Any) -> bool:
 
 
 def _on_gpu(X: Any, backend: Backend) -> tuple[Any, int]:
-    from fcgpu.kernels import device  # which `import fcgpu` does without
+    from fcgpu.kernels import device  # late: `import fcgpu` does not need it
 
     for times in _times(X):
-        for rows in (X[:1], X):  # of most other features the first row is enough
+        for rows in (X[:1], X):  # for most features that are not pixels the first row shows it
             made, others = device.to_bytes(rows, times, _rounding(X.dtype), xp=backend.xp)
             if backend.to_host(others)[0]:
                 break
@@ -79,7 +81,7 @@ def _on_gpu(X: Any, backend: Backend) -> tuple[Any, int]:
 
 
 def pixels(X: Any, threads: int) -> Pixels | None:
-    """X (n, n_features) on the host as bytes, or None where it has other numbers."""
+    """X (n, n_features) on the host as `Pixels`; None if it holds other numbers."""
     for times in _times(X):
         if _to_bytes(X[:1], times)[1] and _all_are(X, times, threads):
             return Pixels(X, times)
@@ -91,12 +93,12 @@ def _times(X: Any) -> tuple[int, ...]:
 
 
 def _rounding(dtype: Any) -> float:
-    """Two roundings, of a number of this type; of float16 none, which would reach from one pixel to the next."""
+    """The relative error of two roundings in this dtype; 0 for float16, where it would be more than one pixel value."""
     return 2 * float(np.finfo(dtype).eps) if dtype.kind == "f" and dtype.itemsize > 2 else 0.0
 
 
 def _all_are(X: Any, times: int, threads: int) -> bool:
-    others: list[slice] = []  # blocks that have another number
+    others: list[slice] = []  # blocks with a number that is no pixel
 
     def look(rows: slice) -> None:
         if not others and not _to_bytes(X[rows], times)[1]:
@@ -107,11 +109,11 @@ def _all_are(X: Any, times: int, threads: int) -> bool:
 
 
 def _to_bytes(X: Any, times: int) -> tuple[Any, bool]:
-    """The bytes nearest to times X (n, ...), and whether each of them is that number but for two roundings."""
+    """times X (n, ...) rounded to uint8, and whether all of them equal times X, up to two rounding errors."""
     made = np.empty(X.shape, np.uint8)
     if compiled.native is not None and (good := compiled.native.to_bytes(X, times, made)) is not None:
         return made, good
-    with np.errstate(all="ignore"):  # of numbers that are none, or the greatest
+    with np.errstate(all="ignore"):  # NaN, infinity, and overflow
         exact = X * times
         near = np.rint(exact)
         off = abs(exact - near) > _rounding(X.dtype) * near

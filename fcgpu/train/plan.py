@@ -1,10 +1,11 @@
-"""How a run is cut: tiles of rows, lanes of gradients, threads; what lies where; and the bytes, before they are taken.
+"""The plan of a run: tiles of rows, lanes of gradients, threads, and the memory needed, before it is allocated.
 
-A batch is cut into tiles, and tile t is added into lane t mod lanes. Tiles and lanes decide the order of every sum, so
-they decide the bits of the result; on the CPU they depend on the network and the batch alone. Threads only decide which
-lanes run side by side, and the memory budget how many threads there are, and how many lanes are in memory at once.
+A batch is cut into tiles, and tile t is added into lane t mod lanes. Tiles and lanes determine the order of every sum,
+and so the bits of the result; on the CPU they depend on the network and the batch alone. The number of threads only
+determines which lanes are filled at the same time. A small memory budget reduces the threads, and the lanes that are in
+memory at once.
 
-On a GPU there is one lane, and `plan_gpu.py` says what lies where.
+On a GPU there is one lane; `plan_gpu.py` plans what is kept on the device.
 """
 
 from collections.abc import Iterator
@@ -29,32 +30,29 @@ TILE_ROWS = 2048
 TILE_BYTES = 8 << 20  # of workspace: wide inputs get fewer rows
 LANES = 16
 LANE_BYTES = 128 << 20  # of gradients: a large network gets fewer lanes
-LANE_FLOP = 2e8  # multiplications and additions under which a lane is not worth a thread's start, some 50 µs
+LANE_FLOP = 2e8  # with fewer operations a lane is not worth waking a thread, which takes some 50 µs
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows per update, rows per tile, gradient accumulators, threads, and bytes.
-
-    `note` says in words why it is not the plan of choice, where memory ran out although it should have been enough.
-    """
+    """How a run is cut, and the bytes that it needs."""
 
     samples: int
-    batch: int
-    tile: int
-    lanes: int
+    batch: int  # rows per update
+    tile: int  # rows per tile
+    lanes: int  # gradient accumulators
     threads: int
-    data_bytes: int  # the samples, as far as they lie where the run computes
-    work_bytes: int  # parameters, gradients, optimizer state and workspaces
-    budget: int
-    held: int = LANES  # lanes that are in memory at once, 2 or more where there are several; the others wait their turn
-    chunk: int = 0  # rows of X that go through the GPU at a time; 0 where all of it lies where the run computes
-    note: str = ""
-    why_layers: str = ""  # why a GPU's step goes layer by layer, where it does
+    data_bytes: int  # of the samples, if they are in the memory of the device that computes
+    work_bytes: int  # of parameters, gradients, optimizer state and workspaces
+    budget: int  # bytes
+    held: int = LANES  # lanes that are in memory at once, at least 2 if there are several; they are used in turn
+    chunk: int = 0  # rows of X that go through the GPU at a time; 0 if all of X is on the device
+    note: str = ""  # if memory ran out: why this is not the plan that was made first
+    why_layers: str = ""  # why a GPU's step goes layer by layer; "" if it does not
 
     @property
     def at_once(self) -> int:
-        """Lanes that are filled at once."""
+        """Lanes that are filled at the same time."""
         return min(self.threads, self.lanes)
 
     @property
@@ -63,7 +61,7 @@ class Plan:
 
     @property
     def remedy(self) -> str:
-        """What to do where even that is not there."""
+        """For an error message: what to do if memory runs out with this plan."""
         return f"this network and data need at least {readable(self.bytes)}; free its memory, or use a smaller network"
 
     @property
@@ -84,11 +82,12 @@ def plan(
 ) -> Plan:
     """The plan for X (n_samples, n_features) and y (n_samples, ...), within `memory_budget` bytes (None: what is free).
 
-    The data count as they will lie on the device, X in its stored type; on the CPU not at all where X is mapped from
-    disk; `weighted` where samples have weights, `beside` are bytes of other samples that lie where X does. Where the
-    budget is short, fewer lanes are held and then fewer threads used; on a GPU the tile shrinks, and X is left behind.
-    Raises ConfigError for a batch larger than the data or a thread count below 1; DeviceError, with the least that
-    would do, for a budget that nothing fits.
+    X counts with its stored dtype; on the CPU it does not count if it is mapped from disk.
+    weighted : whether samples have weights. beside : bytes of other samples, such as held-out ones, beside X.
+
+    If the budget is short, first fewer lanes are held and then fewer threads used; on a GPU the tile shrinks, and then
+    X stays on the host. Raises ConfigError for a batch larger than the data or a thread count below 1; DeviceError,
+    with the bytes needed, if no plan fits the budget.
     """
     X, y = data
     n = X.shape[0]
@@ -98,7 +97,7 @@ def plan(
     if threads is not None and threads < 1:
         raise ConfigError(f"threads={threads}: expected 1 or more")
     resident = y.nbytes + (0 if is_mapped(X) and not backend.on_gpu else X.nbytes)
-    there = not backend.on_gpu or backend.holds(X)  # in memory already: what is free is free for the rest
+    there = not backend.on_gpu or backend.holds(X)  # in memory already, hence not in what is free
     budget = memory_budget
     if budget is None:
         budget = backend.memory() + (resident if there else 0)
@@ -120,22 +119,24 @@ def plan(
 
 
 def work_of(spec: Spec, batch: int, steps: int = 1) -> Work:
-    """Updates from `batch` samples each: two products of the first layer, three of the others; 5 launches a layer and
-    one more, as the device double of the tests counts them.
+    """The Work of `steps` updates from `batch` samples each.
+
+    It counts two products for the first layer and three for each other one, and 5 launches per layer and one more, the
+    number that the tests' simulated GPU counts.
     """
     first, *others = (2 * n_in * n_out for n_in, n_out in spec.layer_sizes)
     return Work(float(batch * (2 * first + 3 * sum(others))), 1 + 5 * len(spec.layer_sizes), steps)
 
 
 def is_mapped(X: Any) -> bool:
-    """Is it a NumPy view of a file, of which the system keeps in memory what there is room for?"""
+    """Whether X is a NumPy array mapped from a file, which the system can drop from memory and read again."""
     while isinstance(X, np.ndarray):
         X = X.base
     return isinstance(X, mmap)
 
 
 def readable(n: float) -> str:
-    """Bytes as people write them."""
+    """n bytes in words, such as "1.5 MiB"."""
     if n < 1024:
         return f"{n:.0f} byte{'s' if n != 1 else ''}"
     power = next((p for p in (1, 2) if n < 1023.95 * 1024**p), 3)  # 1023.95 would be shown as 1,024.0
@@ -145,9 +146,9 @@ def readable(n: float) -> str:
 def _cut_for_cpu(whole: Plan, spec: Spec, size: int) -> Plan:
     flop = 6.0 * spec.n_params * whole.batch
     lanes = int(max(1, min(LANES, LANE_BYTES // (size * spec.n_params), flop // LANE_FLOP, whole.batch)))
-    lanes = 1 << lanes.bit_length() - 1  # so that an even number of threads has equal work
+    lanes = 1 << lanes.bit_length() - 1  # a power of two, so that 2, 4, ... threads get equal work
     rows = max(32, min(TILE_ROWS, TILE_BYTES // (size * Workspace.values(spec))))
-    rounds = max(1, round(whole.batch / (lanes * rows)))  # tiles a lane; all of one size, so that lanes end together
+    rounds = max(1, round(whole.batch / (lanes * rows)))  # tiles per lane, all of one size, so that lanes end together
     return replace(whole, lanes=lanes, held=lanes, tile=-(-whole.batch // (lanes * rounds)))
 
 
@@ -174,14 +175,14 @@ def _on_cpu(whole: Plan, spec: Spec, X: Any, recipe: Recipe, threads: int) -> It
 
 
 def _fewer_at_once(cut: Plan) -> Plan:
-    """Lanes go first, down to one for each thread and the sum; then threads."""
+    """The cut with fewer lanes held, down to one per thread and one for the sum; then with fewer threads."""
     threads = cut.threads if cut.held > cut.at_once + 1 else max(1, cut.at_once - 1)
     return replace(cut, threads=threads, held=min(cut.lanes, max(threads + 1, cut.held // 2)))
 
 
 def _sized(cut: Plan, spec: Spec, size: int, row: int, recipe: Recipe) -> Plan:
-    """The plan with its bytes: vectors of the parameters' length; a workspace and a scratch gradient a thread, and for
-    each row of a tile the `row` bytes that it is stored in, where it is taken out of its place.
+    """The plan with its work_bytes: vectors of n_params numbers, a workspace and a scratch gradient per thread, and for
+    each row of a tile the `row` bytes of a copy of its stored features.
     """
     vectors = (
         1 + state_vectors(recipe.optimizer, recipe.history_size) + min(cut.held, cut.lanes) + cut.at_once + 2

@@ -1,8 +1,8 @@
-"""What lies where on a GPU, and the bytes of it, from the plan that is fastest to the one that needs least.
+"""Plans for a GPU's memory, from the fastest to the one that needs least.
 
-The tile is the batch where that fits, and the features lie on the device in their stored type. Where memory is short
-tiles are halved first; where that does not help the features stay on the host, and go through the device in chunks
-(`stream.py`), of several batches or, where a batch is cut, of a tile.
+If it fits, the tile is the batch, and the features are on the device in their stored dtype. If memory is short, tiles
+are halved first. If that is not enough, the features stay on the host and go through the device in chunks
+(`stream.py`). A chunk is several batches or, if a batch is cut, one tile.
 """
 
 from collections.abc import Iterator
@@ -16,18 +16,20 @@ from fcgpu.optim import state_vectors
 from fcgpu.params import Padded, Spec
 from fcgpu.train.recipe import Recipe
 
-# On an H100 a full batch of 60,000 was fastest in one tile; layer by layer, two took 1.05 times as long in float32 and
-# 1.2 in bfloat16, sixteen twice and four times. Below GPU_SMALL_TILE reading the features from the host again may be
-# cheaper, which is not measured.
+# On an H100 a full batch of 60,000 was fastest in one tile. Layer by layer, two tiles took 1.05 times as long in
+# float32 and 1.2 times in bfloat16; sixteen tiles took 2 and 4 times as long. Below GPU_SMALL_TILE it may be cheaper to
+# read the features from the host again; that is not measured.
 GPU_TILE_ROWS = 1 << 16
 GPU_SMALL_TILE = 1 << 12
-CHUNK_BYTES = 64 << 20  # of features that go to the device at once; there are two chunks there, and two on the host
-PIECES = {"bfloat16": 1, "tf32": 2, "float32": 3}  # of 8 bits; tf32 has 11, float32 24
-AHEAD = 1024  # steps, about, whose learning rates, and dropout's keys, the device knows
+CHUNK_BYTES = 64 << 20  # of a chunk of features; there are two buffers for chunks on the device, and two on the host
+PIECES = {"bfloat16": 1, "tf32": 2, "float32": 3}  # bfloat16 pieces, of 8 bits each: tf32 has 11 bits, float32 24
+AHEAD = 1024  # for about this many steps the device gets learning rates and dropout's keys ahead
 
 
 def cuts(samples: int, batch: int, row_bytes: int, *, movable: bool) -> Iterator[tuple[int, int]]:
-    """(rows of a tile, rows of a chunk or 0 where the features lie on the device), if they are `movable` from there."""
+    """Yield (rows of a tile, rows of a chunk); the latter is 0 if all features are on the device. If they are not
+    `movable`, because they are on the device already, there are no chunks.
+    """
     tile = min(batch, GPU_TILE_ROWS)
     yield tile, 0
     while tile > (GPU_SMALL_TILE if movable else 1):
@@ -48,20 +50,21 @@ def cuts(samples: int, batch: int, row_bytes: int, *, movable: bool) -> Iterator
 
 
 def sample_bytes(recipe: Recipe, *, weighted: bool) -> int:
-    """Of a sample, beside its features and target: its weight, the number that dropout knows it by."""
+    """Bytes of a sample besides its features and target: its weight, and its id for dropout."""
     return np.dtype(recipe.dtype).itemsize * weighted + 4 * bool(recipe.dropout)
 
 
 def why_layers(spec: Spec, recipe: Recipe, X: Any, *, cut: bool, xp: Any) -> str:
-    """Why a step goes layer by layer (`layers.py`) and not through tensor cores at once (`onchip.py`), in words; or "".
-    X are the features as stored, `cut` says that a batch is several tiles.
+    """Why a step must go layer by layer (`layers.py`) and cannot use `onchip.py`; "" if it can.
+
+    X : the features as stored. cut : whether a batch is cut into several tiles.
     """
     if X.dtype.itemsize > 1:
-        return "the features are not whole numbers of 8 bits"
+        return "the features are not 8-bit integers"
     if recipe.dtype != "float32" or recipe.precision not in PIECES:
-        return f"no products of bfloat16 make those of {recipe.dtype}, precision {recipe.precision}"
+        return f"bfloat16 products cannot replace those of {recipe.dtype}, precision {recipe.precision}"
     if any(recipe.dropout_of(spec)):
-        return "units are dropped"
+        return "there is dropout"
     if cut:
         return "a batch is cut into tiles"
     device = xp.cuda.Device()
@@ -75,10 +78,10 @@ def why_layers(spec: Spec, recipe: Recipe, X: Any, *, cut: bool, xp: Any) -> str
 
 
 def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int, *, layers: bool, xp: Any) -> int:
-    """Vectors of the parameters' length, a tile's buffers, what the device knows ahead (of `steps` an epoch), losses.
+    """Bytes of the vectors of n_params numbers, a tile's buffers, the rates and keys sent ahead, and the history.
 
-    layers : does a step go layer by layer? What a GPU's libraries take for themselves is not in it: up to 32 MiB of
-    cuBLAS, and the kernels' own code.
+    steps : per epoch. layers : whether a step goes layer by layer. The memory of CUDA's libraries is not counted: up to
+    32 MiB of cuBLAS, and the kernels' code.
     """
     size, layout = np.dtype(recipe.dtype).itemsize, Padded(spec, WIDTH)
     operand = 2 if recipe.precision in ("float16", "bfloat16") else size

@@ -1,4 +1,4 @@
-"""The learning rate of each step of a run: its recipe's schedule, the warm-up before it, and what divergence halved."""
+"""The learning rate of each step of a run: schedule, warm-up, and halvings after a divergence."""
 
 import math
 from functools import partial
@@ -8,7 +8,7 @@ from fcgpu.train.recipe import Recipe
 
 
 class Rates:
-    """rates(position, halvings) is a step's learning rate; `steps_per_epoch` is the run's."""
+    """rates(position, halvings) is the learning rate of the step at a Position, after so many halvings."""
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
         schedule = SCHEDULES[recipe.schedule]
@@ -20,5 +20,5 @@ class Rates:
         return math.ldexp(self._initial * self._factor(at) * warm_up(at, self._warm_up_steps), -halvings)
 
     def change_within_an_epoch(self, step: int) -> bool:
-        """In the one that begins with this step."""
+        """Whether the rate changes within the epoch that begins with this step."""
         return self._by_step or step < self._warm_up_steps

@@ -1,7 +1,7 @@
-"""The recipe: everything that decides a run's numbers, and the one schema of it.
+"""The recipe: everything that determines a run's numbers, and the only schema for it.
 
-A recipe is a flat TOML file; its keys are the fields below, and the command line's options are the same words. What
-belongs to the machine and not to the result (device, threads, memory) is left out on purpose.
+A recipe is a flat TOML file. Its keys are the fields of Recipe, and the options of `fcgpu train` have the same names.
+Device, threads and memory are not part of it: they belong to the machine.
 """
 
 import math
@@ -27,7 +27,9 @@ MAX_FILE = 1 << 20  # bytes of a recipe that are read
 
 @dataclass(frozen=True)
 class Kind:
-    """What a key may hold: a test that returns the value in its own type or raises ValueError, in words beside it."""
+    """What a key accepts: a description in words, and a function that returns the value in its type or raises
+    ValueError.
+    """
 
     words: str
     parse: Callable[[Any], Any]
@@ -38,7 +40,7 @@ def _key(default: Any, kind: Kind, help: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """NumPy's numbers, arrays and types, as programs and grid searches hand them over, in Python's own types."""
+    """Convert NumPy scalars, arrays and dtypes, such as grid searches pass, to Python's own types."""
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
         return np.dtype(value).name
     if hasattr(value, "tolist") and getattr(value, "ndim", 2) < 2:
@@ -78,7 +80,7 @@ def _sizes(words: str, lengths: Callable[[int], bool]) -> Kind:
 def _parse_text(value: Any) -> Any:
     if not isinstance(value, str):
         raise ValueError
-    value.encode()  # half a surrogate pair, as Python reads a file name that is not UTF-8, raises ValueError
+    value.encode()  # ValueError for a lone surrogate, which Python makes of a file name that is not UTF-8
     return value
 
 
@@ -116,9 +118,10 @@ IMAGE = _sizes("[height, width], each 1 or more; [] for the pictures' own size",
 
 @dataclass(frozen=True)
 class Recipe:
-    """A run, apart from its machine. Every field is a key of the TOML file and an option of `fcgpu train`.
+    """The settings of a training run. Every field is a key of the TOML file and an option of `fcgpu train`.
 
-    Raises ConfigError for a value that its key does not take, or values that do not go together.
+    `fcgpu recipes --keys` describes each field. Recipe(**keys) raises ConfigError for a value that its key does not
+    accept, and for values that contradict one another.
     """
 
     name: str = _key("custom", TEXT, "what the run is called")
@@ -171,7 +174,7 @@ class Recipe:
             kind, value = f.metadata["kind"], getattr(self, f.name)
             try:
                 object.__setattr__(self, f.name, kind.parse(plain(value)))
-            except (ValueError, OverflowError) as error:  # of a whole number that is more than any float
+            except (ValueError, OverflowError) as error:  # OverflowError: an integer beyond the range of float
                 why = f" ({error})" if str(error) else ""
                 given = list(value) if isinstance(value, tuple) else value
                 raise ConfigError(f"{f.name}={given!r}: expected {kind.words}{why}") from None
@@ -192,8 +195,8 @@ class Recipe:
                 if getattr(self, key) != KEYS[key].default:
                     value = list(given) if isinstance(given := getattr(self, key), tuple) else given
                     raise ConfigError(
-                        f"{key}={value!r} is not for optimizer={self.optimizer!r}, which measures full batches, each "
-                        f"the same way: use optimizer='adam' or another first-order rule, or leave {key} out"
+                        f"{key}={value!r} is not for optimizer={self.optimizer!r}, which needs the same loss at every "
+                        f"step: use optimizer='adam' or another first-order rule, or leave {key} out"
                     )
         if self.precision != "float32" and self.dtype != "float32":
             raise ConfigError(
@@ -201,8 +204,8 @@ class Recipe:
             )
         if self.precision in ("float16", "bfloat16") and self.optimizer == "lbfgs":
             raise ConfigError(
-                f"precision={self.precision!r} is not for optimizer='lbfgs', whose line search compares losses to more "
-                "digits than it has: use precision='tf32' or another optimizer"
+                f"precision={self.precision!r} is not for optimizer='lbfgs', whose line search needs more digits of "
+                "the loss: use precision='tf32' or another optimizer"
             )
         if self.schedule == "adaptive" and not self.n_iter_no_change:
             raise ConfigError("schedule='adaptive' needs n_iter_no_change, the epochs to wait for an improvement")
@@ -210,17 +213,18 @@ class Recipe:
             raise ConfigError(f"seed={self.seed}: init='article' takes seeds below 2**32")
 
     def dropout_of(self, spec: Spec) -> tuple[float, ...]:
-        """The share of units to drop in each hidden layer; empty where nothing is dropped."""
+        """The fraction of units to drop in each hidden layer; empty if there is no dropout."""
         return self.dropout * (len(spec.sizes) - 2) if len(self.dropout) == 1 else self.dropout
 
     def rows(self, samples: int) -> int:
-        """Samples of a batch, where there are so many."""
+        """Samples per batch: `samples` for "full", else the key `batch`, even if it is more."""
         return samples if self.batch == "full" else int(self.batch)
 
     def but(self, **changes: Any) -> "Recipe":
-        """The same recipe with some keys changed.
+        """A copy of the recipe with some keys changed.
 
-        Raises ConfigError as the constructor does; for a key that is unknown, or would change nothing.
+        Raises ConfigError as the constructor does, for an unknown key, and for a key that the optimizer or schedule
+        does not use.
         """
         _refuse_unknown(changes, "recipe")
         changed = replace(self, **changes)
@@ -238,7 +242,7 @@ KEYS = {f.name: f for f in fields(Recipe)}
 
 
 def _users(key: str) -> dict[str, list[str]]:
-    """The optimizers, and the schedules, that a key is for; empty where it is for any."""
+    """The optimizers or schedules that use a key, as {"optimizer": names} or {"schedule": names}; {} if all do."""
     rules = {name: {"learning_rate", *row.defaults} for name, row in UPDATES.items()} | {"lbfgs": set(LBFGS)}
     schedules = {name: set(row.defaults) for name, row in SCHEDULES.items()}
     found = {
@@ -249,14 +253,15 @@ def _users(key: str) -> dict[str, list[str]]:
 
 
 def recipe_names() -> list[str]:
-    """The recipes that the package ships."""
+    """The names of the recipes in the package, sorted."""
     return sorted(p.name.removesuffix(".toml") for p in _shipped().iterdir() if p.name.endswith(".toml"))
 
 
 def load_recipe(source: str | Path) -> Recipe:
-    """A shipped recipe by its name, or a TOML file by its path (anything that ends in .toml or holds a slash).
+    """Load a recipe of the package by name, or a TOML file by its path: a source that ends in .toml or has a slash.
 
-    Raises ConfigError: no such recipe, not TOML (with the line), a key that does not exist, a value that is not legal.
+    Raises ConfigError for an unknown name, a file that cannot be read, invalid TOML (with the line), an unknown key,
+    and a value that is not legal.
     """
     text = str(source)
     if not text.endswith(".toml") and "/" not in text:
@@ -279,7 +284,7 @@ def load_recipe(source: str | Path) -> Recipe:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as the TOML file that reads back to it, every key written out."""
+    """The recipe as TOML, with every key; `from_toml` reads it back to an equal recipe."""
     import json
 
     lines = []
@@ -290,7 +295,7 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def from_toml(name: str, content: bytes) -> Recipe:
-    """The recipe that a TOML file holds; `name` is for messages. Raises ConfigError."""
+    """The recipe in a TOML file's `content`; `name` is for error messages. Raises ConfigError as `load_recipe`."""
     import tomllib
 
     try:

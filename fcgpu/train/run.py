@@ -1,4 +1,4 @@
-"""One training run as a generator of events. It prints nothing; callers do what they like with events."""
+"""One training run as a generator of events. It prints nothing; its callers consume the events."""
 
 import math
 import time
@@ -35,16 +35,18 @@ from fcgpu.workers import Workers
 if TYPE_CHECKING:
     from fcgpu.train.device import OnGpu
 
-LOOK_SECONDS = 0.25  # on a GPU the loss is looked at this often, not every epoch: a look waits for the device
+LOOK_SECONDS = 0.25  # between checks of the loss on a GPU; not at every epoch, because a check waits for the device
 
 Monitor = Callable[[EpochEnded], float]
 
 
 class Run:
-    """The state of one training run, all of it here or in the step's device arrays.
+    """One training run. All of its state is here, or in the device arrays of `step` and `rule`.
 
-    X, times : the data's features multiplied by `times`, as `pixels.features` has them.
-    `drawn` is the order (n,) that `order` drew first, None before it did; a run that begins anew takes it `again`.
+    X, times : the data's features multiplied by `times`, from `pixels.features`.
+    again : (n,), the order of the first epoch, if a run before this one has drawn it already.
+
+    `drawn` is the first order (n,) of samples that this run used, None before.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class Run:
         self.scale, self.counts = recipe.scale or data.scale, data.classes is not None and y.ndim == 1
         self.monitor, self.rates = monitor, Rates(recipe, plan.steps_per_epoch)
         self.workers = Workers(plan.threads)
-        self.shuffled = recipe.shuffle and plan.batch < plan.samples  # batches in a new order each epoch
+        self.shuffled = recipe.shuffle and plan.batch < plan.samples  # whether each epoch has a new order
         self.drawn: Any = None
         self._again = again
         samples = Samples(
@@ -85,7 +87,7 @@ class Run:
         self.evaluate: Evaluate | OnGpu
         self.step: Step | OnGpu
         if backend.on_gpu:
-            from fcgpu.train import device  # a third of what `import fcgpu` would take
+            from fcgpu.train import device  # late: a third of the time of `import fcgpu`
 
             self.evaluate = self.step = self.gpu = device.OnGpu(
                 spec, (X, y, weights), plan, backend, recipe,
@@ -103,7 +105,7 @@ class Run:
             )  # fmt: skip
             self.rule = self._rule(self.evaluate.net.kernels)
             self.step = Step(self.evaluate, self.rule)
-            self.history = np.zeros((recipe.epochs, 3))  # loss, penalty in it, right answers
+            self.history = np.zeros((recipe.epochs, 3))  # loss, the penalty in it, correct predictions
         self.order = order or np.random.Generator(np.random.PCG64(np.random.SeedSequence(recipe.seed).spawn(1)[0]))
         self.fresh = start is None or not start.rule
         self._restore(start or State(initial(spec, recipe.seed)))
@@ -125,7 +127,7 @@ class Run:
         rule = FirstOrder(recipe.optimizer, at.params, kernels, self.backend.xp, **options)
         plain = recipe.optimizer == "gradient_descent" and not (recipe.alpha or recipe.gradient_clip)
         if plain and isinstance(at, Evaluate):
-            at.descend(rule)  # a pass over the parameters less; on a GPU the update is one pass already
+            at.descend(rule)  # saves a pass over the parameters; on a GPU the update is one pass already
         return rule
 
     def _restore(self, state: State) -> None:
@@ -144,14 +146,14 @@ class Run:
         self.stopped = state.stopped if state.epochs else ""
         begun = state.patience or Patience(self.recipe.tol, self.recipe.n_iter_no_change or math.inf)
         self.patience = replace(begun)
-        self._told = self.epochs  # of the last event
+        self._told = self.epochs  # epoch of the last event
         self.best = None
         if self.recipe.early_stopping:
             self.best = self.backend.xp.empty_like(self.evaluate.params)
             self.best[...] = self.evaluate.params if state.best is None else self._inside(state.best)
 
     def state(self) -> State:
-        """Everything above that changes, copied to the host."""
+        """The run's State, copied to the host."""
         host = self._outside
         order = getattr(self.order, "bit_generator", None)
         return State(
@@ -210,17 +212,17 @@ class Run:
                 yield event
         finally:
             self.workers.close()
-            if get_ident() == thread:  # an interrupt may have come between an epoch and what ends it
+            if get_ident() == thread:  # an interrupt may have kept as_zeros from restoring the setting
                 count_as_zero(zeros)
             if self.stream is not None:
                 self.stream.close()
             if self.gpu is not None:
                 self.gpu.close()
-        if self.best is not None and self.patience.best < math.inf:  # else there was no best
+        if self.best is not None and self.patience.best < math.inf:  # else no epoch was better than the start
             with self.backend.current():
                 self.evaluate.params[...] = self.best
         model = self.model()
-        if not np.isfinite(model.params).all():  # by the last step: the epoch's loss was measured before it
+        if not np.isfinite(model.params).all():  # the last step diverged; the epoch's loss was measured before it
             raise self._diverged(math.nan, self.epochs)
         data = self.data
         yield Finished(
@@ -237,7 +239,7 @@ class Run:
         )
 
     def _epoch(self, epoch: int) -> float:
-        """Every batch once; returns the last learning rate. Adds the epoch's loss and right answers to the history."""
+        """Train on every batch once, and fill the epoch's row of the history; returns the last learning rate."""
         n, size = self.plan.samples, self.plan.batch
         order = self._draw() if self.shuffled else None
         if self.gpu is not None:
@@ -272,24 +274,24 @@ class Run:
         return rate
 
     def _draw(self) -> Any:
-        """An epoch's order (n,), on the host."""
+        """The order (n,) of the samples in the next epoch, on the host."""
         order = self.order.permutation(self.plan.samples) if self._again is None else self._again
         self.drawn, self._again = order if self.drawn is None else self.drawn, None
         return order
 
     def _learning_rates(self, n: int) -> list[float]:
-        """Of the next n steps."""
+        """The learning rates of the next n steps."""
         return [self.rates(self._position(i), self.halvings) for i in range(n)]
 
     def _position(self, ahead: int = 0) -> Position:
-        """Of a step, so many ahead of the next one: of this epoch, or of epochs to come."""
+        """The Position of the step that is `ahead` steps after the next one, in this epoch or a later one."""
         every = self.plan.steps_per_epoch
         later = max(0, ahead // every)
         seen = 0 if self.fresh and self.epochs + later == 0 else self.samples + later * self.plan.samples
         return Position(self.step.steps + ahead, self.recipe.epochs * every, self.epochs + later, seen, self.drops)
 
     def _judged(self, event: EpochEnded) -> tuple[EpochEnded, str]:
-        """The event with what is monitored, and why to stop, if so."""
+        """The event with its monitored value, and why to stop, or ""."""
         recipe = self.recipe
         if self.monitor is None and not recipe.n_iter_no_change:
             return event, ""
@@ -306,13 +308,13 @@ class Run:
         return event, f"{what} did not improve by more than {recipe.tol:g} in {self.patience.patience} epochs"
 
     def _then(self, epoch: int, ask: Callable[[], Any]) -> Callable[[], Any]:
-        """`ask`, while the network is as that epoch left it."""
+        """`ask`, made to raise ConfigError once the run has gone past that epoch."""
 
         def asked() -> Any:
             if self._told != epoch:
                 raise ConfigError(
-                    f"the run is at epoch {self._told}, and its network no longer that of epoch {epoch}: ask an event "
-                    "for its model, state or test score before the next one"
+                    f"the run is at epoch {self._told} and no longer has the network of epoch {epoch}: ask an event "
+                    "for its model, state or test score before you take the next event"
                 )
             return ask()
 
@@ -340,7 +342,9 @@ class Run:
         )
 
     def _inside(self, vectors: Any, dtype: Any = None) -> Any:
-        """Parameters, or vectors like them (..., n_params), as this run holds them; other arrays as they are."""
+        """Parameters, or vectors like them (..., n_params), in this run's layout, on its device; other arrays are only
+        copied there.
+        """
         if vectors.shape[-1:] == (self.spec.n_params,):
             if self.gpu is not None:
                 vectors = self.gpu.layout.padded(vectors)
@@ -349,7 +353,7 @@ class Run:
         return self.backend.to_device(vectors, dtype=dtype)
 
     def _outside(self, vectors: Any) -> Any:
-        """A copy on the host of what `_inside` made."""
+        """The inverse of `_inside`: a copy on the host, in the public layout."""
         vectors = np.array(self.backend.to_host(vectors))
         if self.gpu is not None and vectors.shape[-1:] == (self.gpu.layout.size,):
             return self.gpu.layout.packed(vectors)
@@ -364,10 +368,10 @@ class Run:
         )
 
     def _test_now(self) -> Score | None:
-        """Of the network as it is now, while the run's clock stands still."""
+        """The score of the current network on the test samples; the run's clock stands still meanwhile."""
         if self.data.X_test is None:
             return None
-        model = self.model()  # which waits for what the device still has to train
+        model = self.model()  # waits until the device has finished training; this counts
         began = time.perf_counter()
         try:
             return self._score(model, self.data.X_test, self.data.y_test)
@@ -378,7 +382,7 @@ class Run:
         try:
             X, scale = self._training_set
             return self._score(replace(model, scale=scale), X, self.data.y)
-        except DivergenceError:  # by the last step, whose loss nobody has seen
+        except DivergenceError:  # the last step diverged, after the last loss was measured
             raise self._diverged(math.nan, self.epochs) from None
 
     def _score(self, model: Model, X: Any, y: Any) -> Score:
@@ -386,5 +390,5 @@ class Run:
             y = targets(self.data, y)
         try:
             return model.score_encoded(X, y, device=self.backend, threads=self.plan.threads)
-        except DeviceMemoryError:  # what was learned is not to be lost for it
+        except DeviceMemoryError:  # do not lose the trained network for want of memory: score on the CPU
             return model.score_encoded(self.backend.to_host(X), y, device="cpu")

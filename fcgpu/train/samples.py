@@ -1,4 +1,4 @@
-"""The samples of a run as its steps take them: where they lie, in which order, and what else is known of them."""
+"""The samples of a run as its steps read them: on which device, in which order, as bytes or as floats."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ from fcgpu.train.stream import Stream, on_device
 
 
 class Samples:
-    """X (n, n_features), y, weights (n,) and ids (n,) uint32, the last two or None, for a plan.
+    """X (n, n_features), y, weights (n,) or None, and ids (n,) uint32 or None, for a plan.
 
     On a GPU they are on the device, or X is a `stream` of chunks from the host. On a CPU they may be in the order of
-    `stairs`, with `widths` (n,); `in_one_call` says that all passes over a batch are one call of C (`passes.py`).
-    `copied` : bytes of X that were copied for that, which the plan did not know of.
+    `stairs`, a Staircase with `widths` (n,). `in_one_call` is True if a batch's passes are one call of C (`passes.py`).
+    `copied` is the number of bytes of X that were copied here, which the plan does not count.
     """
 
     def __init__(
@@ -46,15 +46,15 @@ class Samples:
             self.y, self.weights, self.ids = X.y, X.weights, X.ids
         else:
             y, self.weights = (None if a is None else backend.to_device(a) for a in (y, weights))
-            self.y = y if backend.on_gpu else np.ascontiguousarray(y)  # which kernel takes it must not depend on that
+            self.y = y if backend.on_gpu else np.ascontiguousarray(y)  # y's memory layout must not choose the kernel
             self.ids = None if ids is None else backend.to_device(ids, dtype=np.uint32)
         self.X = X
 
     def _kept(self, made: Staircase | Pixels) -> Any:
-        """A copy of the data as they are wanted, where the budget has room for it; else made anew at every use."""
+        """A copy of the converted data if the budget allows it, else `made`, which converts them at every use."""
         if self._plan.bytes + self.copied + made.nbytes > self._plan.budget:
             return made
         self.copied += made.nbytes
         kept = made.copy(self._plan.threads)
-        made.X = None  # which may be a copy itself
+        made.X = None  # frees its source, which may be a copy itself
         return kept

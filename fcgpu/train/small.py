@@ -1,8 +1,8 @@
-"""Small batches on the CPU, where a step is not long enough for Python's own time to be nothing.
+"""Small batches on the CPU, whose steps are so short that Python's overhead matters.
 
-A batch is one tile in one workspace, nothing is dealt and nothing summed up; its loss is measured later, with that of
-other batches. The products are bound to their arrays, and the large ones are made piece by piece on all threads. Plain
-gradient descent has no gradient: the products subtract it from the parameters.
+A batch is one tile in one workspace, so there are no lanes to add up. Its loss is measured later, together with that of
+other batches. The products are bound to their arrays in advance, and large ones are cut into pieces for all threads. In
+plain gradient descent the first layer's product subtracts the gradient from W directly.
 """
 
 from functools import cache, lru_cache
@@ -17,19 +17,19 @@ from fcgpu.train.kept import Kept
 from fcgpu.train.plan import Plan
 from fcgpu.train.step import Evaluate, part_of
 
-TREAD, TREADS = 64, 4  # samples that are worth a width of their own; how many widths there are at most
-SHARES = {1: (0, 1), 2: (0, 2 / 5, 1), 4: (0, 3 / 16, 7 / 16, 11 / 16, 1)}  # parts of digits that take equally long
-LEAST_BYTES = 32  # samples for which bytes are multiplied faster than floats
-BOUND = 1000  # combinations of widths whose products stay bound to their arrays
+TREAD, TREADS = 64, 4  # a part of a batch with a width of its own has at least TREAD samples; most parts
+SHARES = {1: (0, 1), 2: (0, 2 / 5, 1), 4: (0, 3 / 16, 7 / 16, 11 / 16, 1)}  # bounds of parts with equal work on MNIST
+LEAST_BYTES = 32  # from this many samples on, bytes are multiplied faster than floats
+BOUND = 1000  # combinations of widths whose bound products are cached
 
 
 def is_small(plan: Plan) -> bool:
-    """Is a batch one of several in the data, and one tile of one lane?"""
+    """Whether a batch is one tile in one lane, and at most half of the data."""
     return plan.lanes == 1 and plan.batch <= min(plan.tile, plan.samples // 2)
 
 
 class SmallBatches(Evaluate):
-    """`Evaluate` for a plan that `is_small`: the loss is `kept`."""
+    """`Evaluate` for a plan that `is_small`. The losses are measured by `kept`, later."""
 
     kept: Kept
 
@@ -66,7 +66,7 @@ class SmallBatches(Evaluate):
         return self.penalty if self._alpha else 0.0
 
     def _fill_all(self, rows: Any, n_rows: int, y: Any, weight: Any, logits: Any) -> None:
-        """Fill gradient and logits (n_rows, n_outputs), the losses being multiplied by weight."""
+        """Fill the gradient of Σ weight * loss, and logits (n_rows, n_outputs)."""
         net, cuts = self.net, self._cuts(n_rows)
         parts = [rows] if len(cuts) == 1 else [part_of(rows, start, stop) for start, stop in cuts]
         widths = tuple(self._width(part) for part in parts)
@@ -76,20 +76,20 @@ class SmallBatches(Evaluate):
         net.to_logits(products, layers, work, self.keys, self._ids[rows] if net.dropout else None)
         net.logits_and_gradient(products, layers[-1].b, work, y, weight, logits)
         if self.widths is not None and not self._subtracts:
-            self._unused(widths[0]).fill(0)  # the rule has used the gradient up
+            self._unused(widths[0]).fill(0)  # the rule has overwritten it as scratch
 
     def _load(self, rows: Any, tile: Any, width: int) -> None:
-        """Overwrite the tile (n_rows, n_features) with the features of the rows, or with the first of them."""
+        """Overwrite the first `width` columns of tile (n_rows, n_features) with features of the rows."""
         if self._bytes and isinstance(self.X, np.ndarray) and not isinstance(rows, slice):
-            np.take(self.X, rows, axis=0, out=tile, mode="clip")  # in one pass
+            np.take(self.X, rows, axis=0, out=tile, mode="clip")  # one pass over the data
         else:
             there = rows if self.widths is None else (rows, slice(width))
             self.net.kernels.load_tile(self.X, there, tile[:, :width])
 
     def _cuts_of(self, n_rows: int) -> list[tuple[int, int]]:
-        """Where a batch is cut into parts, each as wide as its first sample."""
+        """(start, stop) of the parts that a batch is cut into; each is as wide as its first sample."""
         parts = 1 if self.widths is None or self._bytes else 1 << max(1, min(n_rows // TREAD, TREADS)).bit_length() - 1
-        whole = max(1, TREAD // 4)  # what products of some rows are fast for
+        whole = max(1, TREAD // 4)  # products are fast if their rows are a multiple of this
         cuts = [int(share * n_rows) // whole * whole for share in SHARES[parts][:-1]]
         return list(pairwise([*cuts, n_rows]))
 

@@ -1,9 +1,9 @@
-"""The data in an order in which most zeros need not be multiplied, exactly: nothing is rounded, nothing is dropped.
+"""Reorders the data so that products can skip most zeros. The results are exact, up to the order of sums.
 
-Features go by how many samples have them, most first; samples by the rarest feature that they have, rarest first. What
-is not zero then lies below a staircase: each sample, and all behind it, are zero from its `width` on, so the products
-of a tile of samples take only the first rows of W. The 60,000 digits are on average 415 features wide instead of 784,
-a random batch of 128 of them 634, one of 10 542.
+Features are sorted by how many samples have them (are not zero there), most first; samples by the rarest feature that
+they have, rarest first. The nonzero numbers then lie below a staircase: from its `width` on, a sample and all samples
+after it are zero, so the products of a tile need only the first rows of W. The 60,000 digits of MNIST are on average
+415 features wide instead of 784; a random batch of 128 is 634 wide, a batch of 10 is 542 wide.
 """
 
 from typing import Any
@@ -14,26 +14,26 @@ from fcgpu.params import Spec
 from fcgpu.train.plan import Plan
 from fcgpu.workers import BLOCK, by_blocks
 
-AT_ONCE = 100  # rows of which all features are copied on the way
-WIDE = 0.9  # of the features: what a batch is wide where the order is not worth a copy of the data
-FEW = 32  # features, likewise
-STEP, STEPS = 32, 32  # widths are multiples of a number, and few of them, as buffers are bound to each
-EPOCHS = 4  # as many as pay for the order, and more
+AT_ONCE = 100  # rows that are gathered at a time, with all features
+WIDE = 0.9  # of the features: if a batch is that wide, reordering does not pay
+FEW = 32  # with fewer features reordering does not pay
+STEP, STEPS = 32, 32  # widths are rounded up to a multiple of STEP, such that there are at most STEPS different ones
+EPOCHS = 4  # with fewer epochs reordering does not pay
 
 
 class Staircase:
-    """Rows i of the new order are rows samples[i] of the old one, columns j are features[j].
+    """Row i of the new order is row samples[i] of the old one, and column j is column features[j].
 
-    samples (n,) and features (n_features,) intp; widths (n,) intp: from widths[i] on row i is zero. They do not rise
-    from row to row: of all samples where batches are drawn, else of each batch, which keeps its place.
-    `X[rows, :width]` is the data in the new order. A copy is what makes it fast, but no bit depends on it.
+    samples (n,) and features (n_features,) intp; widths (n,) intp: row i is zero from column widths[i] on. If batches
+    are drawn, widths fall over all rows; else within each batch, which keeps its place in the data.
+    `self[rows, :width]` gathers data in the new order. `copy` makes that fast; the bits are the same.
     """
 
     def __init__(self, X: Any, samples: Any, features: Any, widths: Any) -> None:
         self.X, self.samples, self.features, self.widths, self.dtype = X, samples, features, widths, X.dtype
         self.places = np.empty_like(samples)  # places[samples[i]] = i
         self.places[samples] = np.arange(len(samples))
-        self.nbytes = len(samples) * int(widths.max()) * X.itemsize  # of a copy
+        self.nbytes = len(samples) * int(widths.max()) * X.itemsize  # bytes of a copy
 
     def __getitem__(self, part: tuple[Any, slice]) -> Any:
         rows, columns = self.samples[part[0]], self.features[part[1]]
@@ -44,7 +44,7 @@ class Staircase:
         return made
 
     def copy(self, threads: int) -> Any:
-        """The data in the new order, as far as they are not zero."""
+        """The data in the new order, without the columns that are zero in every row."""
         width = slice(int(self.widths.max()))
         made = np.empty((len(self.samples), width.stop), self.X.dtype)
 
@@ -55,21 +55,21 @@ class Staircase:
         return made
 
     def inside(self, spec: Spec, vectors: Any) -> Any:
-        """Parameters, or vectors like them (..., n_params), for features in the new order: a copy."""
+        """A copy of parameters, or vectors like them (..., n_params), for features in the new order."""
         made = np.array(vectors)
         W = spec.layers(made)[0].W
         W[...] = W[..., self.features, :]
         return made
 
     def outside(self, spec: Spec, vectors: Any) -> Any:
-        """The reverse: a copy."""
+        """The inverse of `inside`: a copy for features in the old order."""
         made = np.array(vectors)
         W = spec.layers(made)[0].W
         W[..., self.features, :] = W.copy()
         return made
 
     def batches(self, order: Any, size: int) -> Any:
-        """The samples `order` (n,) of the old order as rows of the new one, rising within each batch."""
+        """Row numbers in the new order of the samples `order` (n,), sorted within each batch of `size`."""
         rows = self.places[order]
         whole = len(rows) // size * size
         rows[:whole].reshape(-1, size).sort(axis=1)
@@ -78,7 +78,10 @@ class Staircase:
 
 
 def staircase(X: Any, plan: Plan, epochs: int, *, drawn: bool) -> Staircase | None:
-    """The order for X (n, n_features) on the host, or None where it does not pay: for few epochs, or wide batches."""
+    """The Staircase of X (n, n_features) on the host; None if it does not pay.
+
+    drawn : whether batches are drawn from all samples, not taken in the data's order.
+    """
     n, n_features = X.shape
     some = X[:: -(-n // BLOCK)]
     if epochs < EPOCHS or n_features < FEW or np.count_nonzero(some) > WIDE * some.size:
@@ -94,7 +97,7 @@ def staircase(X: Any, plan: Plan, epochs: int, *, drawn: bool) -> Staircase | No
 
     by_blocks(n, plan.threads, count)
     features = np.argsort(-counts.sum(axis=0, dtype=np.intp), kind="stable")
-    behind = np.empty(n_features, dtype=np.min_scalar_type(n_features))  # the width that has a feature
+    behind = np.empty(n_features, dtype=np.min_scalar_type(n_features))  # the width that includes a feature
     behind[features] = np.arange(1, n_features + 1)
     by_blocks(n, plan.threads, measure)
     batch = np.arange(n) // plan.batch if not drawn else np.zeros(n)

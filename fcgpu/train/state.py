@@ -1,4 +1,4 @@
-"""All that a run has come to, on the host: going on from it equals never having stopped, bit for bit on the CPU."""
+"""The complete state of a run, on the host. Resuming from it equals never having stopped, bit for bit on the CPU."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,22 +9,22 @@ from fcgpu.train.stopping import Patience
 
 @dataclass(frozen=True)
 class State:
-    """params (n_params,), and what else training changes. A new run may start from parameters alone.
+    """Parameters (n_params,) in the run's dtype, and everything else that training changes.
 
-    With epochs of 0 it is a start and not a run's middle: then `stopped` does not count.
+    `train(..., start=State(params))` starts a new run from parameters alone. If epochs is 0, `stopped` is ignored.
     """
 
     params: Any
-    rule: Mapping[str, Any] = field(default_factory=dict)  # the optimizer's arrays and numbers; empty for a new one
-    epochs: int = 0
-    steps: int = 0
-    samples: int = 0  # of the finished epochs
-    drops: int = 0  # of the adaptive schedule
-    patience: Patience | None = None
-    best: Any = None  # (n_params,), the best parameters where early stopping keeps them
-    order: Mapping[str, Any] | None = None  # of the random generator that shuffles
-    halvings: int = 0  # of the learning rate, after a divergence
+    rule: Mapping[str, Any] = field(default_factory=dict)  # the optimizer's state; empty for a new optimizer
+    epochs: int = 0  # finished
+    steps: int = 0  # updates made
+    samples: int = 0  # samples seen in the finished epochs
+    drops: int = 0  # how often the adaptive schedule has lowered the learning rate
+    patience: Patience | None = None  # of early stopping
+    best: Any = None  # (n_params,), the best parameters so far, if early stopping keeps them
+    order: Mapping[str, Any] | None = None  # state of the random generator that shuffles
+    halvings: int = 0  # how often the learning rate was halved after a divergence
     seconds: float = 0.0  # of training
-    evaluated: int = 0  # samples in those seconds
-    stopped: str = ""  # why the run had ended before its last epoch, where it had
-    optimizer: str = ""  # whose arrays and numbers the rule's are
+    evaluated: int = 0  # samples evaluated in these seconds
+    stopped: str = ""  # why the run stopped before its last epoch; empty if it did not
+    optimizer: str = ""  # the optimizer whose state `rule` is

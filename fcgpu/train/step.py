@@ -1,8 +1,4 @@
-"""One update: the loss and gradient of a batch, tile by tile and lane by lane, and the rule that moves by them.
-
-Nothing here reads a value back from the device: no float(), no `if` on an array. What changes from step to step lives
-in device arrays.
-"""
+"""One update on the CPU: the loss and gradient of a batch, tile by tile and lane by lane, and the optimizer's step."""
 
 from collections import deque
 from collections.abc import Callable
@@ -25,10 +21,10 @@ from fcgpu.workers import Workers
 
 
 class Lane(NamedTuple):
-    """One of the places where tiles are summed up."""
+    """An accumulator of tiles."""
 
     gradient: Any  # (n_params,)
-    layers: Callable[[int], list[Layer]]  # views into it, of the first layer's weights those of so many features
+    layers: Callable[[int], list[Layer]]  # views into it; the argument is how many features' weights the first W has
     loss: Any  # () float64
     correct: Any  # () int64
 
@@ -38,7 +34,7 @@ class Lane(NamedTuple):
         return cls(gradient, _views(spec, gradient), xp.zeros((), dtype=np.float64), xp.zeros((), dtype=np.int64))
 
     def add(self, other: "Lane", spec: Spec, width: int) -> None:
-        """`other` holds, of the first layer's weights, those of `width` features."""
+        """Add `other`, which has gradients for only the first `width` features in the first layer's W."""
         n_features, n_out = spec.layer_sizes[0]
         used, rest = slice(width * n_out), slice(n_features * n_out, None)
         self.gradient[used] += other.gradient[used]
@@ -48,18 +44,19 @@ class Lane(NamedTuple):
 
 
 class Evaluate:
-    """The loss and gradient of a batch at `params`, into buffers that are allocated here, once.
+    """The loss and gradient of a batch at `params`. All buffers are allocated by the constructor.
 
-    data : X (n, n_features), y as the loss takes it, and weights of samples (n, 1) or None, on the device.
-    ids : (n,) uint32 on the device, what dropout's masks depend on; None for 0, 1, ...
-    widths : (n,) of a `Staircase`, whose order X, all else and `params` then have; None where every row is full.
+    data : X (n, n_features), y in the form that the loss takes, and sample weights (n, 1) or None.
+    ids : (n,) uint32, from which dropout's masks are drawn; None for 0, 1, ...
+    widths : (n,) of a `Staircase`; then X, y, weights, ids and `params` must be in its order. None if there is none.
 
-    `params`, `gradient` : (n_params,) flat vectors; `loss` : () float64, the weighted mean over the batch; `penalty` :
-    () float64, the regulariser's part, not in `loss`; `correct` : () int64, right answers of the batch before the
-    update, counted where `count` is true. All stay on the device.
+    `params`, `gradient` : (n_params,) flat vectors.
+    `loss` : () float64, the weighted mean over the batch.
+    `penalty` : () in the run's dtype, the regulariser, not included in `loss`.
+    `correct` : () int64, correct predictions before the update, if `count`.
     """
 
-    kept: Kept | None = None  # where the loss is measured later: it is then neither returned nor in `loss`, `correct`
+    kept: Kept | None = None  # if set, the loss is measured later: it is not returned, `loss` and `correct` are not set
 
     def __init__(
         self,
@@ -83,12 +80,12 @@ class Evaluate:
         self.params = aligned(spec.n_params, dtype)
         self._layers = _views(spec, self.params)
         self._lanes = [Lane.empty(spec, dtype, xp) for _ in range(min(plan.held, plan.lanes))]
-        self.gradient, _, self.loss, self.correct = self._lanes[0]  # the others are added into the first
+        self.gradient, _, self.loss, self.correct = self._lanes[0]  # lane 0, to which the others are added
         self.penalty = xp.zeros((), dtype=dtype)
         self._alpha = recipe.alpha
         pairs = zip(spec.layers(self.params), spec.layers(self.gradient), strict=True)
         self._regularised = [(layer.W, gradient.W) for layer, gradient in pairs]
-        self.factor: Any = None  # (1,), what the rule wants the gradient multiplied by
+        self.factor: Any = None  # (1,), multiplies the gradient; see `descend`
         self.samples = 0  # evaluated so far
         self._seed, self._backend = recipe.seed, backend
         self.keys = xp.zeros((len(rates), 2), dtype=np.uint32)
@@ -102,25 +99,24 @@ class Evaluate:
         )
 
     def descend(self, rule: FirstOrder) -> None:
-        """Multiply gradients by the rule's learning rate from now on."""
+        """From now on multiply gradients by the learning rate of the rule, which must be gradient descent."""
         self.factor = rule.scaled()
 
     def begin(self, step: int) -> None:
-        """Draw the masks of this step, for every evaluation until the next."""
+        """Set dropout's keys for this step: its masks are the same in every evaluation until the next `begin`."""
         if self.net.dropout:
             self.keys[...] = self._backend.to_device(dropout.keys(self._seed, step, len(self.net.dropout)))
 
     def __call__(self, rows: Any, n_rows: int) -> Any:
-        """Fill loss, gradient, penalty and correct from the samples `rows`: a slice with ends, or (n_rows,) indices,
-        which with widths must rise.
+        """Fill loss, gradient, penalty and correct from the samples `rows`; return loss + penalty.
 
-        Returns loss + penalty, on the device.
+        rows is a slice with both ends, or (n_rows,) indices, which must be in rising order if there are widths.
         """
         self.samples += n_rows
         share = 1 / n_rows if self.weights is None else self._share(rows)
         lanes = min(self.plan.lanes, -(-n_rows // self.plan.tile))
         if self.widths is not None:
-            self._unused(self._width(rows)).fill(0)  # the rule has used the gradient up
+            self._unused(self._width(rows)).fill(0)  # the rule has overwritten it as scratch
         total, *others = self._lanes
         free, done = self._lanes, 0
         while done < lanes:
@@ -142,24 +138,27 @@ class Evaluate:
             self.net.kernels.clip_by_norm(self.gradient, self.clip)
 
     def _share(self, rows: Any) -> Any:
-        """1 over the sum of a batch's weights; where all are 0 it is 0, and so are the loss, penalty and gradient."""
+        """1 / the sum of the batch's weights; 0 if all are 0, which makes loss, penalty and gradient 0."""
         total, tiny = self.xp.sum(self.weights[rows]), np.finfo(self.weights.dtype).tiny
         return (total > 0) / self.xp.maximum(total, tiny)
 
     def _width(self, rows: Any) -> int:
-        """The features that samples have: the first one's are the most."""
+        """How many features the samples have; the first one has the most."""
         if self.widths is None:
             return self._greatest
         return int(self.widths[rows.start if isinstance(rows, slice) else rows[0]])
 
     def _unused(self, width: int) -> Any:
-        """What the gradient holds of the first layer's weights behind `width` features."""
+        """The part of the gradient that belongs to the first W and the features after the first `width`."""
         n_features, n_out = self.net.spec.layer_sizes[0]
         return self.gradient[width * n_out : n_features * n_out]
 
     @as_zeros()
     def _fill(self, rows: Any, n_rows: int, share: Any, lanes: list[Lane], first: int, i: int) -> None:
-        """Fill lanes[i], lane number first + i, from the first of its tiles; add the others, no wider, in order."""
+        """Overwrite lanes[i], which is lane number first + i, with its first tile, and add its other tiles in order.
+
+        With widths, the first tile is the widest.
+        """
         net, size, lane, number = self.net, self.plan.tile, lanes[i], first + i
         whole, scratch = borrowed = self._free.pop()
         into = lane
@@ -184,25 +183,25 @@ class Evaluate:
 
 
 class Step:
-    """One update of `evaluate.params` from a batch, by a rule, which holds its own state."""
+    """One update of `evaluate.params` from a batch, by the optimizer `rule`."""
 
     def __init__(self, evaluate: Evaluate, rule: Any) -> None:
         self.evaluate, self.rule, self.steps = evaluate, rule, 0
 
     def __call__(self, rows: Any, n_rows: int) -> Any:
-        """Returns the loss of the batch with the regulariser's part, as the rule measured it, on the device."""
+        """Make one update; return the batch's loss with the penalty, as the rule's `step` returned it."""
         at = self.evaluate
         at.begin(self.steps)
         self.steps += 1
         evaluate = partial(at, rows, n_rows)
         loss = self.rule.step(at.params, at.gradient, evaluate)
         if self.rule.strayed:
-            evaluate()  # for what is told beside the loss: the penalty and the right answers
+            evaluate()  # the penalty and the correct predictions must be those at params
         return loss
 
 
 def _views(spec: Spec, flat: Any) -> Callable[[int], list[Layer]]:
-    """The layers of a flat vector as a function of a width: of the first one's weights those of so many features."""
+    """The layers of a flat vector as a function of a width: the first W has the rows of that many features."""
     (W, b), *rest = spec.layers(flat)
     return cache(lambda width: [Layer(W[:width], b), *rest])
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 @dataclass
 class Patience:
-    """Waits for a loss to fall by more than `tol`, for `patience` epochs in a row, as scikit-learn's MLP does.
+    """`exhausted` after more than `patience` epochs in a row without an improvement by `tol`, as scikit-learn's MLP.
 
-    best : the least loss so far. waited : epochs in a row that did not improve on it by tol.
+    best : least loss so far. waited : epochs in a row that did not improve on it by tol.
     """
 
     tol: float
@@ -17,7 +17,7 @@ class Patience:
     waited: int = 0
 
     def improved(self, loss: float) -> bool:
-        """Take one epoch's loss; is it the least so far?"""
+        """Record the loss of an epoch; return whether it is the least so far."""
         self.waited = 0 if loss <= self.best - self.tol else self.waited + 1  # NaN is no improvement
         better = loss < self.best
         if better:

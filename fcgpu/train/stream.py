@@ -1,12 +1,12 @@
-"""Samples that stay on the host: their features go through the GPU in chunks, one on its way while one is computed.
+"""Features that stay on the host: they go through the GPU in chunks, and one is copied while another is computed on.
 
-    host      gather the rows of chunk t + 1 in pinned memory        a thread of its own
-    copy      pinned memory to buffer (t + 1) mod 2                  a stream of its own
-    compute   all that reads buffer t mod 2                          the stream of everything else
+    host      gather the rows of chunk t + 1 in pinned memory        in a thread of its own
+    copy      pinned memory to buffer (t + 1) mod 2                  in a CUDA stream of its own
+    compute   all that reads buffer t mod 2                          in the run's stream
 
-Events keep the order, two for each of the two buffers: `there`, the chunk has arrived, for which the computation waits;
-and `done`, the computation has read it, for which the next copy into the buffer waits. Nobody waits for the device,
-but the thread for its pinned memory to have been sent.
+Each of the two buffers has two events. `there`: the chunk has arrived; the computation waits for it. `done`: the
+computation has read the chunk; the next copy into the buffer waits for it. On the host only the thread waits for the
+device, until its pinned memory has been copied.
 """
 
 from bisect import bisect
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """X (n, n_features) on the host as `stream[a:b]`, rows a to b in this epoch's order, on the device until the next.
+    """X (n, n_features) on the host. `stream[a:b]` is rows a to b in this epoch's order, on the device, valid until the
+    next slice is taken.
 
-    The rows of a slice must lie in one tile of the plan, and are asked for in turn; to begin again costs a wait. Only
-    the features are read chunk by chunk: y (n, ...), weights (n,) and ids (n,), or None, lie on the device whole, in
-    the same order.
+    A slice must be within one tile of the plan. Slices are to be taken in order; going back makes the host wait. Only
+    X is copied in chunks: y (n, ...), weights (n,) or None, and ids (n,) or None are on the device as a whole, in the
+    same order.
     """
 
     ndim = 2
@@ -43,23 +44,23 @@ class Stream:
         self._pinned = [pinned(backend.xp, size, self.dtype) for _ in range(2)]
         self._there, self._done = ([cuda.Event(block=True, disable_timing=True) for _ in range(2)] for _ in range(2))
         self._copies, self._current = cuda.Stream(non_blocking=True), cuda.get_current_stream
-        from concurrent.futures import ThreadPoolExecutor  # a sixth of what `import fcgpu` would take
+        from concurrent.futures import ThreadPoolExecutor  # late: a sixth of the time of `import fcgpu`
 
         self._thread = ThreadPoolExecutor(1, "fcgpu stream", self._buffers[0].device.use)
         self._side = 0  # the buffer that the computation reads
         self._sent: Future[None] | None = None
-        # A chunk holds whole tiles: some batches, or where a batch is cut, a tile.
+        # A chunk holds whole tiles: several batches or, if a batch is cut, one tile.
         step, rows = (plan.samples, plan.chunk) if plan.tile == plan.batch else (plan.batch, plan.tile)
         starts = [a for batch in range(0, plan.samples, step) for a in range(batch, batch + step, rows)]
         self._starts = [a for a in starts if a < plan.samples]
         self._stops = [*self._starts[1:], plan.samples]
-        self._now = -1  # the chunk in the buffer of this side
-        self._coming = -1  # the one on its way to the other
+        self._now = -1  # the chunk in the buffer that the computation reads
+        self._coming = -1  # the chunk that is being copied to the other buffer
         for event in self._done:
-            event.record(self._current())  # whose work may still be using the memory that is these buffers now
+            event.record(self._current())  # earlier work in this stream may still use the memory of the new buffers
 
     def begin(self, order: Any) -> None:
-        """An epoch in another order: row i is order[i] (n,) of the data."""
+        """Begin an epoch in a new order (n,): row i is now row order[i] of the data."""
         self._order = order
         for there, here in zip(self._whole, self._small, strict=True):
             if here is not None:
@@ -78,13 +79,13 @@ class Stream:
         return self._buffers[self._side][rows.start - start : rows.stop - start]
 
     def close(self) -> None:
-        """End the thread, and let go of all memory, also what a caller's events hold of this."""
+        """End the thread and free all memory, even if a caller's events still refer to this stream."""
         self._thread.shutdown()
         self._copies.synchronize()
         self._buffers, self._pinned, self._whole, self.y, self.weights, self.ids = [], [], [], None, None, None
 
     def _turn_to(self, number: int) -> None:
-        """The other buffer, when its chunk has arrived; the one that is left takes the next chunk."""
+        """Switch to the other buffer, once its chunk has arrived, and have the next chunk copied to this one."""
         self._done[self._side].record(self._current())
         if number != self._coming:
             self._ask(number)
@@ -100,7 +101,7 @@ class Stream:
             self._coming = -1
 
     def _ask(self, number: int) -> None:
-        """Have a chunk sent to the buffer that the computation does not read."""
+        """Start copying a chunk to the buffer that the computation does not read."""
         part = self._starts[number], self._stops[number]
         self._coming, self._sent = number, self._thread.submit(self._send, *part, 1 - self._side, self._order)
 
@@ -111,8 +112,8 @@ class Stream:
         if order is None:
             pinned[...] = X[start:stop]
         elif X.flags.c_contiguous and X.dtype == self.dtype:
-            np.take(X, order[start:stop], axis=0, out=pinned, mode="clip")  # with another mode it makes a copy
-        else:  # take would copy all of X
+            np.take(X, order[start:stop], axis=0, out=pinned, mode="clip")  # other modes make a copy
+        else:  # np.take would first copy all of X
             pinned[...] = X[order[start:stop]]
         self._copies.wait_event(self._done[side])
         self._copy(pinned, buffer)
@@ -123,8 +124,9 @@ class Stream:
 
 
 def on_device(X: Any, backend: Backend) -> Any:
-    """X (n, n_features) in the device's memory whole; on the CPU as it is. Chunk by chunk, because CuPy copies what it
-    sends into pinned memory first.
+    """X (n, n_features) as a whole in the device's memory; on the CPU, X itself.
+
+    It is copied in chunks, because CuPy first copies to pinned memory as much as one call sends.
     """
     if not backend.on_gpu or backend.holds(X) or X.nbytes <= CHUNK_BYTES:
         return backend.to_device(X)

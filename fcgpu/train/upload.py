@@ -1,4 +1,4 @@
-"""Numbers that the host sends to the device without waiting for it."""
+"""Copies from the host to the device that do not wait for the device."""
 
 from typing import Any
 
@@ -6,10 +6,9 @@ import numpy as np
 
 
 class Upload:
-    """An array on the device that the host overwrites again and again, from pinned memory, in the current stream.
+    """An array on the device that the host overwrites repeatedly, from pinned memory, in the current stream.
 
-    Two pinned buffers take turns: the host waits only where the copy before the last has not been made, which keeps it
-    from running further ahead.
+    Two pinned buffers take turns, so the host waits only if the copy before the last is not done yet.
     """
 
     def __init__(self, xp: Any, shape: tuple[int, ...], dtype: Any) -> None:
@@ -17,7 +16,7 @@ class Upload:
         self._free = [(pinned(xp, shape, dtype), xp.cuda.Event(disable_timing=True)) for _ in range(2)]
 
     def send(self, values: Any) -> None:
-        """Overwrite the array's first rows with values, and the others with what they had before the last time."""
+        """Overwrite the array's first len(values) rows with `values`; the other rows are then not defined."""
         buffer, copied = self._free.pop(0)
         copied.synchronize()
         buffer[: len(values)] = values
@@ -27,7 +26,7 @@ class Upload:
 
 
 def pinned(xp: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """An array of zeros in host memory that the system never moves, so that the device reads it by itself."""
+    """An array of zeros in pinned host memory, which the device can read by itself."""
     dtype, size = np.dtype(dtype), int(np.prod(shape))
     memory = xp.cuda.alloc_pinned_memory(max(1, size * dtype.itemsize))
     made = np.frombuffer(memory, dtype, size).reshape(shape)
