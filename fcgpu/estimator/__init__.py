@@ -1,4 +1,4 @@
-"""scikit-learn's face: estimators that take its place, for a CPU or a GPU. Needs the extra `sklearn`."""
+"""Estimators with scikit-learn's interface, for a CPU or a GPU. Needs the extra `sklearn`."""
 
 from fcgpu.estimator.classifier import MLPClassifier
 from fcgpu.estimator.regressor import MLPRegressor

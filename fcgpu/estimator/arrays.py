@@ -1,7 +1,7 @@
-"""Arrays of every kind in, and answers of the same kind out.
+"""Converts arrays of other libraries for the estimators, and predictions back to the same kind.
 
-NumPy and what scikit-learn makes NumPy of, sparse matrices, CuPy and other arrays in GPU memory, arrays that speak
-DLPack, and with scikit-learn's `array_api_dispatch` those of any standard namespace.
+Supported are NumPy arrays and what scikit-learn converts to them, sparse matrices, CuPy and other arrays in GPU memory,
+and arrays with DLPack. With scikit-learn's `array_api_dispatch`, predictions are given in the namespace of X.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from fcgpu.backend import as_numpy, beside, namespace_of, on_gpu
 from fcgpu.data import check_features
 from fcgpu.errors import DataError
 
-CPU = 1  # of DLPack's device types
-HASHED_AT_ONCE = 1024  # rows, which bounds the memory of it
+CPU = 1  # DLPack's number for this device type
+HASHED_AT_ONCE = 1024  # rows; bounds the temporary memory
 SMALL = ("float32", "float16", "bool", "int8", "uint8", "int16", "uint16")  # types that float32 holds exactly
 
 
 class SparseRows:
-    """A sparse matrix whose rows come out dense, so that training takes it a tile at a time."""
+    """A sparse matrix; `self[rows]` is dense, so that training converts one tile at a time."""
 
     ndim = 2
 
@@ -40,15 +40,18 @@ class SparseRows:
 
 
 class Given(NamedTuple):
-    """An array in a form that scikit-learn and the backend take, and the way back to its own kind."""
+    """An array in a form that scikit-learn and the backend take, and how to convert predictions back."""
 
     array: Any
-    back: Callable[[Any], Any]
-    namespace: str  # what scikit-learn compares between fit and predict, where it dispatches
+    back: Callable[[Any], Any]  # from an array on the host or on X's GPU to the kind of X
+    namespace: str  # must be the same in fit and predict if scikit-learn dispatches
 
 
 def given(X: Any) -> Given:
-    """NumPy and the like as they are; other arrays through DLPack, without a copy where they allow it."""
+    """X as Given: what scikit-learn takes is unchanged; other arrays come through DLPack, if possible without a copy.
+
+    Raises DataError for memory other than the CPU's or a CUDA GPU's, and for dtypes that NumPy lacks.
+    """
     back: Callable[[Any], Any] = _same
     if on_gpu(X):
         array, name = namespace_of(X).asarray(X), "cupy"
@@ -76,7 +79,7 @@ def _from_dlpack(X: Any) -> Any:
 
 
 def same_namespace(estimator: Any, X: Given, method: str) -> None:
-    """Raises DataError where scikit-learn dispatches and X is of another namespace than in fit."""
+    """Raise DataError if scikit-learn dispatches and X is of another namespace or device than in fit."""
     if get_config()["array_api_dispatch"] and X.namespace != estimator._namespace:
         raise DataError(
             f"Inputs passed to {type(estimator).__name__}.{method}() must use the same namespace and the same device "
@@ -85,12 +88,12 @@ def same_namespace(estimator: Any, X: Given, method: str) -> None:
 
 
 def on_host(array: Any) -> Any:
-    """NumPy, from any kind of array; None and lists as they are."""
+    """A NumPy array from any kind of array; None and lists are returned as they are."""
     return as_numpy(array) if on_gpu(array) else given(array).array
 
 
 def check_on_gpu(estimator: Any, X: Any, *, reset: bool) -> Any:
-    """What scikit-learn's `validate_data` checks, without bringing X to the host."""
+    """Check X as scikit-learn's `validate_data` does, but without copying it to the host."""
     X = check_features(X, type(estimator).__name__)
     _check_feature_names(estimator, X, reset=reset)
     _check_n_features(estimator, X, reset=reset)
@@ -98,23 +101,25 @@ def check_on_gpu(estimator: Any, X: Any, *, reset: bool) -> Any:
 
 
 def compute_dtype(asked: str, stored: Any) -> str:
-    """The type of parameters and arithmetic: the one asked for, else the least that holds the features exactly."""
+    """The dtype of parameters and arithmetic: `asked` or, if that is "auto", float32 if it holds the features exactly,
+    else float64.
+    """
     if asked != "auto":
         return asked
     return "float32" if stored.name in SMALL else "float64"
 
 
 def for_backend(X: Any, backend: Any) -> Any:
-    """Features as training takes them: a sparse matrix by its rows, or on a GPU in full."""
+    """X for `train`: a sparse matrix becomes SparseRows, or for a GPU dense; other arrays are returned as they are."""
     if hasattr(X, "tocsr"):
         return X.toarray() if backend.on_gpu else SparseRows(X)
     return X
 
 
 def row_hashes(X: Any) -> Any:
-    """A 32-bit number for each row of X (n, n_features) on the host or a GPU, equal for equal rows: (n,) uint32.
+    """(n,) uint32: a hash of each row of X (n, n_features), on the host or a GPU; equal rows have equal hashes.
 
-    Dropout draws its masks by them, so that a sample of weight 2 and two equal samples are the same to it.
+    They are dropout's sample ids, so that a sample of weight 2 trains like two equal samples.
     """
     with beside(X):
         return _row_hashes(X, namespace_of(X))
@@ -141,13 +146,13 @@ def _same(answer: Any) -> Any:
 
 
 def _to_gpu_of(X: Any, answer: Any) -> Any:
-    """Numbers as a CuPy array where X is; text, which no GPU holds, stays on the host."""
+    """Numbers as a CuPy array on the GPU of X; text stays on the host, because CuPy has no text."""
     with beside(X):
         return namespace_of(X).asarray(answer) if answer.dtype.kind in "biuf" else answer
 
 
 def _to_namespace(answer: Any, namespace: Any, device: Any) -> Any:
-    """Numbers in another namespace; text, which the standard does not know, as NumPy."""
+    """Numbers as an array of another namespace; text as NumPy, because the array API standard has no text."""
     if answer.dtype.kind not in "biuf":
         return answer
     return namespace.from_dlpack(answer) if on_gpu(answer) else namespace.asarray(answer, device=device)

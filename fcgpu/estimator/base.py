@@ -1,4 +1,4 @@
-"""What both estimators share: from scikit-learn's parameters to a run of the training loop, and back to attributes."""
+"""The base of both estimators: from scikit-learn's parameters to a run of `train`, and from it to attributes."""
 
 import math
 import os
@@ -36,22 +36,24 @@ CURVES = ("loss_curve_", "validation_scores_", "validation_losses_")
 
 
 class Samples(NamedTuple):
-    """Features as the backend takes them, targets as the loss takes them, weights (n,) or None."""
+    """Samples that are checked."""
 
-    X: Any
-    y: Any
-    weights: Any
-    labels: Any  # y as the caller has it
+    X: Any  # (n, n_features)
+    y: Any  # targets in the form that the loss takes
+    weights: Any  # (n,) or None
+    labels: Any  # y as the caller passed it
 
 
 class BaseMLP(BaseEstimator):  # type: ignore[misc]
-    """A multi-layer perceptron with scikit-learn's face.
+    """A multi-layer perceptron with scikit-learn's interface.
 
-    Fitted, it has no truth but `coefs_` and `intercepts_`: who assigns to them changes its predictions.
+    After fit the parameters are in `coefs_` and `intercepts_` only: assigning to them changes the predictions.
 
-    The two that derive from it give _encoded (labels or targets as the loss takes them; sets what they decide),
-    _weighted (sample weights), _strata (what a split keeps in proportion), _output, _loop_classes and _model_classes
-    (of the network), _reported (the loss as scikit-learn tells it), _decided and _score_of (from outputs to a score).
+    A subclass defines:
+    _encoded : labels or targets in the form that the loss takes; sets classes_ and n_outputs_.
+    _weighted : sample weights. _strata : labels for a stratified split, or None.
+    _output, _loop_classes, _model_classes : the network's output, and the classes of the Dataset and of the Model.
+    _reported : the loss as scikit-learn reports it. _decided : predictions from outputs. _score_of : their score.
     """
 
     def __sklearn_tags__(self) -> Any:
@@ -109,13 +111,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         try:
             last = self._listen(events, watch, found)
         except BaseException:
-            self.__dict__.update(curves)  # as the weights, those of the fit before
+            self.__dict__.update(curves)  # like the weights, they stay those of the fit before
             raise
         self._take(last, spec, recipe, backend, incremental=incremental)
         return self
 
     def _arrays(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Any:
-        """X, y and weights checked as scikit-learn checks them; X stays where it is, y and weights come to the host."""
+        """X, y and weights, checked as scikit-learn does; X stays on its device, y and weights are on the host."""
         taken, y = arrays.given(X), arrays.on_host(y)
         checks = {"multi_output": True, "y_numeric": not self._classifies}
         if on_gpu(taken.array):
@@ -134,7 +136,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         return X, y, sample_weight
 
     def _begin(self, spec: Spec, found: dict[str, Any], state: State) -> None:
-        """Set the attributes of a network that has seen nothing."""
+        """Set the attributes of an untrained network."""
         self._sizes, self.n_layers_ = spec.sizes, len(spec.sizes)
         self.n_iter_ = self.t_ = 0
         self.loss_curve_: list[float] = []
@@ -152,8 +154,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         self.coefs_, self.intercepts_ = [W for W, _ in layers], [b[0] for _, b in layers]
 
     def _start(self, found: dict[str, Any], optimizer: str, *, incremental: bool) -> State:
-        """Where the run begins: partial_fit goes on with the optimizer as it was, a warm start with a new one, and so
-        does partial_fit where another one has been set.
+        """The State to start from. partial_fit continues with the optimizer's state; a warm start begins with a new
+        optimizer, and so does partial_fit if `solver` has changed.
         """
         state: State = replace(self._state, params=self._flat(), epochs=0, order=None, best=None)
         if (incremental and state.optimizer in ("", optimizer)) or not self._watched:
@@ -162,7 +164,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         return State(state.params, samples=state.samples, patience=patience)
 
     def _listen(self, events: Any, watch: Watch, found: dict[str, Any]) -> EpochEnded:
-        """Run to the end, or to where a callback returns true; the last epoch, as `watch` has seen it."""
+        """Consume the events until the end, or until a callback returns True; return the last EpochEnded."""
         with _shown(found) as show:
             try:
                 for event in events:
@@ -177,7 +179,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             except DivergenceError:
                 if watch.last is None or not found["early_stopping"]:
                     raise
-                self._why = "it diverged"  # the best parameters are there
+                self._why = "it diverged"  # the best parameters so far are kept
             except KeyboardInterrupt:
                 if watch.last is None:
                     raise
@@ -190,7 +192,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         return watch.last
 
     def _take(self, last: EpochEnded, spec: Spec, recipe: Recipe, backend: Backend, *, incremental: bool) -> None:
-        """Set the attributes of what was learned."""
+        """Set the attributes of the trained network, and warn if it has not converged."""
         state = last.state()
         early = recipe.early_stopping
         self._state = replace(state, params=None, best=None)
@@ -216,7 +218,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             )
 
     def _validation(self, validation_data: Any) -> Samples:
-        """Held-out samples as the caller gave them: (X, y) or (X, y, sample_weight)."""
+        """The held-out Samples from the caller's (X, y) or (X, y, sample_weight)."""
         if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
             raise DataError("validation_data: expected (X, y) or (X, y, sample_weight)")
         X, y, *rest = validation_data
@@ -224,7 +226,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         return Samples(X, self._encoded(y, first=False, incremental=True), self._weighted(y, weights), y)
 
     def _split(self, samples: Samples, found: dict[str, Any], random: Any) -> tuple[Samples, Samples]:
-        """The share that early stopping watches, drawn as scikit-learn draws it."""
+        """(training samples, held-out samples) for early stopping, split as scikit-learn does."""
         n = samples.X.shape[0]
         if not found["validation_fraction"]:
             raise ConfigError(
@@ -245,23 +247,23 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
     # Using
 
     def _flat(self) -> Any:
-        """The parameters as they are in `coefs_` and `intercepts_`, (n_params,)."""
+        """The parameters in `coefs_` and `intercepts_` as one vector (n_params,)."""
         pairs = zip(self.coefs_, self.intercepts_, strict=True)
         return np.concatenate([part for W, b in pairs for part in (np.ravel(W), np.ravel(b))])
 
     def _spec(self) -> Spec:
-        if self.activation not in ACTIVATIONS:  # it has been set anew since fit
+        if self.activation not in ACTIVATIONS:  # set_params may have changed it since fit
             raise ConfigError(f"activation={self.activation!r}: {choices(self.activation, ACTIVATIONS)}")
-        output = ACTIVATIONS.get(self.out_activation_, self.out_activation_)  # not of parameters set anew, either
+        output = ACTIVATIONS.get(self.out_activation_, self.out_activation_)  # as it was in fit
         return Spec(self._sizes, ACTIVATIONS[self.activation], output)
 
     @property
     def model_(self) -> Model:
-        """The network as a Model, which fcgpu.save_model takes. AttributeError for labels that it cannot have."""
+        """The network as an fcgpu.Model, a copy. Raises AttributeError for labels that a Model does not support."""
         check_is_fitted(self)
         try:
             return Model(self._spec(), self._flat(), self._model_classes())
-        except FcgpuError as error:  # a notebook asks for every attribute there is
+        except FcgpuError as error:  # hasattr, which notebooks call for every attribute, expects AttributeError
             raise AttributeError(str(error)) from error
 
     def _outputs(self, X: Any, method: str) -> tuple[Any, Any]:
@@ -277,20 +279,20 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         return self._answer(X, backend), taken.back
 
     def _answer(self, X: Any, backend: Backend, flat: Any = None) -> Any:
-        """Outputs (n, n_outputs) for features that are checked."""
+        """Outputs (n, n_outputs) for features that have been checked."""
         flat = backend.to_device(self._flat() if flat is None else flat)
         X = arrays.for_backend(X, backend)
         return in_tiles(lambda net, layers, A: net.predict(layers, A), self._spec(), flat, X, backend, self.threads)
 
 
 def _is_true(answer: Any) -> bool:
-    """Python's True or NumPy's: whoever returns something else did not mean to stop the training."""
+    """Whether `answer` is True, Python's or NumPy's. Other truthy values are no request to stop the training."""
     return isinstance(answer, bool | np.bool_) and bool(answer)
 
 
 @contextmanager
 def _shown(found: dict[str, Any]) -> Iterator[Callable[[Any], None]]:
-    """A function that shows an event, where progress is asked for."""
+    """A function to call with each event; it shows progress if the parameter `progress` is True."""
     if not found["progress"]:
         yield lambda event: None
         return
@@ -320,7 +322,7 @@ def _batch_size(found: dict[str, Any], n: int) -> str | int:
 
 
 def _rows(found: dict[str, Any], n: int) -> int:
-    """Samples of an update."""
+    """Samples per update."""
     size = found["batch_size"]
     if size == "full" or found["solver"] in FULL_BATCH:
         return n
@@ -328,9 +330,9 @@ def _rows(found: dict[str, Any], n: int) -> int:
 
 
 def sklearns_draw(spec: Spec, random: Any) -> Any:
-    """(n_params,) float64: weights and biases uniform in ±√(6 / (n_in + n_out)), for a sigmoid ±√(2 / ...).
+    """Initial parameters (n_params,) float64: uniform in ±√(6 / (n_in + n_out)), or ±√(2 / (n_in + n_out)) for sigmoid.
 
-    In scikit-learn's order from its generator, so that one random_state means the same start in both libraries.
+    Biases, too. They are drawn in scikit-learn's order, so one random_state gives the same start in both libraries.
     """
     flat = np.empty(spec.n_params)
     for W, b in spec.layers(flat):
@@ -341,7 +343,7 @@ def sklearns_draw(spec: Spec, random: Any) -> Any:
 
 
 class _Order:
-    """Each epoch's order of samples, shuffled from the last one's as scikit-learn does."""
+    """Draws each epoch's order by shuffling the order of the epoch before, as scikit-learn does."""
 
     def __init__(self, n: int, random: Any) -> None:
         self._order, self._random = np.arange(n), random
@@ -352,8 +354,8 @@ class _Order:
 
 
 def backend_for(device: str, work: Work | None = None) -> Backend:
-    """The backend, chosen once a process but for small work, which needs no GPU to be asked: a forked child asks anew,
-    for CUDA does not survive a fork.
+    """The backend for `device`, chosen once per process; a forked child chooses again, because CUDA does not survive a
+    fork. Small work is decided without looking for a GPU.
     """
     if device == "auto" and work is not None and work.is_small:
         return choose(device, work)

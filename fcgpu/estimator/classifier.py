@@ -1,4 +1,4 @@
-"""MLPClassifier: scikit-learn's parameters and attributes, and more."""
+"""MLPClassifier: scikit-learn's parameters and attributes, with additional ones."""
 
 import math
 from collections.abc import Iterable
@@ -43,33 +43,41 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     """A multi-layer perceptron classifier with scikit-learn's interface, for a CPU or a GPU.
 
     Parameters, attributes and methods are those of sklearn.neural_network.MLPClassifier, with the same defaults and
-    meaning; one random_state gives the same weights and batches in both. These are new:
+    meaning; one random_state gives the same weights and batches in both. Additional values and parameters:
 
     solver : also "nesterov", "momentum", "gradient_descent", "rmsprop", "adamw" and "rprop" (iRprop+, full batch).
     activation : also "leaky_relu".
-    batch_size : also "full", which it always is for "lbfgs" and "rprop".
+    batch_size : also "full". "lbfgs" and "rprop" always use the full batch.
     learning_rate : also "cosine" and "one_cycle", for every solver but "lbfgs" and "rprop".
-    class_weight : None, a dict of label to weight, or "balanced".
-    dropout : share of hidden units dropped in training, one number or one a hidden layer.
-    output : "auto", "softmax" or "sigmoid" (each class against the rest; predict_proba is scaled to a sum of 1).
+    class_weight : None, a dict from label to weight, or "balanced".
+    dropout : fraction of hidden units dropped in training; one number, or one per hidden layer.
+    output : "auto", "softmax", or "sigmoid" (one-vs-rest; predict_proba is normalised to a sum of 1). "auto" is softmax
+        for three or more classes, else sigmoid.
     init : "auto" draws as scikit-learn does; else "zeros", "uniform", "normal", "glorot", "he" or "lecun".
-    rho, weight_decay : of rmsprop, and of adamw.
-    gradient_clip : greatest norm of a gradient; 0 for no limit.
-    warmup : epochs over which the learning rate rises from 0.
+    rho : decay of the mean squared gradient, for "rmsprop".
+    weight_decay : decoupled weight decay, for "adamw".
+    gradient_clip : largest norm of the gradient; 0 for no limit.
+    warmup : epochs over which the learning rate rises linearly from 0.
     monitor : what early_stopping watches: None for the validation score, "loss" for the validation loss, the name of a
-        scikit-learn scorer, or scorer(estimator, X, y). The parameters of its best epoch are kept.
-    callbacks : functions that get each event of the training loop (fcgpu.Started, EpochEnded, Finished); one that
-        returns True stops it.
-    progress : a live line on standard error.
-    device : "auto" (where X is, else the GPU when it works, else the CPU), "cpu", "cuda" or "cuda:N".
-    dtype : "float32", "float64", or "auto": float32 where it holds the features exactly, else float64.
-    threads : on the CPU; no bit of the result depends on it.
+        scikit-learn scorer, or a callable scorer(estimator, X, y). The parameters of the best epoch are kept.
+    callbacks : list of functions that are called with each event of the training loop (fcgpu.Started, EpochEnded,
+        Finished). If one returns True, training stops.
+    progress : whether to show a progress line on standard error.
+    device : "auto" (where X is, else the GPU if it works, else the CPU), "cpu", "cuda" or "cuda:N".
+    dtype : "float32", "float64", or "auto": float32 if it holds the features exactly, else float64.
+    threads : CPU threads; None for all processors. No bit of the result depends on it.
 
-    fit takes validation_data=(X, y) in place of a split. validation_losses_ is the loss that goes with
-    validation_scores_; device_ says where it was trained; model_ is what fcgpu.save_model takes.
+    Additional attributes:
 
-    X is NumPy, a DataFrame, a sparse matrix, CuPy or anything with DLPack; CuPy stays on its GPU and gives CuPy back.
-    Raises ValueError for wrong parameters or data, DeviceError where the device cannot work.
+    validation_losses_ : list of the validation loss after each epoch, beside validation_scores_; or None.
+    device_ : the device that it was trained on.
+    model_ : the network as an fcgpu.Model, for fcgpu.save_model and others.
+
+    X (n_samples, n_features) is a NumPy array, a DataFrame, a sparse matrix, a CuPy array or any array with DLPack. A
+    CuPy array stays on its GPU, and predictions for it are CuPy arrays.
+
+    Raises ConfigError or DataError (both are ValueError) for wrong parameters or data, DeviceError if the device cannot
+    work, DivergenceError (a ValueError) if the loss is no longer finite.
     """
 
     _classifies = True
@@ -154,19 +162,27 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         self.threads = threads
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> "MLPClassifier":
-        """Learn from X (n_samples, n_features) and y (n_samples,) labels, or (n_samples, n_labels) of 0 and 1.
+        """Fit to X (n_samples, n_features) and y (n_samples,) labels, or (n_samples, n_labels) of 0 and 1 (multilabel).
 
-        sample_weight : (n_samples,). validation_data : (X, y) or (X, y, sample_weight) to be scored after each epoch.
+        sample_weight : (n_samples,) numbers of 0 or more, or None.
+        validation_data : (X, y) or (X, y, sample_weight), scored after each epoch; early stopping uses it instead of a
+            split of X.
+
+        Returns self. Raises as the class says.
         """
         return self._fit(X, y, sample_weight, validation_data=validation_data)  # type: ignore[no-any-return]
 
     @available_if(check_partial_fit)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> "MLPClassifier":
-        """One epoch over X and y, with the optimizer as the last call left it. The first call needs all `classes`."""
+        """Train for one epoch on X and y, continuing with the optimizer state of the last call. Returns self.
+
+        classes : all labels, required in the first call. Only for solvers that use mini-batches, and not with the
+        schedules "cosine" and "one_cycle". Raises as `fit`.
+        """
         if self.class_weight == "balanced":
             raise ConfigError(
                 "class_weight='balanced' with partial_fit: part of the data does not show how common classes are; give "
-                "a dict, whose weights sklearn.utils.class_weight.compute_class_weight finds for all of them"
+                "a dict of the weights that sklearn.utils.class_weight.compute_class_weight finds for all of the data"
             )
         if classes is not None:
             classes = np.unique(arrays.on_host(classes))
@@ -182,12 +198,15 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return self._fit(X, y, sample_weight, incremental=True)  # type: ignore[no-any-return]
 
     def predict(self, X: Any) -> Any:
-        """The label of each sample (n_samples,), or of several (n_samples, n_labels) 0 or 1."""
+        """The label of each sample, (n_samples,); for multilabel problems (n_samples, n_labels) of 0 and 1."""
         P, back = self._outputs(X, "predict")
         return back(self._decided(arrays.on_host(P)))
 
     def predict_proba(self, X: Any) -> Any:
-        """The probability of each class (n_samples, n_classes), in the order of classes_."""
+        """The probability of each class, (n_samples, n_classes) in the order of classes_, in the dtype of training.
+
+        For multilabel problems the probability of each label, which need not sum to 1.
+        """
         P, back = self._probabilities(X, "predict_proba")
         return back(P)
 
@@ -207,7 +226,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return P, back
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The share of samples (X, y) whose label, or whose every label, is predicted rightly."""
+        """The accuracy on (X, y): the fraction of samples whose label, or every label if multilabel, is correct."""
         P, _ = self._outputs(X, "score")
         return self._score_of(arrays.on_host(y), self._decided(arrays.on_host(P)), arrays.on_host(sample_weight))
 
@@ -217,7 +236,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return tags
 
     def _encoded(self, y: Any, *, first: bool, incremental: bool) -> Any:
-        """Class indices (n,); (n, n_labels) floats for several labels or a single output; sets classes_."""
+        """Class indices (n,), or for multilabel problems floats (n, n_labels). Sets classes_ and n_outputs_."""
         kind = type_of_target(y, input_name="y")
         if kind not in ("binary", "multiclass", "multilabel-indicator"):
             raise DataError(f"Unknown label type: {kind}; expected labels (n,), or 0 and 1 (n, n_labels)")
@@ -246,7 +265,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
 
     def _count_outputs(self) -> int:
         if self.output == "softmax" and (self._multilabel or len(self.classes_) < 2):
-            raise ConfigError("output='softmax' takes exactly one of several classes a sample: use output='sigmoid'")
+            raise ConfigError("output='softmax' needs 2 or more classes and one label a sample: use output='sigmoid'")
         return (
             1 if self._output == "sigmoid" and len(self.classes_) <= 2 and not self._multilabel else len(self.classes_)
         )
@@ -267,7 +286,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return by_class if sample_weight is None else by_class * sample_weight
 
     def _strata(self, y: Any) -> Any:
-        """Two classes are split in proportion, as scikit-learn does, which leaves more of them to chance."""
+        """Labels to stratify the split by: only those of two classes, as in scikit-learn."""
         return y if len(self.classes_) <= 2 and not self._multilabel else None
 
     @property

@@ -1,4 +1,4 @@
-"""The estimators' parameters: what each may be, and the recipe that they make."""
+"""The estimators' parameters: their validation, and their translation to a Recipe."""
 
 import math
 from typing import Any
@@ -15,12 +15,12 @@ SCHEDULES = {
     "one_cycle": "one_cycle",
 }  # fmt: skip
 NEED_AN_END = ("cosine", "one_cycle")  # schedules that partial_fit cannot follow
-FOR_SGD_ONLY = ("invscaling", "adaptive")  # scikit-learn's words: its other solvers take them for "constant"
+FOR_SGD_ONLY = ("invscaling", "adaptive")  # scikit-learn's names; its other solvers treat them as "constant"
 SOLVERS = ("lbfgs", "sgd", "adam", *(name for name in OPTIMIZERS if name not in ("lbfgs", "adam")))
 SCIPYS_MEMORY = 10
 DTYPES = ("auto", "float32", "float64")
 
-# Our parameter: the recipe's key, whose test it has to pass.
+# Parameter of the estimator: the recipe's key, which also validates it.
 KEY_OF = {
     "alpha": "alpha",
     "beta_1": "beta_1",
@@ -49,7 +49,7 @@ FLAG = KEYS["shuffle"].metadata["kind"]
 
 
 def checked(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of an estimator in plain Python types. Raises ConfigError, a ValueError, for a wrong one."""
+    """The parameters of an estimator in plain Python types. Raises ConfigError, a ValueError, for an invalid one."""
     found = {name: plain(value) for name, value in parameters.items()}
     sizes = found["hidden_layer_sizes"]
     found["hidden_layer_sizes"] = (sizes,) if isinstance(sizes, int) else sizes
@@ -99,18 +99,18 @@ def _go_together(found: dict[str, Any]) -> None:
         if solver != user and found[name] != KEYS[name].default:
             raise ConfigError(f"{name}={found[name]!r} with solver={solver!r}: it is for {user!r}, leave it out")
     if found["monitor"] is not None and not found["early_stopping"]:
-        raise ConfigError(f"monitor={found['monitor']!r} needs early_stopping=True, which decides by it")
+        raise ConfigError(f"monitor={found['monitor']!r} needs early_stopping=True, which uses it")
 
 
 def recipe_of(found: dict[str, Any], *, output: str, epochs: int, dtype: str, seed: int) -> Recipe:
-    """The recipe of checked parameters."""
+    """The Recipe for parameters that `checked` returned."""
     solver, schedule = found["solver"], found["learning_rate"]
     stochastic = solver not in FULL_BATCH
     if schedule in FOR_SGD_ONLY and solver in ("adam", *FULL_BATCH):
         schedule = "constant"
     patience = found["n_iter_no_change"] if stochastic or found["early_stopping"] else math.inf
     if schedule == "adaptive" and patience == math.inf:
-        schedule = "constant"  # it falls where patience ends
+        schedule = "constant"  # the rate drops when patience runs out, which it never does
     if solver == "sgd":
         solver = "nesterov" if found["nesterovs_momentum"] else "momentum"
     keys = {key: found[name] for name, key in KEY_OF.items()}

@@ -17,11 +17,15 @@ from fcgpu.estimator.classifier import check_partial_fit
 class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     """A multi-layer perceptron regressor with scikit-learn's interface, for a CPU or a GPU.
 
-    Parameters, attributes and methods are those of sklearn.neural_network.MLPRegressor, with the same defaults and
-    meaning, loss="poisson" included; one random_state gives the same weights and batches in both. What is new is as
-    in `MLPClassifier`, apart from class_weight and output.
+    Parameters, attributes and methods are those of sklearn.neural_network.MLPRegressor, including loss="poisson", with
+    the same defaults and meaning; one random_state gives the same weights and batches in both. The additional
+    parameters are those of `MLPClassifier`, without class_weight and output.
 
-    As there, the loss reported for several outputs is the mean over them, and what is minimised is their sum.
+    As in scikit-learn, for several outputs the squared error is reported as the mean over the outputs, but its sum over
+    them is minimised.
+
+    Raises ConfigError or DataError (both are ValueError) for wrong parameters or data, DeviceError if the device cannot
+    work, DivergenceError (a ValueError) if the loss is no longer finite.
     """
 
     _classifies = False
@@ -104,19 +108,25 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         self.threads = threads
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> "MLPRegressor":
-        """Learn from X (n_samples, n_features) and y (n_samples,) or (n_samples, n_outputs).
+        """Fit to X (n_samples, n_features) and real targets y (n_samples,) or (n_samples, n_outputs).
 
-        sample_weight : (n_samples,). validation_data : (X, y) or (X, y, sample_weight) to be scored after each epoch.
+        sample_weight : (n_samples,) numbers of 0 or more, or None.
+        validation_data : (X, y) or (X, y, sample_weight), scored after each epoch; early stopping uses it, too.
+
+        Returns self. Raises as the class says.
         """
         return self._fit(X, y, sample_weight, validation_data=validation_data)  # type: ignore[no-any-return]
 
     @available_if(check_partial_fit)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MLPRegressor":
-        """One epoch over X and y, with the optimizer as the last call left it."""
+        """Train for one epoch on X and y, continuing with the optimizer state of the last call. Returns self.
+
+        Only for solvers that use mini-batches, and not with the schedules "cosine" and "one_cycle". Raises as `fit`.
+        """
         return self._fit(X, y, sample_weight, incremental=True)  # type: ignore[no-any-return]
 
     def predict(self, X: Any) -> Any:
-        """The values (n_samples,) or (n_samples, n_outputs)."""
+        """The predicted values for X (n_samples, n_features): (n_samples,) or (n_samples, n_outputs)."""
         values, back = self._outputs(X, "predict")
         return back(self._decided(values))
 
@@ -154,7 +164,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return "exp" if self.loss == "poisson" else "identity"
 
     def _reported(self, loss: float, penalty: float) -> float:
-        """scikit-learn reports the mean over outputs, ours is the sum."""
+        """The loss as scikit-learn reports it: of the squared error the mean over outputs, not their sum."""
         return loss if self.loss == "poisson" else (loss - penalty) / self.n_outputs_ + penalty
 
     def _decided(self, values: Any) -> Any:

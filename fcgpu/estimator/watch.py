@@ -1,4 +1,4 @@
-"""What an estimator notes after every epoch, and the number by which early stopping decides."""
+"""Records an estimator's curves after every epoch, and computes the number that early stopping watches."""
 
 import math
 from copy import copy
@@ -17,26 +17,28 @@ from fcgpu.train.events import EpochEnded
 
 
 class Watch:
-    """A monitor of the training loop: appends to the estimator's curves, and returns what is to become less.
+    """A monitor for `train`: it appends to the estimator's curves, and returns a number; less is better.
 
-    held_out : Samples with labels, or None. Without early stopping that number is scikit-learn's training loss; with it
-    minus the validation score, or the loss or scorer that the parameter `monitor` names.
+    held_out : Samples with labels, or None.
+
+    The number is the training loss as scikit-learn reports it. With early stopping it is the validation loss if the
+    parameter `monitor` is "loss", else minus the score by `monitor` or, if that is None, minus the validation score.
     """
 
     def __init__(self, estimator: Any, found: dict[str, Any], backend: Backend, held_out: Any) -> None:
         self.estimator, self.backend = estimator, backend
         self.held_out, self.X = held_out, held_out and arrays.for_backend(held_out.X, backend)
         self.early, self.verbose, self.monitor = found["early_stopping"], found["verbose"], found["monitor"]
-        self.scorer, self.weighs = None, False  # does it take sample weights?
+        self.scorer, self.weighs = None, False  # weighs: whether the scorer takes sample weights
         if callable(self.monitor):
             self.scorer, self.weighs = self.monitor, _takes_weights(self.monitor)
         elif self.monitor not in (None, "loss"):
             self.scorer = _scorer(self.monitor)
             self.weighs = _takes_weights(self.scorer._score_func)
-        if self.scorer is not None and held_out is not None:  # who scores wants NumPy's answers, for NumPy's labels
+        if self.scorer is not None and held_out is not None:  # scorers compare NumPy answers with NumPy labels
             self.held_out = held_out._replace(X=arrays.on_host(held_out.X))
         if held_out is not None and held_out.weights is not None and not np.any(held_out.weights):
-            raise DataError("the weights of all samples held out are 0: expected some that are more")
+            raise DataError("the weights of all samples held out are 0: expected some above 0")
         self.last: EpochEnded | None = None
         if held_out is not None and estimator.validation_scores_ is None:
             estimator.validation_scores_, estimator.validation_losses_ = [], []
@@ -60,7 +62,7 @@ class Watch:
         return held_out_loss if self.monitor == "loss" else -score
 
     def _judged(self, event: EpochEnded) -> tuple[float, float]:
-        """(score, loss) of the samples held out, at the parameters of now."""
+        """(score, loss) of the held-out samples, with the current parameters."""
         at, (X, y, weights, labels) = self.estimator, self.held_out
         model = event.model()
         Z = in_tiles(
@@ -75,7 +77,7 @@ class Watch:
             now = copy(at)
             now._set(model.spec, model.params)
             now.device, now._namespace = self.backend.device, "numpy"
-            vars(now).pop("feature_names_in_", None)  # they were checked, and X has them no more
+            vars(now).pop("feature_names_in_", None)  # checked already, and X is an array without names now
             given = {} if weights is None or not self.weighs else {"sample_weight": weights}
             return float(self.scorer(now, X, labels, **given)), loss
         REFERENCE[OUTPUTS[model.spec.output].prediction](Z, 0, xp=np)
@@ -85,7 +87,7 @@ class Watch:
 def _takes_weights(function: Any) -> bool:
     try:
         return "sample_weight" in signature(function).parameters
-    except (TypeError, ValueError):  # a callable that does not tell
+    except (TypeError, ValueError):  # a callable whose signature cannot be found
         return False
 
 
