@@ -82,7 +82,7 @@ def test_another_recipe_or_other_data_are_refused_with_what_differs(here):
     assert call(*words(here, "--checkpoint-every", 1)).code == 0
     refused(resume(here / "run", "--learning-rate", "0.5"), r"not the recipe of the run: learning_rate=0.5 \(was 0.0")
     refused(resume(here / "run", "--recipe", "deep"), "not the recipe of the run: name='deep'")
-    refused(resume(here / "run", "--out", here / "other"), "leave --out away")
+    refused(resume(here / "run", "--out", here / "other"), "omit --out")
     refused(call("train", "deep", "--resume", here / "run", "--device", "cpu"), "other data than the run's: X of deep")
     csv(here / "d.csv", LABELS, X + 1)
     refused(resume(here / "run"), "other data than the run's: X of .*d.csv is float64 30x4")
@@ -100,7 +100,7 @@ def test_a_finished_run_without_a_checkpoint_keeps_its_model(here):
     assert call(*words(here)).code == 0
     before = contents(here / "run")
     refused(resume(here / "run"), "run: the run is finished and .* start a new run: fcgpu train --recipe .* --epochs N")
-    refused(call("train", "deep", "--resume", here / "run"), "other data than the run's: deep, was .*d.csv; leave deep")
+    refused(call("train", "deep", "--resume", here / "run"), "other data than the run's: deep, was .*d.csv; omit deep")
     refused(resume(here / "run", "--epochs", 18), r"not the recipe of the run: epochs=18 \(was 9\)")
     (here / "run/result.json").unlink()
     refused(resume(here / "run"), "the run ended with a model and has no checkpoint")

@@ -10,7 +10,7 @@ from fcgpu.errors import FcgpuError
 from fcgpu.streams import drop, say
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
-# Each is a function of its name in this module.
+# Command: the module of fcgpu.cli with a function of the command's name.
 COMMANDS = {
     "train": "train",
     "evaluate": "use",
@@ -30,18 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(parser().parse_args(argv))
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # here, where what it raises is told in one line
+                sys.stdout.flush()  # here, where an error is still reported in one line
     except FcgpuError as error:
         return _refuse(" ".join(str(error).split()))
     except MemoryError:
         return _refuse("out of memory: use a smaller network or batch, or --dtype float32")
-    except BrokenPipeError:  # whoever read our output, `head` say, has had enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         drop(sys.stdout)
         return 1
     except UnicodeEncodeError as error:
         wrong = ascii(error.object[error.start : error.end])
         return _refuse(f"{wrong} cannot be written as {error.encoding}; set PYTHONIOENCODING=utf-8:surrogateescape")
-    except OSError as error:  # what reads or writes a file of its own has an FcgpuError for it
+    except OSError as error:  # files raise an FcgpuError, so this is standard output or the working folder
         drop(sys.stdout)
         return _refuse(f"the system refuses ({error}); check the working folder, and the room where the output goes")
     except KeyboardInterrupt:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: Namespace) -> int:
-    """Each command's module is imported when the command is called: --help pays for none."""
+    """Run the command. Its module is imported only now, so that --help is fast."""
     command = getattr(import_module(f"fcgpu.cli.{COMMANDS[args.command]}"), args.command)
     return int(command(args))
 

@@ -1,4 +1,4 @@
-"""`fcgpu bench`: this machine's CPU against its GPU, and how near each comes to what its hardware can do."""
+"""`fcgpu bench`: this machine's CPU against its GPU, and how near each comes to the limits of its hardware."""
 
 import json
 from argparse import Namespace
@@ -29,7 +29,7 @@ def bench(args: Namespace) -> int:
                 else:
                     found.append(result)
                     status.update(f"measured {result.backend.device}, {_network(result)}, batch {_batch(result)}")
-    except KeyboardInterrupt:  # what is known so far is worth showing
+    except KeyboardInterrupt:  # show what was measured so far
         console.print("fcgpu: stopped; what was measured until then:")
         code = INTERRUPTED
     if args.json:
@@ -40,7 +40,7 @@ def bench(args: Namespace) -> int:
 
 
 def _devices(device: str) -> tuple[list[Backend], str]:
-    """The CPU and the GPU for "auto", else the one asked for; and why the GPU is missing, where it is."""
+    """(backends, why the GPU is missing or ""): the CPU and the GPU for "auto", else only `device`."""
     if device != "auto":
         return [choose(device)], ""
     try:

@@ -1,4 +1,4 @@
-"""The checkpoints of a run directory: when one is due, which are kept, and which to go on from."""
+"""The checkpoints of a run directory: when one is due, which are kept, and which to resume from."""
 
 import time
 from contextlib import suppress
@@ -13,18 +13,18 @@ FOLDER = "checkpoints"
 
 
 class Every(NamedTuple):
-    """Of the two the one that is not 0; both 0 for never."""
+    """Interval between checkpoints: in epochs or in seconds, the other is 0; both are 0 for never."""
 
     epochs: int = 0
     seconds: float = 0.0
 
 
 class Checkpoints:
-    """`checkpoints/epoch-N.safetensors`, the last `keep` of them and the one of the least score."""
+    """The files `checkpoints/epoch-N.safetensors`: the last `keep` are kept, and the one with the least score."""
 
     def __init__(self, run: Path, every: Every, keep: int) -> None:
         self.folder, self._every, self._keep = run / FOLDER, every, keep
-        self._scores: dict[int, float] = {}  # of the files that are there, by epoch
+        self._scores: dict[int, float] = {}  # scores of the existing files, by epoch
         self._due = time.monotonic() + every.seconds
 
     def due(self, epoch: int) -> bool:
@@ -33,7 +33,9 @@ class Checkpoints:
         return bool(self._every.epochs) and epoch % self._every.epochs == 0
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write one, then remove those that are no longer kept. Raises CheckpointError; the others are as they were."""
+        """Write a checkpoint, then remove those that are no longer kept. If writing fails, it raises CheckpointError
+        and the others are unchanged.
+        """
         epoch = checkpoint.state.epochs
         try:
             self.folder.mkdir(exist_ok=True)
@@ -45,12 +47,12 @@ class Checkpoints:
         best = min(self._scores, key=lambda epoch: (self._scores[epoch], -epoch))
         for old in sorted(self._scores)[: -self._keep]:
             if old != best:
-                with suppress(OSError):  # one file too many is no harm
+                with suppress(OSError):  # an extra file does no harm
                     self._path(old).unlink()
                 del self._scores[old]
 
     def remove(self, epoch: int) -> None:
-        """Raises CheckpointError where the system refuses."""
+        """Remove the checkpoint of an epoch. Raises CheckpointError if that fails."""
         try:
             self._path(epoch).unlink()
         except OSError as error:
@@ -58,9 +60,9 @@ class Checkpoints:
         del self._scores[epoch]
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest that loads, and what was wrong with newer ones; None where there is none.
+        """(newest checkpoint that loads or None, errors of the others).
 
-        Raises CheckpointError where there are some and none loads.
+        Raises CheckpointError if there are checkpoints and none loads.
         """
         found: Checkpoint | None = None
         wrong: list[CheckpointError] = []

@@ -1,4 +1,4 @@
-"""`fcgpu export`: a model for programs that know nothing of fcgpu."""
+"""`fcgpu export`: a model as ONNX, for programs without fcgpu."""
 
 import json
 from argparse import Namespace

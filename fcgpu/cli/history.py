@@ -1,4 +1,4 @@
-"""history.jsonl: one line an epoch, each written once and whole."""
+"""history.jsonl: one line per epoch; each line is written once, completely or not at all."""
 
 import json
 import math
@@ -13,23 +13,23 @@ from fcgpu.formats.atomic import append, cannot_write, regular
 from fcgpu.model import Score
 from fcgpu.train.events import EpochEnded
 
-FLUSH_SECONDS = 0.25  # epochs are written together this often: on a GPU each loss that is read waits for the device
-LOOKS = 25  # at the test samples, spread over the epochs: of 100 epochs on MNIST they take some 2 % of the time
+FLUSH_SECONDS = 0.25  # between writes of all pending epochs: on a GPU reading a loss waits for the device
+LOOKS = 25  # scores of the test samples, spread over the epochs; of 100 epochs on MNIST they take some 2 % of the time
 LINE = 4096  # bytes, more than any line of a history has
 
 
 class History:
-    """Lines of the epochs after `self.last`; those up to it are in the file already."""
+    """Writes the lines of the epochs after `self.last`; those up to it are written or pending already."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.last = path, 0
         self._pending: list[tuple[EpochEnded, Score | None]] = []
         self._due = time.monotonic() + FLUSH_SECONDS
-        self.follow: Callable[[list[dict[str, Any]]], None] | None = None  # told the lines that were written
+        self.follow: Callable[[list[dict[str, Any]]], None] | None = None  # called with the lines that were written
 
     def add(self, event: EpochEnded) -> None:
-        """Keep an epoch's line. A line that is refused waits for the next `flush`: it never ends a run."""
-        if event.epoch <= self.last:  # a run that was resumed from before the history's end
+        """Add an epoch's line. If it cannot be written, it stays pending until `flush`; it does not end the run."""
+        if event.epoch <= self.last:  # the run was resumed from an epoch before the history's end
             return
         self._pending.append((event, _test(event)))
         self.last = event.epoch
@@ -41,7 +41,10 @@ class History:
                 self._due = math.inf
 
     def flush(self, *, durable: bool = False) -> None:
-        """Write what is pending, all of it or nothing; durably if asked. Raises CheckpointError."""
+        """Write all pending lines, or none of them if that fails: then it raises CheckpointError.
+
+        durable : return only when the disk has the file.
+        """
         if self._pending or (durable and self.path.exists()):
             lines = [_line(*pending) for pending in self._pending]
             append(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode(), durable=durable)
@@ -50,17 +53,17 @@ class History:
                 self.follow(lines)
 
     def resume(self, epochs: int) -> None:
-        """Go on behind the file's last whole line; what a killed process left of another is cut off.
+        """Continue after the file's last complete line; a partial line that a killed process left is cut off.
 
-        Raises CheckpointError as `whole` does, and where the system refuses.
+        Raises CheckpointError as `whole` does, and if the file cannot be written.
         """
         self.last, size = self.whole(epochs)
         self._cut(size)
 
     def whole(self, epochs: int) -> tuple[int, int]:
-        """The epoch of the file's last whole line, and where that line ends. Changes nothing.
+        """(epoch of the file's last complete line, offset of its end in bytes). Changes nothing.
 
-        Raises CheckpointError where the file is no history, or ends before `epochs`.
+        Raises CheckpointError if the file is not a history, or ends before epoch `epochs`.
         """
         last = size = 0
         if os.path.lexists(self.path):
@@ -75,7 +78,7 @@ class History:
         return last, size
 
     def cut(self, epochs: int) -> None:
-        """Forget the lines after `epochs`, which a run is going to run anew and otherwise. Raises CheckpointError."""
+        """Remove the lines after epoch `epochs`, because these epochs will be run again. Raises CheckpointError."""
         self._pending.clear()
         if self.path.exists():
             self._cut(max((end for epoch, end in _lines(self.path) if epoch <= epochs), default=0))
@@ -90,7 +93,7 @@ class History:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int]]:
-    """(epoch, where the line ends) of each whole line. Raises CheckpointError for what is no line of a history."""
+    """(epoch, offset of its end) of each complete line. Raises CheckpointError for a line that is not a history's."""
     try:
         with open(path, "rb", opener=regular) as file:
             yield from _parsed(path, file)
@@ -102,7 +105,7 @@ def _parsed(path: Path, file: BinaryIO) -> Iterator[tuple[int, int]]:
     end = number = 0
     while line := file.readline(LINE):
         number += 1
-        if not line.endswith(b"\n") and len(line) < LINE:  # the last, which a killed process did not finish
+        if not line.endswith(b"\n") and len(line) < LINE:  # the last line, which a killed process did not finish
             return
         try:
             epoch = json.loads(line)["epoch"]
@@ -115,12 +118,12 @@ def _parsed(path: Path, file: BinaryIO) -> Iterator[tuple[int, int]]:
 
 
 def _test(event: EpochEnded) -> Score | None:
-    """The test samples after the first epoch, the last, and some between, the same ones for every run of a recipe."""
+    """The test score, only after the first epoch, the last, and some between: the same for every run of a recipe."""
     if event.epoch not in (1, event.epochs) and event.epoch % -(-event.epochs // LOOKS):
         return None
     try:
         return event.test()
-    except DivergenceError:  # which the loss will tell, with what to try
+    except DivergenceError:  # the loss will diverge, too; its error says what to try
         return None
 
 
@@ -139,5 +142,5 @@ def _line(event: EpochEnded, test: Score | None) -> dict[str, Any]:
 
 
 def finite(value: float) -> float | None:
-    """None for NaN and infinity, which JSON has not."""
+    """The value; None for NaN and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""One writer a run directory: a lock that the system takes back when its holder ends, however it ends."""
+"""A lock for one writer per run directory. The system releases it when the holding process ends, however it ends."""
 
 import errno
 import os
@@ -9,15 +9,15 @@ from fcgpu.errors import CheckpointError
 from fcgpu.formats.atomic import NOFOLLOW
 
 NAME = "lock"
-UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without locks: nothing to be had there
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without locks
 
 
 class Lock:
-    """Held from the constructor to `release`, which removes the file. What a dead process left is taken over.
+    """A lock that is held from the constructor to `release`, which removes the file.
 
-    The file's content, the holder's process number, is for messages only: the lock is flock's, which ends with the
-    process. On a system without flock there is no lock. Raises CheckpointError where another process holds it; OSError
-    where the file cannot be made.
+    It is an flock, which ends with its process; a file that a dead process left is taken over. The file contains the
+    holder's process number, for messages only. On a system without flock there is no lock.
+    Raises CheckpointError if another process holds the lock, OSError if the file cannot be created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,9 +31,9 @@ class Lock:
                     raise CheckpointError(
                         f"{folder}: another run, process {holder}, writes there; wait for its end or give another --out"
                     )
-                if _is(descriptor, self._path):  # else its last holder has removed it since we opened it
+                if _is(descriptor, self._path):  # else its last holder has removed the file since we opened it
                     self._descriptor = descriptor
-                    with suppress(OSError):  # who holds it is for messages only
+                    with suppress(OSError):  # the content is for messages only
                         os.ftruncate(descriptor, 0)
                         os.write(descriptor, f"{os.getpid()}\n".encode())
             finally:
@@ -50,7 +50,7 @@ class Lock:
 
 
 def _taken(descriptor: int) -> bool:
-    """Lock the file, unless another process has."""
+    """Try to lock the file; return whether another process holds the lock."""
     try:
         import fcntl
     except ImportError:

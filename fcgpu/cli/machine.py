@@ -1,4 +1,4 @@
-"""What computes, and with which versions: for `info` and for the result of a run."""
+"""Device, hardware and versions of packages, for `fcgpu info` and for the result of a run."""
 
 import platform
 from importlib import metadata
@@ -11,7 +11,7 @@ PACKAGES = ("numpy", "safetensors", "threadpoolctl", "rich")
 
 
 def machine(backend: Backend) -> dict[str, Any]:
-    """The part of a JSON result that is about the machine."""
+    """The part of a JSON result that describes the machine."""
     from threadpoolctl import threadpool_info
 
     return {

@@ -1,4 +1,4 @@
-"""The words of the command line. The options of `train` are the keys of a recipe, from the recipe's own table."""
+"""The parser of the command line. The options of `train` are generated from the keys of a Recipe."""
 
 import argparse
 import re
@@ -12,19 +12,19 @@ from fcgpu.train.recipe import KEYS
 from fcgpu.version import __version__
 
 FIRST = ("hidden", "activation", "output", "optimizer", "learning_rate", "epochs", "batch", "dtype", "seed")
-NOT_OPTIONS = {  # keys of a recipe, and where they are given instead
+NOT_OPTIONS = {  # keys of a recipe that are no options, and why
     "description": "it is for the TOML file of a recipe",
-    "data": "the data are a word of their own, with no option before it",
+    "data": "give the data as an argument without an option before it",
 }
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that refuses in one line, with the nearest word that exists."""
+    """An ArgumentParser whose errors are one line and suggest the nearest option or command."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # -1e-3, -inf and -5,3 are values, if wrong ones, and not options
+        # -1e-3, -inf and -5,3 are values (even if not legal ones), not options
         self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
     def _instead_of(self, word: str) -> str:
-        """What to write in the place of this option that there is not; empty where nothing is near."""
+        """A suggestion for an option that does not exist; empty if none is near."""
         key, known = word.removeprefix("--"), [action.dest for action in self._actions]
         if key in NOT_OPTIONS and "data" in known:
             return NOT_OPTIONS[key]
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
         return next(a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction))
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse, but an option that a command lacks is refused in the words of that command."""
+        """As argparse, but the error for an unknown option comes from the command's own parser."""
         parsed, rest = self.parse_known_args(args, namespace)
         if rest:
             self.commands()[parsed.command].error(f"unrecognized arguments: {' '.join(rest)}")
@@ -83,13 +83,13 @@ def parser() -> Parser:
     _where(predict)
     _output(predict)
 
-    export = _command(commands, "export", "a model as ONNX, for programs that know nothing of fcgpu")
+    export = _command(commands, "export", "a model as ONNX, for programs without fcgpu")
     _model(export)
     export.add_argument("out", metavar="FILE.onnx", help="the file to write; one that is there is replaced")
     _output(export)
 
     report = _command(commands, "report", "a page of HTML about a run, or comparing several: curves, mistakes, weights")
-    report.add_argument("runs", nargs="+", metavar="RUN_DIR", help="a run directory, as fcgpu train leaves one")
+    report.add_argument("runs", nargs="+", metavar="RUN_DIR", help="a run directory of fcgpu train")
     where = "the file to write (default: report.html in the run directory; of several runs, in the working folder)"
     report.add_argument("--out", metavar="FILE.html", help=where)
     _output(report)
@@ -120,8 +120,8 @@ def parser() -> Parser:
 
 METAVARS = {str: "NAME", float: "X", tuple: "N,N"}
 PROBA = (
-    "add the probability of each class, separated by tabs; of three or more classes with output sigmoid each stands "
-    "alone, and they need not sum to 1"
+    "add the probability of each class, separated by tabs; for three or more classes with output sigmoid they need not "
+    "sum to 1"
 )
 DATA = (
     "mnist, another data set's name, a folder of IDX files or of images, a .csv or .npy file of numbers with the label "
@@ -186,7 +186,7 @@ def _recipe_option(group: Any, key: str) -> None:
 
 
 def recipe_changes(args: argparse.Namespace) -> dict[str, Any]:
-    """The recipe keys that were given as options, in the types of the recipe. Raises ConfigError for other types."""
+    """The recipe keys given as options, converted to the recipe's types. Raises ConfigError if that fails."""
     given = {key: getattr(args, key, None) for key in KEYS if key not in NOT_OPTIONS}
     return {key: _typed(key, value) for key, value in given.items() if value is not None}
 
@@ -212,7 +212,7 @@ def _number(word: str) -> int | float:
 
 
 def count(name: str, text: str | None) -> int | None:
-    """A whole number of 1 or more, or None. Raises ConfigError."""
+    """`text` as a whole number of 1 or more; None stays None. Raises ConfigError; `name` is for its message."""
     if text is None:
         return None
     try:
@@ -225,7 +225,7 @@ def count(name: str, text: str | None) -> int | None:
 
 
 def size(name: str, text: str | None) -> int | None:
-    """Bytes, from 300MB, 2GiB or a plain number. Raises ConfigError."""
+    """Bytes from text such as 300MB, 2GiB or a plain number; None stays None. Raises ConfigError."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([A-Za-z]*)", text)
@@ -235,7 +235,10 @@ def size(name: str, text: str | None) -> int | None:
 
 
 def every(text: str) -> tuple[int, float]:
-    """Epochs and seconds between two checkpoints, one of them or both 0, from 5, 30s or 10min. Raises ConfigError."""
+    """(epochs, seconds) between two checkpoints, at least one of them 0, from text such as 5, 30s or 10min.
+
+    Raises ConfigError.
+    """
     match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)(s|min|h)?", text)
     if not match or (not match[2] and "." in match[1]):
         raise ConfigError(f"checkpoint_every={text!r}: expected epochs, as 5, or a time, as 30s or 10min; 0 for never")

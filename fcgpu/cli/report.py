@@ -1,4 +1,4 @@
-"""`fcgpu report`: run directories as one page to look at."""
+"""`fcgpu report`: one HTML page about run directories."""
 
 import json
 from argparse import Namespace
@@ -24,8 +24,9 @@ def report(args: Namespace) -> int:
 
 
 def write(runs: Sequence[str], out: str | None = None) -> tuple[Path, int]:
-    """Write the page: into the run directory, or for several runs into the working folder. (path, bytes).
+    """Write the page to `out`; return its path and size in bytes.
 
+    By default it is report.html in the run directory or, for several runs, in the working folder.
     Raises ConfigError, CheckpointError, MissingExtraError.
     """
     path = Path(out) if out is not None else (Path(runs[0]) if len(runs) == 1 else Path()) / NAME

@@ -1,4 +1,4 @@
-"""What a training run leaves: recipe.toml, history.jsonl, model.safetensors, result.json and checkpoints."""
+"""The run directory: recipe.toml, history.jsonl, model.safetensors, result.json and checkpoints of a training run."""
 
 import json
 import math
@@ -31,14 +31,14 @@ from fcgpu.train.recipe import Recipe, load_recipe, to_toml
 
 RECIPE, RESULT = "recipe.toml", "result.json"
 NEVER = Every()
-LED_ASTRAY = math.inf  # the score of a checkpoint from which a run diverged
+LED_ASTRAY = math.inf  # score of the checkpoint that a run went back to after a divergence
 
 
 class RunDirectory:
-    """A folder of one run, and the only one that writes there: made by `create`, or by `reopen` for a run to resume.
+    """The folder of one run, locked against other writers. Made by `create`, or by `reopen` for a run to resume.
 
-    A context: what `add` keeps back is written at its end, also where that is an error; of a run that diverged the
-    error then says what is kept where.
+    It is a context manager: at its end pending lines of the history are written, even after an error. To a
+    DivergenceError it adds which files are kept, and where.
     """
 
     def __init__(self, path: Path, lock: Lock, every: Every, keep: int) -> None:
@@ -61,27 +61,27 @@ class RunDirectory:
             raise DivergenceError(f"{error} ({self._kept()} kept in {self.path})") from error
 
     def add(self, event: EpochEnded) -> None:
-        """Keep an epoch's line for history.jsonl."""
+        """Add an epoch's line to history.jsonl."""
         self.history.add(event)
 
     def due(self, epoch: int) -> bool:
-        """Is it time for a checkpoint?"""
+        """Whether it is time for a checkpoint."""
         return self._checkpoints.due(epoch)
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Write one, behind the history up to it. Parameters that are not finite are none to go on from.
+        """Write a checkpoint, after the history up to it; but not one whose parameters are not finite.
 
-        Raises CheckpointError where the system refuses; the earlier ones are as they were.
+        Raises CheckpointError if it cannot be written; the earlier ones are unchanged.
         """
         if np.isfinite(checkpoint.state.params).all():
             self.history.flush(durable=True)
             self._checkpoints.save(checkpoint)
 
     def latest(self) -> tuple[Checkpoint | None, Recipe, list[str]]:
-        """The checkpoint to go on from, the run's recipe, and what was wrong with newer checkpoints. Changes nothing.
+        """(checkpoint to resume from or None, recipe of the run, errors of newer checkpoints). Changes nothing.
 
-        Raises CheckpointError where none of several loads, the recipe is not that of the checkpoint, or the history
-        does not reach it; ConfigError where there is neither checkpoint nor recipe.
+        Raises CheckpointError if there are checkpoints and none loads, if recipe.toml is not the checkpoint's recipe,
+        or if the history ends before the checkpoint; ConfigError if there is neither a checkpoint nor a recipe.
         """
         found, wrong = self._checkpoints.latest()
         if found is None and not (self.path / RECIPE).exists():
@@ -95,7 +95,7 @@ class RunDirectory:
         return found, recipe, wrong
 
     def check_begins_anew(self) -> None:
-        """Raises CheckpointError where a run without a checkpoint has a model, which epochs from 1 on would replace."""
+        """Raise CheckpointError if the run, which has no checkpoint, has a model that a new start would overwrite."""
         if self.model.exists():
             ended = "is finished" if (self.path / RESULT).exists() else "ended with a model"
             again = f"fcgpu train --recipe {shlex.quote(str(self.path / RECIPE))} --epochs N"
@@ -105,9 +105,9 @@ class RunDirectory:
             )
 
     def go_on(self, epochs: int) -> "RunDirectory":
-        """Make the folder ready for the epochs after these, all else being checked: until then nothing in it changes.
+        """Make the folder ready to resume after `epochs` epochs. To be called after all checks: it changes files.
 
-        Raises CheckpointError where the history does not reach so far, or the system refuses.
+        Raises CheckpointError if the history ends before, or a file cannot be written.
         """
         if epochs:
             self.history.resume(epochs)
@@ -118,10 +118,11 @@ class RunDirectory:
         return self
 
     def halve(self, halvings: int) -> Checkpoint | None:
-        """The last good checkpoint, its learning rate halved so often, also on the disk; and the history up to it.
+        """Go back to the last good checkpoint after a divergence; return it, or None if there is none.
 
-        One that has been gone on from in this way, and led to the next divergence, is removed: it is no good one.
-        None where there is none, and the history is empty. Raises CheckpointError, also where one does not load.
+        The checkpoint gets `halvings`, in its file, too, and the history is cut after it; without a checkpoint the
+        history is emptied. A checkpoint that this method has returned before led to another divergence, so it is
+        removed. Raises CheckpointError, also if a newer checkpoint does not load.
         """
         found, wrong = self._checkpoints.latest()
         if found is not None and found.score == LED_ASTRAY:
@@ -137,9 +138,9 @@ class RunDirectory:
         return halved
 
     def save(self, model: Model) -> str:
-        """Write the model; returns the SHA-256 of its file.
+        """Write the model; return the SHA-256 of its file.
 
-        Raises CheckpointError where the system refuses. The model is then in a temporary folder, if one takes it, and
+        Raises CheckpointError if that fails. Then the model is saved in the system's temporary folder, if possible, and
         the message says where.
         """
         try:
@@ -148,7 +149,7 @@ class RunDirectory:
             raise CheckpointError(f"{error}; {_rescue(model)}") from error
 
     def keep(self, result: dict[str, Any]) -> None:
-        """Write what the run came to. Raises CheckpointError where the system refuses."""
+        """Write result.json. Raises CheckpointError if that fails."""
         write_atomically(self.path / RESULT, json.dumps(result, indent=1).encode())
 
     def _kept(self) -> str:
@@ -158,13 +159,14 @@ class RunDirectory:
 
 
 def create(path: str | None, recipe: Recipe, room: int, every: Every = NEVER, keep: int = 1) -> RunDirectory:
-    """A new folder with the recipe: one that cannot be written fails early.
+    """Create the folder and write the recipe, so that a folder that cannot be written fails before the training.
 
-    Raises ConfigError for a folder that has something in it; CheckpointError where another run writes there, or the
-    system refuses or has not the `room`, in bytes, that the model will take, and then leaves no folder.
+    room : bytes that the model will take.
+    Raises ConfigError for a folder that is not empty; CheckpointError if another run writes there, the folder cannot be
+    written, or the disk has too little room. Folders that were created are then removed.
     """
     if path == "":
-        raise ConfigError("out='': expected a folder; leave --out away for one below runs/")
+        raise ConfigError("out='': expected a folder; omit --out for one below runs/")
     folder = Path(os.path.expanduser(path)) if path else _new_name(recipe.name)  # noqa: PTH111
     made: list[Path] = []
     with _refused(folder, lambda: _remove_empty(made)):
@@ -172,7 +174,7 @@ def create(path: str | None, recipe: Recipe, room: int, every: Every = NEVER, ke
         try:
             folder.mkdir(parents=True, exist_ok=path is not None)
         except FileExistsError:
-            if path is None and folder.exists():  # another run has taken the new name since
+            if path is None and folder.exists():  # another run has just taken the name
                 return create(path, recipe, room, every, keep)
             raise
         lock = Lock(folder)
@@ -191,9 +193,10 @@ def create(path: str | None, recipe: Recipe, room: int, every: Every = NEVER, ke
 
 
 def reopen(path: str, every: Every = NEVER, keep: int = 1) -> RunDirectory:
-    """The folder of an earlier run, in which nothing changes before `go_on`.
+    """Open and lock the folder of an earlier run; its files do not change before `go_on`.
 
-    Raises ConfigError where it is none; CheckpointError where a run writes there, or its checkpoints lie elsewhere.
+    Raises ConfigError if it is not a folder; CheckpointError if another run writes there, or if its checkpoints folder
+    is a symlink.
     """
     folder = Path(os.path.expanduser(path))  # noqa: PTH111
     if not path or not folder.is_dir():
@@ -207,7 +210,7 @@ def reopen(path: str, every: Every = NEVER, keep: int = 1) -> RunDirectory:
 
 @contextmanager
 def _refused(folder: Path, undo: Callable[[], None]) -> Iterator[None]:
-    """OSError becomes CheckpointError, and what was begun is undone."""
+    """Turn OSError into CheckpointError; call `undo` for either."""
     try:
         yield
     except OSError as error:
@@ -219,7 +222,7 @@ def _refused(folder: Path, undo: Callable[[], None]) -> Iterator[None]:
 
 
 def model_file(path: str) -> Path:
-    """The model that `path` names: the file itself, or the one in a run directory. Raises ConfigError for no name."""
+    """The model file: `path` itself, or the one in the run directory `path`. Raises ConfigError for an empty path."""
     if not path:
         raise ConfigError("MODEL='': expected a run directory or its model.safetensors")
     return Path(path) / "model.safetensors" if os.path.isdir(path) else Path(path)  # noqa: PTH112
@@ -227,7 +230,7 @@ def model_file(path: str) -> Path:
 
 def _check_room(folder: Path, needed: int) -> None:
     disk = shutil.disk_usage(folder)
-    if disk.total and disk.free < needed:  # a total of 0: a file system that does not tell
+    if disk.total and disk.free < needed:  # total is 0 if the file system does not report it
         raise CheckpointError(
             f"{folder}: {readable(disk.free)} are free there, the model takes {readable(needed)}; "
             "free some space or choose another disk"
@@ -235,7 +238,7 @@ def _check_room(folder: Path, needed: int) -> None:
 
 
 def _rescue(model: Model) -> str:
-    """Save a trained model where the run directory does not take it, and say where."""
+    """Save a model that cannot be saved in the run directory elsewhere; return where, as the end of a message."""
     made: list[Path] = []
     try:
         made.append(Path(tempfile.mkdtemp(prefix="fcgpu-")))
@@ -254,7 +257,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def _new_name(recipe: str) -> Path:
-    """runs/RECIPE-DATE-TIME, with a number behind it where two runs start in one second."""
+    """runs/RECIPE-DATE-TIME, followed by a number if two runs start in the same second."""
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in recipe)
     stamp = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, number = stamp, 2

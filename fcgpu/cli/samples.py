@@ -1,6 +1,6 @@
-"""The closing check of a run: ten samples, what they are and what the network says of them.
+"""The closing check of a run: ten samples with their labels and predictions.
 
-Pictures are shown as such by half blocks, two pixels a character, where standard output is a terminal that can.
+Pictures are drawn with half-block characters, two pixels each, if standard output is a terminal that supports them.
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ from fcgpu.model import Model
 from fcgpu.train.recipe import Recipe
 
 COUNT = 10
-SIDE = 14  # pixels of a picture across and down, and so columns of a terminal: five beside each other take 78
+SIDE = 14  # most pixels of a picture across and down; a pixel is a column wide, so that five pictures take 78
 GAP = 2
-BLOCKS = " ▄▀█"  # by 2 * upper + lower
+BLOCKS = " ▄▀█"  # indexed by 2 * upper + lower
 WRONG = " ✗"
-PLAIN = 0.4  # grey from which a pixel is ink where there is no grey; chosen by looking at the digits
+PLAIN = 0.4  # without shades of grey, a pixel above this is drawn; chosen by looking at the digits
 
 
 class Samples(NamedTuple):
-    """A title, and of each sample what it is, what the model says, and whether that is another class."""
+    """A title, and for each sample its features, its label, the prediction, and whether that is wrong."""
 
     title: str
     X: Any
@@ -36,7 +36,7 @@ class Samples(NamedTuple):
 
 
 def show_samples(model: Model, data: Dataset, recipe: Recipe) -> None:
-    """The article's last step, on standard output: the first ten samples, of the test samples or the training's."""
+    """Print the first ten test samples (or training samples, see `recipe.check`), as the article's last step does."""
     samples = _first(model, data, recipe)
     console = Console(highlight=False, markup=False)
     if data.image_shape is not None and _shows(console, colours := _has_colours(console), data.image_shape):
@@ -59,7 +59,7 @@ def _first(model: Model, data: Dataset, recipe: Recipe) -> Samples:
 
 
 def _text(samples: Samples) -> str:
-    """A row of what they are and one of what the model says, and a mark under each that is wrong."""
+    """A row of labels, a row of predictions, and a mark under each prediction that is wrong."""
     width = max(map(len, (*samples.actual, *samples.predicted)))
     rows = {"actual": samples.actual, "predicted": samples.predicted}
     if any(samples.wrong):
@@ -68,12 +68,12 @@ def _text(samples: Samples) -> str:
 
 
 def _has_colours(console: Console) -> bool:
-    """Shades of grey: 256 colours or more, and nobody asked for none."""
+    """Whether the terminal has 256 colours or more, and they are not turned off."""
     return console.color_system in ("256", "truecolor") and not console.no_color
 
 
 def _shows(console: Console, colours: bool, shape: tuple[int, ...]) -> bool:
-    """Is it a terminal that has the characters, and the colours that a colour picture needs?"""
+    """Whether standard output is a terminal with the block characters and, for a colour picture, with colours."""
     try:
         (BLOCKS + WRONG).encode(console.encoding)
     except (UnicodeEncodeError, LookupError):
@@ -82,7 +82,7 @@ def _shows(console: Console, colours: bool, shape: tuple[int, ...]) -> bool:
 
 
 def _sheet(samples: Samples, shape: tuple[int, ...], width: int, colours: bool) -> Table:
-    """The pictures in rows of as many as fit, each with its two words."""
+    """The pictures side by side, as many as fit, each with its label and prediction."""
     X = np.asarray(samples.X, np.float64).reshape(-1, *shape)
     X = (X - X.min()) / (np.ptp(X) or 1)
     cells = []
@@ -104,7 +104,7 @@ def _sheet(samples: Samples, shape: tuple[int, ...], width: int, colours: bool) 
 
 
 def _shrunk(picture: Any) -> Any:
-    """A picture (height, width, ...) of at most SIDE pixels each way, an even number down, by averages of areas."""
+    """The picture (height, width, ...) shrunk by area averages to at most SIDE pixels each way, an even number down."""
     height, width = picture.shape[:2]
     scale = min(1, SIDE / max(height, width))
     rows, columns = 2 * max(1, round(height * scale / 2)), max(1, round(width * scale))
@@ -112,7 +112,7 @@ def _shrunk(picture: Any) -> Any:
 
 
 def _shares(n: int, m: int) -> Any:
-    """(n, m): how much of each of n equal parts of a line is each of m."""
+    """(n, m): which fraction of each of n equal parts of a line is covered by each of m equal parts."""
     edges = np.linspace(0, m, n + 1)
     lows, highs = edges[:-1, None], edges[1:, None]
     overlap = np.minimum(highs, np.arange(1, m + 1)) - np.maximum(lows, np.arange(m))
@@ -120,7 +120,7 @@ def _shares(n: int, m: int) -> Any:
 
 
 def _picture(pixels: Any, colours: bool) -> Text:
-    """Pixels (rows, columns) or (rows, columns, 3) of 0 to 1 as half blocks."""
+    """Pixels (rows, columns) or (rows, columns, 3) from 0 to 1, drawn with half blocks."""
     text = Text(no_wrap=True)
     for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
         for pair in zip(upper, lower, strict=True):

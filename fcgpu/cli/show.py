@@ -1,4 +1,4 @@
-"""`fcgpu info` and `fcgpu recipes`: what there is."""
+"""`fcgpu info` and `fcgpu recipes`: what this machine and the package offer."""
 
 import json
 from argparse import Namespace

@@ -1,4 +1,4 @@
-"""What a person sees of a run when it has ended: a table on standard output."""
+"""The table that `fcgpu train` prints at the end of a run."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from fcgpu.train.plan import readable
 
 
 def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
-    """The closing table, on standard output."""
+    """Print the closing table on standard output."""
     plan, recipe, spec = done.plan, started.recipe, done.model.spec
     table = Table(show_header=False, title=f"recipe {recipe.name}", title_justify="left")
     table.add_column(style="bold", no_wrap=True)

@@ -1,7 +1,7 @@
 """`fcgpu train --tensorboard`: the history's numbers as scalars for TensorBoard. Needs the extra `tensorboard`.
 
-Written at once, by tensorboardX's RecordWriter: its SummaryWriter has a thread that ends where the disk is full, and
-the run would then wait for it.
+It writes synchronously, by tensorboardX's RecordWriter. SummaryWriter has a thread that dies when the disk is full, and
+the run would then wait for it forever.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ TAGS = {
 
 
 class TensorBoard:
-    """A context around that of a run, whose history it follows: scalars, with an epoch as a step.
+    """A context manager that writes a run's history as scalars; a step of TensorBoard is an epoch.
 
-    Raises MissingExtraError without tensorboardX.
+    Its context must enclose the RunDirectory's. Raises MissingExtraError without tensorboardX.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -51,9 +51,9 @@ class TensorBoard:
                 self._writer.close()
 
     def follow(self, history: History) -> None:
-        """Write what comes after the history's last epoch into a new file beside it.
+        """Write the epochs that are added to the history from now on into a new file beside it.
 
-        Raises CheckpointError.
+        Raises CheckpointError if the file cannot be written.
         """
         name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{history.last}"
         self._path, self._last = history.path.with_name(name), history.last
@@ -67,7 +67,7 @@ class TensorBoard:
         history.follow = self.add
 
     def add(self, lines: list[dict[str, Any]]) -> None:
-        """Lines of the history. Where the system refuses them, a warning, and no more is written."""
+        """Write lines of the history. If that fails, it prints a warning and writes no more."""
         if self._writer is None:
             return
         try:
@@ -85,7 +85,7 @@ class TensorBoard:
             self._writer = None
 
     def _forget(self, step: int) -> None:
-        """TensorBoard drops what it has of this step and later ones."""
+        """Tell TensorBoard to drop what it has of this step and later ones."""
         self._write(step, session_log=self._event.SessionLog(status=self._event.SessionLog.START))
 
     def _write(self, step: int, **what: Any) -> None:

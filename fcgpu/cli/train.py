@@ -1,4 +1,4 @@
-"""`fcgpu train`: the events of a run as a progress line, a run directory and a closing table."""
+"""`fcgpu train`: turns the events of a run into a progress line, a run directory and a closing table."""
 
 import json
 import os
@@ -40,9 +40,9 @@ from fcgpu.train.plan import readable
 from fcgpu.train.recipe import Recipe, load_recipe
 from fcgpu.train.state import State
 
-FOR_OWN_DATA = Recipe(learning_rate=0.01, schedule="cosine")  # where no recipe is named; full batches take no schedule
-HALVINGS = 10  # of the learning rate, before a run that diverges again is given up
-SMALL = 10  # samples and features up to which the data themselves are shown
+FOR_OWN_DATA = Recipe(learning_rate=0.01, schedule="cosine")  # without --recipe; lbfgs and rprop take no schedule
+HALVINGS = 10  # most halvings of the learning rate before a run that diverges again is given up
+SMALL = 10  # data of at most this many samples and features are printed
 
 
 def train(args: Namespace) -> int:
@@ -60,7 +60,7 @@ def train(args: Namespace) -> int:
             raise ConfigError(f"recipe {recipe.name} has no data of its own: fcgpu train DATA --recipe {args.recipe}")
         return Job(args, recipe).run(lambda room: create(args.out, recipe, room, *policy))
     if args.out is not None:
-        raise ConfigError(f"out={args.out!r} with --resume: the run stays in its folder; leave --out away")
+        raise ConfigError(f"out={args.out!r} with --resume: the run stays in its folder; omit --out")
     with reopen(args.resume, *policy) as directory:
         checkpoint, recipe, wrong = directory.latest()
         for line in wrong:
@@ -74,17 +74,17 @@ def train(args: Namespace) -> int:
 
 
 class Job:
-    """One run of the command: the data, the events, and what is made of them."""
+    """One run of the command: loads the data, starts the training, and consumes its events."""
 
     def __init__(self, args: Namespace, recipe: Recipe, checkpoint: Checkpoint | None = None) -> None:
         self.args, self.recipe = args, recipe
         if args.on_divergence == "halve" and recipe.optimizer in FULL_BATCH:
             raise ConfigError(
-                f"--on-divergence halve: optimizer={recipe.optimizer!r} finds the length of its steps by itself, "
-                "whatever the learning rate: leave it away, or choose another optimizer"
+                f"--on-divergence halve: optimizer={recipe.optimizer!r} finds its step sizes by itself, "
+                "whatever the learning rate: omit it, or choose another optimizer"
             )
         self.board = TensorBoard(recipe) if args.tensorboard else None
-        self.device = args.device if args.device == "auto" else choose(args.device)  # auto needs to know the work
+        self.device = args.device if args.device == "auto" else choose(args.device)  # train decides "auto"
         source = recipe.data if args.data is None else _source(args.data)
         budget = size("memory", args.memory)
         self.data = load(source, image_size=recipe.image_size or None, memory_budget=budget)
@@ -127,12 +127,12 @@ class Job:
                     if run.due(event.epoch):
                         self._checkpoint(run, event)
             assert isinstance(event, Finished)
-            _ = event.train  # which finds a model that diverged in its very last step
+            _ = event.train  # raises DivergenceError if the last step diverged
             result = _result(self.started, event, run, run.save(event.model))
             try:
                 run.keep(result)
             except CheckpointError as error:
-                say(f"fcgpu: warning: the model is saved, what the run came to is not: {error}")
+                say(f"fcgpu: warning: the model is saved, its result.json is not: {error}")
         if progress.unprinted:
             raise progress.unprinted
         if speak:
@@ -154,7 +154,7 @@ class Job:
         return events_of(self.data, self.recipe, device=self.device, threads=threads, memory_budget=budget, start=state)
 
     def _halving(self, run: RunDirectory) -> Iterator[Event]:
-        """The events; where they diverge, those of going on from the last good checkpoint at half the rate."""
+        """The events; after a divergence the run continues from the last good checkpoint at half the learning rate."""
         events, halvings = self.events, self.halvings
         while True:
             try:
@@ -173,7 +173,7 @@ class Job:
                 events = self._events(state)
 
     def _checkpoint(self, run: RunDirectory, event: EpochEnded) -> None:
-        """A checkpoint that the system refuses costs a warning, not the run."""
+        """Write a checkpoint; if that fails, print a warning and continue the run."""
         try:
             run.checkpoint(self._state_of(event))
         except CheckpointError as error:
@@ -196,25 +196,25 @@ class Job:
 
 
 def _check_same_recipe(args: Namespace, recipe: Recipe) -> None:
-    """Raises ConfigError where the options name another recipe than the run's."""
+    """Raise ConfigError if the options contradict the run's recipe."""
     given = recipe_changes(args)
     if args.recipe is not None:
         given = vars(load_recipe(args.recipe).but(**given)) | {"data": recipe.data}
     if words := differing(recipe, given):
-        raise ConfigError(f"{args.resume}: not the recipe of the run: {words}; leave these away, or start a new run")
+        raise ConfigError(f"{args.resume}: not the recipe of the run: {words}; omit these, or start a new run")
 
 
 def _check_same_source(args: Namespace, recipe: Recipe) -> None:
-    """Raises CheckpointError where other data are named than the run's: without a checkpoint a name is all there is."""
+    """Raise CheckpointError if DATA is not the run's. Without a checkpoint only the names can be compared."""
     if args.data is not None and (given := _source(args.data)) != recipe.data:
         raise CheckpointError(
-            f"{args.resume}: other data than the run's: {given}, was {recipe.data}; leave {args.data} away, or start a "
-            "new run"
+            f"{args.resume}: other data than the run's: {given}, was {recipe.data}; omit {args.data}, or start a new "
+            "run"
         )
 
 
 def _source(text: str) -> str:
-    """A data set's name, or a path in full, so that the recipe in the run directory finds it from any folder."""
+    """A data set's name, or an absolute path, so that the recipe in the run directory is valid in any folder."""
     path = os.path.expanduser(text)  # noqa: PTH111 - Path's own raises for a user that does not exist
     return str(Path(path).absolute()) if text and text not in NAMED and os.path.exists(path) else text  # noqa: PTH110
 
@@ -255,9 +255,9 @@ def _result(started: Started, done: Finished, run: RunDirectory, digest: str) ->
 
 @contextmanager
 def _stop_after_epoch() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM let the epoch end, so that what is saved is whole; a second one stops at once.
+    """Inside, Ctrl-C and SIGTERM do not interrupt the epoch; a second signal stops at once.
 
-    Yields a list that the signal's number is put into.
+    Yields a list to which the number of the first signal is added.
     """
     stopping: list[int] = []
 
@@ -276,7 +276,7 @@ def _stop_after_epoch() -> Iterator[list[int]]:
 
 
 def _small(data: Dataset) -> str:
-    """The data themselves, in the article's layout."""
+    """The data as text, with a sample per column, as the article prints them."""
     labels = " ".join(str(v) for v in _labels(data, data.y))
     return f"X, a column a sample:\n{np.array2string(np.asarray(data.X).T)}\nlabels: {labels}\n"
 

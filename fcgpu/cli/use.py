@@ -1,4 +1,4 @@
-"""`fcgpu evaluate` and `fcgpu predict`: a model on data."""
+"""`fcgpu evaluate` and `fcgpu predict`: apply a model to data."""
 
 import json
 from argparse import Namespace
@@ -19,7 +19,7 @@ from fcgpu.model import class_index, confusion
 from fcgpu.streams import show
 from fcgpu.train.recipe import load_recipe
 
-MOST_SHOWN = 20  # classes of a confusion matrix
+MOST_SHOWN = 20  # a confusion matrix of more classes is not printed
 
 
 def evaluate(args: Namespace) -> int:
@@ -71,12 +71,12 @@ def predict(args: Namespace) -> int:
 
 
 def _trained_on(path: Path) -> str:
-    """The data that the recipe beside the model names."""
+    """The data's name in the recipe beside the model. Raises ConfigError if there is none."""
     recipe = path.with_name("recipe.toml")
     if not recipe.is_file():
-        raise ConfigError(f"{path}: no recipe.toml beside it says which data; fcgpu evaluate MODEL DATA")
+        raise ConfigError(f"{path}: no recipe.toml beside it names the data; give them: fcgpu evaluate MODEL DATA")
     if not (source := load_recipe(recipe).data):
-        raise ConfigError(f"{recipe}: names no data; fcgpu evaluate MODEL DATA")
+        raise ConfigError(f"{recipe}: names no data; give them: fcgpu evaluate MODEL DATA")
     return source
 
 
