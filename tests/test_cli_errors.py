@@ -280,7 +280,10 @@ def test_cuda_where_there_is_none(here):
             ("train", "--data", "x"),
             "--data is not an option; give the data as an argument",
         ),
-        (("evaluate", "model", "--data=x"), "fcgpu evaluate: error: --data is not an option; give the data as an argument"),
+        (
+            ("evaluate", "model", "--data=x"),
+            "fcgpu evaluate: error: --data is not an option; give the data as an argument",
+        ),
         ((*TRAIN, "more"), "'more' is more than fcgpu train takes"),
         (("train", "--epochs"), "--epochs: expected one argument"),
         (

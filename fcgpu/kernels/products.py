@@ -117,8 +117,9 @@ def _end(device: Any, destroy: Callable[[int], None], handle: int) -> None:
 
 
 def cupys(xp: Any, *, tf32: bool = False) -> Products:
-    """Products on CuPy's own cuBLAS handle, which uses CuPy's current stream. Each thread has a handle of its own, and a
-    run may go on in another thread: so the handle is asked for at each call.
+    """Products on CuPy's own cuBLAS handle, which uses CuPy's current stream.
+
+    Each thread has a handle of its own and a run may go on in another thread, so each call asks for the handle.
     """
     cublas = xp.cuda.cublas
     gemm, gemm_batched = cublas.gemmEx, cublas.gemmStridedBatchedEx

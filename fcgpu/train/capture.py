@@ -101,8 +101,8 @@ class Steps:
 def recorded(stream: Any, launch: Callable[[], Any], times: int) -> Any:
     """The graph of `times` calls of `launch` on the stream, which must be the current one.
 
-    The garbage collector is off meanwhile: it might destroy a cuBLAS handle, which would invalidate the capture. For the
-    same reason no other thread creates or destroys one.
+    The garbage collector is off meanwhile: it might destroy a cuBLAS handle, which would invalidate the capture. No
+    other thread creates or destroys one meanwhile, for the same reason.
     """
     with products.ALONE:
         collects = gc.isenabled()
