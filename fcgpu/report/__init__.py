@@ -1,4 +1,4 @@
-"""Training reports: one file of HTML that holds all it shows and asks the network for nothing."""
+"""Training reports: one self-contained HTML file, which makes no network requests."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from fcgpu.errors import MissingExtraError
 
 
 def check_extra() -> None:
-    """Raises MissingExtraError without matplotlib."""
+    """Raise MissingExtraError if matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
@@ -16,10 +16,10 @@ def check_extra() -> None:
 
 
 def report(paths: Sequence[str]) -> str:
-    """The page about the run in one run directory, or one that compares several.
+    """The HTML page about one run directory, or comparing several.
 
-    A run directory may be a stranger's: what its files say is shown as text. Data and files that are missing are said
-    to be. Raises ConfigError for a folder without a recipe, MissingExtraError without matplotlib.
+    Run directories are not trusted: the contents of their files are shown as text. The page says which files and data
+    are missing. Raises ConfigError for a folder without a recipe, MissingExtraError without matplotlib.
     """
     check_extra()
     from fcgpu.report import layout

@@ -1,4 +1,4 @@
-"""Sections about a classifier: which classes it takes for which, its worst mistakes, and a sheet drawn by lot."""
+"""Sections about a classifier: confusion matrix, worst mistakes, and random samples."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,10 +10,10 @@ from fcgpu.report import pictures
 from fcgpu.report.judged import Judged
 from fcgpu.report.page import Markup, element, join, table
 
-MOST_CLASSES = 25  # of a confusion matrix
+MOST_CLASSES = 25  # no confusion matrix is shown for more classes
 WORST, DRAWN, FREQUENT = 24, 60, 12
-DRAWN_ROWS = 20  # where there are no pictures
-FEATURES = 6  # of a sample, that are shown where it is no picture
+DRAWN_ROWS = 20  # random samples that are shown if they are not pictures
+FEATURES = 6  # features that are shown of a sample that is not a picture
 
 
 def sections(judged: Judged) -> Iterator[Markup]:
@@ -76,7 +76,7 @@ def _cell(count: Any, strength: float, *, hit: bool) -> Markup:
 
 
 def _frequent(judged: Judged) -> Iterator[Markup]:
-    """The most frequent mistakes, where there are any."""
+    """A table of the most frequent mistakes, if there are any."""
     pairs = np.column_stack([judged.y, judged.predicted])[judged.wrong]
     kinds, counts = np.unique(pairs, axis=0, return_counts=True)
     rows = [
@@ -88,7 +88,7 @@ def _frequent(judged: Judged) -> Iterator[Markup]:
 
 
 def _shown(judged: Judged, chosen: Any, class_: str) -> Markup:
-    """The samples with these indices, as pictures where they are some, else as rows of a table."""
+    """The samples with these indices: as pictures if they are pictures, else as rows of a table."""
     said, actual = judged.predicted[chosen], judged.y[chosen]
     P = judged.P[chosen]
     facts = [
@@ -116,13 +116,13 @@ def _shown(judged: Judged, chosen: Any, class_: str) -> Markup:
 
 
 def feature_words(X: Any) -> list[str]:
-    """The first features of each row, in words."""
+    """The first features of each row, as text."""
     more = "" if X.shape[1] <= FEATURES else ", \u2026"
     return [", ".join(f"{float(value):.4g}" for value in row[:FEATURES]) + more for row in X]
 
 
 def _percent(p: float) -> str:
-    """A probability that is not shown as 0 or 1 unless it is."""
+    """A probability in percent, shown as 0 % or 100 % only if it is exactly that."""
     if 0.995 <= p < 1 or 0 < p < 0.005:
         return ">99\u00a0%" if p > 0.5 else "<1\u00a0%"
     return f"{100 * p:.0f}\u00a0%"

@@ -1,4 +1,4 @@
-"""The section of learning curves, of one run or of several."""
+"""The section with the learning curves of one or several runs."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ DRAWN = {"loss": plots.losses, "accuracy": plots.accuracies}
 
 
 def section(runs: Sequence[RunFiles], names: Sequence[Markup]) -> Iterator[Markup]:
-    """Loss and accuracy against epochs and against seconds. A single run has a colour a kind, several one each."""
+    """Loss and accuracy against epochs and seconds. With one run each kind of curve has a colour, else each run has."""
     drawn: list[Markup] = []
     kinds = set()
     for what, draw in DRAWN.items():

@@ -1,4 +1,4 @@
-"""A page to draw on: the network itself in a fragment of HTML, which loads nothing and sends nothing."""
+"""A canvas to draw on: an HTML fragment that contains the network, and loads and sends nothing."""
 
 import base64
 import json
@@ -10,17 +10,18 @@ from fcgpu.model import Model
 
 HERE = Path(__file__).parent
 LARGEST = 4 << 20  # parameters: 16 MiB of float32, 22 MiB as text; a browser still opens that at once
-MOST_VALUES = 12  # of a regression: they are shown one by one
+MOST_VALUES = 12  # of a regression, because each is shown
 
 
 def drawing(model: Model, ink: float | None = None) -> str:
-    """A fragment of HTML with its own style and script, to draw a sample and watch the prediction.
+    """An HTML fragment with its own style and script, to draw a sample and watch the prediction.
 
-    For a model whose samples were grey pictures, image_shape (height, width), else empty; empty too for more than 12
-    values without classes, and where the parameters would make a page too large to open (4 Mi).
-    28x28 pictures get the preparation of MNIST's digits, others are the drawing as it is, shrunk. `ink` is the value,
-    before the model's scale, of a pixel wholly under the pen; None: what the scale makes 1, or 255 where it is 1.
-    The parameters stand there in their own type, so the fragment computes what `predict_proba` does, in float64.
+    It is "" unless image_shape is (height, width), for a regression of more than 12 values, and for more than 4 Mi
+    parameters, which would make the page too large.
+
+    A drawing for 28x28 pixels is prepared as MNIST's digits were; for other sizes it is only shrunk.
+    ink : the unscaled value of a pixel that is wholly under the pen; None for 1 / scale, or 255 if the scale is 1.
+    The parameters are embedded in their own dtype, and the fragment computes `predict_proba` in float64.
     """
     spec, shape = model.spec, model.image_shape
     values = spec.sizes[-1] if model.classes is None else 0
@@ -39,7 +40,7 @@ def drawing(model: Model, ink: float | None = None) -> str:
         "dtype": model.params.dtype.name,
         "params": base64.b64encode(model.params.astype(dtype).tobytes()).decode(),
     }
-    # A class may be any text: without "<" none of it ends the script element.
+    # A class may be any text; "<" is replaced, so that no class can end the script element.
     words = json.dumps(network).replace("<", "\\u003c")
     parts = {"network": words} | {kind: (HERE / f"drawing.{kind}").read_text("utf-8") for kind in ("css", "js")}
     return re.sub(r"{{(\w+)}}", lambda place: parts[place[1]], (HERE / "drawing.html").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""What a run was: its figures at a glance, recipe, machine; and of several runs what differs."""
+"""Sections with a run's results, recipe and machine; for several runs, with what differs between them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ def loss(value: float) -> str:
     return f"{value:.4g}"
 
 
-# What a run came to: in words, its key in result.json, the column of the history that stands in for it, how to show it.
+# A row per result: its title, its key in result.json, the history's column to use if that is missing, and its format.
 RESULTS: tuple[tuple[str, str, str, Show], ...] = (
     ("test accuracy", "test_accuracy", "test_accuracy", percent),
     ("test loss", "test_loss", "test_loss", loss),
@@ -40,12 +40,12 @@ RESULTS: tuple[tuple[str, str, str, Show], ...] = (
     ("parameters", "parameters", "", whole),
 )
 BEST = {"test accuracy": max, "test loss": min, "training time": min, "samples a second": max}
-ALWAYS = ("data", "hidden", "activation", "output", "optimizer", "batch", "epochs", "seed", "dtype")  # keys of a recipe
+ALWAYS = ("data", "hidden", "activation", "output", "optimizer", "batch", "epochs", "seed", "dtype")  # shown always
 MACHINE = ("device", "hardware", "threads", "system", "fcgpu_version", "python", "packages", "blas")
 
 
 def figures(run: RunFiles) -> dict[str, tuple[float, str]]:
-    """In words: the number and how to show it, of those that are known."""
+    """{title: (number, text)} of the results that are known."""
     found = {}
     for words, key, column, show in RESULTS:
         value = run.number(key)
@@ -71,7 +71,7 @@ def tiles(run: RunFiles) -> Markup:
 
 
 def unfinished(run: RunFiles) -> str:
-    """What there is to say of a run without a result."""
+    """A sentence about a run that has no result; else ""."""
     if run.result:
         return ""
     at = run.last("epoch")
@@ -112,7 +112,7 @@ def machine(run: RunFiles) -> Iterator[Markup]:
 
 
 def compared(runs: Sequence[RunFiles], names: Sequence[Markup]) -> Markup:
-    """What the runs came to, a row each; the best of a column stands out."""
+    """A table of the runs' results, one row per run; the best of each column is highlighted."""
     known = [figures(run) for run in runs]
     columns = [row[0] for row in RESULTS if any(row[0] in found for found in known)]
     rows = []
@@ -129,7 +129,7 @@ def compared(runs: Sequence[RunFiles], names: Sequence[Markup]) -> Markup:
 
 
 def differing(runs: Sequence[RunFiles], names: Sequence[Markup]) -> Iterator[Markup]:
-    """The keys of the recipes, and what is known of the machines, that are not the same in all runs."""
+    """A table of the recipe keys and machine facts that are not the same in all runs."""
     rows = []
     for key in KEYS:
         row = [words(getattr(run.recipe, key)) for run in runs]
@@ -148,7 +148,7 @@ def differing(runs: Sequence[RunFiles], names: Sequence[Markup]) -> Iterator[Mar
 
 
 def words(value: Any) -> str:
-    """A value of a recipe or a result as people write it."""
+    """A value of a recipe or a result as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):

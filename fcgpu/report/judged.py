@@ -1,4 +1,4 @@
-"""What a model says of the samples that it was, or was not, trained on."""
+"""A model's predictions for its run's samples."""
 
 import math
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from fcgpu.report.runs import RunFiles
 
 @dataclass(frozen=True)
 class Judged:
-    """The test samples, or the training samples where there are no others.
+    """The test samples (the training samples if there are none) with the model's predictions.
 
-    y (n,) are indices into the model's classes, or targets (n, n_outputs); P is what `predict_proba` gives.
+    y : (n,) indices into the model's classes, or targets (n, n_outputs). P : the result of `predict_proba`.
     """
 
     model: Model
@@ -30,9 +30,9 @@ class Judged:
     seed: int
 
     def others(self, run: RunFiles) -> str:
-        """What there is to say where the run's own samples were not these."""
+        """A warning if these are not the run's samples, because their loss is not that in result.json; else ""."""
         loss = run.number("test_loss" if self.split == "test" else "train_loss")
-        if self.split != "test" and run.recipe.early_stopping:  # which held some of these out
+        if self.split != "test" and run.recipe.early_stopping:  # it held some of these samples out
             loss = None
         if loss is None or math.isclose(self.score.loss, loss, rel_tol=1e-3, abs_tol=1e-4):
             return ""
@@ -43,12 +43,12 @@ class Judged:
 
     @property
     def predicted(self) -> Any:
-        """Indices into the classes (n,)."""
+        """The predicted classes (n,), as indices."""
         return np.argmax(self.P, axis=1)
 
     @property
     def wrong(self) -> Any:
-        """Indices of the samples whose class the model gets wrong, the least probable class first."""
+        """Indices of the misclassified samples, the one whose true class is least probable first."""
         wrong = np.flatnonzero(self.predicted != self.y)
         return wrong[np.argsort(self.P[wrong, self.y[wrong]], kind="stable")]
 
@@ -58,7 +58,7 @@ class Judged:
 
 
 def judged(run: RunFiles) -> Judged:
-    """Load the recipe's data and ask the model. Raises FcgpuError without a model or without the data."""
+    """Load the recipe's data and predict them. Raises FcgpuError if there is no model or the data do not load."""
     model, recipe = run.model, run.recipe
     if model is None:
         raise DataError("there is no model to ask")

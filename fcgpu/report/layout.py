@@ -72,11 +72,11 @@ def _warnings(run: RunFiles, before: str = "") -> Iterator[Markup]:
 
 
 def _first_layer(model: Model, shape: tuple[int, ...]) -> Iterator[Markup]:
-    """What each unit of the first layer weighs, as pictures."""
+    """The weights of each unit of the first layer, as pictures."""
     W = model.spec.layers(model.params)[0].W
     shown = np.argsort(-np.linalg.norm(W, axis=0), kind="stable")[: pictures.MOST_WEIGHTS]
-    which = "All units" if len(shown) == W.shape[1] else f"The {len(shown)} of {W.shape[1]:,} units that weigh most"
-    look = "grey is none" if len(shape) == 3 else "orange is positive, blue is negative, and what is faint is little"
+    which = "All units" if len(shown) == W.shape[1] else f"The {len(shown)} of {W.shape[1]:,} units of largest weights"
+    look = "grey is 0" if len(shape) == 3 else "orange is positive, blue is negative, faint is near 0"
     yield element("h2", "Weights of the first layer")
     yield element("p", f"{which}, each as a picture of its inputs, on a scale of its own: {look}.")
     names = [f"unit {i}" for i in shown]
@@ -86,4 +86,4 @@ def _first_layer(model: Model, shape: tuple[int, ...]) -> Iterator[Markup]:
 
 
 def _footer() -> Markup:
-    return element("footer", f"Made by fcgpu {__version__}. This file holds all that it shows, and asks no network.")
+    return element("footer", f"Made by fcgpu {__version__}. This file is complete: it makes no network requests.")

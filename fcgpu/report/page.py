@@ -1,4 +1,4 @@
-"""Parts of a page of HTML that is complete in itself. Whatever is not `Markup` is shown as text: none of it can run."""
+"""Builds a self-contained HTML page. Whatever is not `Markup` is escaped, so that it cannot become markup or script."""
 
 import base64
 import hashlib
@@ -7,18 +7,18 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-LONGEST = 2000  # characters of a text that are shown
-EMPTY = ("img", "meta", "br")  # elements that have no end
+LONGEST = 2000  # a text is cut after this many characters
+EMPTY = ("img", "meta", "br")  # elements without an end tag
 
 
 class Markup(str):
-    """HTML that `element` made, or a figure of `svg`; everything else is a text."""
+    """Trusted HTML, made by `element` or `svg`. Every other str is text, to be escaped."""
 
     __slots__ = ()
 
 
 def text(value: object) -> Markup:
-    """Any value as HTML: cut, escaped, and without characters that a reader cannot see."""
+    """Any value as HTML: cut to LONGEST, escaped, and with characters that cannot be printed replaced."""
     if isinstance(value, Markup):
         return value
     words = str(value)
@@ -27,7 +27,7 @@ def text(value: object) -> Markup:
 
 
 def element(tag: str, /, *content: object, **attributes: object) -> Markup:
-    """<tag attribute="value">content</tag>; `class_` is the attribute class, `aria_label` aria-label; None is none."""
+    """<tag attribute="value">content</tag>. `class_` becomes class, `aria_label` aria-label; None omits one."""
     named = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
     words = "".join(f' {key}="{text(value)}"' for key, value in named)
     return Markup(f"<{tag}{words}>" if tag in EMPTY else f"<{tag}{words}>{join(content)}</{tag}>")
@@ -38,7 +38,7 @@ def join(parts: Iterable[object], between: str = "") -> Markup:
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]], class_: str | None = None) -> Markup:
-    """The first cell of a row is its heading; a table wider than the page scrolls in itself."""
+    """A table whose rows have their heading in the first cell. If it is wider than the page, it scrolls by itself."""
     top = element("thead", element("tr", *(element("th", cell, scope="col") for cell in head))) if any(head) else ""
     body = (
         element("tr", element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])) for row in rows
@@ -47,13 +47,13 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], class_: str 
 
 
 def figure(svg: Markup, words: object, *, caption: bool = True) -> Markup:
-    """A picture with what it shows in words: below it, and for who cannot see it."""
+    """A figure with a description: as its label for screen readers and, if `caption`, below it."""
     named = Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{text(words)}" ', 1))
     return element("figure", named, element("figcaption", words) if caption else "")
 
 
 def document(title: object, body: Iterable[object]) -> str:
-    """The whole page. The browser is told to ask for nothing and to run no script but those in the markup."""
+    """The whole page. Its content security policy forbids network requests, and all scripts but those in the body."""
     content = join(body, "\n")
     scripts = re.findall(r"<script>(.*?)</script>", content, re.DOTALL)
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'"

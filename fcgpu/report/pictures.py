@@ -9,13 +9,13 @@ import numpy as np
 from fcgpu.data.dataset import Dataset
 from fcgpu.report.page import Markup, element
 
-LARGEST = 96  # pixels of a side: larger pictures are made smaller
-MOST_WEIGHTS = 64  # units of a layer
-PIXELATED = 40  # pixels of a side up to which each is shown as a square
+LARGEST = 96  # pixels of a side; larger pictures are shrunk
+MOST_WEIGHTS = 64  # units whose weights are shown
+PIXELATED = 40  # pixels of a side; pictures up to this are shown without smoothing
 
 
 def samples(data: Dataset, shape: tuple[int, ...], X: Any, names: list[str]) -> list[Markup]:
-    """Pictures of the rows X (n, n_features); `names` say in words what each shows."""
+    """Pictures of the rows of X (n, n_features); `names` describe them."""
     low, high = (0.0, 1 / data.scale) if data.X.dtype == np.uint8 else _range(data.X[:1000])
     X = 255 * (X.astype(np.float64) - low) / (high - low or 1.0)
     pixels = np.clip(np.rint(X), 0, 255).astype(np.uint8).reshape(-1, *shape)
@@ -23,9 +23,10 @@ def samples(data: Dataset, shape: tuple[int, ...], X: Any, names: list[str]) -> 
 
 
 def weights(W: Any, shape: tuple[int, ...], names: list[str]) -> list[Markup]:
-    """Pictures of the columns of W (n_features, n), each on its own scale.
+    """Pictures of the columns of W (n_features, n), each scaled by its own largest weights.
 
-    Of one number a pixel: positive in one colour, negative in another, the less the fainter. Of three: grey is none.
+    Weights for grey pictures are orange if positive, blue if negative, and the fainter the nearer to 0. Weights for
+    colour pictures are colours, with grey for 0.
     """
     W = W.astype(np.float64)
     W = np.clip(W / np.maximum(np.quantile(np.abs(W), 0.995, axis=0), 1e-30), -1, 1).T.reshape(-1, *shape)
@@ -42,7 +43,7 @@ def _range(X: Any) -> tuple[float, float]:
 
 
 def _picture(pixels: Any, name: str) -> Markup:
-    from PIL import Image  # which matplotlib needs
+    from PIL import Image  # matplotlib depends on it
 
     image = Image.fromarray(pixels)
     small = max(image.size) <= PIXELATED

@@ -13,14 +13,14 @@ from fcgpu.report.svg import COLOURS, INK, styled, svg
 
 WIDTH = 4.6  # inches
 KINDS = ("training", "test", "validation")
-FEW = 40  # points up to which each is marked, where there is one run
-SCATTERED = 800  # points of a scatter plot
-ERRORS = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4)  # 1 - accuracy, that have a tick
+FEW = 40  # points of a single run's curve up to which each has a marker
+SCATTERED = 800  # most points of a scatter plot
+ERRORS = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4)  # ticks, as 1 - accuracy
 
 
 @dataclass(frozen=True)
 class Line:
-    """Points x (n,), y (n,), all finite, in the colour of that number."""
+    """A curve through x (n,), y (n,), all finite. `colour` is an index into COLOURS."""
 
     x: Any
     y: Any
@@ -42,10 +42,10 @@ def losses(lines: Sequence[Line], x: str) -> Markup:
 
 @styled
 def accuracies(lines: Sequence[Line], x: str) -> Markup:
-    """On an axis that is stretched towards 100 %: from 98 to 99 % is as far as from 80 to 90 %."""
+    """Curves of accuracy, on an axis logarithmic in the error: from 98 to 99 % is as far as from 80 to 90 %."""
     figure, axes = _axes(lines, x)
     errors = 1 - np.clip(np.concatenate([line.y for line in lines]), 0, 1)
-    least = min(0.1, errors[errors > 0].min(initial=0.1)) / 2  # stands for no error at all
+    least = min(0.1, errors[errors > 0].min(initial=0.1)) / 2  # where an error of 0 is drawn
     axes.set_yscale(
         "function", functions=(lambda a: -np.log(np.clip(1 - a, 0, None) + least), lambda v: 1 + least - np.exp(-v))
     )
@@ -62,7 +62,7 @@ def accuracies(lines: Sequence[Line], x: str) -> Markup:
 
 @styled
 def scatter(actual: Any, predicted: Any, seed: int) -> Markup:
-    """Values (n,) against targets (n,), of a few samples where there are many, and the line where both are equal."""
+    """Predictions (n,) against targets (n,), of at most SCATTERED samples, and the line where both are equal."""
     chosen = np.random.default_rng(seed).permutation(len(actual))[:SCATTERED]
     figure, axes = _empty(3.8)
     low, high = min(actual.min(), predicted.min()), max(actual.max(), predicted.max())
@@ -75,7 +75,7 @@ def scatter(actual: Any, predicted: Any, seed: int) -> Markup:
 
 @styled
 def histogram(errors: Any) -> Markup:
-    """How many samples have which error (n,)."""
+    """A histogram of the errors (n,)."""
     figure, axes = _empty(3.8)
     low, high = np.quantile(errors, [0.001, 0.999])
     room = 1e-6 * max(abs(low), abs(high), 1e-6)  # so that equal errors have bars as well
@@ -88,7 +88,7 @@ def histogram(errors: Any) -> Markup:
 
 
 def _empty(height: float) -> tuple[Figure, Any]:
-    """Axes in the same place in every plot, so that those side by side are in line."""
+    """Axes at the same place in every plot, so that plots side by side are aligned."""
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.subplots()
     figure.subplots_adjust(left=0.15, right=0.98, bottom=0.46 / height, top=1 - 0.32 / height)
@@ -96,7 +96,7 @@ def _empty(height: float) -> tuple[Figure, Any]:
 
 
 def _name(axes: Any, words: str) -> None:
-    """What the vertical axis shows, above it, where a label of any width leaves room."""
+    """Write the name of the vertical axis above it, where there is room for a long one."""
     axes.set_title(words, loc="left", x=-0.06, fontsize=10)
 
 

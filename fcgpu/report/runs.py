@@ -1,4 +1,4 @@
-"""A run directory as it is found: what can be read of it, and in words what cannot. It may come from a stranger."""
+"""Reads a run directory: its contents, and a list of what cannot be read. The files are not trusted."""
 
 import json
 import math
@@ -15,18 +15,19 @@ from fcgpu.formats.safetensors import load as load_model
 from fcgpu.model import Model
 from fcgpu.train.recipe import Recipe, load_recipe
 
-MOST_BYTES, MOST_LINES = 64 << 20, 1 << 20  # of a history that are read
-MOST_POINTS = 2000  # of its epochs that are kept, evenly spread; those with test samples besides
-LARGEST = 1e30  # a number beyond this is no point of a curve
+MOST_BYTES, MOST_LINES = 64 << 20, 1 << 20  # of a history; the rest is not read
+MOST_POINTS = 2000  # epochs of a history that are kept, evenly spread, besides those with a test score
+LARGEST = 1e30  # larger numbers are not drawn
 COLUMNS = ("epoch", "seconds", "loss", "penalty", "accuracy", "monitored", "test_loss", "test_accuracy")
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """history : a float64 array for each of COLUMNS, one value an epoch, NaN where there is none.
+    """The contents of a run directory.
 
-    result : what result.json says, scalars and flat lists and tables, none of it checked.
-    missing : what there is to say about files that are absent or wrong.
+    history : {column: float64 (n_epochs,)} for each of COLUMNS, with NaN for missing values.
+    result : the contents of result.json, only scalars and flat lists and tables; otherwise not checked.
+    missing : sentences about files that are missing or not valid.
     """
 
     path: Path
@@ -41,21 +42,21 @@ class RunFiles:
         return self.path.resolve().name
 
     def number(self, key: str) -> float | None:
-        """A number of the result; None where it has none."""
+        """The number under `key` of the result; None if there is none."""
         value = number(self.result.get(key))
         return value if math.isfinite(value) else None
 
     def last(self, column: str) -> float | None:
-        """The last number of a column of the history."""
+        """The last finite number of a column of the history; None if there is none."""
         values = self.history[column][np.isfinite(self.history[column])]
         return float(values[-1]) if len(values) else None
 
 
 def read(path: str) -> RunFiles:
-    """Raises ConfigError for a folder without a recipe that is one."""
+    """Read a run directory. Raises ConfigError if it has no valid recipe."""
     folder = Path(path)
     if not path or not (folder / "recipe.toml").exists():
-        raise ConfigError(f"{path!r}: no recipe.toml there; expected a run directory, as fcgpu train leaves one")
+        raise ConfigError(f"{path!r}: no recipe.toml there; expected a run directory of fcgpu train")
     missing: list[str] = []
     history = _history(folder / "history.jsonl", missing)
     result = _result(folder / "result.json", missing)
@@ -68,7 +69,7 @@ def read(path: str) -> RunFiles:
 
 
 def number(value: Any) -> float:
-    """A number that can be drawn; NaN for anything else."""
+    """`value` as a float if it is a number that can be drawn, else NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST < value < LARGEST:
         return math.nan
     return float(value)
@@ -76,7 +77,7 @@ def number(value: Any) -> float:
 
 def _history(path: Path, missing: list[str]) -> dict[str, Any]:
     content = _content(path, MOST_BYTES, missing)
-    *lines, rest = content.split(b"\n", MOST_LINES)  # rest: what has no end yet, because a run is writing it, or more
+    *lines, rest = content.split(b"\n", MOST_LINES)  # rest: an unfinished line, or lines beyond MOST_LINES
     if b"\n" in rest:
         missing.append(f"{path.name}: only its first {MOST_LINES:,} lines were read.")
     looks = [i for i, line in enumerate(lines) if b'"test_loss"' in line]
@@ -88,7 +89,7 @@ def _history(path: Path, missing: list[str]) -> dict[str, Any]:
 
 
 def _spread(indices: Sequence[int]) -> Iterable[int]:
-    """MOST_POINTS of them at most, the last among them."""
+    """At most MOST_POINTS of the indices, evenly spread, including the last."""
     return indices[::-1][:: max(1, -(-len(indices) // MOST_POINTS))]
 
 
@@ -115,13 +116,13 @@ def _result(path: Path, missing: list[str]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> bool:
-    """Is it a scalar, or a list or table of scalars?"""
+    """Whether value is a scalar, or a list or table of scalars."""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return not any(isinstance(each, dict | list) for each in inside)
 
 
 def _content(path: Path, most: int, missing: list[str]) -> bytes:
-    """The file's first bytes, up to its last whole line where there are more than `most`; none where it is missing."""
+    """The file's content; if it is larger than `most` bytes, only its first complete lines; b"" if it is missing."""
     try:
         with open(path, "rb", opener=regular) as file:
             content = file.read(most + 1)

@@ -1,6 +1,6 @@
-"""Plots as SVG that takes its colours from the page, so that it suits a light and a dark one. Needs the extra `report`.
+"""Plots as SVG in the page's colours, so that they suit light and dark mode. Needs the extra `report`.
 
-Words in a plot are fixed ones; what a file says is shown by the page, as text.
+Plots contain only fixed words; text from files is shown by the page, which escapes it.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from fcgpu.report.page import Markup
 
-INK, GRID, PAGE = "#010203", "#040506", "#070809"  # stand-ins, replaced by the page's colours
-COLOURS = tuple(f"#0a0b0{i}" for i in range(8))  # stand-ins for the page's --c0, --c1, ...
+INK, GRID, PAGE = "#010203", "#040506", "#070809"  # placeholders, replaced by the page's colours
+COLOURS = tuple(f"#0a0b0{i}" for i in range(8))  # placeholders for the page's --c0, --c1, ...
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fcgpu",
@@ -33,11 +33,11 @@ STYLE: Any = {
     "axes.axisbelow": True,
     "legend.frameon": False,
 }
-styled = matplotlib.rc_context(STYLE)  # a decorator, for what draws
+styled = matplotlib.rc_context(STYLE)  # decorates the functions that draw
 
 
 def svg(figure: Figure) -> Markup:
-    """The figure as an svg element whose ids are its own and whose colours are the page's. Equal figures are equal."""
+    """The figure as an svg element, with unique ids and the page's colours. Equal figures give equal text."""
     written = io.StringIO()
     figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = re.sub(r"<metadata>.*?</metadata>", "", written.getvalue().partition("<svg")[2], flags=re.DOTALL)

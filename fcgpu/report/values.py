@@ -1,4 +1,4 @@
-"""Sections about a model without classes: values against targets, or, where all targets are 0 or 1, label by label."""
+"""Sections about a model without classes: predictions against targets or, for multilabel targets, figures per label."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,8 +12,8 @@ from fcgpu.report.judged import Judged
 from fcgpu.report.page import Markup, element, figure, table
 from fcgpu.report.runs import LARGEST
 
-MOST_PLOTS = 4  # outputs that have plots
-MOST_ROWS = 50  # outputs that have a row
+MOST_PLOTS = 4  # outputs that are plotted
+MOST_ROWS = 50  # outputs that are listed
 WORST = 12
 
 
@@ -62,7 +62,7 @@ def _values(judged: Judged) -> Iterator[Markup]:
         some = f"{min(len(y), plots.SCATTERED):,} samples" if len(y) > plots.SCATTERED else "every sample"
         drawn += [
             figure(plots.scatter(y[:, j], P[:, j], judged.seed), f"Predicted against actual, {words}: {some}."),
-            figure(plots.histogram(errors[:, j]), f"Errors, {words}; what lies far out is in the outermost bars."),
+            figure(plots.histogram(errors[:, j]), f"Errors, {words}; extreme errors are in the outermost bars."),
         ]
     yield element("div", *drawn, class_="plots")
     worst = np.argsort(-np.abs(errors).max(axis=1), kind="stable")[:WORST]
