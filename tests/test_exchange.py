@@ -90,7 +90,7 @@ def test_what_is_no_such_network_is_refused():
         ([wide, nn.Softmax(dim=0)], None, "dim=0"),
         ([nn.Linear(4, 4).half(), nn.Identity()], None, "float16"),
         ([wide, nn.Softmax(dim=1)], [1, 2], r"classes=\[1, 2\] for 4 outputs"),
-        ([wide, nn.Softmax(dim=1)], [1, 2, 2, 3], "another whole number or text for each"),
+        ([wide, nn.Softmax(dim=1)], [1, 2, 2, 3], "a different whole number or text for each"),
         ([wide, nn.Identity()], [1, 2, 3, 4], "none for values"),
         ([nn.Linear(4, 3), nn.ReLU(), wide, nn.Identity()], None, "as many inputs as the one before"),
         ([], None, "expected Linear layers"),

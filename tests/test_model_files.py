@@ -37,7 +37,7 @@ def test_what_comes_back_is_what_was_saved(tmp_path, dtype, classes):
     "changes", [{"params": np.zeros(13)}, {"image_shape": (-1, -3)}, {"image_shape": (1, 4)}, {"classes": (0, 1, 2)}]
 )
 def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path, changes):
-    with pytest.raises(fcgpu.ConfigError, match="the model is not whole"):
+    with pytest.raises(fcgpu.ConfigError, match="the model is not valid"):
         fcgpu.save_model(dataclasses.replace(model(), **changes), tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
 

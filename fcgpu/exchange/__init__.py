@@ -1,4 +1,4 @@
-"""Models to and from the objects of other libraries, each of which is imported only when it is asked for."""
+"""Converts models to and from objects of other libraries. Each library is imported only when it is used."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,13 +12,13 @@ from fcgpu.params import Spec
 
 
 def flat(layers: Iterable[tuple[Any, Any]]) -> Any:
-    """The flat vector (n_params,), a copy, of weights (n_in, n_out) and biases (n_out,)."""
+    """A flat vector (n_params,), copied from pairs of weights (n_in, n_out) and biases (n_out,)."""
     return np.concatenate([np.ravel(array) for layer in layers for array in layer])
 
 
 def labels(spec: Spec, classes: Any) -> tuple[int | str, ...]:
-    """Labels as a Model has them. Raises ConfigError for more or fewer than the outputs tell, and for one that comes
-    twice or is of another kind.
+    """Labels as Model.classes holds them. Raises ConfigError if their number does not fit the outputs, if two are
+    equal, or if they are not all integers or all text.
     """
     classes = np.asarray(classes)
     expected = max(2, spec.sizes[-1]) if OUTPUTS[spec.output].classifies else 0
@@ -29,6 +29,6 @@ def labels(spec: Spec, classes: Any) -> tuple[int | str, ...]:
     if classes.shape != (expected,) or len(set(made)) < expected or len({type(label) for label in made}) > 1:
         raise ConfigError(
             f"classes={classes.tolist()} for {spec.sizes[-1]} outputs of {spec.output}: "
-            "expected another whole number or text for each, two for a single sigmoid, and none for values"
+            "expected a different whole number or text for each, two for a single sigmoid, and none for values"
         )
     return made

@@ -1,4 +1,4 @@
-"""A model as scikit-learn's own fitted MLP, and back. Needs the extra `sklearn`."""
+"""Converts a Model to scikit-learn's own fitted MLP, and back. Needs the extra `sklearn`."""
 
 import math
 from typing import Any
@@ -13,17 +13,18 @@ from fcgpu.exchange import flat, labels
 from fcgpu.model import Model, expect_model
 from fcgpu.params import Spec
 
-ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}  # theirs: ours
+ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}  # scikit-learn's: ours
 OUTPUTS = {"identity": "identity", "logistic": "sigmoid", "softmax": "softmax", "exp": "exp"}
-LOSSES = {"identity": "squared_error", "exp": "poisson"}  # of a regressor, by our output
+LOSSES = {"identity": "squared_error", "exp": "poisson"}  # a regressor's loss, by our output
 
 
 def from_sklearn(estimator: Any) -> Model:
-    """The Model of a fitted sklearn.neural_network.MLPClassifier or MLPRegressor, in its type; parameters are copied.
+    """The Model of a fitted sklearn.neural_network.MLPClassifier or MLPRegressor.
 
-    A classifier of several labels a sample becomes a model without classes, whose values are the probability of each.
-    Raises ConfigError for another estimator, or labels that are not whole numbers or text; NotFittedError, of
-    scikit-learn, before fit.
+    The parameters are copied in their dtype. A multilabel classifier becomes a model without classes, whose values are
+    the probability of each label.
+    Raises ConfigError for another estimator, and for labels that are not whole numbers or text; scikit-learn's
+    NotFittedError for an estimator that is not fitted.
     """
     if not isinstance(estimator, MLPClassifier | MLPRegressor):
         raise ConfigError(
@@ -39,13 +40,14 @@ def from_sklearn(estimator: Any) -> Model:
 
 
 def to_sklearn(model: Model) -> Any:
-    """A fitted sklearn.neural_network.MLPClassifier, or MLPRegressor, that predicts what the model does.
+    """A fitted sklearn.neural_network.MLPClassifier or MLPRegressor with the predictions of `model`.
 
-    It takes unscaled features of the type of `model.params`: the input's scale is multiplied into the first weights.
-    It can be trained further with `partial_fit` or `warm_start`. A model of sigmoids without classes becomes a
-    classifier of several labels a sample.
-    Raises ConfigError for what scikit-learn cannot express: leaky_relu, one sigmoid for each of several classes,
-    labels out of order.
+    It takes unscaled features in the dtype of `model.params`: the scale is multiplied into the first weights, which are
+    copies. It can be trained further with `partial_fit` or `warm_start`. A model with output "sigmoid" and without
+    classes becomes a multilabel classifier.
+    Raises ConfigError if `model` is not a Model, and for what scikit-learn cannot express: leaky_relu, one sigmoid for
+    each of several classes, a softmax of two classes, a single sigmoid without classes, and labels that are not in
+    ascending order.
     """
     expect_model(model)
     spec = model.spec
@@ -64,7 +66,7 @@ def to_sklearn(model: Model) -> Any:
     made.coefs_, made.intercepts_ = ([layer[i] for layer in layers] for i in (0, 1))
     made.n_features_in_, made.n_layers_, made.n_outputs_ = spec.sizes[0], len(spec.sizes), spec.sizes[-1]
     made.out_activation_ = next(theirs for theirs, ours in OUTPUTS.items() if ours == spec.output)
-    # what training goes on from
+    # attributes that further training needs
     made.n_iter_, made.t_, made.loss_curve_, made._no_improvement_count = 0, 0, [], 0
     made.best_loss_, made.validation_scores_, made.best_validation_score_ = math.inf, None, None
     made._random_state = np.random.mtrand._rand
@@ -72,7 +74,7 @@ def to_sklearn(model: Model) -> Any:
 
 
 def _binarizer(model: Model) -> Any:
-    """scikit-learn's way between labels and outputs. Raises ConfigError where it has none."""
+    """scikit-learn's LabelBinarizer for the model's classes. Raises ConfigError if there is none."""
     n_outputs = model.spec.sizes[-1]
     if model.classes is None:
         if n_outputs < 2:

@@ -1,4 +1,4 @@
-"""A model as a torch.nn.Sequential, and back. Needs PyTorch; a GPU is torch's affair: `to_torch(model).cuda()`."""
+"""Converts a Model to a torch.nn.Sequential, and back. Needs PyTorch. For a GPU: `to_torch(model).cuda()`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,11 +36,12 @@ LAST: dict[str, Callable[[], Any]] = {
 
 
 def to_torch(model: Model) -> Any:
-    """An equal torch.nn.Sequential on the CPU: X (n, n_features), unscaled, to what `predict_proba` gives; of two
-    classes and one output, the probability of the second.
+    """A torch.nn.Sequential on the CPU with the predictions of `model`; parameters are copied.
 
-    Its layers are Linear, activation, ..., Linear, output; without the last, `[:-1]`, it gives logits, which torch's
-    losses take. The input's scale is multiplied into the first weights. X must be of the type of `model.params`.
+    It maps unscaled X (n, n_features), in the dtype of `model.params`, to what `model.predict_proba` returns; for two
+    classes and a single output, to the probability (n, 1) of the second class. The scale is multiplied into the first
+    weights. Its layers are Linear, activation, ..., Linear, output; `network[:-1]` gives the logits, which PyTorch's
+    losses take. Raises ConfigError if `model` is not a Model.
     """
     expect_model(model)
     spec, parts = model.spec, []
@@ -55,11 +56,12 @@ def to_torch(model: Model) -> Any:
 
 
 def from_torch(network: Any, classes: Any = None) -> Model:
-    """The Model of a torch.nn.Sequential as `to_torch` makes it: Linear and activation in turn, an output last.
+    """The Model of a torch.nn.Sequential of alternating Linear layers and activations, the last being the output.
 
-    classes are the labels of the outputs, in their order, or for one sigmoid output both labels; None: values.
-    Dropout layers are left out, as in eval(). Raises ConfigError for any other module, for layers without a bias, and
-    where `classes` are not as many as the outputs.
+    The parameters are copied in their dtype, float32 or float64.
+    classes : the labels of the outputs, in their order; both labels for a single sigmoid; None for a regression.
+    Dropout layers are left out, as in eval(). Raises ConfigError for any other module, for Linear layers without a
+    bias, for hidden layers with different activations, and if the number of classes does not fit the outputs.
     """
     if not isinstance(network, nn.Sequential):
         raise ConfigError(f"{type(network).__name__}: expected a torch.nn.Sequential of Linear and activation in turn")
@@ -85,11 +87,9 @@ def from_torch(network: Any, classes: Any = None) -> Model:
 
 
 def _name(module: Any, known: dict[str, Callable[[], Any]]) -> str:
-    """The name of the row that makes a module equal to this one, arguments included. Raises ConfigError."""
+    """The name in `known` of a module equal to this one, arguments included. Raises ConfigError if there is none."""
     words = repr(module).replace(", inplace=True", "").replace("inplace=True", "").replace("dim=-1", "dim=1")
     for name, make in known.items():
         if repr(make()) == words:
             return name
-    raise ConfigError(
-        f"{module!r} is not expressed here; expected one of {', '.join(repr(m()) for m in known.values())}"
-    )
+    raise ConfigError(f"{module!r} is not supported; expected one of {', '.join(repr(m()) for m in known.values())}")

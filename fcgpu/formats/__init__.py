@@ -1,1 +1,1 @@
-"""Files that outlive a run. Everything here is written whole or not at all, and nothing is unpickled."""
+"""File formats of models. Files are written atomically, and nothing is unpickled."""

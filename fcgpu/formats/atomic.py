@@ -1,7 +1,7 @@
-"""Write whole or not at all: a file through a temporary one, fsync, rename, fsync of the folder; lines to a log.
+"""Atomic writes: a file by a temporary file, fsync, rename and fsync of the folder; and lines appended to a log.
 
-Everything goes through os.open, os.write, os.fsync, os.replace and os.close, one call a step, so that the tests can
-end the process or fail the call at each of them.
+All of it goes through os.open, os.write, os.fsync, os.replace and os.close, so that tests can end the process or fail
+the call at each of them.
 """
 
 import errno
@@ -13,17 +13,17 @@ from pathlib import Path
 
 from fcgpu.errors import CheckpointError
 
-CHUNK = 1 << 20  # bytes a write
+CHUNK = 1 << 20  # bytes per write
 SUFFIX = ".tmp"
 BINARY = getattr(os, "O_BINARY", 0)  # Windows only
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Replace `path` by a file of `content`. A reader sees the old file or the new one, never a part.
+    """Replace the file `path` by one with `content`. A reader sees the old file or the new one, never a part.
 
-    A symlink there is replaced, not followed. Raises CheckpointError, with the path and the system's reason; the
-    temporary file is gone then.
+    If `path` is a symlink, it is replaced, not followed. If it fails, it removes the temporary file and raises
+    CheckpointError with the path and the system's reason.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}{SUFFIX}")
@@ -45,9 +45,9 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def append(path: str | os.PathLike[str], content: bytes, *, durable: bool = False) -> None:
-    """Add `content` to the end of a file, or nothing where the system refuses: then CheckpointError as above.
+    """Append `content` to a file, all of it or, if that fails, nothing: then it raises CheckpointError.
 
-    durable : return only when the disk says that it has all of the file. A symlink is refused.
+    durable : return only after fsync. A symlink is refused.
     """
     path = Path(path)
     new = not os.path.lexists(path)
@@ -65,7 +65,7 @@ def append(path: str | os.PathLike[str], content: bytes, *, durable: bool = Fals
             os.close(descriptor)
         if durable and new:
             sync_folder(path.parent)
-    except BaseException as error:  # a failing close included, though all is written then
+    except BaseException as error:  # also if only the close failed, although all was written then
         with suppress(OSError):
             path.unlink() if new else os.truncate(path, before)
         if isinstance(error, OSError):
@@ -74,9 +74,9 @@ def append(path: str | os.PathLike[str], content: bytes, *, durable: bool = Fals
 
 
 def regular(path: str, flags: int) -> int:
-    """Opens a regular file that is no symlink: anything else might block, or be a file outside the run directory.
+    """An opener for `open(path, opener=regular)` that accepts only regular files and no symlinks.
 
-    For `open(path, opener=regular)`. Raises OSError.
+    Others might block, or be outside the run directory. Raises OSError.
     """
     descriptor = os.open(path, flags | NOFOLLOW | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -93,18 +93,18 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Is this the name of a temporary file of `write_atomically`?"""
+    """Whether this is the name of a temporary file of `write_atomically`."""
     return re.fullmatch(rf"\..+\.[0-9a-f]{{8}}{re.escape(SUFFIX)}", path.name) is not None
 
 
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> CheckpointError:
-    """The error for a path that the system refuses to write, with the remedy."""
+    """The error for a path that cannot be written, with the remedy."""
     remedy = "free some space there" if error.errno == errno.ENOSPC else "choose a folder that you can write to"
     return CheckpointError(f"{os.fspath(path)}: cannot be written ({error.strerror or error}); {remedy}")
 
 
 def sync_folder(folder: Path) -> None:
-    """Return when the disk says that it has the folder's names."""
+    """fsync the folder, so that new and renamed files in it survive a crash."""
     if os.name != "posix":  # elsewhere a folder cannot be opened, and the rename is durable by itself
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -115,7 +115,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _write(descriptor: int, content: bytes) -> None:
-    """All of it: a system call may take less than it is given."""
+    """Write all of content: a system call may write less than it is given."""
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view[:CHUNK]) :]

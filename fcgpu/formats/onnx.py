@@ -1,7 +1,7 @@
-"""A model as ONNX: a program without fcgpu runs it. Needs the extra `onnx`.
+"""Export of a model as ONNX, for programs without fcgpu. Needs the extra `onnx`.
 
-The graph is the forward pass and nothing else: float32, the input's scale as its first node, any number of rows. What
-the graph has no place for stands in the metadata: classes and image shape as JSON, recipe and version as text.
+The graph is the forward pass: float32, with the input's scale as its first node, for any number of rows. The metadata
+hold the rest: classes and image shape as JSON, the name of the recipe and of the output as text.
 Operators: https://onnx.ai/onnx/operators/, opset 17, which every runtime since ONNX 1.12 reads.
 """
 
@@ -19,7 +19,7 @@ from fcgpu.model import Model, expect_model
 from fcgpu.version import __version__
 
 OPSET, IR_VERSION = 17, 8  # both of ONNX 1.12
-LARGEST = 2**31 - 2**20  # bytes of parameters: a protobuf message ends at 2 GiB, the rest of the graph is small
+LARGEST = 2**31 - 2**20  # bytes of parameters: a protobuf message has at most 2 GiB, and the rest of the graph is small
 
 OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "identity": ("Identity", {}),
@@ -34,9 +34,14 @@ OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> str:
-    """Write `to_onnx(model)` whole or not at all, and return the SHA-256 of the file. Equal models are equal files.
+    """Write a model as an ONNX file and return the file's SHA-256 (hex). Equal models give equal files.
 
-    Raises ConfigError and MissingExtraError as `to_onnx`, CheckpointError where the system refuses.
+    The graph (opset 17) maps X (n, n_features) float32, unscaled, to what `model.predict_proba` returns, in float32:
+    "probabilities" (n, n_classes) or, if the model has no classes, "values" (n, n_outputs). Classes and image shape are
+    in the metadata. The write is atomic.
+
+    Raises ConfigError if `model` is not a Model, if float32 cannot hold a parameter, or above 2 GiB of parameters;
+    MissingExtraError without onnx; CheckpointError if the file cannot be written.
     """
     import hashlib
 
@@ -46,10 +51,10 @@ def save(model: Model, path: str | os.PathLike[str]) -> str:
 
 
 def to_onnx(model: Model) -> Any:
-    """The onnx.ModelProto of a model: X (n, n_features) float32, unscaled, to what `predict_proba` gives, float32.
+    """The onnx.ModelProto of a model: from X (n, n_features) float32, unscaled, to `predict_proba`, in float32.
 
-    The result is called "probabilities" where the model has classes, else "values". float64 parameters are rounded.
-    Raises ConfigError where float32 cannot hold a parameter or ONNX the whole; MissingExtraError without onnx.
+    The result is called "probabilities" if the model has classes, else "values". float64 parameters are rounded.
+    Raises ConfigError and MissingExtraError as `save`.
     """
     try:
         from onnx import TensorProto, checker, helper, numpy_helper
@@ -62,7 +67,7 @@ def to_onnx(model: Model) -> Any:
     spec = model.spec
     flat, scale = _float32(model)
     result = "values" if model.classes is None else "probabilities"
-    both = model.classes is not None and spec.sizes[-1] == 1  # one output speaks for two classes
+    both = model.classes is not None and spec.sizes[-1] == 1  # one output for two classes
     nodes, constants = [helper.make_node("Mul", ["X", "scale"], ["A0"])], [("scale", scale)]
     activations = [spec.activation] * (len(spec.sizes) - 2) + [OUTPUTS[spec.output].prediction]
     for i, ((W, b), activation) in enumerate(zip(spec.layers(flat), activations, strict=True), start=1):
@@ -101,10 +106,10 @@ def to_onnx(model: Model) -> Any:
 
 
 def _float32(model: Model) -> tuple[Any, Any]:
-    """Parameters and scale as float32 holds them. Raises ConfigError."""
+    """(parameters, scale) in float32. Raises ConfigError if they do not fit."""
     if 4 * model.spec.n_params > LARGEST:
         raise ConfigError(
-            f"a network of {model.spec.n_params:,} parameters does not fit into an ONNX file, which ends at 2 GiB; "
+            f"a network of {model.spec.n_params:,} parameters does not fit into an ONNX file of at most 2 GiB; "
             "expected fewer than 536,000,000: keep it as safetensors"
         )
     with np.errstate(over="ignore"):

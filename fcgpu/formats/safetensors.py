@@ -1,4 +1,4 @@
-"""Models on disk: the tensors W1, b1, W2, b2, ... as safetensors, everything else as JSON in its metadata."""
+"""Model files: the tensors W1, b1, W2, b2, ... as safetensors, and everything else as JSON in the metadata."""
 
 import math
 import os
@@ -17,9 +17,10 @@ TYPES = ("float32", "float64")
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> str:
-    """Write the model whole or not at all, and return the SHA-256 of the file.
+    """Write a Model to a safetensors file and return the file's SHA-256 (hex). The write is atomic.
 
-    Raises CheckpointError; ConfigError for what is no Model, or for one that `load` would not take.
+    Raises CheckpointError if the file cannot be written; ConfigError if `model` is not a Model, or is one that
+    `load_model` would refuse.
     """
     expect_model(model)
     about = {
@@ -38,12 +39,15 @@ def save(model: Model, path: str | os.PathLike[str]) -> str:
         tensors = dict(_tensors(model.spec, model.params))
         _model(about, tensors)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"the model is not whole: {error}") from None
+        raise ConfigError(f"the model is not valid: {error}") from None
     return sealed.write(path, about, tensors)
 
 
 def load(path: str | os.PathLike[str]) -> Model:
-    """Read what `save` wrote. Raises CheckpointError, with the path, for anything else."""
+    """Read a Model that `save_model` wrote; its `params` (n_params,) are float32 or float64, on the host.
+
+    Raises CheckpointError, with the path, for a file that is missing, damaged, changed, or not such a model.
+    """
     name = os.fspath(path)
     about, tensors = sealed.read(path, "model")
     try:
@@ -59,7 +63,7 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 
 def _model(about: dict[str, Any], tensors: dict[str, Any]) -> Model:
-    """Raises ValueError, or what comes of a wrong type, for contents that make no sense."""
+    """The Model with these contents. Raises ValueError, TypeError and others, which `load` catches, if not valid."""
     spec = Spec(_whole(about["sizes"]), about["activation"], about["output"], about["init"])
     (dtype,) = {tensor.dtype for tensor in tensors.values()}
     if dtype.name not in TYPES or spec.n_params != sum(tensor.size for tensor in tensors.values()):
@@ -87,14 +91,14 @@ def _whole(values: Any) -> tuple[int, ...]:
 
 
 def _are_classes(classes: Any, n_outputs: int) -> bool:
-    """One for each output, two for one; all whole numbers or all text."""
+    """Whether classes has one label per output, or two for a single output, all integers or all text."""
     kinds = {type(value) for value in classes}
     fits = kinds == {str} or (kinds == {int} and -(2**63) <= min(classes) <= max(classes) < 2**64)
     return fits and len(classes) == (n_outputs if n_outputs > 1 else 2)
 
 
 def _tensors(spec: Spec, flat: Any) -> list[tuple[str, Any]]:
-    """Names and views, in the order of the flat vector; biases as rows of one dimension."""
+    """(name, view) pairs in the order of the flat vector: W (n_in, n_out), b (n_out,)."""
     named: list[tuple[str, Any]] = []
     for number, (W, b) in enumerate(spec.layers(flat), 1):
         named += [(f"W{number}", W), (f"b{number}", b[0])]

@@ -1,8 +1,8 @@
-"""A safetensors file that knows whether it is whole: tensors, and JSON in its metadata with the SHA-256 of it all.
+"""Safetensors files with a checksum: tensors, and JSON in the metadata with the SHA-256 of everything.
 
-The metadata is one entry, "fcgpu", so that equal contents are equal files. Its "sha256" covers the rest of the
-metadata and every tensor: a file that was changed by one bit does not load. It proves that nothing was damaged, not
-who wrote it; what is loaded is checked for sense beyond that.
+The metadata is one entry, "fcgpu", so that equal contents give equal files. Its "sha256" covers the rest of the
+metadata and every tensor: a file with one changed bit does not load. This detects damage; it does not prove who wrote
+the file. So the callers also check that the contents are valid.
 """
 
 import os
@@ -15,11 +15,11 @@ import numpy as np
 from fcgpu.errors import CheckpointError
 from fcgpu.formats.atomic import write_atomically
 
-DTYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8"}  # what fcgpu writes
+DTYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8"}  # the dtypes that fcgpu writes
 
 
 def write(path: str | os.PathLike[str], about: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
-    """Write whole or not at all, and return the SHA-256 of the file. Raises CheckpointError."""
+    """Write the file atomically and return its SHA-256 (hex). Raises CheckpointError if it cannot be written."""
     import hashlib
     import json
 
@@ -35,7 +35,8 @@ def write(path: str | os.PathLike[str], about: Mapping[str, Any], tensors: Mappi
 def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(about, tensors) as they were written; the tensors are read-only views of the file's bytes.
 
-    what : the kind of file, for messages. Raises CheckpointError, with the path, for anything else.
+    what : the kind of file, for messages. Raises CheckpointError, with the path, for anything that `write` did not
+    write.
     """
     import json
 
@@ -70,7 +71,7 @@ def damaged(name: str) -> CheckpointError:
 
 
 def _content(name: str, what: str) -> bytes:
-    """The file's bytes, all of them; a pipe or a device is refused before it can block or run on for ever."""
+    """The file's bytes. Pipes and devices are refused, because reading them might block or never end."""
     try:
         with open(name, "rb", opener=_without_waiting) as file:
             status = os.fstat(file.fileno())
