@@ -63,7 +63,7 @@ __all__ = [
 ]
 
 
-# Names that need another library: name, its module, what pip calls the library and what fcgpu calls the extra.
+# Names that need another library: (module, the library's name for pip, fcgpu's extra).
 LAZY = {
     "MLPClassifier": ("fcgpu.estimator", "scikit-learn", "sklearn"),
     "MLPRegressor": ("fcgpu.estimator", "scikit-learn", "sklearn"),
@@ -75,7 +75,7 @@ LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """What needs another library is imported when it is asked for: the rest does without."""
+    """Import the names of LAZY on first use, so that `import fcgpu` does not need their libraries."""
     if name not in LAZY:
         raise AttributeError(f"module 'fcgpu' has no attribute {name!r}")
     module, package, extra = LAZY[name]

@@ -1,6 +1,6 @@
-"""The one decision about the device, and the few things the rest needs of it: a namespace, copies, memory.
+"""The decision about the device, and what the rest of the code needs from it: a namespace, copies, memory.
 
-Everything above asks `choose` once and then works on arrays through `Backend.xp`. What stays out: any formula.
+All other code calls `choose` once and then works on arrays through `Backend.xp`. There are no formulas here.
 """
 
 import gc
@@ -19,89 +19,90 @@ GPU_SHARE = 0.9
 INSTALL = "pip install 'fcgpu[cuda12]' (or cuda13, by the CUDA version that nvidia-smi shows)"
 
 
-# What `auto` expects: the seconds of a step and, besides, its multiplications and additions by so many a second. Of two
-# Xeon cores, and of an H100 in graphs of launches, where one takes some 2 µs; a run there is 2 s longer than its steps,
-# for CUDA, cuBLAS and the kernels.
+# The cost model of "auto": seconds per step on a CPU or per launch on a GPU, and operations per second. Measured on two
+# Xeon cores, and on an H100 with CUDA graphs, where a launch takes some 2 µs. A run on a GPU takes GPU_START seconds
+# more, to load CUDA, cuBLAS and the kernels.
 CPU_STEP, CPU_FLOPS = 60e-6, 1.5e11
 GPU_LAUNCH, GPU_FLOPS = 2e-6, 3e13
 GPU_START = 2.0
 
 
 class Work(NamedTuple):
-    """What a device is chosen for: a step's multiplications and additions, a GPU's launches for it, and how many."""
+    """The work of a run, by which "auto" chooses a device."""
 
-    flop: float
-    launches: int
+    flop: float  # multiplications and additions of a step
+    launches: int  # kernel launches of a step on a GPU
     steps: int = 1
 
     @property
     def on_cpu(self) -> float:
-        """Seconds, expected."""
+        """Expected seconds on a CPU."""
         return self.steps * (CPU_STEP + self.flop / CPU_FLOPS)
 
     @property
     def on_gpu(self) -> float:
-        """Seconds, expected, with a GPU's start."""
+        """Expected seconds on a GPU, including its start."""
         return GPU_START + self.steps * (GPU_LAUNCH * self.launches + self.flop / GPU_FLOPS)
 
     @property
     def is_small(self) -> bool:
-        """Is a CPU expected to be done before a GPU?"""
+        """Whether a CPU is expected to finish before a GPU."""
         return self.on_cpu < self.on_gpu
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Where a run computes. `xp` is the array namespace, `reason` says why it was chosen."""
+    """A device to compute on, and its array library. `choose` makes one."""
 
     name: str  # "numpy" or "cupy"
     device: str  # "cpu" or "cuda:N"
-    xp: Any
-    hardware: str
-    reason: str
+    xp: Any  # the array namespace: the module numpy or cupy
+    hardware: str  # a description of the device
+    reason: str  # why it was chosen
 
     @property
     def on_gpu(self) -> bool:
+        """Whether the device is a GPU."""
         return self.device != "cpu"
 
     def current(self) -> AbstractContextManager[Any]:
-        """Inside, this backend's GPU is the one on which the thread's CuPy allocates and computes."""
+        """A context manager; inside, this thread's CuPy uses this GPU. For a CPU it does nothing."""
         return self.xp.cuda.Device(int(self.device.partition(":")[2])) if self.on_gpu else nullcontext()
 
     def to_device(self, array: Any, dtype: Any = None) -> Any:
-        """A host array on the device; on the CPU the array itself where the type is right already."""
+        """An array on the device, converted to `dtype` unless None; `array` itself if it is that already."""
         if dtype is None and not self.on_gpu:
-            return array  # also rows of a sparse matrix, which are an array only a tile at a time
-        with self.current(), np.errstate(over="ignore"):  # an infinity is for the divergence check to find
+            return array  # may also be SparseRows or Pixels, which become arrays one tile at a time
+        with self.current(), np.errstate(over="ignore"):  # the divergence check finds infinities
             return self.xp.asarray(array, dtype=dtype)
 
     def to_host(self, array: Any) -> Any:
-        """A device array as a NumPy array, for which it waits; a host array is returned as it is."""
+        """A device array as a NumPy array, which waits for the device; any other array is returned as it is."""
         if not self.holds(array):
             return array
         with self.current():
             return self.xp.asnumpy(array)
 
     def holds(self, array: Any) -> bool:
-        """Is it an array of this backend's GPU memory?"""
+        """Whether the array is a CuPy array and this backend a GPU."""
         return self.on_gpu and isinstance(array, self.xp.ndarray)
 
     def synchronize(self) -> None:
-        """Wait until the device has finished what it was given."""
+        """Wait until the device has finished all work in the current stream."""
         if self.on_gpu:
             with self.current():
                 self.xp.cuda.get_current_stream().synchronize()
 
     def ran_out(self, error: BaseException) -> bool:
-        """Does the error say that there is no memory left? CuPy's own is a MemoryError; the driver, which loads a
-        kernel where it is first launched, and cuBLAS have words for it.
+        """Whether the error says that memory ran out. CuPy raises a MemoryError; the driver, which allocates memory for
+        a kernel at its first launch, and cuBLAS raise errors with certain words.
         """
         words = ("OUT_OF_MEMORY", "cudaErrorMemoryAllocation", "ALLOC_FAILED")
         return isinstance(error, MemoryError) or (self.on_gpu and any(word in str(error) for word in words))
 
     @contextmanager
     def enough_memory(self, otherwise: str) -> Iterator[None]:
-        """`current`; and DeviceMemoryError, with these words, where the GPU has too little for what is inside."""
+        """`current`, and DeviceMemoryError, with the remedy `otherwise`, if the GPU runs out of memory inside."""
         try:
             with self.current():
                 yield
@@ -111,14 +112,14 @@ class Backend:
             raise DeviceMemoryError(f"{self.device} ran out of memory ({first_line(error)}): {otherwise}") from error
 
     def give_back(self) -> None:
-        """Memory that no array uses goes back to the device, also what a caught error kept alive."""
+        """Return to the device the memory that no array uses, including arrays that only a caught error refers to."""
         gc.collect()
         if self.on_gpu:
             with self.current():
                 self.xp.get_default_memory_pool().free_all_blocks()
 
     def memory(self) -> int:
-        """Bytes that a run may plan with."""
+        """Bytes that a run may use: a share of the free memory of the device."""
         if not self.on_gpu:
             return int(CPU_SHARE * free_memory())
         with self.current():
@@ -127,22 +128,22 @@ class Backend:
 
 
 def on_gpu(array: Any) -> bool:
-    """Is it in a CUDA GPU's memory, CuPy's or another library's?"""
+    """Whether the array, of CuPy or another library, is in a CUDA GPU's memory."""
     return hasattr(array, "__cuda_array_interface__")
 
 
 def namespace_of(array: Any) -> Any:
-    """CuPy for what is in a GPU's memory, else NumPy."""
+    """The module cupy if the array is in a GPU's memory, else numpy."""
     return cupy() if on_gpu(array) else np
 
 
 def cupy() -> Any:
-    """The module, imported when it is asked for. Raises DeviceError, with the remedy, where that does not work."""
+    """The module cupy, imported at the first call. Raises DeviceError, with the remedy, if it cannot be imported."""
     try:
         import cupy
     except ModuleNotFoundError:
         raise DeviceError(f"CuPy is not installed: {INSTALL}") from None
-    except Exception as error:  # a wheel whose libraries do not load: any error can come out of its import
+    except Exception as error:  # its libraries do not load: its import can raise anything
         raise DeviceError(f"CuPy does not import ({first_line(error)}): reinstall it with {INSTALL}") from error
     return cupy
 
@@ -155,7 +156,7 @@ def beside(array: Any) -> AbstractContextManager[Any]:
 
 
 def as_numpy(array: Any) -> Any:
-    """What is in a GPU's memory as a NumPy array, anything else as it is."""
+    """A NumPy copy of an array in a GPU's memory; anything else is returned as it is."""
     xp = namespace_of(array)
     if xp is np:
         return array
@@ -164,9 +165,9 @@ def as_numpy(array: Any) -> Any:
 
 
 def device_of(asked: str, X: Any) -> str:
-    """The device that was asked for, "auto" being the GPU that X lies on, if it lies on one.
+    """The device `asked`; if X is on a GPU, "auto" becomes that GPU.
 
-    Raises ConfigError where X lies on another GPU than was asked for.
+    Raises ConfigError if X is on a GPU and another device was asked for.
     """
     if not on_gpu(X):
         return asked
@@ -177,12 +178,12 @@ def device_of(asked: str, X: Any) -> str:
 
 
 def choose(device: str = "auto", work: Work | None = None, X: Any = None) -> Backend:
-    """The backend for `device`: "auto", "cpu", "cuda" or "cuda:N".
+    """The Backend for `device`: "auto", "cpu", "cuda" (GPU 0) or "cuda:N".
 
-    "auto" is the GPU that X lies on, if it lies on one; else the GPU when it works, else the CPU; with `work` so little
-    that the CPU is expected to be done before a GPU, the CPU.
-    Raises ConfigError for another word, and for X on another GPU; DeviceError, with cause and remedy, for a GPU that
-    cannot work.
+    "auto" is the GPU that X is on, if it is on one. Otherwise it is the GPU if there is one that works, else the CPU;
+    but the CPU if `work` is given and so little that the CPU is expected to finish first.
+    Raises ConfigError for any other `device`, and if X is on another GPU; DeviceError, with cause and remedy, for a GPU
+    that cannot be used.
     """
     device = device_of(device, X)
     if device == "cpu":
@@ -222,7 +223,7 @@ def _gpu(number: int, reason: str) -> Backend:
         with xp.cuda.Device(number):
             ones = xp.ones((2, 2), dtype=np.float32)
             works = float((ones @ ones + 1).sum()) == 12.0
-    except Exception as error:  # whatever a half-installed CUDA throws is the cause to be shown
+    except Exception as error:  # an incomplete CUDA installation can raise anything; show it
         raise DeviceError(f"cuda:{number} fails on a 2x2 product ({first_line(error)}): {INSTALL}") from error
     if not works:
         raise DeviceError(f"cuda:{number} computes a 2x2 product wrongly: check the driver with nvidia-smi")

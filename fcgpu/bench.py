@@ -1,7 +1,7 @@
-"""How fast this machine trains, on its CPU and its GPU, and how much of what its hardware can do that is.
+"""Measures how fast this machine trains on its CPU and GPU, and how near that comes to the limits of the hardware.
 
-`measure` is a generator, as `train` is: a Limits for each device, then a Throughput for each network and batch size.
-It prints nothing, and stopping it early leaves nothing behind. What stays out: comparisons with other libraries.
+`measure` is a generator, like `train`: it yields a Limits for each device, then a Throughput for each network and batch
+size. It prints nothing. Comparisons with other libraries are not here but in bench/.
 """
 
 import time
@@ -28,37 +28,37 @@ from fcgpu.workers import Workers
 HIDDEN = ((128, 64), (512, 256), (1024, 1024))
 BATCHES: tuple[int | str, ...] = (10, 128, 1024, "full")
 FEATURES, CLASSES = 784, 10
-SAMPLES = 8192  # of a full batch on the CPU, and of what mini-batches are taken from
+SAMPLES = 8192  # samples of the data on the CPU, and so of a full batch
 GPU_SAMPLES = 60_000
-PRODUCT = 2048  # rows of the matrices whose product gives the peak, and columns of the square ones
-PRODUCTS_OF_PIECES = 6  # by which tensor cores make one of float32: see kernels/middle.py
-COPY_BYTES = 256 << 20  # beyond any cache
-EPOCHS = 1 << 16  # more than fit into the time of one measurement
+PRODUCT = 2048  # rows of the matrices that are multiplied to find the peak
+PRODUCTS_OF_PIECES = 6  # bfloat16 products that make one of float32; see kernels/middle.py
+COPY_BYTES = 256 << 20  # more than any cache holds
+EPOCHS = 1 << 16  # more than a measurement has time for
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the hardware was seen to do in a second, at best."""
+    """The best rates that were measured on a device, per second."""
 
     backend: Backend
-    flops: float  # operations of products of float32
-    pixel_flops: float  # of pixels and float32, for which there may be a unit of its own
-    bandwidth: float  # bytes, read and written
+    flops: float  # operations in float32 matrix products
+    pixel_flops: float  # operations in products of pixels and float32, which special units may compute
+    bandwidth: float  # bytes read and written in a copy
 
 
 class Work(NamedTuple):
-    """What is timed for a limit: a call a core, and what all cores get done in it."""
+    """What is timed for a limit."""
 
-    amount: float
-    call: Callable[[int], Any]
+    amount: float  # operations or bytes of all cores together
+    call: Callable[[int], Any]  # the part of one core, by its number
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Training of one network with one batch size, float32, gradient descent.
+    """The speed of training one network with one batch size, in float32 with gradient descent.
 
-    Shares are of the time that took: what the products, those of the first layer being of pixels, and the traffic would
-    take at the device's Limits.
+    compute_share and memory_share are fractions of the measured time: the time that the products (of the first layer
+    with pixels), and the memory traffic, would take at the device's Limits.
     """
 
     backend: Backend
@@ -82,10 +82,10 @@ def measure(
     batches: Sequence[int | str] = BATCHES,
     threads: int | None = None,
 ) -> Iterator[Limits | Throughput]:
-    """Limits and throughputs of every backend, about `seconds` for each; batches are sample counts or "full".
+    """Yield the Limits and Throughputs of every backend, each measured for about `seconds`.
 
-    Raises what `train` raises: ConfigError for a batch that is more than the samples, DeviceError for a network that
-    does not fit.
+    hidden : sizes of the hidden layers of each network. batches : numbers of samples, or "full".
+    Raises as `train`: ConfigError for a batch larger than the data, DeviceError for a network that does not fit.
     """
     for backend in backends:
         with backend.current():
@@ -98,20 +98,22 @@ def measure(
 
 
 def traffic(spec: Spec, batch: int, itemsize: int, feature_size: int) -> float:
-    """The least bytes a sample that must cross the memory: its features once forward and once for dW, its share of an
-    update that reads gradient and parameters and writes them. What stays in a cache is not counted.
+    """The least bytes per sample that must be read or written in memory.
+
+    They are its features, once for the forward pass and once for dW, and its share of an update, which reads and writes
+    gradient and parameters. What stays in a cache is not counted.
     """
     return 2 * feature_size * spec.sizes[0] + 4 * itemsize * spec.n_params / batch
 
 
 def product_seconds(spec: Spec, limits: Limits) -> float:
-    """The least time for a sample's products: of pixels in the first layer, behind it of float32."""
+    """The least seconds for a sample's products: with pixels in the first layer, in float32 in the others."""
     first = 2 * 2.0 * spec.sizes[0] * spec.sizes[1]
     return first / limits.pixel_flops + (work_of(spec, 1).flop - first) / limits.flops
 
 
 def _limits(backend: Backend, seconds: float) -> Limits:
-    """Each core, or the GPU as a whole, multiplies and copies matrices of its own, all at the same time."""
+    """Measure the Limits. All cores at the same time, or the GPU, multiply and copy matrices of their own."""
     cores = 1 if backend.on_gpu else cpu_count()
     floats, pixels = (_on_gpu if backend.on_gpu else _on_cpu)(backend, cores)
     kinds = floats, pixels, [_copy(backend, cores)]
@@ -127,8 +129,8 @@ def _limits(backend: Backend, seconds: float) -> Limits:
 
 
 def _on_cpu(backend: Backend, cores: int) -> tuple[list[Work], list[Work]]:
-    """Products of float32, as large as a BLAS likes them and of a first layer; those of such a layer with pixels, both
-    ways, where the processor has a unit for them.
+    """(float32 products, products with pixels): of large square matrices and of a first layer; and of a first layer
+    forward and backward with pixels, if the processor has a unit for them.
     """
     random, n, units = np.random.default_rng(0), PRODUCT, HIDDEN[0][0]
     A, B = (random.random((n, n), np.float32) for _ in range(2))
@@ -151,7 +153,7 @@ def _on_cpu(backend: Backend, cores: int) -> tuple[list[Work], list[Work]]:
 
 
 def _on_gpu(backend: Backend, cores: int) -> tuple[list[Work], list[Work]]:
-    """Products of float32, and those of pieces that tensor cores make of pixels and float32, where they can."""
+    """(float32 products, products with pixels): the latter are bfloat16 pieces on tensor cores, if they can be used."""
     xp, n = backend.xp, PRODUCT
     host = np.random.default_rng(0).random((n, n), np.float32)
     A, C = backend.to_device(host), xp.empty((n, n), dtype=np.float32)
@@ -166,9 +168,9 @@ def _on_gpu(backend: Backend, cores: int) -> tuple[list[Work], list[Work]]:
 
 
 def _copy(backend: Backend, cores: int) -> Work:
-    """Bytes read and written."""
+    """A copy of COPY_BYTES; its amount is the bytes read and written."""
     source, target = (backend.xp.empty((COPY_BYTES,), dtype=np.uint8) for _ in range(2))
-    source.fill(1)  # pages that nobody wrote are not in memory yet
+    source.fill(1)  # pages are only allocated when they are written
     size = -(-COPY_BYTES // cores)
     parts = [slice(start, start + size) for start in range(0, COPY_BYTES, size)]
 
@@ -180,7 +182,7 @@ def _copy(backend: Backend, cores: int) -> Work:
 
 @contextmanager
 def _everywhere(cores: int) -> Iterator[Callable[[Callable[[int], None]], Any]]:
-    """Calls a function with 0, 1, ..., a core each, all at the same time."""
+    """A function that calls its argument with 0, 1, ..., cores - 1 at the same time, on a thread each."""
     if cores == 1:
         yield lambda call: call(0)
         return
@@ -189,7 +191,7 @@ def _everywhere(cores: int) -> Iterator[Callable[[Callable[[int], None]], Any]]:
 
 
 def _best(backend: Backend, work: Any, seconds: float) -> float:
-    """The shortest of all calls that fit into `seconds`, at least three, after one that does not count."""
+    """The shortest time of a call, from as many as fit into `seconds` but at least three, after a warm-up call."""
     times: list[float] = []
     work()
     backend.synchronize()
@@ -202,7 +204,7 @@ def _best(backend: Backend, work: Any, seconds: float) -> float:
 
 
 def _noise(samples: int) -> Dataset:
-    """Bytes and labels without meaning, of the digits' shape."""
+    """Random uint8 features of MNIST's width, with labels in turn."""
     random = np.random.default_rng(0)
     X = random.integers(0, 256, (samples, FEATURES), np.uint8)
     return dataset(X, np.arange(samples) % CLASSES, scale=1 / 255, name="noise")
@@ -211,7 +213,7 @@ def _noise(samples: int) -> Dataset:
 def _throughput(
     limits: Limits, data: Dataset, hidden: tuple[int, ...], batch: int | str, seconds: float, threads: int | None
 ) -> Throughput:
-    """Epochs after the first, for about `seconds`; the clock is read after 1, 2, 4, ... epochs, when all are done."""
+    """Time the epochs after the first for about `seconds`; the clock is only read after epochs 1, 2, 4, ..."""
     backend, rows = limits.backend, data.n_samples if batch == "full" else int(batch)
     if batch != "full":  # about 256 steps an epoch, so that slow ones end
         n = min(data.n_samples, max(rows, 256 * rows))

@@ -1,6 +1,6 @@
-"""The one error family. A message names the value, the expectation and the remedy; for a file, its path and place.
+"""The errors of fcgpu. A message names the value, the expectation and the remedy; for a file, its path and place.
 
-The command line turns any of these into one line on standard error and exit code 2.
+The command line prints any of them as one line on standard error, and exits with code 2.
 """
 
 from collections.abc import Iterable
@@ -13,15 +13,15 @@ class FcgpuError(Exception):
 
 
 class DataError(FcgpuError, ValueError):
-    """Features, labels or a data file are not what they must be."""
+    """Features, labels or a data file are not valid."""
 
 
 class ConfigError(FcgpuError, ValueError):
-    """A recipe, a spec or an argument is not legal."""
+    """A recipe, a Spec or an argument is not valid."""
 
 
 class DeviceError(FcgpuError):
-    """The device asked for cannot work, or does not have the memory."""
+    """The requested device cannot be used, or does not have enough memory."""
 
 
 class DeviceMemoryError(DeviceError):
@@ -29,27 +29,27 @@ class DeviceMemoryError(DeviceError):
 
 
 class DivergenceError(FcgpuError, ValueError):
-    """The loss or the parameters stopped being finite."""
+    """The loss, the parameters or the outputs are no longer finite."""
 
 
 class CheckpointError(FcgpuError):
-    """A model or checkpoint cannot be written, or what was read is not what was written."""
+    """A file of a run, such as a model or checkpoint, cannot be written, or is missing, damaged or another one's."""
 
 
 class MissingExtraError(FcgpuError, ImportError):
-    """A feature needs a package of an extra that is not installed."""
+    """A feature needs an optional package that is not installed; the message says how to install it."""
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(f"{feature} needs {package}, which is not installed: pip install 'fcgpu[{extra}]'")
 
 
 def first_line(error: Exception) -> str:
-    """Of an error of another library; of CUDA's it is the line that says what happened."""
+    """Type and first line of another library's error; CUDA's first line says what happened."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def whole(name: str, value: Any) -> int | None:
-    """An argument that may be None as an int. Raises ConfigError for what is no whole number of 1 or more."""
+    """`value` as an int, or None if it is None. Raises ConfigError unless it is a whole number of 1 or more."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
         unit = " of bytes" if name == "memory_budget" else ""
         raise ConfigError(f"{name}={value!r}: expected a whole number{unit} of 1 or more, or None")
@@ -57,13 +57,13 @@ def whole(name: str, value: Any) -> int | None:
 
 
 def choices(value: object, known: Iterable[str]) -> str:
-    """The end of a message that refuses `value`: the nearest legal name where there is one, else all of them."""
+    """The end of an error message about `value`: a suggestion of the nearest known name, else a list of all."""
     names = list(known)
     return nearest(value, names) or "choose from " + ", ".join(names)
 
 
 def nearest(value: object, known: Iterable[str]) -> str:
-    """The question whether the nearest legal name was meant; empty where none is near."""
+    """A question whether the nearest known name was meant; "" if none is near."""
     from difflib import get_close_matches
 
     near = get_close_matches(str(value), list(known), n=1)

@@ -1,6 +1,6 @@
-"""What this process may use of its machine: processors and memory, also in a container that has less than the machine.
+"""The processors and memory that this process may use, which in a container may be less than the machine has.
 
-A container's limits are those of its control groups (the Linux kernel's documentation of cgroup v2).
+A container's limits are those of its control groups (see the Linux kernel's documentation of cgroup v2).
 """
 
 import math
@@ -11,37 +11,37 @@ from functools import cache
 from pathlib import Path
 
 MEMINFO, OWN_GROUP, GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-UNKNOWN_MEMORY = 8 << 30  # bytes, where the system does not say
+UNKNOWN_MEMORY = 8 << 30  # bytes, assumed if the system does not say
 
 
 def cpu_count() -> int:
-    """Processors: those that the process is allowed on, and no more than its share of their time is worth."""
+    """Number of processors: those that the process may run on, but no more than its CPU quota allows."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min([allowed, *_quotas()])
 
 
 def free_memory() -> int:
-    """Bytes that can be allocated before anything is swapped out or ended for it."""
+    """Bytes that can be allocated without swapping and without running into a memory limit."""
     free = UNKNOWN_MEMORY
     with suppress(OSError, StopIteration):  # not Linux
         lines = MEMINFO.read_text(encoding="ascii").splitlines()
         free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     for group in _groups():
-        with suppress(OSError, ValueError):  # "max", no limit, is no number
+        with suppress(OSError, ValueError):  # "max" means no limit
             limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
             free = min(free, max(0, limit - used + _files(group)))
     return free
 
 
 def _files(group: Path) -> int:
-    """Bytes of files that the group has read, which the system forgets before it lacks memory."""
+    """Bytes of the group's file cache that the system can reclaim."""
     lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
 
 
 @cache
 def _quotas() -> tuple[int, ...]:
-    """Processors' worth of time that each group has, where it has a limit."""
+    """The CPU quota of each group that has one, in processors, rounded up."""
     found = []
     for group in _groups():
         with suppress(OSError, ValueError):
@@ -51,7 +51,7 @@ def _quotas() -> tuple[int, ...]:
 
 
 def _groups() -> Iterator[Path]:
-    """The process's control group and those around it, whose limits hold for it too."""
+    """The process's control group and its parents, whose limits apply to it, too."""
     with suppress(OSError, StopIteration):
         lines = OWN_GROUP.read_text(encoding="utf-8").splitlines()
         own = Path(next(line.removeprefix("0::") for line in lines if line.startswith("0::")))

@@ -1,4 +1,4 @@
-"""A trained network with what is needed to use it: predict, and judge the predictions."""
+"""A trained network and what is needed to use it: predictions, and their scores."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,57 +16,62 @@ from fcgpu.network import Network, Workspace
 from fcgpu.params import Layer, Spec
 from fcgpu.workers import Workers
 
-TILE_BYTES = 4 << 20  # of buffers, for a tile of predictions on the CPU: about what a core's caches hold
+TILE_BYTES = 4 << 20  # of a tile's buffers on the CPU: about what a core's caches hold
 GPU_TILE_BYTES = 256 << 20
 
 Compute = Callable[[Network, Sequence[Layer], Workspace], Any]
 
 
 def expect_model(given: Any) -> None:
-    """Raises ConfigError for what is no Model."""
+    """Raise ConfigError unless `given` is a Model."""
     if not isinstance(given, Model):
         raise ConfigError(f"{type(given).__name__}: expected a Model, which a fitted estimator has as model_")
 
 
 class Score(NamedTuple):
+    """The result of `Model.score`."""
+
     loss: float  # mean over samples of the sum over outputs, without the regulariser
-    accuracy: float | None  # None where the output is not one of classes
-    samples: int
+    accuracy: float | None  # fraction from 0 to 1; None for a model without classes
+    samples: int  # number of samples
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """params (n_params,) on the host, and the meaning of its inputs and outputs.
-
-    `classes` is None for a regression. Features are multiplied by `scale` (a pixel's 1/255) before the first layer.
-    """
+    """A network with its parameters, and the meaning of its inputs and outputs."""
 
     spec: Spec
-    params: Any
-    classes: tuple[int | str, ...] | None = None
-    scale: float = 1.0
-    image_shape: tuple[int, ...] | None = None
-    recipe: str = "custom"
+    params: Any  # (n_params,) float32 or float64, on the host; `spec.layers(params)` are views of W and b
+    classes: tuple[int | str, ...] | None = None  # the labels of the outputs; None for a regression
+    scale: float = 1.0  # features are multiplied by it before the first layer, such as 1/255 for pixels
+    image_shape: tuple[int, ...] | None = None  # (height, width[, 3]) if samples are pictures
+    recipe: str = "custom"  # name of the recipe that it was trained with
 
     def predict_proba(self, X: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Any:
-        """Probabilities (n, n_classes) in the type of `params`; without classes the values (n, n_outputs).
+        """Probabilities (n, n_classes) in the dtype of `params`; without classes the values (n, n_outputs).
 
-        X is (n, n_features), as unscaled as the training data, and is taken in tiles: memory stays bounded. Computed
-        where X lies, on the CPU or its GPU, unless `device` says "cuda" or "cuda:N"; the answer lies where X does.
-        Raises DataError where X does not fit the model, ConfigError for threads below 1, DeviceError where the device
-        cannot work, DivergenceError where the outputs are not finite.
+        X : (n, n_features), unscaled, as the training data were.
+        device : None for where X is, else "cpu", "cuda", "cuda:N", "auto" or a Backend.
+        threads : CPU threads; None for all processors.
+
+        X is processed in tiles, so memory is bounded. The result is on X's device.
+        Raises DataError if X does not fit the model, ConfigError for threads below 1 or X on another GPU, DeviceError
+        if the device cannot be used, DivergenceError if an output is not finite.
         """
         P = self._outputs(X, device, threads, Network.predict)
         return of_both(P) if self.classes is not None and P.shape[1] == 1 else P
 
     def decision_function(self, X: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Any:
-        """The logits (n, n_outputs): what `predict_proba` is computed from. For two classes there may be one."""
+        """The logits (n, n_outputs), from which `predict_proba` is computed; for two classes n_outputs may be 1.
+
+        Arguments, device and errors are those of `predict_proba`.
+        """
         return self._outputs(X, device, threads, Network.forward)
 
     def predict(self, X: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Any:
-        """The class of each sample (n,), as `classes` has it; for a regression the values (n,) or (n, n_outputs).
+        """The label of each sample, (n,); without classes the values, (n,) or (n, n_outputs).
 
-        On the host, wherever X is.
+        The result is on the host. Arguments and errors are those of `predict_proba`.
         """
         backend = where(device, X)
         if self.classes is None:
@@ -76,9 +81,10 @@ class Model:
         return np.asarray(self.classes, dtype=type_of(self.classes))[class_index(backend.to_host(Z))]
 
     def score(self, X: Any, y: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Score:
-        """Loss and accuracy on X (n, n_features) and y: labels (n,), or targets (n,) or (n, n_outputs).
+        """Score on X (n, n_features) and y: labels (n,), or for a regression targets (n,) or (n, n_outputs).
 
-        Raises DataError for a label that is none of the classes, and for more or fewer of them than samples.
+        Raises DataError for a label that is not in `classes` and for another number of labels than samples; else as
+        `predict_proba`.
         """
         samples = dataset(X, y, name="X and y")
         return self.score_encoded(samples.X, self.targets(samples, samples.y), device=device, threads=threads)
@@ -86,14 +92,15 @@ class Model:
     def score_encoded(
         self, X: Any, y: Any, *, device: str | Backend | None = None, threads: int | None = None
     ) -> Score:
-        """As `score`, of class indices (n,) or targets (n,) or (n, n_outputs), which are not looked at."""
+        """As `score`, but y are class indices (n,), or targets (n,) or (n, n_outputs), and they are not checked."""
         backend = where(device, X)
         return self.score_logits(backend.to_host(self.decision_function(X, device=backend, threads=threads)), y)
 
     def score_logits(self, Z: Any, y: Any, weights: Any = None) -> Score:
-        """Loss and accuracy of logits Z (n, n_outputs) against y, as `score_encoded`; Z is left as it is.
+        """Score of logits Z (n, n_outputs) on the host, against y as in `score_encoded`. Z is not changed.
 
-        weights (n,), not all 0, make means of loss and accuracy weighted ones.
+        weights : (n,), not all 0, for weighted means; None for equal weights.
+        Raises DataError for targets of another shape than Z.
         """
         shares = np.full(len(Z), 1 / len(Z)) if weights is None else weights / np.sum(weights, dtype=float)
         accuracy = None
@@ -104,14 +111,15 @@ class Model:
             if y.shape != Z.shape:
                 raise DataError(f"targets of shape {y.shape} don't match the model: expected {Z.shape}")
         losses = np.empty((len(Z), 1))
-        with np.errstate(all="ignore"):  # the loss of outputs that large is infinite, of others 0
+        with np.errstate(all="ignore"):  # a loss may overflow to infinity, an exponential underflow to 0
             OUTPUTS[self.spec.output].measure(Z.astype(np.float64), y, shares[:, None], losses, xp=np)
         return Score(float(losses.sum()), accuracy, len(Z))
 
     def targets(self, data: Dataset, y: Any) -> Any:
-        """y of `data` as `score` takes it: indices into this model's classes, or targets (n, n_outputs).
+        """y, an array of `data`, as `score_encoded` takes it: indices into this model's classes, or targets
+        (n, n_outputs).
 
-        Raises DataError for a label that is none of the classes, and for targets of another number.
+        Raises DataError for a label that is not in `classes`, and for another number of targets than outputs.
         """
         if self.classes is None:
             values = targets(data, y)
@@ -150,7 +158,7 @@ class Model:
 
 
 def where(device: str | Backend | None, X: Any) -> Backend:
-    """The backend for `device`; by default the one of X."""
+    """The backend for `device`, by default where X is. Raises ConfigError, DeviceError."""
     if isinstance(device, Backend):
         device_of(device.device, X)
         return device
@@ -160,9 +168,9 @@ def where(device: str | Backend | None, X: Any) -> Backend:
 def in_tiles(
     compute: Compute, spec: Spec, params: Any, X: Any, backend: Backend, threads: int | None, scale: float = 1.0
 ) -> Any:
-    """compute(net, layers, work) (n, n_outputs) for X (n, n_features), tile by tile, so that memory stays bounded.
+    """The results (n, n_outputs) of compute(net, layers, work) for X (n, n_features), tile by tile to bound memory.
 
-    params (n_params,) is on the device. The answer is on the device where X is, else on the host. Nothing is checked.
+    params (n_params,) must be on the device. The result is on the device if X is, else on the host. Nothing is checked.
     """
 
     def in_tiles_of(tile: int) -> Any:
@@ -214,17 +222,17 @@ def _in_tiles(
 
 
 def confusion(y: Any, predicted: Any, n_classes: int) -> Any:
-    """(n_classes, n_classes): of how many samples of a class, its row, which class was predicted."""
+    """The confusion matrix (n_classes, n_classes): rows are the true classes y (n,), columns the predicted ones."""
     return np.bincount(n_classes * y + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
 def of_both(P: Any) -> Any:
-    """The probabilities (n, 2) of two classes from P (n, 1), the second one's."""
+    """The probabilities (n, 2) of two classes, from P (n, 1), the probability of the second."""
     xp = namespace_of(P)
     with beside(P):
         return xp.concatenate([1 - P, P], axis=1)
 
 
 def class_index(Z: Any) -> Any:
-    """The class (n,) that logits (n, n_outputs) speak for; one output speaks for class 1 where it is positive."""
+    """The predicted class indices (n,) from logits (n, n_outputs); a single output means class 1 if it is positive."""
     return (Z[:, 0] > 0).astype(np.intp) if Z.shape[1] == 1 else np.argmax(Z, axis=1)

@@ -1,4 +1,4 @@
-"""A network's forward and backward pass over one tile of samples: the equations in order, and nothing else.
+"""A network's forward and backward pass over one tile of samples: the equations, in order.
 
     forward   Z = A W + b,  A = g(Z)
     loss      from the logits Z of the last layer, which it overwrites with dZ
@@ -6,7 +6,8 @@
 
 With dropout, in training only, a hidden A is masked after g, and its dA before g'.
 
-What stays out on purpose: where the tile came from, threads, optimizers. `train/step.py` deals tiles and sums up.
+What is left out on purpose: cutting a batch into tiles and adding up their gradients (`train/step.py`), threads, and
+optimizers.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,10 +24,10 @@ from fcgpu.params import Layer, Spec
 
 
 class Workspace:
-    """Every buffer that a pass over up to `rows` samples writes, allocated once.
+    """All buffers that the passes over up to `rows` samples write, allocated once.
 
-    A[0] is the tile (rows, n_features), A[l] the output of layer l, A[-1] the logits; dA[l] is the gradient of A[l] and
-    keep[l] the mask of its dropout, where there is one.
+    A[0] is the tile (rows, n_features), A[l] the output of layer l, A[-1] the logits. dA[l] is the gradient of A[l],
+    and keep[l] its dropout mask, if there is dropout.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Workspace:
         self._heads: dict[tuple[int, int], Workspace] = {(rows, spec.sizes[0]): self}
 
     def head(self, rows: int, width: int) -> "Workspace":
-        """The same buffers, the first `rows` rows of each and `width` features: for a tile that is not a full one."""
+        """Views of the buffers' first `rows` rows, and of the first `width` features: for a smaller tile."""
         found = self._heads.get((rows, width))
         if found is None:
             found = object.__new__(Workspace)
@@ -54,29 +55,29 @@ class Workspace:
         return found
 
     def over(self, tile: Any) -> "Workspace":
-        """The same buffers, but for the tile."""
+        """A workspace with `tile` as A[0] and the same buffers otherwise."""
         made = copy(self)
         made.A, made._heads = [tile, *self.A[1:]], {}
         return made
 
     @staticmethod
     def values(spec: Spec) -> int:
-        """Numbers a workspace holds for each row."""
+        """Numbers in a workspace per row."""
         return sum(spec.sizes) + sum(spec.sizes[1:-1]) + 2
 
 
 class Products(NamedTuple):
-    """The products of each layer, each a call without arguments."""
+    """The matrix products of each layer, as functions without arguments."""
 
     forward: Sequence[Callable[[], Any]]  # Z from A and W
     backward: Sequence[Callable[[], Any]]  # db, dW and dA from dZ
 
 
 class Network:
-    """A spec bound to the kernels of a backend. Parameters are arguments: `layers` are views into a flat vector.
+    """A Spec bound to the kernels of a backend. The parameters are arguments: `layers` are views into a flat vector.
 
-    dropout is empty, or the share of units dropped in each hidden layer while training. Features are multiplied by
-    `scale`, in the products of the first layer.
+    dropout : fraction of units dropped in each hidden layer in training; empty for none.
+    scale : factor of the features; it is applied in the products of the first layer.
     """
 
     def __init__(self, spec: Spec, backend: Backend, dropout: Sequence[float] = (), scale: float = 1.0) -> None:
@@ -93,18 +94,18 @@ class Network:
         )
 
     def load(self, X: Any, rows: Any, work: Workspace) -> Workspace:
-        """work with the rows of X as its tile: as numbers of its type, or where the products take them, as bytes."""
+        """`work` with X[rows] as its tile: converted to its dtype or, if the products take bytes, as bytes."""
         if self.takes_bytes(X):
             return work.over(X[rows])
         self.kernels.load_tile(X, rows, work.A[0])
         return work
 
     def takes_bytes(self, X: Any) -> bool:
-        """May the tile be of the type of X, which is bytes, and not of the workspace's?"""
+        """Whether X is uint8 and the products take it without conversion."""
         return bool(self.kernels.multiplies_bytes) and X.dtype == np.uint8
 
     def products(self, layers: Sequence[Layer], work: Workspace, gradients: Sequence[Layer] = ()) -> Products:
-        """Those from the tile work.A[0] to the logits work.A[-1], and back to `gradients`, where they are given."""
+        """The products from the tile work.A[0] to the logits work.A[-1] and, if given, back to `gradients`."""
         A, dA, K = work.A, work.dA, self.kernels
         forward = [
             partial(K.dense_forward, A[i], W, A[i + 1], scale)
@@ -119,9 +120,9 @@ class Network:
     def to_logits(
         self, products: Products, layers: Sequence[Layer], work: Workspace, keys: Any = None, ids: Any = None
     ) -> Any:
-        """Overwrite A[1:] from the tile A[0]; return A[-1], the logits (n, n_outputs) but for their bias.
+        """Overwrite A[1:] from the tile A[0]; return A[-1], the logits (n, n_outputs) without their bias.
 
-        With dropout, in training, keys (n_hidden, 2) and the samples' ids (n,), both uint32, decide the masks.
+        keys (n_hidden, 2) and the samples' ids (n,), both uint32, determine dropout's masks; without ids none is used.
         """
         A, i = work.A, 0
         for multiply, (_, b), activation in zip(products.forward, layers, self._activations, strict=True):
@@ -141,13 +142,13 @@ class Network:
         return Z
 
     def predict(self, layers: Sequence[Layer], work: Workspace) -> Any:
-        """The forward pass through the output: probabilities, or for the identity the values (n, n_outputs)."""
+        """The forward pass with the output activation: probabilities or, for a regression, values, (n, n_outputs)."""
         Z = self.to_logits(self.products(layers, work), layers, work)
         self._prediction(Z, layers[-1].b)
         return Z
 
     def backward(self, products: Products, work: Workspace) -> None:
-        """The way back, from A after `to_logits` with dZ in A[-1]: fills the gradients of the products."""
+        """The backward pass: fill the products' gradients, from A after `to_logits` and dZ in A[-1]."""
         A, dA = work.A, work.dA
         for below in reversed(range(len(products.backward))):
             products.backward[below]()
@@ -169,10 +170,10 @@ class Network:
         keys: Any = None,
         ids: Any = None,
     ) -> None:
-        """All passes over the tile in work.A[0]: fills `gradients`, work.losses and, to count, work.correct.
+        """Forward and backward over the tile in work.A[0]: fill `gradients`, work.losses and, if `count`, work.correct.
 
-        factor (1,), where given, multiplies the gradients, at their root: the last dZ is the smallest array there is.
-        keys and ids as for `to_logits`.
+        factor (1,), if given, multiplies the gradients. It is applied to the last dZ, the smallest array.
+        keys and ids are as in `to_logits`.
         """
         products = self.products(layers, work, gradients)
         Z = self.to_logits(products, layers, work, keys, ids)
@@ -188,7 +189,7 @@ class Network:
     def logits_and_gradient(
         self, products: Products, b: Any, work: Workspace, y: Any, weight: Any, logits: Any
     ) -> None:
-        """From `to_logits` on as `loss_and_gradient`, but fills the logits (n, n_outputs) in the place of their loss.
+        """What `loss_and_gradient` does after `to_logits`, but fill logits (n, n_outputs) instead of their losses.
 
         b (1, n_outputs) is the last layer's.
         """

@@ -11,7 +11,7 @@ from fcgpu.errors import ConfigError, choices
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
 
-LINE = 64  # bytes
+LINE = 64  # bytes of a cache line, and of the longest vector register
 
 
 class Layer(NamedTuple):
@@ -21,15 +21,15 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Spec:
-    """A fully-connected network: sizes = (n_features, hidden..., n_outputs), so (784, 128, 64, 10) for the digits.
+    """The description of a fully-connected network. `fcgpu recipes --keys` lists the names that are known.
 
-    Raises ConfigError for a size below 1, a name that is not in its table, or a softmax of one output.
+    Raises ConfigError for fewer than two sizes or one below 1, for an unknown name, and for a softmax of one output.
     """
 
-    sizes: tuple[int, ...]
-    activation: str = "relu"
-    output: str = "softmax"
-    init: str = "he"
+    sizes: tuple[int, ...]  # (n_features, hidden..., n_outputs), such as (784, 128, 64, 10)
+    activation: str = "relu"  # of the hidden layers
+    output: str = "softmax"  # activation of the last layer; it determines the loss
+    init: str = "he"  # how initial weights are drawn
 
     def __post_init__(self) -> None:
         if len(self.sizes) < 2 or min(self.sizes) < 1:
@@ -46,14 +46,16 @@ class Spec:
 
     @property
     def n_params(self) -> int:
+        """Number of weights and biases."""
         return sum((n_in + 1) * n_out for n_in, n_out in self.layer_sizes)
 
     @property
     def layer_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(n_in, n_out) of each layer."""
         return tuple(zip(self.sizes, self.sizes[1:], strict=False))
 
     def layers(self, flat: Any) -> list[Layer]:
-        """Views of W and b into a flat vector (..., n_params): W1, b1, W2, b2, ..."""
+        """Views of W (..., n_in, n_out) and b (..., 1, n_out) into a flat vector (..., n_params), layer by layer."""
         lead, views, at = flat.shape[:-1], [], 0
         for n_in, n_out in self.layer_sizes:
             end = at + n_in * n_out
@@ -65,7 +67,7 @@ class Spec:
 
 
 def aligned(n: int, dtype: Any) -> Any:
-    """n zeros on the host that begin where a vector of the processor, and a line of its caches, begin."""
+    """n zeros on the host, aligned to cache lines and vector registers."""
     size = n * np.dtype(dtype).itemsize
     memory = np.zeros(size + LINE, np.uint8)
     start = -memory.ctypes.data % LINE
@@ -73,9 +75,9 @@ def aligned(n: int, dtype: Any) -> Any:
 
 
 class Padded:
-    """The flat vector as a GPU computes with it: layer after layer one matrix [W; b], padded with zeros.
+    """The layout of the flat vector on a GPU: for each layer one matrix [W; b], padded with zeros.
 
-    shapes : of the matrices, n_in + 1 and n_out, each up to the next multiple of `width`; size : of the vector.
+    shapes : of the matrices: n_in + 1 and n_out, each rounded up to a multiple of `width`. size : of the vector.
     """
 
     def __init__(self, spec: Spec, width: int) -> None:
@@ -86,7 +88,7 @@ class Padded:
         self.size = sum(rows * columns for rows, columns in self.shapes)
 
     def matrices(self, flat: Any) -> list[Any]:
-        """Views of the matrices into a flat vector (..., size)."""
+        """Views of the layers' matrices into a flat vector (..., size)."""
         views, at = [], 0
         for rows, columns in self.shapes:
             views.append(flat[..., at : at + rows * columns].reshape(*flat.shape[:-1], rows, columns))
@@ -94,14 +96,14 @@ class Padded:
         return views
 
     def padded(self, vectors: Any) -> Any:
-        """(..., size) from parameters, or vectors like them, (..., n_params), on the host."""
+        """Convert parameters, or vectors like them, (..., n_params) on the host to this layout, (..., size)."""
         made = np.zeros((*vectors.shape[:-1], self.size), dtype=vectors.dtype)
         for there, here in self._pairs(made, vectors):
             there[...] = here
         return made
 
     def packed(self, vectors: Any) -> Any:
-        """The reverse: (..., n_params) from (..., size), on the host."""
+        """The inverse of `padded`: (..., n_params) from (..., size), on the host."""
         made = np.empty((*vectors.shape[:-1], self.spec.n_params), dtype=vectors.dtype)
         for there, here in self._pairs(vectors, made):
             here[...] = there
@@ -115,10 +117,10 @@ class Padded:
 
 
 def initial(spec: Spec, seed: int) -> Any:
-    """Parameters to start from, on the host: (n_params,) float64, biases 0, weights by `spec.init`.
+    """Initial parameters (n_params,) float64 on the host: weights drawn by `spec.init`, biases 0.
 
-    Drawn layer by layer from Generator(PCG64(seed)), so that a seed means the same on every backend and in every
-    type; "article" draws from the legacy RandomState(seed) instead.
+    They are drawn layer by layer from Generator(PCG64(seed)) on the host, so a seed gives the same weights on every
+    backend and in every dtype. "article" draws from the legacy RandomState(seed) instead.
     """
     flat = np.zeros(spec.n_params)
     draw, generator = INITS[spec.init]

@@ -1,4 +1,4 @@
-"""A run's live line on standard error."""
+"""The progress line of a run, on standard error."""
 
 import sys
 import time
@@ -11,13 +11,14 @@ from fcgpu.streams import say, unheard
 from fcgpu.train.events import EpochEnded
 
 LOOK_SECONDS = 0.1  # between two updates: reading the loss waits for the device
-LINES = 10  # about so many lines where standard error is no terminal
+LINES = 10  # about this many lines are printed if standard error is not a terminal
 
 
 class Progress:
-    """A context: `add` each epoch; `print` writes a result above the line.
+    """A context manager: call `add` with each EpochEnded; `print` writes a result above the progress line.
 
-    A stream that fails does not end the run: progress is dropped, and why a result was not printed is `unprinted`.
+    A stream that fails does not end the run: progress is dropped, and the error of a failed `print` is kept in
+    `unprinted`.
     """
 
     unprinted: OSError | UnicodeEncodeError | None = None

@@ -1,4 +1,4 @@
-"""Standard output and standard error: tables, lines for a person, and readers that leave before the end."""
+"""Standard output and standard error: tables, messages, and streams whose reader has closed them."""
 
 import os
 import sys
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-UNFOLDED = 10_000  # columns: wider than any row
+UNFOLDED = 10_000  # columns, more than any row has
 
 
 def show(table: Any, otherwise: str = "") -> None:
-    """A rich table on standard output, folded to the width of a terminal; in a file or a pipe a row is a line.
+    """Print a rich table, folded to the width of a terminal; in a file or pipe each row is one line.
 
-    otherwise : what to say in the place of a table that must not be folded, where it is too wide.
+    otherwise : if given, it is printed instead of a table that is too wide for the terminal.
     """
     from rich.console import Console
 
@@ -26,7 +26,7 @@ def show(table: Any, otherwise: str = "") -> None:
 
 
 def say(text: str) -> None:
-    """A line on standard error, for whoever listens."""
+    """Print a line on standard error; do nothing if that fails."""
     if sys.stderr is not None:
         with unheard(sys.stderr):
             print(text, file=sys.stderr, flush=True)
@@ -34,7 +34,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def unheard(stream: TextIO) -> Iterator[None]:
-    """What cannot be written to `stream` is dropped, and all that follows too: a run outlives who watches it."""
+    """Ignore an OSError inside, and drop all later output to `stream`: a closed stream must not end a run."""
     try:
         yield
     except OSError:
@@ -42,6 +42,6 @@ def unheard(stream: TextIO) -> Iterator[None]:
 
 
 def drop(stream: TextIO) -> None:
-    """What is left of the stream's output goes nowhere, or Python would try again at exit and print a traceback."""
+    """Redirect the stream to the null device; else Python would flush it again at exit and print a traceback."""
     with suppress(OSError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())

@@ -1,4 +1,4 @@
-"""Threads: workers that take turns at a loop, and BLAS held to one of them meanwhile."""
+"""Threads that share the iterations of a loop, and BLAS limited to one thread meanwhile."""
 
 import os
 import threading
@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-BLOCK = 1000  # rows of data looked at together
+BLOCK = 1000  # rows per call of `by_blocks`
 
 
 class Workers:
-    """Calls f(0), ..., f(n - 1) on up to `threads` threads, where each product runs on the thread that asked for it.
+    """Calls f(0), ..., f(n - 1) on up to `threads` threads, of which the calling thread is one.
 
-    The calling thread is one of them; the others are started by the first call that needs them, sleep between calls,
-    and end with `close`. Which thread gets which index is not fixed, so f must write only what belongs to its index or
-    its thread. Inside `with workers.quiet()` BLAS is held to one thread, and given back afterwards: two BLAS threads on
-    a small product can be 20 times slower than one, and one thread a product gives the same bits on every machine.
+    The other threads are started by the first call that needs them, sleep between calls, and end with `close`. Which
+    thread gets which index is not fixed, so f must write only what belongs to its index or its thread.
+    Inside `with workers.quiet()` BLAS uses one thread, so each matrix product runs on the thread that calls it: two
+    BLAS threads on a small product can be 20 times slower than one, and one gives the same bits on every machine.
     """
 
     def __init__(self, threads: int) -> None:
@@ -29,7 +29,7 @@ class Workers:
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """BLAS on one thread, and no warnings for the infinities that the divergence check will find."""
+        """Inside, BLAS uses one thread, and NumPy does not warn of infinities, which the divergence check finds."""
         try:
             ONE_BLAS_THREAD.hold(id(self))
             with np.errstate(all="ignore"):
@@ -38,10 +38,10 @@ class Workers:
             ONE_BLAS_THREAD.leave(id(self))
 
     def run(self, function: Callable[[int], None], n: int) -> None:
-        """Raises what a call of `function` raised, after all threads have stopped."""
-        if self._process != os.getpid():  # forked: the threads are the parent's
+        """Call function(0), ..., function(n - 1). Raises what a call raised, after all threads have stopped."""
+        if self._process != os.getpid():  # after a fork the threads are the parent's
             self._process, self._helpers = os.getpid(), []
-        indices = iter(range(n))  # threads take turns at it
+        indices = iter(range(n))  # shared: each thread takes the next index
         needed = min(self.threads, n) - 1
         while len(self._helpers) < needed:
             self._helpers.append(_Helper())
@@ -59,34 +59,34 @@ class Workers:
         ONE_BLAS_THREAD.leave(id(self))
         helpers, self._helpers = self._helpers if self._process == os.getpid() else [], []
         for helper in helpers:
-            helper.jobs.put(None)  # all are told before the first wait, which an interrupt may end
+            helper.jobs.put(None)  # tell all before waiting for the first, which an interrupt may end
         for helper in helpers:
             helper.thread.join()
 
 
 def by_blocks(n: int, threads: int, function: Callable[[slice], None]) -> None:
-    """Calls the function with every BLOCK of n rows, on so many threads."""
+    """Call the function with a slice for every BLOCK of n rows, on up to `threads` threads."""
     with closing(Workers(threads)) as workers:
         workers.run(lambda i: function(slice(i * BLOCK, min(n, (i + 1) * BLOCK))), -(-n // BLOCK))
 
 
 @cache
 def _blas() -> Any:
-    """The BLAS libraries of this process, NumPy's among them. To find them takes as long as some 50 small updates."""
+    """The BLAS libraries of this process, including NumPy's. Cached: finding them takes as long as 50 small updates."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
 
 
 class _OneBlasThread:
-    """BLAS on one thread while somebody holds it there: who comes first sets it, who leaves last gives it back.
+    """Limits BLAS to one thread while it has a holder; the last holder that leaves restores the number of threads.
 
-    An interrupt may come between any two steps here; whoever holds it leaves once more at the end, which mends that.
+    An interrupt may come between any two statements here. Holders call `leave` in any case, which repairs the state.
     """
 
     def __init__(self) -> None:
         self._lock, self._holders = threading.RLock(), set[int]()
-        self._before: list[tuple[Any, int]] = []  # libraries, and the threads that they had
+        self._before: list[tuple[Any, int]] = []  # (library, its number of threads before)
 
     def hold(self, holder: int) -> None:
         with self._lock:
@@ -103,8 +103,8 @@ class _OneBlasThread:
                 self._before = []
 
     def survive_forks(self) -> None:
-        """A fork waits until nobody is changing anything here. Its child has only the thread that forked, forgets the
-        holders, and gives BLAS back.
+        """Make forks wait for the lock. The child has only the thread that forked, so it forgets all holders and
+        restores the number of threads.
         """
 
         def in_child() -> None:
@@ -128,7 +128,7 @@ def _set_threads(wanted: list[tuple[Any, int]]) -> None:
 
 
 def _be_heard() -> None:
-    """From 3.8 on threadpoolctl heeds the first thread that sets a limit, and no other until that one lets go."""
+    """Let this thread set limits: since 3.8 threadpoolctl ignores all threads but the first that has set one."""
     import threadpoolctl
 
     let_go = getattr(getattr(threadpoolctl, "OpenBLASController", None), "clear_controlling_thread", None)
@@ -137,7 +137,7 @@ def _be_heard() -> None:
 
 
 class _Helper:
-    """A thread that takes jobs from one queue and says in another, by None or an error, that it has done one."""
+    """A thread that takes jobs from one queue and, after each, puts None or the error that it raised into another."""
 
     def __init__(self) -> None:
         self.jobs: SimpleQueue[tuple[Callable[[int], None], Iterator[int]] | None] = SimpleQueue()
@@ -145,7 +145,7 @@ class _Helper:
         self.thread = threading.Thread(target=self._work, name="fcgpu", daemon=True)
         try:
             self.thread.start()
-        except BaseException:  # an interrupt: it may run, and nobody else will tell it to end
+        except BaseException:  # an interrupt: the thread may run already, so tell it to end
             self.jobs.put(None)
             raise
 
@@ -157,6 +157,6 @@ class _Helper:
             try:
                 for i in indices:
                     function(i)
-            except BaseException as caught:  # the thread that asked raises it
+            except BaseException as caught:  # the calling thread raises it
                 error = caught
             self.ended.put(error)
