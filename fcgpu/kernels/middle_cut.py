@@ -33,7 +33,7 @@ def why_not(sizes: Sequence[int], pieces: int, device: Any) -> str:
     if len(sizes) < 3:
         return "there is no hidden layer"
     if max(sizes[2:]) > 2 * LEAST.threads:
-        return f"a layer behind the first has more than {2 * LEAST.threads} units"
+        return f"a layer after the first has more than {2 * LEAST.threads} units"
     least, limit = Memory(sizes, pieces, LEAST).bytes, device["MaxSharedMemoryPerBlockOptin"]
     return f"its layers need {least:,} bytes of shared memory, and a block has {limit:,}" if least > limit else ""
 

@@ -156,7 +156,7 @@ class Recipe:
     gradient_clip: float = _key(0.0, NOT_NEGATIVE, "greatest norm of a gradient; 0 for no limit")
     early_stopping: bool = _key(False, FLAG, "hold samples out, watch their loss, and keep the best parameters")
     validation_fraction: float = _key(0.1, SHARE, "share of the samples that early_stopping holds out")
-    n_iter_no_change: int = _key(0, WHOLE, "stop after more than so many epochs without improvement; 0 for never")
+    n_iter_no_change: int = _key(0, WHOLE, "stop after more than this many epochs without improvement; 0 for never")
     tol: float = _key(1e-4, NOT_NEGATIVE, "what counts as improvement of the loss; for lbfgs, the gradient to stop at")
     batch: str | int = _key("full", BATCH, "samples per update")
     shuffle: bool = _key(True, FLAG, "draw mini-batches in a new order each epoch; else in the data's order")
@@ -166,7 +166,7 @@ class Recipe:
     precision: str = _key(
         "float32", _one_of(PRECISIONS), "of the products on a GPU; parameters, sums and loss stay float32"
     )
-    cost_every: int = _key(0, WHOLE, "print the cost, the loss summed over samples, every so many epochs; 0 for never")
+    cost_every: int = _key(0, WHOLE, "print the cost, the loss summed over samples, every N epochs; 0 for never")
     check: str = _key("test", _one_of(["test", "train"]), "which samples the closing check of ten shows")
 
     def __post_init__(self) -> None:
