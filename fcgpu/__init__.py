@@ -22,7 +22,8 @@ from fcgpu.model import Model, Score
 from fcgpu.params import Spec
 from fcgpu.train import train
 from fcgpu.train.events import EpochEnded, Finished, Started
-from fcgpu.train.recipe import Recipe, load_recipe, recipe_names
+from fcgpu.train.recipe import Recipe
+from fcgpu.train.recipe_files import load_recipe, recipe_names
 from fcgpu.train.state import State
 from fcgpu.version import __version__
 

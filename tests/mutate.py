@@ -23,7 +23,7 @@ from hostile import overwrite
 import fcgpu
 from fcgpu.cli.history import History
 from fcgpu.train import checkpoint
-from fcgpu.train.recipe import from_toml, to_toml
+from fcgpu.train.recipe_files import from_toml, to_toml
 
 SECONDS = 5
 SPARE = 256 << 20

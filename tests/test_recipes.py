@@ -8,7 +8,8 @@ import pytest
 
 import fcgpu
 from fcgpu.cli import main
-from fcgpu.train.recipe import KEYS, to_toml
+from fcgpu.train.recipe import KEYS
+from fcgpu.train.recipe_files import to_toml
 
 
 def train(tmp_path, capfd, *words):

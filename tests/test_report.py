@@ -20,7 +20,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip insta
 
 from fcgpu.report import judged, runs
 from fcgpu.report.page import Markup, document, element
-from fcgpu.train.recipe import to_toml
+from fcgpu.train.recipe_files import to_toml
 
 SHAPE = (9, 8)
 EVIL = "<script>window.ran = 1</script>\"'><img src=x onerror='window.ran = 1'>$\\frac{$=HYPERLINK(\"http://x.invalid\")&lt;"

@@ -27,7 +27,8 @@ from fcgpu.model import Model
 from fcgpu.train.checkpoint import Checkpoint, differing
 from fcgpu.train.events import EpochEnded
 from fcgpu.train.plan import readable
-from fcgpu.train.recipe import Recipe, load_recipe, to_toml
+from fcgpu.train.recipe import Recipe
+from fcgpu.train.recipe_files import load_recipe, to_toml
 
 RECIPE, RESULT = "recipe.toml", "result.json"
 NEVER = Every()

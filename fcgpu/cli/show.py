@@ -12,7 +12,8 @@ from fcgpu.kernels.compiled import in_words
 from fcgpu.streams import show
 from fcgpu.train.capture import why_eager
 from fcgpu.train.plan import readable
-from fcgpu.train.recipe import KEYS, load_recipe, recipe_names, to_toml
+from fcgpu.train.recipe import KEYS
+from fcgpu.train.recipe_files import load_recipe, recipe_names, to_toml
 
 EXTRAS = {
     "cuda12": ("cupy-cuda12x", "train on NVIDIA GPUs, CUDA 12"),

@@ -37,7 +37,8 @@ from fcgpu.train import train as events_of
 from fcgpu.train.checkpoint import Checkpoint, check_cut, check_data, cut_of, differing, fingerprint
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.plan import readable
-from fcgpu.train.recipe import Recipe, load_recipe
+from fcgpu.train.recipe import Recipe
+from fcgpu.train.recipe_files import load_recipe
 from fcgpu.train.state import State
 
 FOR_OWN_DATA = Recipe(learning_rate=0.01, schedule="cosine")  # without --recipe; lbfgs and rprop take no schedule

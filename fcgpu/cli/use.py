@@ -17,7 +17,7 @@ from fcgpu.errors import ConfigError, DataError
 from fcgpu.formats.safetensors import load as load_model
 from fcgpu.model import class_index, confusion
 from fcgpu.streams import show
-from fcgpu.train.recipe import load_recipe
+from fcgpu.train.recipe_files import load_recipe
 
 MOST_SHOWN = 20  # a confusion matrix of more classes is not printed
 

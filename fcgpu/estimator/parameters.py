@@ -7,7 +7,8 @@ from fcgpu.errors import ConfigError, choices
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.optim import FULL_BATCH, OPTIMIZERS
 from fcgpu.params import INITS
-from fcgpu.train.recipe import COUNT, KEYS, WHOLE, Kind, Recipe, plain
+from fcgpu.train.kinds import COUNT, FLAG, WHOLE, Kind, plain
+from fcgpu.train.recipe import KEYS, Recipe
 
 ACTIVATIONS = {"logistic": "sigmoid", **{name: name for name in HIDDEN_ACTIVATIONS if name != "sigmoid"}}
 SCHEDULES = {
@@ -45,7 +46,6 @@ FLAGS = ("nesterovs_momentum", "warm_start", "progress")
 CHOICES = {"activation": ACTIVATIONS, "solver": SOLVERS, "learning_rate": SCHEDULES, "dtype": DTYPES}
 CHOICES |= {"init": ("auto", *(name for name in INITS if name != "article"))}
 CHOICES |= {"output": ("auto", "softmax", "sigmoid"), "loss": ("squared_error", "poisson")}
-FLAG = KEYS["shuffle"].metadata["kind"]
 
 
 def checked(parameters: dict[str, Any]) -> dict[str, Any]:

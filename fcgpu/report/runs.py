@@ -13,7 +13,8 @@ from fcgpu.errors import CheckpointError, ConfigError
 from fcgpu.formats.atomic import regular
 from fcgpu.formats.safetensors import load as load_model
 from fcgpu.model import Model
-from fcgpu.train.recipe import Recipe, load_recipe
+from fcgpu.train.recipe import Recipe
+from fcgpu.train.recipe_files import load_recipe
 
 MOST_BYTES, MOST_LINES = 64 << 20, 1 << 20  # of a history; the rest is not read
 MOST_POINTS = 2000  # epochs of a history that are kept, evenly spread, besides those with a test score

@@ -12,7 +12,8 @@ from fcgpu.data.dataset import ROWS_CHECKED_AT_ONCE, Dataset
 from fcgpu.errors import CheckpointError, ConfigError
 from fcgpu.formats import sealed
 from fcgpu.train.plan import Plan
-from fcgpu.train.recipe import Recipe, from_toml, to_toml
+from fcgpu.train.recipe import Recipe
+from fcgpu.train.recipe_files import from_toml, to_toml
 from fcgpu.train.state import State
 from fcgpu.train.stopping import Patience
 from fcgpu.version import __version__
