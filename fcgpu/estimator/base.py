@@ -14,16 +14,17 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_array, check_random_state, shuffle
+from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fcgpu.backend import Backend, Work, beside, choose, device_of, on_gpu
 from fcgpu.data.dataset import Dataset
 from fcgpu.errors import ConfigError, DataError, DivergenceError, FcgpuError, choices
-from fcgpu.estimator import arrays
-from fcgpu.estimator.parameters import ACTIVATIONS, checked, recipe_of
+from fcgpu.estimator import arrays, draws
+from fcgpu.estimator.parameters import ACTIVATIONS, batch_of, checked, recipe_of
 from fcgpu.estimator.watch import Watch
 from fcgpu.model import Model, in_tiles
+from fcgpu.network import Network
 from fcgpu.optim import FULL_BATCH
 from fcgpu.params import Spec, initial
 from fcgpu.train import train
@@ -76,18 +77,18 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         labels, y = y, self._encoded(y, first=first, incremental=incremental)
         weights = self._weighted(labels, weights)
         dtype = arrays.compute_dtype(self.dtype, X.dtype)
-        random = _generator(self.random_state)
-        sizes = (int(X.shape[1]), *found["hidden_layer_sizes"], self.n_outputs_)
+        random = draws.generator(self.random_state)
+        n, n_features = map(int, X.shape)
+        sizes = (n_features, *found["hidden_layer_sizes"], self.n_outputs_)
         seed = int(random.randint(2**31)) if found["init"] != "auto" or any(found["dropout"]) else 0
-        recipe = recipe_of(
-            found, output=self._output, epochs=1 if incremental else found["max_iter"], dtype=dtype, seed=seed
-        )
+        epochs = 1 if incremental else found["max_iter"]
+        recipe = recipe_of(found, n, output=self._output, epochs=epochs, dtype=dtype, seed=seed)
         spec = Spec(sizes, recipe.activation, recipe.output, recipe.init)
-        batch = _rows(found, X.shape[0])
-        work = work_of(spec, batch, found["max_iter"] * -(-X.shape[0] // batch))
+        batch = recipe.rows(n)
+        work = work_of(spec, batch, found["max_iter"] * -(-n // batch))
         backend = backend_for(device_of(self.device, X), work)
         if first:
-            flat = sklearns_draw(spec, random) if found["init"] == "auto" else initial(spec, seed)
+            flat = draws.weights(spec, random) if found["init"] == "auto" else initial(spec, seed)
             self._begin(spec, found, State(flat))
         elif sizes != self._sizes:
             raise DataError(f"the network is {'-'.join(map(str, self._sizes))}, these parameters and data ask for "
@@ -98,15 +99,17 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         elif found["early_stopping"]:
             samples, held_out = self._split(samples, found, random)
         n = samples.X.shape[0]
-        recipe = recipe.but(batch=_batch_size(found, n))
+        recipe = recipe.but(batch=batch_of(found, n))
+        if (size := found["batch_size"]) not in ("auto", "full") and size > n and recipe.batch != "full":
+            warnings.warn(f"batch_size={size} is more than the {n} samples: it is clipped to them", stacklevel=3)
         curves = {name: copy(getattr(self, name)) for name in CURVES}
         watch = Watch(self, found, backend, held_out)
         X = arrays.for_backend(samples.X, backend)
         data = Dataset(X, samples.y, classes=self._loop_classes, name=type(self).__name__)
         events = train(
             data, recipe, device=backend, threads=found["threads"], sample_weight=samples.weights,
-            start=self._start(found, recipe.optimizer, incremental=incremental), order=_Order(n, random), monitor=watch,
-            sample_ids=arrays.row_hashes(X) if any(found["dropout"]) else None,
+            start=self._start(found, recipe.optimizer, incremental=incremental), order=draws.Order(random, n),
+            monitor=watch, sample_ids=arrays.row_hashes(X) if any(found["dropout"]) else None,
         )  # fmt: skip
         try:
             last = self._listen(events, watch, found)
@@ -276,13 +279,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         else:
             X = validate_data(self, taken.array, accept_sparse=["csr", "csc"], dtype="numeric", reset=False)
         backend = backend_for(device_of(self.device, X), work_of(self._spec(), X.shape[0]))
-        return self._answer(X, backend), taken.back
-
-    def _answer(self, X: Any, backend: Backend, flat: Any = None) -> Any:
-        """Outputs (n, n_outputs) for features that have been checked."""
-        flat = backend.to_device(self._flat() if flat is None else flat)
-        X = arrays.for_backend(X, backend)
-        return in_tiles(lambda net, layers, A: net.predict(layers, A), self._spec(), flat, X, backend, self.threads)
+        flat, X = backend.to_device(self._flat()), arrays.for_backend(X, backend)
+        return in_tiles(Network.predict, self._spec(), flat, X, backend, self.threads), taken.back
 
 
 def _is_true(answer: Any) -> bool:
@@ -300,57 +298,6 @@ def _shown(found: dict[str, Any]) -> Iterator[Callable[[Any], None]]:
 
     with Progress(found["max_iter"], shown=True) as line:
         yield lambda event: line.add(event) if isinstance(event, EpochEnded) else None
-
-
-def _generator(random_state: Any) -> Any:
-    try:
-        return check_random_state(random_state)
-    except ValueError:
-        raise ConfigError(
-            f"random_state={random_state!r}: expected None, a whole number from 0 to 2**32 - 1 or a "
-            "numpy.random.RandomState"
-        ) from None
-
-
-def _batch_size(found: dict[str, Any], n: int) -> str | int:
-    size = found["batch_size"]
-    if size == "full" or found["solver"] in FULL_BATCH:
-        return "full"
-    if size != "auto" and size > n:
-        warnings.warn(f"batch_size={size} is more than the {n} samples: it is clipped to them", stacklevel=4)
-    return _rows(found, n)
-
-
-def _rows(found: dict[str, Any], n: int) -> int:
-    """Samples per update."""
-    size = found["batch_size"]
-    if size == "full" or found["solver"] in FULL_BATCH:
-        return n
-    return int(min(200 if size == "auto" else size, n))
-
-
-def sklearns_draw(spec: Spec, random: Any) -> Any:
-    """Initial parameters (n_params,) float64: uniform in ±√(6 / (n_in + n_out)), or ±√(2 / (n_in + n_out)) for sigmoid.
-
-    Biases, too. They are drawn in scikit-learn's order, so one random_state gives the same start in both libraries.
-    """
-    flat = np.empty(spec.n_params)
-    for W, b in spec.layers(flat):
-        bound = math.sqrt((2 if spec.activation == "sigmoid" else 6) / sum(W.shape))
-        W[...] = random.uniform(-bound, bound, W.shape)
-        b[...] = random.uniform(-bound, bound, b.size)
-    return flat
-
-
-class _Order:
-    """Draws each epoch's order by shuffling the order of the epoch before, as scikit-learn does."""
-
-    def __init__(self, n: int, random: Any) -> None:
-        self._order, self._random = np.arange(n), random
-
-    def permutation(self, n: int) -> Any:
-        self._order = shuffle(self._order, random_state=self._random)
-        return self._order
 
 
 def backend_for(device: str, work: Work | None = None) -> Backend:

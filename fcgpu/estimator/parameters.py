@@ -102,8 +102,16 @@ def _go_together(found: dict[str, Any]) -> None:
         raise ConfigError(f"monitor={found['monitor']!r} needs early_stopping=True, which uses it")
 
 
-def recipe_of(found: dict[str, Any], *, output: str, epochs: int, dtype: str, seed: int) -> Recipe:
-    """The Recipe for parameters that `checked` returned."""
+def batch_of(found: dict[str, Any], n: int) -> str | int:
+    """The recipe's `batch` for n samples."""
+    size = found["batch_size"]
+    if size == "full" or found["solver"] in FULL_BATCH:
+        return "full"
+    return int(min(200 if size == "auto" else size, n))
+
+
+def recipe_of(found: dict[str, Any], n: int, *, output: str, epochs: int, dtype: str, seed: int) -> Recipe:
+    """The Recipe for parameters that `checked` returned, and n samples."""
     solver, schedule = found["solver"], found["learning_rate"]
     stochastic = solver not in FULL_BATCH
     if schedule in FOR_SGD_ONLY and solver in ("adam", *FULL_BATCH):
@@ -122,6 +130,7 @@ def recipe_of(found: dict[str, Any], *, output: str, epochs: int, dtype: str, se
             "output": output,
             "optimizer": solver,
             "schedule": SCHEDULES[schedule],
+            "batch": batch_of(found, n),
             "epochs": epochs,
             "n_iter_no_change": 0 if patience == math.inf else patience,
             "history_size": SCIPYS_MEMORY,

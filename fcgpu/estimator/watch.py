@@ -13,6 +13,7 @@ from fcgpu.estimator import arrays
 from fcgpu.kernels import REFERENCE
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.model import in_tiles
+from fcgpu.network import Network
 from fcgpu.train.events import EpochEnded
 
 
@@ -65,11 +66,8 @@ class Watch:
         """(score, loss) of the held-out samples, with the current parameters."""
         at, (X, y, weights, labels) = self.estimator, self.held_out
         model = event.model()
-        Z = in_tiles(
-            lambda net, layers, A: net.forward(layers, A), model.spec, self.backend.to_device(model.params),
-            self.X, self.backend, at.threads,
-        )  # fmt: skip
-        Z = self.backend.to_host(Z)
+        flat = self.backend.to_device(model.params)
+        Z = self.backend.to_host(in_tiles(Network.forward, model.spec, flat, self.X, self.backend, at.threads))
         if not np.isfinite(Z).all():
             return math.nan, math.nan
         loss = float(at._reported(model.score_logits(Z, y, weights).loss, 0.0))
