@@ -307,7 +307,7 @@ def test_the_readmes_command_measures_under_pytest_benchmark(tmp_path):
     for name in ("pyproject.toml", "bench/conftest.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "bench/test_one.py").write_text("def test_one(benchmark):\n    benchmark(len, 'x')\n", encoding="utf-8")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "bench/README.md").read_text(encoding="utf-8")
     line = next(line for line in readme.splitlines() if line.startswith("pytest bench "))
     clean = {
         key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")
