@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from bench.run import run_case
 from bench.session import PeerError, Session, confined
 from bench.trust import agree
 from fcgpu.host import cpu_count
+from fcgpu.kernels import compiled
 
 SMALL = Case("small", "a small case", rows=640, batch=16, rounds=2)
 
@@ -214,6 +216,21 @@ def test_predictions_of_the_article_and_of_ours_are_equal(out):
     times, _ = run(case, ["bench.peers.article", "bench.peers.ours"], out)
     assert set(times) == {"article", "ours"}
     assert len(np.unique(Session("bench.peers.article").check(case))) >= 4  # or any constant would pass
+
+
+@pytest.mark.parametrize(("peer", "absent"), [("ours_without_amx", ["multiply_bytes"]), ("ours_without_c", None)])
+@pytest.mark.parametrize("batch", [16, 640])
+def test_fcgpu_without_a_part_of_its_c_does_the_same_work(batch, peer, absent, monkeypatch):
+    session, case = Session(f"bench.peers.{peer}"), dataclasses.replace(SMALL, batch=batch)
+    if not session.about()["devices"]:
+        pytest.skip("this machine lacks that part")
+    found = session.check(case)
+    left = {} if absent is None else {name: f for name, f in vars(compiled.native).items() if name not in absent}
+    monkeypatch.setattr(compiled, "native", SimpleNamespace(**left))
+    session.call()
+    monkeypatch.undo()
+    assert case.agrees(found, Session("bench.peers.ours").check(case))
+    assert compiled.multiplies_bytes() == compiled.native.has_tiles()
 
 
 def test_readers_of_the_csv_agree(out, tmp_path, monkeypatch):

@@ -139,7 +139,7 @@ def timed_table(case: Case) -> Block:
     body = []
     for row in case.rows:
         low, high = row["quartiles_seconds"]
-        ratio = None if is_ours(row) else case.ratio(row)
+        ratio = None if row is case.ours else case.ratio(row)
         spread = f"{ratio[1]:.2f} ({ratio[0]:.2f} to {ratio[2]:.2f})" if ratio else ""
         rate = (f"{row['samples_per_second']:,.0f}",) if samples else ()
         quartile = f"{time(low)} to {time(high)}".replace(" ", "\u00a0")

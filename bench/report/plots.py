@@ -20,8 +20,8 @@ Looks = dict[str, dict[str, Any]]
 def looks_of(rows: Iterable[Row]) -> Looks:
     """A colour and a marker for each peer, by its title, the same in all plots; fcgpu's is always OURS."""
     titles = {row["peer_title"]: is_ours(row) for row in rows if "peer_title" in row}
-    others = sorted(title for title, ours in titles.items() if not ours)
-    looks = {title: {"color": OURS, "marker": MARKERS[0]} for title, ours in titles.items() if ours}
+    others, mine = (sorted(title for title, ours in titles.items() if ours is whose) for whose in (False, True))
+    looks = {title: {"color": OURS, "marker": MARKERS[number]} for number, title in enumerate(mine)}
     for number, title in enumerate(others):
         looks[title] = {"color": OTHERS[number % len(OTHERS)], "marker": MARKERS[1 + number % (len(MARKERS) - 1)]}
     return looks

@@ -25,7 +25,7 @@ class Case:
 
     @property
     def ours(self) -> Row | None:
-        return next((row for row in self.rows if is_ours(row)), None)
+        return next((row for row in self.rows if row["peer"].partition(" ")[0] == OURS), None)
 
     @property
     def best_other(self) -> Row | None:

@@ -1,0 +1,30 @@
+"""fcgpu as it is on a processor without a tile unit (AMX): the products with the pixels are OpenBLAS's, too."""
+
+from unittest.mock import patch
+
+from bench import clocks
+from bench.peers import ours
+from fcgpu.kernels import compiled
+
+TITLE = "fcgpu without AMX"
+PACKAGES = ours.PACKAGES
+CLOCKS = {"cpu": clocks.host} if compiled.multiplies_bytes() else {}
+
+
+def without():
+    return patch.object(compiled, "multiplies_bytes", lambda: False)
+
+
+def setup(work):
+    with without():
+        return ours.setup(work)
+
+
+def setup_predict(work):
+    predict = ours.setup_predict(work)
+
+    def step():
+        with without():
+            return predict()
+
+    return step

@@ -1,0 +1,35 @@
+"""fcgpu as it is where no C compiler was found: NumPy's kernels alone."""
+
+from contextlib import contextmanager
+from unittest.mock import patch
+
+from bench import clocks
+from bench.peers import ours
+from fcgpu.kernels import compiled
+
+TITLE = "fcgpu without C"
+PACKAGES = ours.PACKAGES
+CLOCKS = {"cpu": clocks.host} if compiled.native else {}
+
+
+@contextmanager
+def without():
+    with patch.object(compiled, "native", None):
+        compiled.multiplies_bytes.cache_clear()
+        yield
+    compiled.multiplies_bytes.cache_clear()
+
+
+def setup(work):
+    with without():
+        return ours.setup(work)
+
+
+def setup_predict(work):
+    predict = ours.setup_predict(work)
+
+    def step():
+        with without():
+            return predict()
+
+    return step
