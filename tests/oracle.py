@@ -283,7 +283,8 @@ def loss_and_gradient(layers, X, T, s, ways=Loops, *, wrong_output=1.0, wrong_hi
 
 def learning_rate(s, step, steps, per_epoch):
     """Of step 0, 1, ...: the schedule's factor times that of the warm-up."""
-    rate = s["learning_rate"] * SCHEDULES[s["schedule"]](s, step, steps, step // per_epoch)
+    schedule = s["schedule"] or ("constant" if s["optimizer"] in ("lbfgs", "rprop") else "cosine")
+    rate = s["learning_rate"] * SCHEDULES[schedule](s, step, steps, step // per_epoch)
     return rate * min(1.0, (step + 1) / (s["warmup"] * per_epoch)) if s["warmup"] else rate
 
 

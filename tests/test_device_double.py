@@ -125,14 +125,14 @@ def test_weights_of_samples_train_as_on_numpy(batch, backend):
 
 @pytest.mark.parametrize("alpha", [0.0, 3.0])
 def test_lbfgs_trains_as_on_numpy(alpha, backend):
-    assert_equals_numpy(blobs(), backend, optimizer="lbfgs", alpha=alpha, dtype="float64", learning_rate=0.001)
+    assert_equals_numpy(blobs(), backend, optimizer="lbfgs", alpha=alpha, dtype="float64")
 
 
 @pytest.mark.parametrize("on", ["cpu", "device"])
 def test_what_lbfgs_tells_is_of_the_point_that_it_kept(on, backend):
     """Also where a search ends without one, as the last may that `max_fun` allows."""
     data, device = blobs(), "cpu" if on == "cpu" else backend
-    options = {"optimizer": "lbfgs", "alpha": 3.0, "dtype": "float64", "learning_rate": 0.001, "init": "normal"}
+    options = {"optimizer": "lbfgs", "alpha": 3.0, "dtype": "float64", "init": "normal"}
     for limit in range(3, 30):
         for event in fcgpu.train(data, device=device, hidden=HIDDEN, max_fun=limit, **options):
             if isinstance(event, fcgpu.EpochEnded):

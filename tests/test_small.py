@@ -217,7 +217,7 @@ def test_a_batch_without_any_weight_changes_nothing(path, monkeypatch):
     weights[:20] = 0
     if path == "large":
         monkeypatch.setattr(run, "is_small", lambda plan: False)
-    options = {"optimizer": "gradient_descent", "shuffle": False, "alpha": 0.5, "epochs": 1}
+    options = {"optimizer": "gradient_descent", "schedule": "constant", "shuffle": False, "alpha": 0.5, "epochs": 1}
     with_them = trained(data, sample_weight=weights, **options)
     without = trained(fcgpu.dataset(data.X[20:], data.y[20:], scale=data.scale), **options)
     np.testing.assert_allclose(with_them[0], without[0], rtol=0, atol=1e-12)

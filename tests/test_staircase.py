@@ -80,7 +80,7 @@ def trained(data, monkeypatch, *, stairs, **options):
     return done.model.params
 
 
-RATES = {"gradient_descent": 0.5, "momentum": 0.1, "nesterov": 0.1, "lbfgs": 0.001}
+RATES = {"gradient_descent": 0.5, "momentum": 0.1, "nesterov": 0.1, "lbfgs": 0.01}
 
 
 OPTIONS = ({}, {"alpha": 2.0}, {"dropout": (0.3,)}, {"early_stopping": True}, {"weights": True})

@@ -35,7 +35,7 @@ def bits(finished):
     ("optimizer", "batch"), [*((o, "full") for o in OPTIMIZERS), *((o, 32) for o in OPTIMIZERS if o not in FULL_BATCH)]
 )
 def test_every_optimizer_learns_the_blobs(blobs, optimizer, batch):
-    rate = {"gradient_descent": 0.3, "momentum": 0.05, "nesterov": 0.05, "lbfgs": 0.001}.get(optimizer, 0.02)
+    rate = {"gradient_descent": 0.3, "momentum": 0.05, "nesterov": 0.05, "lbfgs": 0.01}.get(optimizer, 0.02)
     _, done = run(blobs, hidden=(8,), optimizer=optimizer, learning_rate=rate, batch=batch, epochs=60)
     assert done.test.accuracy >= 0.95
     if optimizer == "lbfgs":
@@ -91,6 +91,7 @@ def test_batches_cover_the_data_once_an_epoch_in_a_new_order_or_in_file_order():
     X = np.eye(10)
     data = fcgpu.dataset(X, np.arange(10) % 2)
     common = {"hidden": (), "output": "sigmoid", "optimizer": "gradient_descent", "init": "zeros", "batch": 3}
+    common |= {"schedule": "constant"}
     _, in_order = run(data, epochs=1, shuffle=False, learning_rate=1.0, dtype="float64", **common)
     W, b = in_order.model.spec.layers(in_order.model.params)[0]
     # Sample i touches weight i alone, once: its step is (target - σ(bias so far)) / batch size.
@@ -161,7 +162,7 @@ def test_alpha_is_in_the_loss_and_shrinks_the_weights_not_the_biases(blobs):
 def test_columns_of_zeros_at_the_sides_change_nothing_else(optimizer, alpha, blobs):
     """And their weights do what the rule does without a gradient: stay, or shrink by alpha."""
     common = {"hidden": (4,), "optimizer": optimizer, "alpha": alpha, "epochs": 3, "batch": 16, "dtype": "float64"}
-    common["learning_rate"] = 0.1
+    common |= {"learning_rate": 0.1, "schedule": "constant"}
     *_, bare = run(blobs, **common)
     spec = bare.model.spec
     wide = dataclasses.replace(spec, sizes=(spec.sizes[0] + 5, *spec.sizes[1:]))

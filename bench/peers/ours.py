@@ -25,6 +25,7 @@ def setup(work):
         seed=SEED,
         optimizer="gradient_descent",
         learning_rate=work.learning_rate,
+        schedule="constant",
         batch=work.batch,
         shuffle=False,
         epochs=PASSES,

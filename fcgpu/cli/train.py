@@ -7,7 +7,6 @@ import signal
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +40,6 @@ from fcgpu.train.recipe import Recipe
 from fcgpu.train.recipe_files import load_recipe
 from fcgpu.train.state import State
 
-FOR_OWN_DATA = Recipe(learning_rate=0.01, schedule="cosine")  # without --recipe; lbfgs and rprop take no schedule
 HALVINGS = 10  # most halvings of the learning rate before a run that diverges again is given up
 SMALL = 10  # data of at most this many samples and features are printed
 
@@ -52,9 +50,7 @@ def train(args: Namespace) -> int:
     policy = Every(*every(args.checkpoint_every)), count("keep", args.keep) or 1
     if args.resume is None:
         own_data = args.recipe is None and args.data not in (None, "mnist")
-        base = FOR_OWN_DATA if own_data else load_recipe(args.recipe or "mnist")
-        if own_data and args.optimizer in FULL_BATCH:
-            base = replace(base, schedule="constant")
+        base = Recipe() if own_data else load_recipe(args.recipe or "mnist")
         recipe = base.but(**recipe_changes(args))
         recipe = recipe.but(data=_source(recipe.data if args.data is None else args.data))
         if not recipe.data and args.data is None:

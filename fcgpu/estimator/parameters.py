@@ -129,7 +129,7 @@ def recipe_of(found: dict[str, Any], n: int, *, output: str, epochs: int, dtype:
             "activation": ACTIVATIONS[found["activation"]],
             "output": output,
             "optimizer": solver,
-            "schedule": SCHEDULES[schedule],
+            "schedule": SCHEDULES[schedule] if stochastic else "",
             "batch": batch_of(found, n),
             "epochs": epochs,
             "n_iter_no_change": 0 if patience == math.inf else patience,

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+from fcgpu.optim import FULL_BATCH
 from fcgpu.optim.schedules import SCHEDULES, Position, warm_up
 from fcgpu.train.recipe import Recipe
 
@@ -11,7 +12,7 @@ class Rates:
     """rates(position, halvings) is the learning rate of the step at a Position, after so many halvings."""
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
-        schedule = SCHEDULES[recipe.schedule]
+        schedule = SCHEDULES[recipe.schedule or ("constant" if recipe.optimizer in FULL_BATCH else "cosine")]
         self._factor = partial(schedule.factor, **{key: getattr(recipe, key) for key in schedule.defaults})
         self._initial, self._by_step = recipe.learning_rate, schedule.by_step
         self._warm_up_steps = recipe.warmup * steps_per_epoch

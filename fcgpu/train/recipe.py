@@ -60,7 +60,7 @@ class Recipe:
     loss: str = _key("", one_of(["", *(row.loss for row in OUTPUTS.values())]), "empty, or the output's own loss")
     init: str = _key("he", one_of(INITS), "how weights are drawn; biases start at 0")
     optimizer: str = _key("adam", one_of(OPTIMIZERS), "the update rule")
-    learning_rate: float = _key(0.001, POSITIVE, "step size before the schedule")
+    learning_rate: float = _key(0.01, POSITIVE, "step size before the schedule")
     momentum: float = _key(0.9, UNIT, "for momentum and nesterov")
     beta_1: float = _key(0.9, FRACTION, "decay of the mean gradient, for adam and adamw")
     beta_2: float = _key(0.999, FRACTION, "decay of the mean squared gradient, for adam and adamw")
@@ -69,7 +69,9 @@ class Recipe:
     weight_decay: float = _key(0.01, NOT_NEGATIVE, "decoupled decay of the weights, for adamw")
     history_size: int = _key(20, COUNT, "steps that lbfgs remembers")
     max_fun: int = _key(0, WHOLE, "most evaluations of the loss, for lbfgs; 0 for no limit")
-    schedule: str = _key("constant", one_of(SCHEDULES), "how the learning rate changes")
+    schedule: str = _key(
+        "", one_of(["", *SCHEDULES]), "how the learning rate changes; empty for cosine, but none for lbfgs and rprop"
+    )
     warmup: int = _key(0, WHOLE, "epochs over which the learning rate rises from 0, before and beside the schedule")
     step_size: int = _key(10, COUNT, "epochs between two drops, for the step schedule")
     gamma: float = _key(0.5, POSITIVE, "factor of a drop, for the step schedule")
