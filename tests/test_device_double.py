@@ -176,6 +176,13 @@ def test_an_infinite_loss_is_divergence_also_where_a_later_one_is_finite(backend
             list(events(data, device, hidden=(), output="identity", optimizer="gradient_descent", learning_rate=1.0))
 
 
+def test_an_infinite_loss_at_which_lbfgs_stops_is_divergence(backend):
+    data = np.array([[1.0], [2.0]]), np.array([3e19, 0.5])
+    for device in ("cpu", backend):
+        with pytest.raises(fcgpu.DivergenceError, match="loss is inf in epoch 1: "):
+            list(fcgpu.train(data, device=device, hidden=(), output="identity", optimizer="lbfgs"))
+
+
 def test_tiles_of_a_small_memory_train_as_on_numpy(backend):
     budget = 8 * SAMPLES * FEATURES + 8 * SAMPLES + 14_000
     first = next(events(blobs(), backend, memory_budget=budget, dtype="float64"))

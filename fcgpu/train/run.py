@@ -146,7 +146,7 @@ class Run:
         self.stopped = state.stopped if state.epochs else ""
         begun = state.patience or Patience(self.recipe.tol, self.recipe.n_iter_no_change or math.inf)
         self.patience = replace(begun)
-        self._told = self.epochs  # epoch of the last event
+        self._told = self._sound = self.epochs  # epoch of the last event, and of the last check of the losses
         self.best = None
         if self.recipe.early_stopping:
             self.best = self.backend.xp.empty_like(self.evaluate.params)
@@ -187,7 +187,7 @@ class Run:
                 self.samples += n
                 last = self.epochs == recipe.epochs
                 if not self.backend.on_gpu or last or time.perf_counter() - looked > LOOK_SECONDS:
-                    self._check(self.epochs)
+                    self._check()
                     looked = time.perf_counter()
                 self._told, then = self.epochs, partial(self._then, self.epochs)
                 event = EpochEnded(
@@ -208,6 +208,8 @@ class Run:
                 with self.backend.enough_memory(self.plan.remedy):
                     event, stopped = self._judged(event)
                 self.stopped = stopped or self.rule.finished
+                if self.stopped:
+                    self._check()
                 self.seconds = time.perf_counter() - self.started
                 yield event
         finally:
@@ -324,11 +326,12 @@ class Run:
         loss, penalty, correct = self.backend.to_host(self.history[epoch])
         return float(loss), float(penalty), int(correct)
 
-    def _check(self, epochs: int) -> None:
-        losses = self.backend.to_host(self.history[:epochs, 0])
+    def _check(self) -> None:
+        losses = self.backend.to_host(self.history[self._sound : self.epochs, 0])
         wrong = np.flatnonzero(~np.isfinite(losses))
         if wrong.size:
-            raise self._diverged(losses[wrong[0]], int(wrong[0]) + 1)
+            raise self._diverged(losses[wrong[0]], self._sound + int(wrong[0]) + 1)
+        self._sound = self.epochs
 
     def _diverged(self, loss: float, epoch: int) -> DivergenceError:
         if self.rule.learning_rate is None:
