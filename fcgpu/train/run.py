@@ -357,12 +357,12 @@ class Run:
 
     def _outside(self, vectors: Any) -> Any:
         """The inverse of `_inside`: a copy on the host, in the public layout."""
-        vectors = np.array(self.backend.to_host(vectors))
+        vectors = self.backend.to_host(vectors)
         if self.gpu is not None and vectors.shape[-1:] == (self.gpu.layout.size,):
             return self.gpu.layout.packed(vectors)
         if self.stairs is not None and vectors.shape[-1:] == (self.spec.n_params,):
             return self.stairs.outside(self.spec, vectors)
-        return vectors
+        return np.array(vectors)
 
     def model(self) -> Model:
         classes = self.data.classes if self.counts else None
