@@ -582,6 +582,17 @@ def test_image_size_must_be_two_positive_whole_numbers(image_size):
         load("x", image_size=image_size)
 
 
+@pytest.mark.parametrize("image_shape", [(4, 5, 1), (4, 5, 4), (4,), (0, 5, 3)])
+def test_image_shape_must_be_grey_or_of_three_colours(image_shape):
+    with pytest.raises(ConfigError, match=r"image_shape=.*\(height, width\) or \(height, width, 3\)"):
+        load("x", image_shape=image_shape)
+
+
+def test_image_size_and_image_shape_exclude_each_other():
+    with pytest.raises(ConfigError, match=r"image_size=\(4, 5\) with image_shape=\(4, 5, 3\): expected one of them"):
+        load("x", image_size=(4, 5), image_shape=(4, 5, 3))
+
+
 def test_image_size_is_for_pictures(tmp_path):
     for source in ("deep", written(tmp_path / "t.csv", csv(TABLE))):
         with pytest.raises(ConfigError, match=r"image_size=\(4, 5\) is not for .*only a folder of images"):

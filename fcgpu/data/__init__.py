@@ -53,12 +53,14 @@ def load(
     to 0..1.
 
     Raises DataError for an unknown name, a path that cannot be read, or contents that are not valid (the message says
-    where); ConfigError if image_size is not two positive integers or image_shape not two or three, or if either is
-    given for anything but a folder of images; MissingExtraError for pictures without Pillow.
+    where); ConfigError if image_size or image_shape is no such tuple of positive integers, if both are given, or if
+    either is given for anything but a folder of images; MissingExtraError for pictures without Pillow.
     """
     size = None if image_size is None else _checked_shape("image_size", image_size, (2,))
     shape = None if image_shape is None else _checked_shape("image_shape", image_shape, (2, 3))
     given = {name: sides for name, sides in (("image_size", size), ("image_shape", shape)) if sides}
+    if len(given) > 1:
+        raise ConfigError(f"image_size={size} with image_shape={shape}: expected one of them")
     for name, sides in given.items():
         if math.prod(sides[:2]) > images.MAX_PIXELS:
             raise ConfigError(
@@ -99,10 +101,9 @@ def load_features(
     not have n_features entries; MissingExtraError for pictures without Pillow.
     """
     shape = None if image_shape is None else _checked_shape("image_shape", image_shape, (2, 3))
-    if shape and (math.prod(shape) != n_features or shape[2:] not in ((), (3,))):
+    if shape and math.prod(shape) != n_features:
         raise ConfigError(
-            f"image_shape={shape} makes {math.prod(shape)} features, the model takes {n_features}; "
-            "expected (height, width) or (height, width, 3)"
+            f"image_shape={shape} makes {math.prod(shape)} features; expected {n_features}, as the model takes"
         )
     with _as_data_errors(source):
         if isinstance(source, list | tuple):
@@ -190,8 +191,9 @@ def _checked_shape(name: str, value: Sequence[int], lengths: Sequence[int]) -> A
         shape = tuple(operator.index(side) for side in value)
     except TypeError:
         shape = ()
-    if len(shape) not in lengths or min(shape) < 1:
-        raise ConfigError(f"{name}={value!r}; expected positive whole numbers, {name}=(height, width)")
+    if len(shape) not in lengths or min(shape) < 1 or shape[2:] not in ((), (3,)):
+        colours = " or (height, width, 3)" if 3 in lengths else ""
+        raise ConfigError(f"{name}={value!r}; expected positive whole numbers, {name}=(height, width){colours}")
     return shape
 
 
