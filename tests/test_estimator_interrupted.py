@@ -159,3 +159,7 @@ def test_an_exception_leaves_an_estimator_as_it_was():
         made.fit(X, Y)
     np.testing.assert_array_equal(made.predict_proba(X), before)
     assert [made.loss_curve_, made.validation_scores_, made.validation_losses_] == curves
+    made = MLPClassifier((8,), max_iter=5, random_state=0, warm_start=True).fit(X, Y)
+    with pytest.raises(fcgpu.DataError, match="sample weights add up"):
+        made.fit(X, Y, np.full(len(X), 1e-320), validation_data=(X, Y))
+    assert made.validation_scores_ is None

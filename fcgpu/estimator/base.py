@@ -103,18 +103,18 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         if (size := found["batch_size"]) not in ("auto", "full") and size > n and recipe.batch != "full":
             warnings.warn(f"batch_size={size} is more than the {n} samples: it is clipped to them", stacklevel=3)
         curves = {name: copy(getattr(self, name)) for name in CURVES}
-        watch = Watch(self, found, backend, held_out)
-        X = arrays.for_backend(samples.X, backend)
-        data = Dataset(X, samples.y, classes=self._loop_classes, name=type(self).__name__)
-        events = train(
-            data, recipe, device=backend, threads=found["threads"], sample_weight=samples.weights,
-            start=self._start(found, recipe.optimizer, incremental=incremental), order=draws.Order(random, n),
-            monitor=watch, sample_ids=arrays.row_hashes(X) if any(found["dropout"]) else None,
-        )  # fmt: skip
         try:
+            watch = Watch(self, found, backend, held_out)
+            X = arrays.for_backend(samples.X, backend)
+            data = Dataset(X, samples.y, classes=self._loop_classes, name=type(self).__name__)
+            events = train(
+                data, recipe, device=backend, threads=found["threads"], sample_weight=samples.weights, monitor=watch,
+                start=self._start(found, recipe.optimizer, incremental=incremental), order=draws.Order(random, n),
+                sample_ids=arrays.row_hashes(X) if any(found["dropout"]) else None,
+            )  # fmt: skip
             last = self._listen(events, watch, found)
         except BaseException:
-            self.__dict__.update(curves)  # like the weights, they stay those of the fit before
+            self.__dict__.update(curves)  # with a warm start those of the fit before, as the weights are
             raise
         self._take(last, spec, recipe, backend, incremental=incremental)
         return self
