@@ -233,10 +233,11 @@ def test_npz_of_pictures_with_a_test_pair(tmp_path, keys, pixels):
     check(load(written(tmp_path / "m.npz", npz(**arrays))), image_shape=(4, 5), test=True)
 
 
-def test_npz_of_bytes_and_test_features_that_may_be_scaled_already(tmp_path):
-    arrays = {"X": ROWS, "y": LABELS, "X_test": ROWS / 255, "y_test": LABELS}
-    with pytest.raises(DataError, match="test features are float64, the others uint8; save both in one type"):
-        load(written(tmp_path / "m.npz", npz(**arrays)))
+def test_npz_of_bytes_and_features_that_may_be_scaled_already(tmp_path):
+    for X, X_test in ((ROWS, ROWS / 255), (ROWS / 255, ROWS)):
+        path = written(tmp_path / "m.npz", npz(X=X, y=LABELS, X_test=X_test, y_test=LABELS))
+        with pytest.raises(DataError, match=f"test features are {X_test.dtype}, the others {X.dtype}; save both in"):
+            load(path)
 
 
 def test_npz_of_colour_pictures_and_text_labels(tmp_path):

@@ -37,8 +37,8 @@ def load_npz(path: Path) -> Dataset:
         X_test, test_shape = rolled_out(X_test)
         if test_shape != image_shape:
             raise DataError(f"{path}: test pictures are {test_shape}, the others {image_shape}; they must be equal")
-        if X.dtype == np.uint8 and X_test.dtype.kind == "f":  # which may be scaled already
-            raise DataError(f"{path}: test features are {X_test.dtype}, the others uint8; save both in one type")
+        if np.uint8 in (X.dtype, X_test.dtype) and "f" in (X.dtype.kind, X_test.dtype.kind):  # may be scaled already
+            raise DataError(f"{path}: test features are {X_test.dtype}, the others {X.dtype}; save both in one type")
     return dataset(X, y, X_test, y_test, image_shape=image_shape, scale=scale_of(X), name=str(path))
 
 
