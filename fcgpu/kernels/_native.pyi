@@ -1,4 +1,4 @@
-"""native.c. Kernels that return False, or None, have not supported the arrays they were given, and changed nothing."""
+"""native.c. Kernels return False, or None, for arrays that they do not support, and then change nothing."""
 
 from typing import Any
 

@@ -94,10 +94,9 @@ def train(
         data, weights, sample_ids, held_out, held_weights = _hold_out(data, weights, sample_ids, recipe)
     y = fit_to(recipe, data)[1]
     X, times = features(data.X, backend, threads or cpu_count())
-    beside = 0 if held_out is None else held_out.X.nbytes
     cut = partial(
         plan, spec, (X if backend.on_gpu else data.X, y), recipe, backend,
-        threads=threads, weighted=weights is not None, beside=beside,
+        threads=threads, weighted=weights is not None, beside=0 if held_out is None else held_out.X.nbytes,
     )  # fmt: skip
 
     def build(made: Plan, again: Any) -> Run:
