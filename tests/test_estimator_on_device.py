@@ -78,6 +78,8 @@ def test_features_may_lie_on_another_device_than_the_callers(kind, given, device
         if hasattr(model, method):
             assert isinstance(getattr(model, method)(there), DeviceArray), method
     assert np.isfinite(model.score(there, y))
+    if kind == "multiclass":
+        assert ours(kind, output="sigmoid", **GIVEN).fit(there, y).predict_proba(there).shape == (len(y), 3)
     assert [device.id for device in device.xp._devices] == [0]
 
 

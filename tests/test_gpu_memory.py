@@ -1,10 +1,12 @@
 """Memory of a GPU: less of it gives the same numbers, too little of it a word; each body also runs on the double."""
 
 import gc
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from device_double import double_backend
 
 import fcgpu
 from fcgpu.kernels.products import WORKSPACE
@@ -109,6 +111,18 @@ def test_a_device_with_less_than_it_said_gets_a_smaller_plan_and_says_so(changes
         held = held // 2
     assert f"{device.device} ran out of memory: " in "".join(notes)
     assert "ran out of memory" in refusal
+
+
+def test_another_device_than_the_callers_gets_a_smaller_plan_too(data, monkeypatch):
+    double = double_backend(monkeypatch)
+    second, pool = replace(double, device="cuda:1"), double.xp.get_default_memory_pool()
+    double.xp.number = 1
+    expected = run(data, second)
+    second.give_back()
+    pool.set_limit(size=pool.used_bytes() + expected.plan.bytes // 2 + WORKSPACE)
+    found = run(data, second)
+    assert found.notes.startswith("cuda:1 ran out of memory: ")
+    np.testing.assert_allclose(found.params, expected.params, rtol=0, atol=1e-3)
 
 
 def test_the_plan_is_what_a_run_takes(device, data):

@@ -70,7 +70,7 @@ def test_other_types(backend):
         assert features(X, backend, 2) == (X, 1)
     made, times = features(backend.to_device(BYTES.astype(np.float16)), backend, 2)
     assert (made.dtype, times) == (np.uint8, 1)
-    for X in (200 + BYTES % 2 / 8, 1 - BYTES % 4 / 2048):  # float16's numbers lie that near to pixels
+    for X in (200 + BYTES % 2 / 8, 1 - BYTES % 4 / 2048, BYTES / 255):  # float16's numbers lie that near to pixels
         X = backend.to_device(X.astype(np.float16))
         assert features(X, backend, 2) == (X, 1)
 
