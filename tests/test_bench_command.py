@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -94,7 +95,9 @@ def test_the_limits_of_a_gpu_are_those_of_its_tensor_cores(small, monkeypatch):
 
 
 def test_a_gpu_is_measured_by_the_same_words(small, monkeypatch):
-    backend = double_backend()
+    """Also one that is not the caller's current one."""
+    backend = replace(double_backend(), device="cuda:1")
+    backend.xp.number = 1
     monkeypatch.setattr(bench, "GPU_SAMPLES", 32)
     limits, row = bench.measure([backend], seconds=0.01, hidden=((8,),), batches=(16,))
     assert limits.flops > 0
