@@ -253,8 +253,9 @@ def test_the_note_on_the_curves_is_true_of_every_rule(tmp_path):
 def test_training_samples_that_have_changed_are_noticed(tmp_path):
     X, y = blots(60, 1)
     np.savez(tmp_path / "d.npz", X=X, y=y)
-    train(tmp_path / "d.npz", "--hidden", 5, "--epochs", 20, "--out", tmp_path / "run")
-    assert "not those of the run any more" not in read(page(tmp_path / "run"))
+    for name, words in {"run": (), "held": ("--early-stopping",)}.items():
+        train(tmp_path / "d.npz", "--hidden", 5, "--epochs", 20, "--out", tmp_path / name, *words)
+        assert "not those of the run any more" not in read(page(tmp_path / name))
     np.savez(tmp_path / "d.npz", X=X, y=y[::-1])
     assert "The training samples are not those of the run any more" in read(page(tmp_path / "run"))
 
