@@ -162,6 +162,8 @@ def test_clipping_bounds_the_norm_and_leaves_small_gradients_alone():
     np.testing.assert_array_equal(great, np.float32([3e20, 4e20]))
     KERNELS.clip_by_norm(great, 1.0)
     np.testing.assert_allclose(great, [0.6, 0.8], rtol=1e-6)
+    KERNELS.clip_by_norm(great, 1e300)
+    np.testing.assert_allclose(great, [0.6, 0.8], rtol=1e-6)
     zero = np.zeros(3)
     KERNELS.clip_by_norm(zero, 1.0)
     np.testing.assert_array_equal(zero, 0)

@@ -158,9 +158,13 @@ def add_l2(W: Any, dW: Any, alpha: float, share: Any, penalty: Any, *, xp: Any) 
 def clip_by_norm(g: Any, limit: float, *, xp: Any) -> None:
     """g ← g · limit / max(‖g‖, limit): the global norm becomes at most `limit` (Pascanu et al. 2013).
 
-    The norm is computed in float64: in float32 the square of one above 1.8e19 would be infinite.
+    Where its square is more than g's dtype holds, as that of 1.8e19 is in float32, it is computed in float64.
     """
-    norm = xp.sqrt(xp.sum(xp.multiply(g, g, dtype=np.float64), axis=-1, keepdims=True))
+    with np.errstate(over="ignore"):
+        squares = xp.matmul(g[..., None, :], g[..., None])[..., 0]
+    if not xp.isfinite(squares).all():
+        squares = xp.sum(xp.multiply(g, g, dtype=np.float64), axis=-1, keepdims=True)
+    norm = xp.sqrt(squares, dtype=np.float64)
     g *= (limit / xp.maximum(norm, limit)).astype(g.dtype)
 
 
