@@ -220,7 +220,7 @@ def _throughput(
         data = dataset(data.X[:n], data.y[:n], scale=data.scale, name=data.name)
     events = train(
         data, device=backend, threads=threads, hidden=hidden, batch=batch, epochs=EPOCHS,
-        optimizer="gradient_descent", learning_rate=1e-3,
+        optimizer="gradient_descent", learning_rate=1e-3, schedule="constant",
     )  # fmt: skip
     began = spent = 0.0
     samples, look = 0, 1
