@@ -103,7 +103,7 @@ def test_the_page_names_what_was_found_and_what_was_not():
     ]
     about = {"case": "full", "precision": "tf32"}
     step = {"step_microseconds": 9.0, "sum_of_launches_microseconds": 8.0, "launches": 1, "floor_microseconds": 2.5}
-    launches = [{**about, "launch": "turn", "microseconds": 3.25}, {**about, **step}]
+    launches = [{**about, "launch": "end_step", "microseconds": 3.25}, {**about, **step}]
     parts = {
         "versus": {"title": "steps", "ended": "done", "rows": versus_rows},
         "profile": {"title": "a profile", "ended": "done", "rows": launches},
@@ -124,7 +124,7 @@ def test_the_page_names_what_was_found_and_what_was_not():
         "| full float32 | 1,250.5 | 2,500.0 | 0.50 |",
         "full float32 gone: it has no card  ",
         "| full tf32 | 9.0 | 8.0 | 1 | 2.5 |",
-        "| turn | 3.2 |",
+        "| end_step | 3.2 |",
         "This part ended so: stopped after 5 s.",
         "| a/b | 1.235e+05 |",
     ):
@@ -263,7 +263,7 @@ def test_a_profile_has_every_launch_of_a_step(device, monkeypatch):
     assert names == [
         "load", *["product", "sigmoid"] * 2, "product", "binary_cross_entropy",
         "product", "product", "sigmoid_backward", "product", "product", "sigmoid_backward", "product",
-        "turn", "gradient_descent",
+        "end_step", "gradient_descent",
     ]  # fmt: skip
     assert whole["launches"] == len(launches) == work_of(fcgpu.Spec((784, 128, 64, 10)), 10).launches
     assert not whole["why_eager"]
@@ -275,7 +275,7 @@ def test_a_profile_stays_where_learning_rates_are_known(device, monkeypatch):
     """An epoch of more steps than are known ahead has been made before the launches are noted and repeated."""
     monkeypatch.setattr(steps, "AHEAD", 1)
     monkeypatch.setattr(profile, "TIMED", {"small": replace(profile.TIMED["batch-10"], rows=200)})
-    assert "turn" in [row.get("launch") for row in profile.rows("cuda", ("small",), ("float32",))]
+    assert "end_step" in [row.get("launch") for row in profile.rows("cuda", ("small",), ("float32",))]
 
 
 def test_tiles_of_a_full_batch(device):

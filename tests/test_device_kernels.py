@@ -283,7 +283,7 @@ def test_pieces_of_a_number_add_up_to_it(pieces, error, xp):
 
 
 class Turning:
-    """The arrays of `turn`, of an optimizer that counts and two dropped layers; the values are drawn."""
+    """The arrays of `end_step`, of an optimizer that counts and two dropped layers; the values are drawn."""
 
     def __init__(self, xp, dtype, n=300, done=7, first=5, steps=3):
         random = np.random.default_rng(6)
@@ -296,7 +296,7 @@ class Turning:
             xp.empty((1,), dtype=dtype), xp.empty((1,), dtype=dtype), xp.empty((4,), dtype=np.uint32),
         )  # fmt: skip
         tables = Tables(xp.asarray(self.rates), xp.asarray(self.keys), xp.asarray(np.array([first])))
-        self.call = lambda used, limit, advance: device.turn(
+        self.call = lambda used, limit, advance: device.end_step(
             Sums(*(xp.asarray(s) for s in self.sums)), tables, self.now, used, steps, 0.4, limit, advance, xp=xp
         )
 
@@ -376,7 +376,7 @@ def test_every_formula_is_compared():
         "add_l2",
         "squares",
         "clip",
-        "turn",
+        "end_step",
         "identity_backward",
         "to_bytes",
     }  # above, by themselves, and in test_pixels.py

@@ -32,7 +32,7 @@ from fcgpu.train.recipe_files import load_recipe, to_toml
 
 RECIPE, RESULT = "recipe.toml", "result.json"
 NEVER = Every()
-LED_ASTRAY = math.inf  # score of the checkpoint that a run went back to after a divergence
+BEFORE_DIVERGENCE = math.inf  # score of the checkpoint that a run went back to after a divergence
 
 
 class RunDirectory:
@@ -126,7 +126,7 @@ class RunDirectory:
         removed. Raises CheckpointError, also if a newer checkpoint does not load.
         """
         found, wrong = self._checkpoints.latest()
-        if found is not None and found.score == LED_ASTRAY:
+        if found is not None and found.score == BEFORE_DIVERGENCE:
             self._checkpoints.remove(found.state.epochs)
             found, wrong = self._checkpoints.latest()
         if wrong:
@@ -134,7 +134,7 @@ class RunDirectory:
         self.history.cut(found.state.epochs if found else 0)
         if found is None:
             return None
-        halved = replace(found, state=replace(found.state, halvings=halvings), score=LED_ASTRAY)
+        halved = replace(found, state=replace(found.state, halvings=halvings), score=BEFORE_DIVERGENCE)
         self._checkpoints.save(halved)
         return halved
 

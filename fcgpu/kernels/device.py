@@ -3,7 +3,7 @@ host.
 
 What changes from step to step is read on the device: `at` counts the steps and determines which rows are next, which
 learning rate applies, and which row of the history gets the loss. Sums go block by block into an array of partial sums,
-which `turn` adds up in a fixed order, so the order of threads changes no bit.
+which `end_step` adds up in a fixed order, so the order of threads changes no bit.
 
 A layer is one matrix [W; b] of n_in + 1 rows and n_out columns, and its input has one more unit, which is always 1:
     Z = [A 1] [W; b]   and   [dW; db] = [A 1]ᵀ dZ,
@@ -179,7 +179,7 @@ class Now(NamedTuple):
     key: Any  # (2 layers,) uint32, dropout's
 
 
-def turn(
+def end_step(
     sums: Sums, tables: Tables, now: Now, used: Sequence[int], steps: int, portion: float, limit: float,
     advance: bool, *, xp: Any,
 ) -> None:  # fmt: skip
@@ -190,7 +190,7 @@ def turn(
     keys of the next, and count the step. An epoch has `steps` steps; this one has the fraction `portion` of the epoch's
     samples. limit : largest norm of the gradient.
     """
-    kernel("turn", xp)(
+    kernel("end_step", xp)(
         *sums, *tables, *used, now.key.size, steps, portion, limit, advance, *now, size=ONE_BLOCK, block_size=ONE_BLOCK
     )
 

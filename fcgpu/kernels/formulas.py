@@ -220,7 +220,7 @@ FORMULAS = {
         "block_sum(sum); if (threadIdx.x == 0) squares[blockIdx.x] = sum[0]",
     ),
     "clip": Formula("raw T clip", "T g", "g *= clip[0]"),
-    "turn": Formula(
+    "end_step": Formula(
         "raw float64 losses, raw float64 rights, raw float64 penalties, raw float64 squares, raw T rates, "
         "raw uint32 keys, raw int64 first, int32 n_losses, int32 n_penalties, int32 n_squares, int32 n_keys, "
         "int64 steps, float64 portion, float64 limit, bool advance",

@@ -286,7 +286,7 @@ class OnGpu:
         if recipe.gradient_clip:
             kernel("squares", xp)(self.gradient, sums.squares)
             used[2] = sums.squares.size
-        device.turn(
+        device.end_step(
             sums, self._tables, self._now, used, self.plan.steps_per_epoch, batch.samples / self.plan.samples,
             recipe.gradient_clip, advance, xp=xp,
         )  # fmt: skip
