@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.errors import CheckpointError, ConfigError, choices
+from fcgpu.errors import CheckpointError
 from fcgpu.kernels.updates import SCALARS, UPDATES
 
 
@@ -16,13 +16,12 @@ class FirstOrder:
     w and g are flat vectors (..., n_params). g is overwritten as scratch. `step` returns what `evaluate` returned: the
     loss before the update. `learning_rate` is a (1,) array of w's dtype on the device, which the caller sets. `state`
     is a NamedTuple of arrays; it is all that a checkpoint must save.
-    Raises ConfigError for a name that is not in UPDATES.
     """
 
     finished, strayed = "", False  # as in LBFGS; here they never change
 
     def __init__(self, name: str, w: Any, kernels: Any, xp: Any, **hyperparameters: Any) -> None:
-        row = known(name)
+        row = UPDATES[name]
         fields = row.state._fields
         self.state = row.state(*(xp.zeros((1,), np.float64) if f in SCALARS else xp.zeros_like(w) for f in fields))
         self.learning_rate = xp.zeros((1,), dtype=w.dtype)
@@ -62,9 +61,3 @@ class FirstOrder:
 
 def _subtract(rest: slice, w: Any, g: Any, state: Any, learning_rate: Any) -> None:
     w[rest] -= g[rest]
-
-
-def known(name: str) -> Any:
-    if name not in UPDATES:
-        raise ConfigError(f"optimizer={name!r} is not known; {choices(name, UPDATES)}")
-    return UPDATES[name]
