@@ -325,8 +325,7 @@ def test_a_score_does_not_depend_on_what_numpy_does_about_its_errors(output, los
 
 def test_schedules_by_hand():
     def factor(name, step, epoch=0, samples=0, drops=0, **options):
-        row = SCHEDULES[name]
-        return row.factor(Position(step, 100, epoch, samples, drops), **{**row.defaults, **options})
+        return SCHEDULES[name].factor(Position(step, 100, epoch, samples, drops), **options)
 
     assert factor("constant", 50) == 1
     assert [factor("step", 0, epoch, step_size=2, gamma=0.1) for epoch in range(5)] == pytest.approx(

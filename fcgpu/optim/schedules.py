@@ -1,7 +1,7 @@
 """Learning rate schedules: each returns a factor of the initial learning rate from the position in the run."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 from fcgpu.errors import ConfigError
@@ -17,7 +17,7 @@ class Position(NamedTuple):
 
 class Schedule(NamedTuple):
     factor: Callable[..., float]
-    defaults: Mapping[str, float]
+    keys: tuple[str, ...] = ()  # of the recipe, which the factor also takes
     by_step: bool = False  # whether it changes within an epoch
 
 
@@ -44,7 +44,7 @@ def one_cycle(at: Position) -> float:
     start, end, share = (1 / 25, 1.0, at.step / top) if at.step < top else (
         1.0, 4e-6, (at.step - top) / max(1.0, at.steps - 1 - top)
     )  # fmt: skip
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def inverse_scaling(at: Position, *, power_t: float) -> float:
@@ -58,12 +58,12 @@ def adaptive(at: Position) -> float:
 
 
 SCHEDULES = {
-    "constant": Schedule(constant, {}),
-    "step": Schedule(step, {"step_size": 10, "gamma": 0.5}),
-    "cosine": Schedule(cosine, {}, by_step=True),
-    "one_cycle": Schedule(one_cycle, {}, by_step=True),
-    "inverse_scaling": Schedule(inverse_scaling, {"power_t": 0.5}),
-    "adaptive": Schedule(adaptive, {}),
+    "constant": Schedule(constant),
+    "step": Schedule(step, ("step_size", "gamma")),
+    "cosine": Schedule(cosine, by_step=True),
+    "one_cycle": Schedule(one_cycle, by_step=True),
+    "inverse_scaling": Schedule(inverse_scaling, ("power_t",)),
+    "adaptive": Schedule(adaptive),
 }
 
 

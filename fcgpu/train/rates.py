@@ -13,7 +13,7 @@ class Rates:
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
         schedule = SCHEDULES[recipe.schedule or ("constant" if recipe.optimizer in FULL_BATCH else "cosine")]
-        self._factor = partial(schedule.factor, **{key: getattr(recipe, key) for key in schedule.defaults})
+        self._factor = partial(schedule.factor, **{key: getattr(recipe, key) for key in schedule.keys})
         self._initial, self._by_step = recipe.learning_rate, schedule.by_step
         self._warm_up_steps = recipe.warmup * steps_per_epoch
 

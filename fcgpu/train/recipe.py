@@ -171,7 +171,7 @@ KEYS = {f.name: f for f in fields(Recipe)}
 def _users(key: str) -> dict[str, list[str]]:
     """The optimizers or schedules that use a key, as {"optimizer": names} or {"schedule": names}; {} if all do."""
     rules = {name: {"learning_rate", *row.defaults} for name, row in UPDATES.items()} | {"lbfgs": set(LBFGS)}
-    schedules = {name: set(row.defaults) for name, row in SCHEDULES.items()}
+    schedules = {name: set(row.keys) for name, row in SCHEDULES.items()}
     found = {
         choice: [name for name, keys in table.items() if key in keys]
         for choice, table in (("optimizer", rules), ("schedule", schedules))
