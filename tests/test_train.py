@@ -272,6 +272,24 @@ def test_refusals_name_value_and_remedy(blobs, mnist):
         run((blobs.X, shares))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"activation": "rely"}, "activation='rely' is not known; did you mean 'relu'"),
+        ({"output": "relu"}, "output='relu' is not known; choose from"),
+        ({"init": "hi"}, "init='hi' is not known"),
+        ({"sizes": (3, 1)}, "use output='sigmoid'"),
+        ({"sizes": (3,)}, r"sizes=\[3\]"),
+        ({"sizes": (3, 0)}, r"sizes=\[3, 0\]"),
+    ],
+    ids=str,
+)
+def test_a_spec_of_no_network_is_refused(changes, message):
+    with pytest.raises(fcgpu.ConfigError, match=message):
+        fcgpu.Spec(**({"sizes": (3, 2)} | changes))
+    assert fcgpu.Spec((1, 1), output="sigmoid").n_params == 2
+
+
 def test_samples_keep_their_ids_where_others_are_held_out(blobs):
     """Other ids of the samples held out change nothing, other ids of those that are left do."""
     options = {"hidden": (8,), "dropout": 0.5, "epochs": 2, "early_stopping": True}
