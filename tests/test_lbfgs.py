@@ -22,10 +22,11 @@ def _quiet(workers):
 
 
 LINES = {
-    "rational": lambda a: (-a / (a * a + 2), (a * a - 2) / (a * a + 2) ** 2),  # 1 of Moré and Thuente 1994, section 5
+    "rational": lambda a: (-a / (a * a + 2), (a * a - 2) / (a * a + 2) ** 2),
     "waves": lambda a: (math.sin(9 * a) / 100 + a * a - a, 9 * math.cos(9 * a) / 100 + 2 * a - 1),
     "quartic": lambda a: (a**4 - a, 4 * a**3 - 1),
     "wall": lambda a: (-math.log(1 - a) - 3 * a if a < 1 else math.nan, 1 / (1 - a) - 3 if a < 1 else math.nan),
+    "plateau": lambda a: (math.expm1(-2 * a) / 2 - 1e-5 * a, -math.exp(-2 * a) - 1e-5),  # ever lower, but not enough
     "overflow": lambda a: (a * a - a if a < 100 else math.inf, 2 * a - 1),
 }
 
@@ -47,6 +48,49 @@ def test_a_search_meets_the_strong_wolfe_conditions(name, step):
     assert abs(found.slope) <= C2 * abs(slope)
 
 
+def power(a):
+    return (a + 0.004) ** 5 - 2 * (a + 0.004) ** 4, 5 * (a + 0.004) ** 4 - 8 * (a + 0.004) ** 3
+
+
+def ripples(a, b=0.01, turns=39 * math.pi / 2):
+    inside = (a - 1) ** 2 / b / 2 + b / 2, (a - 1) / b
+    fall, slope = inside if abs(a - 1) < b else (abs(a - 1), math.copysign(1.0, a - 1))
+    return fall + (1 - b) / turns * math.sin(turns * a), slope + (1 - b) * math.cos(turns * a)
+
+
+def yanai(b1, b2):
+    def line(a):
+        left, right = math.hypot(a, b1), math.hypot(1 - a, b2)
+        g1, g2 = (math.hypot(1, b) - b for b in (b1, b2))
+        return g1 * right + g2 * left, g1 * (a - 1) / right + g2 * a / left
+
+    return line
+
+
+@pytest.mark.parametrize(
+    ("line", "c1", "c2", "trials", "ends"),
+    [
+        (LINES["rational"], 1e-3, 0.1, (3, 1, 4), (1.4, 10, 37)),
+        (power, 0.1, 0.1, (8, 8, 11), (1.6, 1.6, 1.6)),
+        (ripples, 0.1, 0.1, (12, 10, 13), (1, 1, 1)),
+        (yanai(1e-3, 1e-3), 1e-3, 1e-3, (1, 3, 4), (0.10, 0.35, 0.83)),
+        (yanai(1e-2, 1e-3), 1e-3, 1e-3, (3, 7, 8), (0.078, 0.073, 0.076)),
+        (yanai(1e-3, 1e-2), 1e-3, 1e-3, (11, 8, 11), (0.93, 0.92, 0.92)),
+    ],
+    ids=range(1, 7),
+)
+def test_a_search_takes_the_trials_of_the_paper(line, c1, c2, trials, ends, monkeypatch):
+    """The six functions of Moré and Thuente 1994, section 5, and their tables, from steps of 0.1, 10 and 1000."""
+    for name, value in {"C1": c1, "C2": c2, "NARROWEST": 0.0}.items():
+        monkeypatch.setattr(f"fcgpu.optim.line_search.{name}", value)
+    for step, count, end in zip((0.1, 10, 1000), trials, ends, strict=True):
+        made = []
+        start = Point(0.0, *line(0.0))
+        found = strong_wolfe(lambda a: made.append(a) or line(a), start, step, max_trials=30, noise=0.0)  # noqa: B023
+        assert len(made) == count
+        assert found.step == pytest.approx(end, rel=0.03)  # the tables have two digits
+
+
 def test_a_good_first_step_costs_one_trial():
     assert strong_wolfe(lambda a: ((a - 1) ** 2, 2 * a - 2), Point(0, 1, -2), 0.9, max_trials=1, noise=0) is not None
 
@@ -63,6 +107,17 @@ def test_a_good_first_step_costs_one_trial():
 def test_a_line_without_such_a_point_is_given_up(line):
     loss = line(0.0)[0] if math.isfinite(line(0.0)[0]) else 1.0
     assert strong_wolfe(line, Point(0.0, loss, -1.0), 1.0, max_trials=20, noise=0.0) is None
+
+
+def test_a_kink_is_given_up_before_the_trials_are_used_up():
+    made = []
+
+    def line(a):
+        made.append(a)
+        return abs(a - 0.3), math.copysign(1.0, a - 0.3)
+
+    assert strong_wolfe(line, Point(0.0, 0.3, -1.0), 1.0, max_trials=100, noise=0.0) is None
+    assert len(made) < 10
 
 
 def test_a_fall_below_the_noise_is_not_asked_for_but_a_rise_is_never_taken():
@@ -286,6 +341,13 @@ def test_a_state_of_another_memory_is_refused():
         exact(problem, memory=3).restore(exact(problem, memory=5).state_on_host(np.copy), np.asarray)
 
 
+@pytest.mark.parametrize("slots", [[5], [-1], [1, 1], [[0, 1]]], ids=str)
+def test_slots_that_cannot_be_are_refused(slots):
+    optimizer = exact(Problem(rosenbrock, np.zeros(4)), memory=5)
+    with pytest.raises(fcgpu.CheckpointError, match="expected some of 5, each once"):
+        optimizer.restore(optimizer.state_on_host(np.copy) | {"slots": np.array(slots)}, np.asarray)
+
+
 @pytest.mark.parametrize("options", [{"memory": 0}, {"max_line_search": 0}, {"max_evaluations": -1}])
 def test_a_limit_below_one_is_refused(options):
     with pytest.raises(fcgpu.ConfigError, match=f"{next(iter(options))}="):
@@ -322,8 +384,12 @@ def test_nothing_is_done_at_a_minimum_nor_after_the_end():
     problem = Problem(rosenbrock, np.ones(4))
     optimizer = problem.minimise(LBFGS(problem.w, np))
     assert "gtol" in optimizer.finished
-    optimizer.step(problem.w, problem.g, problem.evaluate)
-    assert optimizer.evaluations == len(problem.losses) == 1
+    restored = LBFGS(problem.w, np)
+    restored.restore(optimizer.state_on_host(np.copy), np.asarray)
+    for ended in (optimizer, restored):
+        ended.step(problem.w, problem.g, problem.evaluate)
+        assert ended.finished == optimizer.finished
+        assert ended.evaluations == len(problem.losses) == 1
     np.testing.assert_array_equal(problem.w, 1)
 
 
