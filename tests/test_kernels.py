@@ -20,6 +20,20 @@ BY_HAND = {
 POINTS = [0.0, -0.0, 1e-300, -1e-300, 1e-8, -1e-8, 0.5, -0.5, 3.0, -3.0, 40.0, -40.0, 700.0, -700.0, 1e4, -1e4, 1e300]
 
 
+def test_a_mask_is_the_hash_written_out(backend):
+    """One word at a time, in integers of any size: a seed has to mean the same masks in every version."""
+    K, xp, key, ids = kernels_for(backend), backend.xp, (0x9ABCDEF1, 77), (0, 1, 59_999)
+    keep = xp.zeros((3, 5), dtype=bool)
+    words = (xp.asarray(numbers, dtype=np.uint32) for numbers in (key, ids))
+    K.dropout(xp.ones((3, 5)), keep, *words, 0.5)
+    for i, sample in enumerate(ids):
+        for j in range(5):
+            x = ((sample + j * 0x9E3779B9) * key[0] + key[1]) % 2**32
+            x = (x ^ x >> 16) * 0x7FEB352D % 2**32
+            x = (x ^ x >> 15) * 0x846CA68B % 2**32
+            assert keep[i, j] == ((x ^ x >> 16) >= 2**31)
+
+
 @pytest.mark.parametrize("name", HIDDEN_ACTIVATIONS)
 def test_activation_at_ordinary_and_extreme_points(name, backend):
     K, xp = kernels_for(backend), backend.xp
