@@ -132,13 +132,14 @@ def test_a_fingerprint_depends_on_values_and_not_on_how_they_lie_in_memory():
     assert fingerprint(other) == fingerprint(DATA)
 
 
+@pytest.mark.parametrize("wrong", ["shape", "name"])
 @pytest.mark.parametrize("optimizer", ["momentum", "lbfgs"])
-def test_the_state_of_another_rule_is_refused(optimizer):
+def test_the_state_of_another_rule_is_refused(optimizer, wrong):
     state = run(fcgpu.Recipe(optimizer="rmsprop", hidden=(), epochs=1))[1][0]
-    wrong = {"momentum": {"v": state.rule["v"][1:]}, "lbfgs": {"v": state.rule["v"]}}[optimizer]
+    name = {"momentum": "v", "lbfgs": "history"}[optimizer] if wrong == "shape" else "w"
     assert state.optimizer == "rmsprop"
     with pytest.raises(fcgpu.CheckpointError, match="the state of optimizer='rmsprop'"):
         run(fcgpu.Recipe(optimizer=optimizer, hidden=(), epochs=2), state)
-    state = state.__class__(**(vars(state) | {"rule": wrong, "optimizer": ""}))
+    state = state.__class__(**(vars(state) | {"rule": {name: state.rule["v"][1:]}, "optimizer": ""}))
     with pytest.raises(fcgpu.CheckpointError, match="has shape"):
         run(fcgpu.Recipe(optimizer=optimizer, hidden=(), epochs=2), state)
