@@ -628,6 +628,15 @@ def test_a_folder_of_colour_pictures(tmp_path, picture):
     assert data.scale == 1 / 255
 
 
+@pytest.mark.parametrize("transparency", [3, bytes(range(16))])
+def test_a_palette_with_transparency_is_its_colours(tmp_path, picture, transparency):
+    """Pillow warns of the bytes."""
+    picture(tmp_path / "a/1.png", COLOURS[0], "P", transparency=transparency)
+    picture(tmp_path / "b/2.png", COLOURS[0], "P")
+    X, expected = load(tmp_path).X
+    np.testing.assert_array_equal(X, expected)
+
+
 def test_grey_stays_grey_unless_a_picture_has_colour(tmp_path, picture):
     picture(tmp_path / "a/1.png", PIXELS[0])
     picture(tmp_path / "b/2.png", PIXELS[1], "LA")

@@ -78,8 +78,6 @@ def read_pictures(paths: Sequence[Path], shape: tuple[int, ...]) -> Any:
     X = np.empty((len(paths), math.prod(shape)), np.uint8)
     for path, row in zip(paths, X, strict=True):
         with _opened(path) as picture:
-            if "transparency" in picture.info:  # Pillow warns unless such a palette goes through RGBA
-                picture = picture.convert("RGBA")
             picture = picture.convert("L" if len(shape) == 2 else "RGB")
             if picture.size != (shape[1], shape[0]):
                 picture = picture.resize((shape[1], shape[0]))
