@@ -211,6 +211,16 @@ def test_divergence_names_the_epoch_the_rate_and_a_remedy(blobs, batch):
         run(big, optimizer="gradient_descent", learning_rate=1e30, epochs=50, batch=batch)
 
 
+def test_lbfgs_stops_by_the_runs_tol(blobs):
+    assert "gtol=5" in run(blobs, optimizer="lbfgs", tol=5.0)[1].stopped
+
+
+def test_weights_are_of_the_runs_dtype(blobs):
+    weights = np.random.default_rng(0).random(150)
+    wide, narrow = (run(blobs, epochs=2, sample_weight=w)[1] for w in (weights, weights.astype(np.float32)))
+    assert bits(wide) == bits(narrow)
+
+
 def test_lbfgs_has_no_rate_and_no_clipping_to_try():
     with pytest.raises(fcgpu.DivergenceError, match=r"in epoch 1: try features of a smaller scale, or dtype='float64'"):
         run((np.array([[1.0], [2.0]]), np.array([3e19, 0.5])), optimizer="lbfgs", hidden=(), output="identity")
@@ -265,6 +275,9 @@ def test_refusals_name_value_and_remedy(blobs, mnist):
         run((blobs.X, np.zeros(150, dtype=int)))
     with pytest.raises(fcgpu.DataError, match="output='identity'"):
         run((blobs.X, np.linspace(0, 1, 150)))
+    for wrong in (-0.5, 1.5):
+        with pytest.raises(fcgpu.DataError, match="targets of several columns run from"):
+            run((blobs.X, np.full((150, 2), wrong)), output="sigmoid")
     shares = np.full((150, 3), 0.33)  # rounded
     run((blobs.X, shares), epochs=1)
     shares[7] = 1, 0, 1
@@ -327,6 +340,8 @@ def test_predicting_on_other_features_is_refused():
     model = fcgpu.Model(fcgpu.Spec((3, 2)), np.zeros(8), (0, 1))
     with pytest.raises(fcgpu.DataError, match="X has 4 features, the model was trained with 3"):
         model.predict(np.zeros((2, 4)))
+    with pytest.raises(fcgpu.ConfigError, match="device='gpu'"):
+        model.score(np.zeros((2, 3)), [0, 1], device="gpu")
     for threads in (-1, 0, "2"):
         with pytest.raises(fcgpu.ConfigError, match=f"threads={threads!r}: expected a whole number of 1 or more"):
             model.predict(np.zeros((2, 3)), threads=threads)
