@@ -23,7 +23,8 @@ from fcgpu.kernels.updates import UPDATES
 from fcgpu.optim import FULL_BATCH
 from fcgpu.optim.schedules import SCHEDULES
 from fcgpu.params import Padded, Spec
-from fcgpu.train import run
+from fcgpu.train import device as steps
+from fcgpu.train import run, stream
 
 HIDDEN, EPOCHS, SAMPLES, FEATURES = (7, 4), 3, 60, 5
 UNITS = FEATURES + sum(HIDDEN) + 3
@@ -77,7 +78,7 @@ def assert_equals_numpy(data, backend, **changes):
     np.testing.assert_allclose(found.model.params, expected.model.params, rtol=0, atol=tolerance)
     for ours, theirs in zip(epochs, expected_epochs, strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=tolerance)
-        assert ours.accuracy == theirs.accuracy
+        assert (ours.accuracy, ours.learning_rate) == (theirs.accuracy, theirs.learning_rate)
     assert found.train.loss == pytest.approx(expected.train.loss, rel=tolerance)
 
 
@@ -115,6 +116,21 @@ def test_every_schedule_trains_as_on_numpy(schedule, backend):
     waits = {"n_iter_no_change": 1, "tol": 10.0} if schedule == "adaptive" else {}
     options = {"batch": 7, "schedule": schedule, "warmup": 1, "epochs": 6, "dtype": "float64"}
     assert_equals_numpy(blobs(), backend, learning_rate=0.1, **options, **waits)
+
+
+def test_rates_and_keys_are_sent_again_where_they_run_out(backend, monkeypatch):
+    monkeypatch.setattr(steps, "AHEAD", 1)
+    assert_equals_numpy(blobs(), backend, batch=7, dropout=0.3, schedule="cosine", dtype="float64")
+
+
+def test_features_go_to_the_device_in_chunks(backend, monkeypatch):
+    monkeypatch.setattr(stream, "CHUNK_BYTES", 100)
+    X = np.arange(7 * 5, dtype=">f4").reshape(7, 5)
+    before = backend.xp.uploads
+    there = stream.on_device(X, backend)
+    assert backend.xp.uploads == before + 2
+    assert there.dtype == np.float32
+    np.testing.assert_array_equal(backend.to_host(there), X)
 
 
 @pytest.mark.parametrize("batch", ["full", 7])
