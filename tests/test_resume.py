@@ -1,5 +1,6 @@
 """Going on from a checkpoint equals never having stopped: every cell of the recipe, stopped at every epoch of 6."""
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -10,7 +11,8 @@ import fcgpu
 from fcgpu.formats import atomic
 from fcgpu.optim import FULL_BATCH, OPTIMIZERS
 from fcgpu.optim.schedules import SCHEDULES
-from fcgpu.train.checkpoint import Checkpoint, check_data, fingerprint, load, save
+from fcgpu.train.checkpoint import Checkpoint, check_cut, check_data, cut_of, fingerprint, load, save
+from fcgpu.train.plan import Plan
 from fcgpu.train.state import State
 
 EPOCHS = 6
@@ -125,6 +127,15 @@ def test_other_data_are_refused_with_what_differs(changes, what):
     other = fcgpu.Dataset(**(vars(DATA) | {"name": "other"} | changes))
     with pytest.raises(fcgpu.CheckpointError, match=f"run: other data than the run's: {what}"):
         check_data("run", there, other)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_another_cut_is_refused_where_it_changes_bits(on_gpu):
+    cuts = [cut_of(Plan(40, 40, tile, 1, 1, 0, 0, 0), on_gpu) for tile in (8, 20)]
+    there = Checkpoint(State(None), fcgpu.Recipe(), {}, cuts[0], 0.0)
+    check_cut("run", there, cuts[0])
+    with contextlib.nullcontext() if on_gpu else pytest.raises(fcgpu.CheckpointError, match=r"tile 8, .* tile 20"):
+        check_cut("run", there, cuts[1])
 
 
 def test_a_fingerprint_depends_on_values_and_not_on_how_they_lie_in_memory():
