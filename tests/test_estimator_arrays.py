@@ -53,7 +53,13 @@ def test_an_array_that_numpy_cannot_take_is_refused():
         def __dlpack__(self, **options):
             raise RuntimeError("Unsupported dtype")
 
+    class Elsewhere(Exporter):
+        def __dlpack_device__(self):
+            return 4, 0  # OpenCL
+
     X, y = problem("multiclass")
+    with pytest.raises(ValueError, match="X lies on DLPack device type 4"):
+        ours("multiclass").fit(Elsewhere(X), y)
     with pytest.raises(ValueError, match=r"Bfloat16 through DLPack: Unsupported dtype; expected an array of a NumPy"):
         ours("multiclass").fit(Bfloat16(X), y)
 

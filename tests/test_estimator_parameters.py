@@ -82,6 +82,7 @@ def test_a_wrong_value_is_refused_by_name_and_value(kind, key, value):
         ("multiclass", {"solver": "rprop", "learning_rate": "cosine"}, "follows no schedule"),
         ("regression", {"early_stopping": True, "validation_fraction": 0}, "validation_fraction=0 with early_stopping"),
         ("multiclass", {"early_stopping": True, "monitor": "f1_makro"}, "did you mean 'f1_macro'"),
+        ("multilabel", {"output": "softmax"}, "needs 2 or more classes and one label a sample"),
         ("multiclass", {"dropout": [0.1]}, r"dropout=.0\.1. with hidden_layer_sizes=.7, 5.: .*one a hidden layer"),
     ],
     ids=str,
