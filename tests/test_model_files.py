@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save as to_bytes
 
 import fcgpu
-from fcgpu.formats import atomic
+from fcgpu.formats import atomic, sealed
 
 SPEC = fcgpu.Spec((3, 2, 2), "tanh", "softmax", "glorot")
 
@@ -95,6 +95,38 @@ def test_other_files_are_refused_by_name(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(fcgpu.CheckpointError, match=message):
         fcgpu.load_model(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors | {"W3": np.zeros((2, 2), np.float32)},
+        lambda tensors: {key: tensor.astype(np.int32) for key, tensor in tensors.items()},
+        lambda tensors: tensors | {"b1": tensors["b1"].astype(np.float64)},
+        lambda tensors: tensors | {"W1": tensors["W1"].T.copy()},
+        lambda tensors: {key: tensor for key, tensor in tensors.items() if key != "b2"},
+    ],
+)
+def test_arrays_of_another_network_are_refused_whoever_sealed_them(tmp_path, change):
+    path = tmp_path / "m.safetensors"
+    fcgpu.save_model(model(), path)
+    about, tensors = sealed.read(path, "model")
+    sealed.write(path, about, tensors)
+    assert fcgpu.load_model(path).spec == SPEC
+    sealed.write(path, about, change(tensors))
+    with pytest.raises(fcgpu.CheckpointError):
+        fcgpu.load_model(path)
+
+
+@pytest.mark.parametrize(("was", "now"), [(b'"F64"', b'"I64"'), (b"[3,2]", b"[2,3]"), (b'"W1"', b'"V1"')])
+def test_the_hash_is_also_of_names_types_and_shapes(tmp_path, was, now):
+    path = tmp_path / "m.safetensors"
+    fcgpu.save_model(model("float64"), path)
+    content = path.read_bytes()
+    assert was in content
+    path.write_bytes(content.replace(was, now))
+    with pytest.raises(fcgpu.CheckpointError, match="do not match their SHA-256"):
+        sealed.read(path, "model")
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
