@@ -92,6 +92,12 @@ def test_train_says_in_json_what_it_did(run, data):
     assert said["test_accuracy"] > 0.9
 
 
+def test_a_long_run_is_tested_after_its_first_epoch_its_last_and_at_most_25_between(tmp_path, data):
+    ran("train", data, "--epochs", 77, "--hidden", 2, "--device", "cpu", "--out", tmp_path / "run", "--quiet")
+    lines = map(json.loads, (tmp_path / "run/history.jsonl").read_text().splitlines())
+    assert [line["epoch"] for line in lines if "test_loss" in line] == [1, *range(4, 77, 4), 77]
+
+
 def test_the_run_directory_holds_recipe_history_and_model(run, data):
     path, said = run
     assert {p.name for p in path.iterdir()} == {"history.jsonl", "model.safetensors", "recipe.toml", "result.json"}
