@@ -195,7 +195,11 @@ def test_a_lock_is_held_once(tmp_path):
     with pytest.raises(fcgpu.CheckpointError, match=f"process {os.getpid()}, writes there"):
         Lock(tmp_path)
     first.release()
-    Lock(tmp_path).release()
+    second = Lock(tmp_path)
+    first.release()  # a second time: the other's lock stays
+    with pytest.raises(fcgpu.CheckpointError, match="writes there"):
+        Lock(tmp_path)
+    second.release()
     assert list(tmp_path.iterdir()) == []
 
 
