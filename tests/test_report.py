@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from html import unescape
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import fcgpu
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[report]'")
 
-from fcgpu.report import judged, runs
+from fcgpu.report import judged, runs, values
 from fcgpu.report.page import Markup, document, element
 from fcgpu.train.recipe_files import to_toml
 
@@ -297,6 +298,14 @@ def test_every_kind_of_model(tmp_path, kind):
     else:
         assert "only the most frequent mistakes" in said
         assert "taken for" in said
+
+
+def test_sigmoid_outputs_are_labels_only_if_no_target_is_between():
+    model = SimpleNamespace(spec=fcgpu.Spec((1, 1), output="sigmoid"))
+    for middle in (0.0, 0.5):
+        y = np.array([[0.0], [middle], [1.0]])
+        first = next(values.sections(SimpleNamespace(model=model, y=y, P=y, split="test")))
+        assert ("Label by label" in str(first)) == (middle == 0)
 
 
 def test_several_runs_are_compared(pictures, tmp_path):
