@@ -13,7 +13,7 @@ from bench.rows import Writer
 from bench.run import peers_of, run_case
 from bench.session import PeerError, Remote
 
-WHOLE = ("startup", "memory", "race")  # cases that are processes or whole trainings
+WHOLE = ("startup", "memory", "race")  # cases that measure a whole process or a whole training run
 CASES = (*TIMED, *WHOLE)
 PACKAGES = ("bench.peers", "bench.loaders", "bench.estimators", "bench.recipes")
 
@@ -26,23 +26,23 @@ def main(argv: list[str] | None = None) -> int:
     run.add_argument(
         "--peers", metavar="NAME,...", help="files of bench/peers, loaders, estimators and recipes; default: all"
     )
-    run.add_argument("--rounds", type=int, help="default: what the case says")
+    run.add_argument("--rounds", type=int, help="default: the case's own number")
     run.add_argument("--threads", type=int, help="processors that each peer may use; default: all")
     run.add_argument("--out", type=Path, default=Path("bench/results/rows.jsonl"), help="default: %(default)s")
     report = commands.add_parser("report", help="turn rows into one HTML file and one Markdown file")
     report.add_argument("rows", type=Path, nargs="*", default=[Path("bench/results/rows.jsonl")])
     report.add_argument("--out", type=Path, default=Path("bench/results/report"), help="without suffix: %(default)s")
     trust = commands.add_parser(
-        "trust", help="show that a planted delay shows, that runs agree, that a cheat is refused"
+        "trust", help="check that a planted delay is measured, that runs agree, that wrong work is refused"
     )
     trust.add_argument("--case", choices=[case.name for case in TRAIN], default="batch-10")
     trust.add_argument("--rounds", type=int, default=7)
-    gpu = commands.add_parser("gpu", help="all that is to be learned from ten minutes with a GPU, as one JSON")
+    gpu = commands.add_parser("gpu", help="every measurement that needs a GPU, in ten minutes, as one JSON file")
     gpu.add_argument("--parts", metavar="NAME,...", help=f"default: {','.join(PARTS)}")
     gpu.add_argument(
         "--seconds", type=float, default=560.0,
-        help="for all parts together; the default, %(default)s, fits into a command of 600 s and cuts the last parts, "
-        "for another one, with --parts and --out",
+        help="time limit of all parts together; the default, %(default)s, fits a limit of 600 s a command and leaves "
+        "out the last parts: run them separately with --parts and --out",
     )  # fmt: skip
     gpu.add_argument(
         "--out", type=Path, default=Path("bench/results"), help="a folder for gpu.json; default: %(default)s"
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
 
             return demonstrate(TIMED[args.case], args.rounds, say)
         return _run(args, words)
-    except PeerError as error:  # in the middle of a case, or of the reference
+    except PeerError as error:  # while a case was measured, or in the reference
         say(f"bench: error: {error}")
         return 1
     except KeyboardInterrupt:
@@ -94,7 +94,7 @@ def _run(args: argparse.Namespace, words: argparse.ArgumentParser) -> int:
 
 
 def _chosen(text: str | None, known: Sequence[str], option: str, words: argparse.ArgumentParser) -> list[str]:
-    """The names in a list with commas, all of `known` where there is none; the parser refuses others."""
+    """The names in a comma-separated list, or all of `known` if there is no list; an unknown name is a usage error."""
     names = text.split(",") if text else list(known)
     if unknown := [name for name in names if name not in known]:
         words.error(f"{option}: {unknown[0]!r} is not known; choose from {', '.join(known)}")

@@ -1,8 +1,8 @@
-"""What is measured, and what every peer is handed for it: the same digits, the same weights, the same learning rate.
+"""What is measured, and what every peer is given: the same digits, the same weights, the same learning rate.
 
-A case is a description; `Case.work` makes the arrays. All training cases are 784-128-64-10 with sigmoids everywhere,
-the binary cross-entropy summed over the ten outputs, and plain gradient descent: the article's network and rule, which
-every library has. Samples come in file order, so that no peer pays for shuffling.
+A case is a description; `Case.work` makes the arrays. All training cases use 784-128-64-10 with sigmoids everywhere,
+the binary cross-entropy summed over the ten outputs, and plain gradient descent: the article's network and optimizer,
+which every library has. Samples come in file order, so that no peer spends time on shuffling.
 """
 
 from dataclasses import dataclass, replace
@@ -14,16 +14,16 @@ import fcgpu
 from fcgpu.params import initial
 
 SIZES, RATE, SEED = (784, 128, 64, 10), 0.5, 0
-VARIED = 6  # times the initial weights: predictions before training are then of all ten classes
+VARIED = 6  # factor on the initial weights for prediction: an untrained network then predicts all ten classes
 CHECKED = 20  # updates after which losses are compared
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a peer's `setup` gets. One call of `step` is one pass over X in batches, in file order.
+    """The argument of a peer's `setup`. One call of `step` is one pass over X in batches, in file order.
 
     X (n, 784) uint8, to be multiplied by `scale`; y (n,) labels; start: [(W (n_in, n_out), b (1, n_out))] float64.
-    A peer brings them into its own layout and type in `setup`, which is not timed.
+    A peer converts them to its own layout and dtype in `setup`, which is not timed.
     """
 
     X: Any
@@ -33,7 +33,7 @@ class Work:
     batch: int
     learning_rate: float
     device: str  # "cpu" or "cuda"
-    precision: str = "float32"  # of the products: also "tf32", "bfloat16" on a GPU; a peer that lacks it says so
+    precision: str = "float32"  # of the matrix products; on a GPU also "tf32", "bfloat16"
 
     def features(self, dtype: Any = np.float32) -> Any:
         """X * scale (n, n_features)."""
@@ -46,7 +46,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Case:
-    """`verb` is the function of a peer's file that is called, as setup or setup_predict; `peers` is their package."""
+    """`verb` names the function of a peer that is called, such as setup_predict; `peers` is the peers' package."""
 
     name: str
     title: str
@@ -56,22 +56,22 @@ class Case:
     peers: str = "bench.peers"
     rounds: int = 15
     sizes: tuple[int, ...] = SIZES
-    checked: int = CHECKED  # updates before the answers are compared
-    tolerance: float = 1e-5  # relative, of the loss (float32 differs by 1e-7); or the share of labels that may differ
+    checked: int = CHECKED  # updates before the results are compared
+    tolerance: float = 1e-5  # of the loss, relative (float32 differs by 1e-7); or fraction of labels that may differ
     precision: str = "float32"
 
     @property
     def checks(self) -> "Case":
-        """The case as it is checked: not more than CHECKED updates a pass."""
+        """The case cut down for the check: at most `checked` updates a pass."""
         return replace(self, rows=min(self.rows, max(self.checked, 1) * self.batch))
 
     @property
     def check_calls(self) -> int:
-        """How often `step` is called for `checked` updates, and once more so that the last of them shows."""
+        """Calls of `step` that make `checked` updates, and one more, whose loss shows the last update."""
         return 1 + self.checked // (self.checks.rows // self.batch)
 
     def work(self, device: str, *, other: bool = False) -> Work:
-        """The arrays; `other` for data of the same shape to warm up on: the digits mirrored, in the opposite order."""
+        """The arrays; with `other`, data of the same shape for the warm-up: the digits mirrored, in reverse order."""
         data = fcgpu.load("mnist")
         X, y = data.X[: self.rows, : self.sizes[0]], data.y[: self.rows]
         if other:
@@ -83,7 +83,7 @@ class Case:
         return Work(X, y, data.scale, start, self.batch, RATE, device, self.precision)
 
     def agrees(self, answer: Any, reference: Any) -> bool:
-        """Is a peer's answer the reference's: its loss within the tolerance, its labels but for ties of rounding?"""
+        """Whether a peer's result is the reference's: its loss, or the fraction of labels that differ, in tolerance."""
         answer, reference = np.asarray(answer), np.asarray(reference)
         if answer.shape != reference.shape or not np.isfinite(answer).all():
             return False
@@ -100,7 +100,7 @@ TRAIN = (
 )
 PREDICT = Case("predict", "prediction of 60,000 rows", verb="setup_predict", checked=0, tolerance=1e-4)
 LOAD = Case("load", "loading MNIST from a CSV of 110 MB", peers="bench.loaders", rounds=5, checked=0, tolerance=0.0)
-# Accuracies may differ by 0.3 % of one another. float64 is what X / 255 gives, and what scikit-learn makes of lists.
+# Accuracies may differ by 0.3 %, relative. X / 255 is float64, and scikit-learn converts lists to float64.
 FIT = Case(
     "fit", "MLPClassifier.fit, 5 epochs of Adam, float64", peers="bench.estimators", rounds=5, checked=0, tolerance=3e-3
 )

@@ -1,7 +1,6 @@
-"""How one call is timed. A clock calls `step` and returns (seconds, answer as a host array).
+"""How one call is timed. A clock calls `step` and returns (seconds, result as a host array).
 
-An answer may be a function that fetches it: then the fetching is timed where the host's clock waits for it, and not
-where a device's own events are the clock.
+A result may be a function that fetches the value. The host clock includes that fetch; device events do not.
 """
 
 import time
@@ -12,14 +11,14 @@ import numpy as np
 
 
 def host(step: Callable[[], Any]) -> tuple[float, Any]:
-    """perf_counter around the call and the reading of its answer, which waits for work that a library put off."""
+    """perf_counter around the call and the fetch of its result, which waits for asynchronous work."""
     began = time.perf_counter()
     answer = np.asarray(_fetched(step()))
     return time.perf_counter() - began, answer
 
 
 def cupy_events(step: Callable[[], Any]) -> tuple[float, Any]:
-    """Events of CuPy's current stream around the call alone; the answer is read afterwards."""
+    """Events of CuPy's current stream around the call alone; the result is fetched afterwards."""
     import cupy
 
     begin, end = cupy.cuda.Event(), cupy.cuda.Event()
@@ -31,7 +30,7 @@ def cupy_events(step: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def torch_events(step: Callable[[], Any]) -> tuple[float, Any]:
-    """Events of PyTorch's current stream around the call alone; the answer is read afterwards."""
+    """Events of PyTorch's current stream around the call alone; the result is fetched afterwards."""
     import torch
 
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

@@ -1,13 +1,13 @@
-"""Rounds and ratios. A round calls every peer once; ratios are taken within a round, so a machine's drift cancels."""
+"""Rounds and ratios. A round calls every peer once; ratios are taken within a round, so that drift cancels."""
 
 import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-PAUSE = 0.2  # seconds between calls: threads of a library that wait by spinning, OpenBLAS for 0.13, sleep by then
+PAUSE = 0.2  # seconds between calls: by then a library's spinning threads sleep (OpenBLAS's spin for 0.13 s)
 
-Times = dict[str, list[float | None]]  # seconds by round; None where a peer was called no more
+Times = dict[str, list[float | None]]  # seconds by round; None once a peer is no longer called
 
 
 def interleave(
@@ -19,10 +19,10 @@ def interleave(
     sleep: Callable[[float], None] = time.sleep,
     times: Times | None = None,
 ) -> Times:
-    """`rounds` rounds of all calls, each of which returns its own seconds or None, added to `times` of rounds before.
-    Every round starts one peer further on, `pause` seconds lie between calls.
+    """Run `rounds` rounds of all calls, each of which returns its seconds or None; append to `times` if given.
 
-    A peer that has used `limit` seconds is called no more; every peer is called at least once.
+    Every round starts with the next peer, and there are `pause` seconds between calls. A peer that has used `limit`
+    seconds is no longer called; every peer is called at least once.
     """
     names = list(calls)
     times = {name: [] for name in names} if times is None else times
@@ -48,7 +48,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def ratios(times: Sequence[float | None], others: Sequence[float | None]) -> list[float]:
-    """times / others, round by round, of the rounds in which both took part."""
+    """times / others for each round in which both were called."""
     return [a / b for a, b in zip(times, others, strict=True) if a is not None and b is not None]
 
 
@@ -57,6 +57,6 @@ def measured(times: Sequence[float | None]) -> list[float]:
 
 
 def best(times: Mapping[str, Sequence[float | None]], without: str = "") -> str | None:
-    """The name with the lowest median, names that start with `without` left aside; None where nobody is left."""
+    """The name with the lowest median, ignoring names that start with `without`; None if no name is left."""
     names = [name for name in times if not (without and name.startswith(without))]
     return min(names, key=lambda name: statistics.median(measured(times[name])), default=None)

@@ -1,4 +1,4 @@
-"""Peak memory of full-batch training: each peer trains a few steps in a new process, which says what it took."""
+"""Peak memory of full-batch training: each peer trains a few steps in a new process, which reports its memory."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def measure(modules: Sequence[str], open_peer: Opened, out: Writer, say: Say) ->
             say(f"  {name:24} skipped: {error}")
             out.add(case="memory", title=TITLE, peer=name, skipped=str(error))
             continue
-        say(f"  {name:24} {found['peak'] / 1e6:10.0f} MB at most, {found['before'] / 1e6:.0f} MB before training")
+        say(f"  {name:24} {found['peak'] / 1e6:10.0f} MB at peak, {found['before'] / 1e6:.0f} MB before training")
         out.add(
             case="memory",
             title=TITLE,

@@ -1,9 +1,8 @@
-"""Time to an accuracy: every library trains 784-128-64-10 by its own best recipe until the test set says 98 %.
+"""Time to an accuracy: every library trains 784-128-64-10 with its own best recipe to a test accuracy of 98 %.
 
 A recipe is a file in recipes/ with TITLE, PACKAGES, CLOCKS, RECIPE (in words) and `train(data, seed)`, a generator
-that yields after each epoch a function `predict(X) -> labels`. Only the generator's own time counts: what it prepares,
-trains and compiles; not the reading of the data, and not the test. A round is one seed, in which all recipes run in
-turn.
+that yields a function `predict(X) -> labels` after each epoch. Only the generator's own time counts: preparation,
+compilation and training; reading the data and the test do not. A round is one seed; all recipes run in turn.
 """
 
 import time
@@ -27,7 +26,7 @@ Curve = list[tuple[float, float]]
 
 
 def run(train: Callable[[Any, int], Iterator[Callable[[Any], Any]]], target: float, limit: float, seed: int) -> Curve:
-    """(seconds of training, test accuracy) after each epoch, until an accuracy of `target` or `limit` seconds."""
+    """(seconds of training, test accuracy) after each epoch, up to an accuracy of `target` or `limit` seconds."""
     data = fcgpu.load("mnist")
     curve: Curve = []
     spent = 0.0
@@ -45,7 +44,7 @@ def run(train: Callable[[Any, int], Iterator[Callable[[Any], Any]]], target: flo
 
 
 def reached(curve: Curve, accuracy: float) -> float | None:
-    """Seconds until the first epoch that ended at `accuracy` or above; None where none did."""
+    """Seconds to the end of the first epoch with at least `accuracy`; None if no epoch reached it."""
     return next((seconds for seconds, found in curve if found >= accuracy), None)
 
 

@@ -1,4 +1,4 @@
-"""Rows: one JSON object a line, each complete in itself: what was measured, on what machine, with which versions."""
+"""Rows: one JSON object a line. Each is self-contained: what was measured, on what machine, with which versions."""
 
 import json
 import os
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 class Writer:
-    """Adds the facts that all rows of a run share, and appends each row to the file as soon as it is known."""
+    """Adds the facts that all rows of a run share, and appends each row to the file at once."""
 
     def __init__(self, path: Path, threads: int | None) -> None:
         self.path, self.rows = path, []
@@ -38,7 +38,7 @@ class Writer:
 
 
 def read(paths: Iterable[Path]) -> list[Row]:
-    """The rows of files of JSON lines. Raises ValueError with file and line for one that is not an object."""
+    """The rows of JSON Lines files. Raises ValueError with file and line for a line that is not a row."""
     rows = []
     for path in paths:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -66,20 +66,20 @@ def machine() -> Row:
 
 @cache
 def gpu() -> str | None:
-    """The name of the first NVIDIA GPU that the driver shows, or None."""
+    """Name and driver version of the first NVIDIA GPU, or None."""
     words = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     return _said(words) or None
 
 
 def commit() -> str:
-    """The commit, with a + where the tree differs from it."""
+    """The commit, with a + if tracked files have uncommitted changes."""
     here = ["git", "-C", str(Path(__file__).parent)]
     changed = _said([*here, "status", "--porcelain", "--untracked-files=no"])
     return (_said([*here, "rev-parse", "--short", "HEAD"]) or "unknown") + ("+" if changed else "")
 
 
 def _said(words: list[str]) -> str:
-    """The first line that a command prints; empty where it fails, hangs or is not there."""
+    """The first line that a command prints; empty if it fails, hangs or is not installed."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Cases against peers: who takes part, who is skipped or refused and why, then rounds, then rows."""
+"""Run a case: decide which peers take part and why others are skipped or refused, then time rounds, then write rows."""
 
 import pkgutil
 import statistics
@@ -18,11 +18,11 @@ REFERENCE = {
     "bench.loaders": "bench.loaders.loadtxt",
     "bench.estimators": "bench.estimators.scikit",
 }
-PROCESSES = 3  # of each peer: where one lies in memory makes it some percent faster or slower for its whole life
-LIMIT = 120.0  # seconds after which a slow peer is called no more
+PROCESSES = 3  # of each peer: a process's memory layout makes it a few percent faster or slower until it ends
+LIMIT = 120.0  # seconds after which a slow peer is no longer called
 OURS = "ours"
 
-Opened = Callable[[str, str], Any]  # (module, device) -> a context that can be asked, as session.Remote
+Opened = Callable[[str, str], Any]  # (module, device) -> a context manager with `ask`, such as session.Remote
 Say = Callable[[str], None]
 
 
@@ -32,7 +32,7 @@ def peers_of(package: str) -> list[str]:
 
 
 def entries(modules: Sequence[str], verb: str, open_peer: Opened) -> Iterator[tuple[str, str, dict[str, Any] | str]]:
-    """(module, device, about) for every peer and device; in place of `about` the reason where one is skipped."""
+    """(module, device, about) for every peer and device; if one is skipped, `about` is the reason."""
     for module in modules:
         about = about_peer(module, open_peer)
         if isinstance(about, str):
@@ -44,7 +44,7 @@ def entries(modules: Sequence[str], verb: str, open_peer: Opened) -> Iterator[tu
 
 @cache
 def about_peer(module: str, open_peer: Opened) -> dict[str, Any] | str:
-    """What a peer says of itself, or the reason why it cannot take part."""
+    """A peer's description of itself, or the reason why it cannot take part."""
     with open_peer(module, "cpu") as peer:
         try:
             return peer.ask("about")
@@ -63,7 +63,7 @@ def run_case(
 ) -> Times:
     """Measure a case and write its rows; returns the seconds by peer and round.
 
-    The rounds are dealt to so many processes of each peer, one after the other; the first one is also checked.
+    The rounds are divided over `processes` successive processes of each peer; in the first one the result is checked.
     """
     say(f"{case.name}: {case.title}")
     rounds = rounds or case.rounds
@@ -104,7 +104,7 @@ def run_case(
 
 
 def _not_ready(session: Any, case: Case, reference: Any) -> tuple[str, str] | None:
-    """Have the peer built and warm, and with a reference its answer compared; what keeps it from taking part, if so."""
+    """Set up and warm up a peer, and compare its result if there is a reference; returns why it cannot take part."""
     try:
         if reference is not None:
             answer = session.ask("check", case)
@@ -117,7 +117,7 @@ def _not_ready(session: Any, case: Case, reference: Any) -> tuple[str, str] | No
 
 
 def row_ratio(name: str, times: Times) -> tuple[float, float, float]:
-    """Quartiles of the time over that of the fastest peer on the device other than fcgpu, round by round."""
+    """Quartiles, over rounds, of the time divided by that of the fastest peer other than fcgpu on the same device."""
     return quartiles(ratios(times[name], times[best_peer(name, times) or name]))
 
 
@@ -127,7 +127,7 @@ def best_peer(name: str, times: Times) -> str | None:
 
 
 def label(module: str, device: str) -> str:
-    """A peer's name in rows: its file, and the device where it is not the CPU."""
+    """A peer's name in rows: its file, and the device if it is not the CPU."""
     return module.rpartition(".")[2] + ("" if device == "cpu" else f" ({device})")
 
 

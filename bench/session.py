@@ -1,6 +1,6 @@
-"""One peer in a process of its own, so that no peer's threads, settings or memory touch another's measurements.
+"""One peer in its own process, so that its threads, settings and memory do not affect another's measurements.
 
-A Session does the work; `Remote` is a Session in a spawned process, asked over a pipe, one question at a time.
+A Session does the work; `Remote` runs a Session in a spawned process and calls it over a pipe, one call at a time.
 """
 
 import gc
@@ -41,26 +41,26 @@ class Session:
         }
 
     def set_up(self, case: Case, *, other: bool = False) -> None:
-        """Forget the last work and build a new one."""
+        """Free the last work and build a new one."""
         self._step = None
         gc.collect()
         self._step = getattr(self.peer, case.verb)(case.work(self.device, other=other))
 
     def check(self, case: Case) -> Any:
-        """The answer that is compared with the reference's: the loss after CHECKED updates, or the labels."""
+        """The result that is compared with the reference's: the loss after `case.checked` updates, or the labels."""
         self.set_up(case.checks)
         for _ in range(case.check_calls):
             _, answer = self._timed()
         return answer
 
     def warm(self, case: Case) -> None:
-        """Compile, and touch all memory, on other data than those that are measured; then build the measured work."""
+        """Compile, and touch all memory, on other data than the measured data; then build the measured work."""
         self.set_up(case, other=True)
         self._timed()
         self.set_up(case)
 
     def call(self, times: int = 1) -> float:
-        """Seconds of one call of `step`, of `times` in a row."""
+        """Seconds of one call of `step`, averaged over `times` calls in a row."""
         if times == 1:
             return self._timed()[0]
 
@@ -72,11 +72,11 @@ class Session:
         return float(self.peer.CLOCKS[self.device](steps)[0]) / times
 
     def resident(self) -> int:
-        """Bytes resident now."""
+        """Resident bytes now."""
         return resident()["VmRSS"]
 
     def memory(self, case: Case) -> dict[str, int]:
-        """Bytes resident before `setup`, and at most from the start of the process to the end of a few passes."""
+        """Resident bytes before `setup`, and the peak from the start of the process to the end of a few passes."""
         before = resident()["VmRSS"]
         self.set_up(case)
         for _ in range(MEMORY_PASSES):
@@ -84,7 +84,7 @@ class Session:
         return {"before": before, "peak": resident()["VmHWM"]}
 
     def race(self, target: float, limit: float, seed: int) -> list[tuple[float, float]]:
-        """(seconds of training, test accuracy) after each epoch, until `target` or `limit` seconds; see bench.race."""
+        """(seconds of training, test accuracy) after each epoch, up to `target` or `limit` seconds; see bench.race."""
         from bench.race import run
 
         return run(self.peer.train, target, limit, seed)
@@ -94,7 +94,7 @@ class Session:
 
 
 class Remote:
-    """A Session in its own process: `ask("check", case)`. A context; leaving it ends the process."""
+    """A Session in its own process: `ask("check", case)`. A context manager: leaving it ends the process."""
 
     def __init__(self, module: str, device: str = "cpu", threads: int | None = None) -> None:
         context = multiprocessing.get_context("spawn")
@@ -105,8 +105,10 @@ class Remote:
         end.close()
 
     def ask(self, verb: str, *arguments: Any, within: float | None = None, **options: Any) -> Any:
-        """The session's answer. Raises PeerError with the peer's own error in one line, or where none comes `within`
-        so many seconds, which ends the peer.
+        """Call a method of the session and return its result.
+
+        Raises PeerError with the peer's own error in one line, or if no result comes `within` so many seconds; the
+        process is then terminated.
         """
         try:
             self._pipe.send((verb, arguments, options))
@@ -125,7 +127,7 @@ class Remote:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._pipe.close()  # the process then reads an end of file and ends
+        self._pipe.close()  # the process reads an end of file and exits
         self._process.join(timeout=10)
         if self._process.is_alive():
             self._process.terminate()
@@ -142,17 +144,17 @@ def _serve(pipe: Any, module: str, device: str) -> None:
                 pipe.send(("done", getattr(session, verb)(*arguments, **options)))
             except PeerError as error:
                 pipe.send(("error", str(error)))
-            except Exception as error:  # whatever a peer raises is the reason that its row is missing
+            except Exception as error:  # any error of a peer becomes the reason in its row
                 pipe.send(("error", f"{type(error).__name__}: {error}".splitlines()[0]))
 
 
 @contextmanager
 def confined(device: str, threads: int | None) -> Iterator[None]:
-    """Processes started meanwhile have `threads` processors, which every library takes for all there are, and a device.
+    """Processes started inside see only `device` and `threads` processors, and libraries use as many threads.
 
-    Set here, not by the process itself: a BLAS counts processors when it is loaded, which importing this file does.
+    Set here, not by the process itself: a BLAS counts processors when it is loaded, and importing this file loads one.
     """
-    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # the other peers need the device's memory too
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # leave device memory to the other peers
     if device == "cpu":
         environment |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     before = {key: os.environ.get(key) for key in environment}
@@ -173,7 +175,7 @@ def confined(device: str, threads: int | None) -> Iterator[None]:
 
 
 def resident() -> dict[str, int]:
-    """VmRSS and VmHWM of this process in bytes, as Linux counts them; elsewhere both are the peak."""
+    """VmRSS and VmHWM of this process in bytes, from Linux's /proc; on other systems both are the peak."""
     try:
         with open("/proc/self/status", encoding="ascii") as file:
             found = dict(line.split(":", 1) for line in file)
@@ -187,7 +189,7 @@ def resident() -> dict[str, int]:
 
 
 def versions(packages: Any) -> dict[str, str]:
-    """The versions of those that are installed; fcgpu's own is that of the tree, installed or not."""
+    """The versions of the installed packages; fcgpu's is that of the imported source."""
     import fcgpu
 
     found = {}

@@ -1,4 +1,4 @@
-"""Start-up, in whole processes: from the start of Python to the end of one full-batch epoch, or of an import."""
+"""Start-up time of whole processes: from the start of Python to the end of one full-batch epoch, or of an import."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ ROUNDS = 7
 class Program(NamedTuple):
     title: str
     packages: tuple[str, ...]
-    words: list[str]  # after `python`; OUT stands for a path that does not exist yet
+    words: list[str]  # arguments of `python`; OUT stands for a path that does not exist yet
 
 
 def _import(module: str, *packages: str) -> Program:
@@ -61,7 +61,7 @@ def measure(peers: Sequence[str], rounds: int | None, out: Writer, say: Say) -> 
                     continue
                 call = partial(_seconds, program, Path(folder))
                 try:
-                    call()  # the files are in the system's cache from here on, and compiled
+                    call()  # warm-up: compiles the bytecode and brings the files into the system's cache
                 except subprocess.CalledProcessError as error:
                     reason = error.stderr.strip().splitlines()[-1]
                     say(f"  {name:24} skipped: {reason}")
@@ -90,7 +90,7 @@ def measure(peers: Sequence[str], rounds: int | None, out: Writer, say: Say) -> 
 
 
 def _seconds(program: Program, folder: Path) -> float:
-    """Wall time of a process. Raises CalledProcessError where it fails."""
+    """Wall time of a process. Raises CalledProcessError if it fails."""
     out = str(Path(tempfile.mkdtemp(dir=folder)) / "out")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(folder)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)

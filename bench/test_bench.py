@@ -1,7 +1,7 @@
 """The same cases and peers under pytest-benchmark, for its --benchmark-compare and --benchmark-compare-fail in CI.
 
-All peers share one process here and are not interleaved: compare a peer with itself on another day, and peers with each
-other by `python -m bench run`.
+All peers share one process here and are not interleaved. Use this to compare a peer with itself on another day; compare
+peers with each other by `python -m bench run`.
 """
 
 import pytest
@@ -10,12 +10,12 @@ from bench.cases import PREDICT, TRAIN
 from bench.run import REFERENCE, peers_of
 from bench.session import PeerError, Session
 
-pytestmark = pytest.mark.filterwarnings("default")  # the peers' own
+pytestmark = pytest.mark.filterwarnings("default")  # a peer's warnings are not errors
 
 
 @pytest.fixture(scope="session")
 def reference():
-    """The article's answer to a case, computed once."""
+    """The article's result of a case, computed once."""
     known = {}
 
     def answer(case):

@@ -1,4 +1,4 @@
-"""`python -m bench trust`: may these measurements be believed? Three demonstrations, on this machine, as it is now."""
+"""`python -m bench trust`: can these measurements be trusted? Three checks, on this machine, as it is now."""
 
 import tempfile
 from pathlib import Path
@@ -11,12 +11,12 @@ from bench.run import Say, run_case
 from bench.session import Remote
 
 TOLERANCE = 0.03
-PROCESSES = 8  # of both: where one lies in memory makes it faster or slower for its whole life
+PROCESSES = 8  # of each of the two peers: memory layout makes a process faster or slower until it ends
 PAIR = ["bench.peers.ours", "bench.planted.delayed"]
 
 
 def demonstrate(case: Case, rounds: int, say: Say) -> int:
-    """Exit code 0 where a planted delay shows as it is, two runs agree, and a peer that does other work is refused."""
+    """Exit code 0 if a planted delay is measured correctly, two runs agree, and a peer doing other work is refused."""
     with tempfile.TemporaryDirectory() as folder:
         out = Writer(Path(folder) / "rows.jsonl", None)
         seen = []
@@ -27,7 +27,7 @@ def demonstrate(case: Case, rounds: int, say: Say) -> int:
         refused = "refused" in out.rows[-1]
     (low, first, high), (low_2, second, high_2) = seen
     results = {
-        f"a delay of {DELAY:.0%} shows as {first - 1:.1%} and {second - 1:.1%}, each within {TOLERANCE:.0%} of it": all(
+        f"a delay of {DELAY:.0%} is measured as {first - 1:.1%} and {second - 1:.1%}, each within {TOLERANCE:.0%}": all(
             abs(ratio - 1 - DELAY) <= TOLERANCE for ratio in (first, second)
         ),
         f"two runs, {first:.3f} ({low:.3f} to {high:.3f}) and {second:.3f} ({low_2:.3f} to {high_2:.3f}), agree": agree(
@@ -41,5 +41,5 @@ def demonstrate(case: Case, rounds: int, say: Say) -> int:
 
 
 def agree(one: tuple[float, float, float], other: tuple[float, float, float]) -> bool:
-    """Do two medians lie no further apart than half of both interquartile ranges, the spread that each row states?"""
+    """Whether two medians differ by no more than half the sum of their interquartile ranges."""
     return abs(one[1] - other[1]) <= (one[2] - one[0]) / 2 + (other[2] - other[0]) / 2

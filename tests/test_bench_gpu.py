@@ -125,7 +125,7 @@ def test_the_page_names_what_was_found_and_what_was_not():
         "full float32 gone: it has no card  ",
         "| full tf32 | 9.0 | 8.0 | 1 | 2.5 |",
         "| end_step | 3.2 |",
-        "This part ended so: stopped after 5 s.",
+        "This part did not finish: stopped after 5 s.",
         "| a/b | 1.235e+05 |",
     ):
         assert line in page.splitlines(), line

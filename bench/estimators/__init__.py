@@ -1,6 +1,6 @@
-"""The same program for both libraries, but for its import: MLPClassifier.fit on the digits, five epochs of Adam.
+"""One program for both libraries, which differs only in its import: MLPClassifier.fit, five epochs of Adam.
 
-One `step()` fits and scores, and returns the accuracy on the 10,000 test digits, which all must meet.
+One `step()` fits, scores, and returns the accuracy on the 10,000 test digits, which is compared with the reference's.
 """
 
 import warnings
@@ -14,13 +14,13 @@ ARGUMENTS = {"hidden_layer_sizes": (128, 64), "solver": "adam", "batch_size": 20
 
 
 def fit_and_score(classifier, work, dtype):
-    """The step. classifier : MLPClassifier, or one with more of its arguments."""
+    """Returns `step`; `classifier` is MLPClassifier, or a partial of it."""
     test = fcgpu.load("mnist")
     X, X_test = work.features(dtype), np.multiply(test.X_test, test.scale, dtype=dtype)
 
     def step():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # five epochs are what was asked for
+            warnings.simplefilter("ignore", ConvergenceWarning)  # it stops after five epochs on purpose
             return classifier(**ARGUMENTS).fit(X, work.y).score(X_test, test.y_test)
 
     return step

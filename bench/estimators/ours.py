@@ -10,7 +10,7 @@ from bench.estimators import fit_and_score
 
 TITLE = "fcgpu"
 PACKAGES = ("fcgpu", "numpy", "scikit-learn", "cupy")
-CLOCKS = {"cpu": clocks.host, "cuda": clocks.host}  # the score is on the host, so all work has ended
+CLOCKS = {"cpu": clocks.host, "cuda": clocks.host}  # the score is on the host, so the GPU has finished
 
 
 def setup(work):

@@ -1,4 +1,4 @@
-"""scikit-learn's own."""
+"""sklearn.neural_network.MLPClassifier."""
 
 import numpy as np
 from sklearn.neural_network import MLPClassifier

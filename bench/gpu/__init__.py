@@ -1,7 +1,7 @@
-"""`python -m bench gpu`: everything that is to be learned from an hour, or a quarter of one, with a GPU.
+"""`python -m bench gpu`: every measurement that needs a GPU, in a limited time.
 
-A part is a file here with TITLE, LIMIT (seconds that it may take) and `rows(device)`, a generator of dicts; one with a
-parameter `limit` is told how many seconds it has. Each runs in a process of its own and its rows are kept as they come,
-so that a part that fails, hangs or runs out of time costs nothing but itself. What comes out is one JSON file: the
-machine, and of every part its rows and how it ended.
+A part is a file here with TITLE, LIMIT (in seconds) and `rows(device)`, a generator of dicts; if it has a parameter
+`limit`, it gets its time limit in seconds. Each part runs in its own process and its rows are saved as they come, so
+that a part that fails, hangs or runs out of time does not affect the others. The result is one JSON file: the machine,
+and the rows and the ending of every part.
 """

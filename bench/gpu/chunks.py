@@ -1,4 +1,4 @@
-"""A full batch at once or in tiles: the second read of the features may then come from the cache."""
+"""A full batch at once or in tiles: with tiles, the second read of the features may come from the cache."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -15,7 +15,7 @@ STEPS = 20
 
 
 def rows(device: str, tiles: Sequence[int] = TILES, samples: int = 60_000) -> Iterator[dict[str, Any]]:
-    """Seconds of a step for each tile; see GPU_TILE_ROWS in fcgpu/train/plan_gpu.py."""
+    """Seconds of a step for each tile size; see GPU_TILE_ROWS in fcgpu/train/plan_gpu.py."""
     backend, digits, before = fcgpu.choose(device), fcgpu.load("mnist"), plan_gpu.GPU_TILE_ROWS
     data = fcgpu.dataset(digits.X[:samples], digits.y[:samples], scale=digits.scale)
     try:

@@ -1,4 +1,4 @@
-"""Seconds of work on a device, by its own events; on the CPU by the clock on the wall."""
+"""Seconds of work on a device: device events on a GPU, wall-clock time on the CPU."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ ASKED = "the benchmark asks for it"
 
 
 def seconds_of(work: Callable[[], Any], backend: Any, times: int = 1, rounds: int = ROUNDS) -> float:
-    """Of one call, the median over rounds of `times` calls each, after a round that does not count."""
+    """Seconds of one call: the median over `rounds` rounds of `times` calls each, after one warm-up round."""
     found = []
     for number in range(rounds + 1):
         taken = _round(work, backend, times)
@@ -40,7 +40,7 @@ def _round(work: Callable[[], Any], backend: Any, times: int) -> float:
 
 @contextmanager
 def eager() -> Iterator[None]:
-    """Steps that are called, not recorded."""
+    """Run steps eagerly, without CUDA graphs."""
     before = capture.why_eager
     capture.why_eager = lambda backend: ASKED
     try:
@@ -52,7 +52,7 @@ def eager() -> Iterator[None]:
 
 @contextmanager
 def launched() -> Iterator[None]:
-    """Steps of many launches, not in a cluster of blocks."""
+    """Run steps as many kernel launches, not as one cluster of thread blocks."""
     before = cluster.why_not
     cluster.why_not = lambda *arguments: ASKED
     try:

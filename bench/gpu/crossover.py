@@ -1,4 +1,4 @@
-"""Where a GPU begins to win: fcgpu on the CPU against fcgpu on the GPU, over sizes of batch and network."""
+"""Where a GPU becomes faster: fcgpu on the CPU against fcgpu on the GPU, over batch and network sizes."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from fcgpu.bench import Limits, measure
 from fcgpu.params import Spec
 from fcgpu.train.plan import work_of
 
-TITLE, LIMIT = "CPU against GPU, and the run from which the GPU is done first", 120.0
+TITLE, LIMIT = "CPU against GPU, and the length of a run from which the GPU is faster", 120.0
 HIDDEN = ((128, 64), (16,), (512, 256), (2048, 2048), ())
 BATCHES = (1, 10, 128, 1024, 8192)
 SECONDS = 0.1
@@ -18,8 +18,8 @@ SECONDS = 0.1
 def rows(
     device: str, hidden: Sequence[Any] = HIDDEN, batches: Sequence[int] = BATCHES, seconds: float = SECONDS
 ) -> Iterator[dict[str, Any]]:
-    """Of each network and batch the seconds of a step, measured and as fcgpu/backend.py expects them, and the steps
-    from which a GPU is done first, its start counted; None where the CPU's are the shorter ones.
+    """For each network and batch: the seconds of a step, measured and as fcgpu expects them, and the number of steps
+    from which the GPU, its start-up included, finishes first; None if the CPU's steps are faster.
     """
     cpu, gpu = fcgpu.choose("cpu"), fcgpu.choose(device)
     yield {"cpu": cpu.hardware, "gpu": gpu.hardware}

@@ -1,4 +1,4 @@
-"""What this GPU can do, measured: copies, launches, products. A step's floor is made of these."""
+"""The speed of this GPU's copies, kernel launches and matrix products, from which a step's lower bound follows."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from bench.gpu.clock import seconds_of
 from fcgpu.train.capture import recorded
 
 TITLE, LIMIT = "copies, launches and products of this machine", 60.0
-COPY, SENT = 1 << 30, 1 << 28  # bytes, several times any cache
+COPY, SENT = 1 << 30, 1 << 28  # bytes: several times the size of any cache
 LAUNCHES = 1000
 SIDES = (2048, 8192)
 
@@ -28,7 +28,7 @@ def rows(device: str) -> Iterator[dict[str, Any]]:
 
 
 def bandwidth(backend: Any) -> float:
-    """Bytes read and written in a second by a copy of an array."""
+    """Bytes read plus bytes written per second by a copy of an array."""
     xp = backend.xp
     source, target = (xp.ones((COPY if backend.on_gpu else SENT,), dtype=np.uint8) for _ in range(2))
 
@@ -39,7 +39,7 @@ def bandwidth(backend: Any) -> float:
 
 
 def launch_seconds(backend: Any) -> tuple[float, float | None]:
-    """Of the smallest kernel: called one after the other, and in a graph, which no product needs."""
+    """Seconds of a minimal kernel's launch: eager, and in a CUDA graph (None on a CPU)."""
     xp = backend.xp
     number = xp.zeros((1,), dtype=np.float32)
 

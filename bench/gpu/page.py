@@ -1,4 +1,4 @@
-"""What `python -m bench gpu` found, as a page of Markdown beside its JSON."""
+"""The results of `python -m bench gpu` as a Markdown page beside the JSON file."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ Row = dict[str, Any]
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """Of what session.run writes as JSON; parts that did not run, or not to their end, are named as such."""
+    """The page, from what session.run writes as JSON; it says how each part that did not finish ended."""
     machine, parts = found["machine"], found["parts"]
     lines = ["# fcgpu on a GPU", ""]
     lines += [f"{machine['gpu']}; {machine['cores']} cores of {machine['processor']}; Python {found['python']}; "]
@@ -16,7 +16,7 @@ def markdown(found: dict[str, Any]) -> str:
     for name, part in parts.items():
         lines += ["", f"## {part['title'][0].upper()}{part['title'][1:]}", ""]
         if part["ended"] != "done":
-            lines += [f"This part ended so: {part['ended']}.", ""]
+            lines += [f"This part did not finish: {part['ended']}.", ""]
         lines += TABLES.get(name, _as_they_are)(part["rows"])
     return "\n".join(lines) + "\n"
 
@@ -26,7 +26,10 @@ def _versus(rows: Sequence[Row]) -> Iterator[str]:
     timed = [row for row in rows if "seconds" in row]
     cases = list(dict.fromkeys(row["case"] for row in timed))
     peers = [peer for peer in titles if any(row["peer"] == peer for row in timed)]
-    yield "Microseconds a step, medians of rounds in turn; the last column is fcgpu's time over the fastest other's."
+    yield (
+        "Microseconds per step, medians over interleaved rounds; the last column is fcgpu's time divided by that of "
+        "the fastest other library."
+    )
     yield ""
     yield from _head(["", *(titles[peer] for peer in peers), "ratio"])
     for case in cases:
@@ -43,14 +46,14 @@ def _suite(rows: Sequence[Row]) -> Iterator[str]:
         if "summary" in row:
             counts = ", ".join(f"{row[how]} {how}" for how in ("passed", "failed", "skipped"))
             yield f"{row['summary']}: {counts} of {row['tests']} tests.  "
-            yield from (f"It ran: {name}  " for name in row["running"])
+            yield from (f"Still running: {name}  " for name in row["running"])
         else:
             yield f"{row['failure']}, {row['when']}: {(row['text'].splitlines() or [''])[-1]}  "
 
 
 def _profile(rows: Sequence[Row]) -> Iterator[str]:
     steps = [row for row in rows if "step_microseconds" in row]
-    yield from _head(["", "step, us", "its launches one by one, us", "launches", "floor of bytes and launches, us"])
+    yield from _head(["", "step, us", "sum of its launches, us", "launches", "lower bound by bytes and launches, us"])
     for row in steps:
         numbers = [row[key] for key in ("step_microseconds", "sum_of_launches_microseconds")]
         floor = f"{row['floor_microseconds']:.1f}"

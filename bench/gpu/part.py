@@ -1,6 +1,6 @@
 """One part, in its own process: `python -m bench.gpu.part NAME DEVICE FILE UNTIL` appends its rows to the file as JSON.
 
-UNTIL, in seconds as time.time() counts them, is when the process will be ended.
+UNTIL is the time.time() at which the process will be killed.
 """
 
 import json

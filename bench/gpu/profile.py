@@ -1,7 +1,7 @@
-"""Where a step's microseconds go: every launch timed by itself, beside the whole step and its floor.
+"""Where a step's microseconds go: every launch timed by itself, beside the whole step and its lower bound.
 
-A launch is recorded many times in a graph of its own, so that what is timed is the kernel and not the call of it; where
-steps cannot be recorded the calls are timed. Repeating a launch changes the numbers, but not how long it takes.
+Each launch is captured many times into its own CUDA graph, so that the kernel is timed and not its call from Python; if
+steps cannot be captured, the calls are timed. Repeating a launch changes its results, but not its duration.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,12 +24,12 @@ from fcgpu.train.capture import recorded
 from fcgpu.train.device import OnGpu
 
 TITLE, LIMIT = "where a step's microseconds go, against bytes and launches", 90.0
-REPEATS, STEPS = 50, 20  # of a launch; steps at least
+REPEATS, STEPS = 50, 20  # repeats of a launch; least number of steps that are timed
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 class Launch:
-    """One launch of a step: a name, and a call that makes it again."""
+    """One launch of a step: its name, and a function that repeats it."""
 
     def __init__(self, name: str, again: Callable[[], Any]) -> None:
         self.name, self.again = name, again
@@ -61,7 +61,7 @@ def _of_case(backend: Any, case: Any, precision: str, copied: float, launch: flo
         seconds = _seconds(one, backend, how)
         total += seconds
         yield about | {"launch": one.name, "microseconds": 1e6 * seconds}
-    # Read once: the features as stored, for the targets' bytes and the parameters' are few beside them.
+    # The features as stored, read once; the bytes of targets and parameters are few in comparison.
     bytes_read = case.batch * digits.X.shape[1] * digits.X.itemsize
     yield about | {
         "step_microseconds": 1e6 * step, "sum_of_launches_microseconds": 1e6 * total, "launches": len(launches),
@@ -71,7 +71,7 @@ def _of_case(backend: Any, case: Any, precision: str, copied: float, launch: flo
 
 
 def _launches(backend: Any, data: Any, options: dict[str, Any]) -> tuple[list[Launch], Any]:
-    """Those of one step, in order, on the buffers of a run; and the run's `Capture`."""
+    """The launches of one step, in order, on the buffers of a run; and the run's `Capture`."""
     made: list[OnGpu] = []
     begin = OnGpu.begin
 
@@ -82,20 +82,20 @@ def _launches(backend: Any, data: Any, options: dict[str, Any]) -> tuple[list[La
     OnGpu.begin = kept  # type: ignore[method-assign]
     try:
         events = fcgpu.train(data, device=backend, **options)
-        next(events), next(events)  # kernels are compiled, the learning rates known
+        next(events), next(events)  # compiles the kernels and sets the learning rates
     finally:
         OnGpu.begin = begin  # type: ignore[method-assign]
     run = made[0]
     with run.capture.on_stream(), _noted() as launches:
-        run._now.at.fill(0)  # back to the first step that the device knows a learning rate for
+        run._now.at.fill(0)  # back to the first step, which has a learning rate on the device
         run._step(run._batches[0])
-    run.events = events  # type: ignore[attr-defined]  # the run, which holds the buffers
+    run.events = events  # type: ignore[attr-defined]  # keeps the run and its buffers alive
     return launches, run.capture
 
 
 @contextmanager
 def _noted() -> Iterator[list[Launch]]:
-    """Launches made inside are appended to the list."""
+    """Launches made inside this context are appended to the list."""
     found: list[Launch] = []
     multiplied, middle = Products.__call__, Middle.__call__
     tables = {module: module.kernel for module in (kernels, fused, layers, steps)}

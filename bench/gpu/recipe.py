@@ -1,4 +1,4 @@
-"""The default recipe as a user runs it, process start included; and what each precision learns."""
+"""The default recipe as a user runs it, process start included; and the accuracy of each precision."""
 
 import json
 import os
@@ -21,7 +21,7 @@ ADAM = {"optimizer": "adam", "learning_rate": 0.01, "schedule": "cosine", "alpha
 
 
 def rows(device: str, data: str = "mnist", epochs: int = 200) -> Iterator[dict[str, Any]]:
-    for where in (device, device, "cpu"):  # the first one compiles its kernels, where nobody has before
+    for where in (device, device, "cpu"):  # the first run compiles the kernels if they are not cached
         yield whole(where, data)
     if device == "cpu":
         return
@@ -34,7 +34,7 @@ def rows(device: str, data: str = "mnist", epochs: int = 200) -> Iterator[dict[s
 
 
 def whole(device: str, data: str = "mnist", *words: str) -> dict[str, Any]:
-    """One `fcgpu train` in a process of its own."""
+    """One `fcgpu train` in its own process."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["-m", "fcgpu", "train", data, "--recipe", "mnist", "--device", device, "--json", "--quiet"]
         command += ["--out", str(Path(folder) / "run"), *words]

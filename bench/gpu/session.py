@@ -1,4 +1,4 @@
-"""The parts in turn, each in its own process and within what is left of the time, into one JSON file."""
+"""Run the parts in turn, each in its own process and within the remaining time, and write one JSON file."""
 
 import json
 import os
@@ -18,18 +18,18 @@ from bench.gpu.page import markdown
 from bench.session import versions
 from fcgpu.errors import first_line
 
-# What matters most comes first: the last ones are cut where time runs out.
+# The most important parts come first: the last ones are left out if time runs out.
 PARTS = ("suite", "limits", "versus", "profile", "small", "crossover", "recipe", "chunks")
 PACKAGES = (
     "fcgpu", "numpy", "cupy-cuda12x", "cupy-cuda13x", "nvmath-python", "ml_dtypes", "torch", "triton", "jax", "jaxlib",
 )  # fmt: skip
-NO_GPU = 3  # exit code of a part that found none
+NO_GPU = 3  # exit code of a part that found no GPU
 ROOT = Path(__file__).parents[2]
-MARGIN = 20.0  # seconds of a part's limit that it keeps to tell what it found
+MARGIN = 20.0  # seconds of its limit that a part reserves for writing its results
 
 
 def run(parts: Sequence[str], out: Path, seconds: float, device: str, say: Callable[[str], None]) -> int:
-    """Run the parts; exit code 0 where every one of them ended by itself and without an error."""
+    """Run the parts; returns exit code 0 if all of them finished without an error."""
     began = time.monotonic()
     found: dict[str, Any] = {
         "gpu": rows.gpu(),
@@ -52,7 +52,7 @@ def run(parts: Sequence[str], out: Path, seconds: float, device: str, say: Calla
             left = seconds - (time.monotonic() - began)
             if left > 1:
                 ended = _run_part(name, device, min(part.LIMIT, left), out / f"{name}.jsonl")
-        except Exception as error:  # whatever it is, the parts behind it can still run
+        except Exception as error:  # the remaining parts can still run
             ended = _ended(f"failed: {first_line(error)}", 0.0, [])
         found["parts"][name] = {"title": title, **ended}
         say(f"  {ended['ended']}, {len(ended['rows'])} rows in {ended['seconds']:.0f} s")
@@ -61,19 +61,19 @@ def run(parts: Sequence[str], out: Path, seconds: float, device: str, say: Calla
         written.replace(path)
         try:
             path.with_suffix(".md").write_text(markdown(found), encoding="utf-8")
-        except Exception as error:  # the numbers are written
+        except Exception as error:  # the JSON file is written already
             say(f"  no page: {first_line(error)}")
     say(f"{path}")
     return 0 if all(part["ended"] == "done" for part in found["parts"].values()) else 1
 
 
 def module_of(name: str) -> str:
-    """Of a part: a file here, or one with a path of its own."""
+    """A part's module: a file here, or a full module name."""
     return name if "." in name else f"bench.gpu.{name}"
 
 
 def _run_part(name: str, device: str, limit: float, path: Path) -> dict[str, Any]:
-    """Its rows are in the file as they come: there they stay if this process is ended too."""
+    """Run a part that appends its rows to `path`; if this process is killed too, they remain there."""
     began = time.monotonic()
     path.write_text("", encoding="utf-8")
     words = [sys.executable, "-m", "bench.gpu.part", name, device, str(path.resolve()), str(time.time() + limit)]
@@ -88,14 +88,14 @@ def _run_part(name: str, device: str, limit: float, path: Path) -> dict[str, Any
             how = f"stopped after {limit:.0f} s"
         finally:
             _end(process)
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # those that are whole
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # complete lines only
     ended = _ended(how, time.monotonic() - began, [json.loads(line) for line in lines])
     path.unlink()
     return ended
 
 
 def _end(process: Any) -> None:
-    """The process, and what it started; nobody waits for one that not even a signal ends, as where a GPU hangs."""
+    """Kill the process and its children; do not wait for ever for one that a signal cannot end, as when a GPU hangs."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""A step of a small batch in a cluster of blocks, beside the same step as a graph of launches."""
+"""A step of a small batch in one cluster of thread blocks, against the same step as a CUDA graph of launches."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from fcgpu.kernels import cluster
 TITLE, LIMIT = "small batches: a step in one kernel, against a graph of launches", 60.0
 BATCHES = (1, 10, 32, 64, 128)
 RULES = ("gradient_descent", "adam")
-STEPS = 2000  # of an epoch, or as many as there are samples for
+STEPS = 2000  # in an epoch, or as many as there are samples for
 
 
 def rows(device: str, batches: Sequence[int] = BATCHES, rules: Sequence[str] = RULES) -> Iterator[dict[str, Any]]:
@@ -30,7 +30,7 @@ def rows(device: str, batches: Sequence[int] = BATCHES, rules: Sequence[str] = R
 
 @contextmanager
 def anyhow() -> Iterator[None]:
-    """In a cluster also where launches are known to be faster."""
+    """Use a cluster even if launches are known to be faster."""
     before, cluster.MOST_ROWS = cluster.MOST_ROWS, 512
     try:
         yield
@@ -39,7 +39,7 @@ def anyhow() -> Iterator[None]:
 
 
 def _of_step(backend: Any, batch: int, rule: str) -> tuple[float, str]:
-    """Seconds of a step, an epoch being one launch of the kernel; and how the steps were run."""
+    """Seconds of a step, where an epoch is one launch of the kernel; and how the steps were run."""
     digits = fcgpu.load("mnist")
     n = min(len(digits.y), STEPS * batch)
     data = fcgpu.dataset(digits.X[:n], digits.y[:n], scale=digits.scale)

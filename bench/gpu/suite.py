@@ -1,4 +1,4 @@
-"""The GPU tests, as a user would run them. A test that waits for ever ends the part, and is named as one that runs."""
+"""The GPU tests, as a user runs them. A test that hangs uses up the part's time and is listed as still running."""
 
 import json
 import os
@@ -14,29 +14,29 @@ from bench.gpu.session import MARGIN, ROOT
 
 TITLE, LIMIT = "the tests that need a GPU", 150.0
 WORDS = ("-m", "gpu", "-v", "-n", "12", "-p", "no:cacheprovider")
-# Of each test; by its thread, which ends the worker, for no signal reaches a thread that waits for a GPU.
+# For each test. Method "thread" kills the worker: a signal cannot interrupt a thread that waits for a GPU.
 TIMEOUT = ("--timeout=60", "--timeout-method=thread")
-LONGEST = 3000  # characters that are kept of a text, its last ones
+LONGEST = 3000  # of a text, the last so many characters are kept
 
 
 def rows(device: str, limit: float = LIMIT) -> Iterator[dict[str, Any]]:
-    """How it ended and what had ended by then; then every failure."""
+    """First a row about the whole run and the tests that finished, then a row for each failure."""
     with tempfile.TemporaryDirectory() as folder:
         seen, said = Path(folder) / "seen", Path(folder) / "said"
         seen.touch()
         how = _run([*words(), "-p", "bench.gpu.watch", f"--watch={seen}"], said, max(limit - MARGIN, limit / 2))
-        lines = [json.loads(line) for line in seen.read_text(encoding="utf-8").split("\n")[:-1]]  # those that are whole
+        lines = [json.loads(line) for line in seen.read_text(encoding="utf-8").split("\n")[:-1]]  # complete lines only
         yield from told(how, lines, said.read_text(encoding="utf-8", errors="replace"))
 
 
 def words() -> list[str]:
-    """What starts the tests."""
+    """The command that starts the tests."""
     timeout = TIMEOUT if find_spec("pytest_timeout") else ()
     return [sys.executable, "-m", "pytest", *WORDS, *timeout]
 
 
 def _run(words: Sequence[str], said: Path, seconds: float) -> str:
-    """How it ended, in words; what it says is in the file."""
+    """Run a command with its output in the file `said`; returns in words how it ended."""
     environment = os.environ | {"FCGPU_TEST_BACKENDS": "numpy,cupy", "PYTHONUNBUFFERED": "1"}
     with said.open("w", encoding="utf-8") as out:
         try:
@@ -50,7 +50,7 @@ def _run(words: Sequence[str], said: Path, seconds: float) -> str:
 
 
 def told(how: str, lines: Sequence[dict[str, Any]], text: str) -> Iterator[dict[str, Any]]:
-    """From the lines of the plugin `watch`, and what pytest said."""
+    """The rows, from the lines of the plugin `watch` and the output of pytest."""
     collected = next((line["collected"] for line in lines if "collected" in line), [])
     began = [line["began"] for line in lines if "began" in line]
     reports = [line for line in lines if "name" in line]

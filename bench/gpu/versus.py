@@ -1,7 +1,7 @@
-"""fcgpu against PyTorch and JAX on the same work, at equal precision; rounds in turn, ratios within a round.
+"""fcgpu against PyTorch and JAX on the same work, at equal precision; interleaved rounds, ratios within a round.
 
-Peers get ready side by side. Those that compile for a minute or two come last, each full batch beside fcgpu alone, as
-far as the time reaches.
+Peers are set up in parallel. Those that compile for a minute or two come last, with fcgpu alone and full batches only,
+if time is left.
 """
 
 import time
@@ -22,15 +22,15 @@ TITLE, LIMIT = "training steps of fcgpu, PyTorch and JAX", 165.0
 # Relative error of the loss after 20 updates. A product rounds its operands to 2^-11 in TF32 and 2^-9 in bfloat16, and
 # the loss, a mean over samples, keeps about that.
 TOLERANCE = {"float32": 1e-5, "tf32": 2e-3, "bfloat16": 1e-2}
-PASSES = {"full": 20, "batch-128": 2, "batch-10": 1}  # of one timing, so that the host may run ahead as in training
+PASSES = {"full": 20, "batch-128": 2, "batch-10": 1}  # in one timing: the host may run ahead, as in training
 ROUNDS = 5
-PAUSE = 0.02  # seconds between calls: nobody computes on the host, and no thread spins there
-ANSWER = 120.0  # seconds that a peer may take to import, to compile, to answer
+PAUSE = 0.02  # seconds between calls: no threads spin on the host, because nothing is computed there
+ANSWER = 120.0  # seconds that a peer may take for one call, compilation and imports included
 COMPILERS = ("pytorch_compiled", "pytorch_autotune")
 
 
 def cases() -> list[Case]:
-    """Of each precision, the first ones first."""
+    """Every case in every precision, float32 first."""
     return [
         replace(TIMED[name], name=f"{name} {precision}", precision=precision, tolerance=tolerance)
         for precision, tolerance in TOLERANCE.items()
@@ -77,7 +77,7 @@ def rows(
 
 
 def _about(peer: Any) -> dict[str, Any] | str:
-    """What a peer says of itself, or why it cannot take part."""
+    """A peer's description of itself, or the reason why it cannot take part."""
     try:
         about: dict[str, Any] = peer.ask("about", within=ANSWER)
         return about
@@ -86,7 +86,7 @@ def _about(peer: Any) -> dict[str, Any] | str:
 
 
 def _prepared(peer: Any, case: Case, reference: Future[Any]) -> Any:
-    """The peer, ready to be called; or the reason why not, as fields of a row."""
+    """The peer, ready to be called; or a dict with the reason why it is not."""
     try:
         answer = peer.ask("check", case, within=ANSWER)
         if not case.agrees(answer, reference.result()):
@@ -108,7 +108,7 @@ def _measured(case: Case, prepared: dict[str, Any], rounds: int) -> Iterator[dic
     failed: dict[str, str] = {}
 
     def call(name: str) -> float | None:
-        """Seconds; None from the first call on that fails."""
+        """Seconds; None once a call has failed."""
         if name not in failed:
             try:
                 return float(ready[name].ask("call", passes, within=ANSWER))

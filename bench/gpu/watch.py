@@ -1,10 +1,10 @@
-"""A plugin of pytest that appends to a file what happens, as it happens: `-p bench.gpu.watch --watch=FILE`.
+"""A pytest plugin that logs events to a file as they happen: `-p bench.gpu.watch --watch=FILE`.
 
-Without the sign of equality pytest would take the file for a test, and its folder for that of all tests.
+The "=" is needed: without it pytest would take FILE as a test path and change its root folder.
 
-Lines of JSON: {"collected": names}, {"began": name}, and {"name": name, "how": "passed", "failed" or "skipped", "when":
-its phase, "text": the traceback} of whatever did not pass, and of each test's end. What ends pytest costs no line that
-is written.
+Lines of JSON: {"collected": names}; {"began": name}; and, for every test phase that did not pass and for each test's
+end, {"name": name, "how": "passed", "failed" or "skipped", "when": its phase, "text": the traceback}. Lines already
+written remain if pytest is killed.
 """
 
 import json
@@ -14,11 +14,11 @@ import pytest
 
 
 def pytest_addoption(parser: Any) -> None:
-    parser.addoption("--watch", metavar="FILE", help="append what happens to it, as lines of JSON")
+    parser.addoption("--watch", metavar="FILE", help="append events to FILE, as lines of JSON")
 
 
 def pytest_configure(config: Any) -> None:
-    if config.getoption("--watch") and not hasattr(config, "workerinput"):  # a worker's tests are told by the one here
+    if config.getoption("--watch") and not hasattr(config, "workerinput"):  # workers report to this process
         config.pluginmanager.register(Watch(config.getoption("--watch")))
 
 
@@ -32,7 +32,7 @@ class Watch:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
-        if not self._collected:  # every worker has the same
+        if not self._collected:  # every worker collects the same tests
             self._write(collected=list(ids))
         self._collected = True
 

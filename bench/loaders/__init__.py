@@ -1,7 +1,7 @@
-"""Readers of the same CSV: as bench.peers, but `step()` reads the file and returns sums that every reader must meet.
+"""Readers of the same CSV: like bench.peers, but `step()` reads the file and returns sums that must be equal for all.
 
-The file is the article's: 60,000 lines, the label and then 784 pixels, no header. It is written from the digits in the
-package, once, into the system's folder for temporary files.
+The file has the article's format: 60,000 lines, the label and then 784 pixels, no header. It is written once from the
+digits in the package, in the system's temporary folder.
 """
 
 import os
@@ -28,6 +28,6 @@ def csv_of(work):
 
 
 def sums(X, y):
-    """What shows that all was read and lies where it should: the sums of X, of y, and of X weighted by column."""
+    """Sums of X, of y, and of X weighted by column: equal only if every value was read into its place."""
     columns = X.sum(axis=0, dtype=np.float64)
     return np.array([columns.sum(), y.sum(dtype=np.float64), columns @ np.arange(X.shape[1])])

@@ -1,4 +1,4 @@
-"""numpy.loadtxt, told that every value is a byte."""
+"""numpy.loadtxt with dtype uint8."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""fcgpu.load, which finds out that the features are bytes."""
+"""fcgpu.load, which detects that the features are bytes."""
 
 import fcgpu
 from bench import clocks

@@ -1,4 +1,4 @@
-"""pandas.read_csv with its C parser, told that every value is a byte."""
+"""pandas.read_csv with its C parser and dtype uint8."""
 
 import pandas as pd
 

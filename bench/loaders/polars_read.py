@@ -1,4 +1,4 @@
-"""polars.read_csv, told that every value is a byte."""
+"""polars.read_csv with a schema of UInt8."""
 
 import polars as pl
 

@@ -1,8 +1,9 @@
-"""One file a peer.
+"""One file for each peer.
 
-A file has TITLE, PACKAGES (what its versions are), CLOCKS {device: clock} for the devices it runs on, and
-`setup(work) -> step`; one with `setup_predict(work) -> step` also takes part in prediction. `step()` makes one pass
-over work.X and returns the mean of the loss over its samples, each measured before its batch's update; or labels (n,).
-A library may read the answer late: the clock waits. What is compiled sits at module level, so that a warm-up on other
-data compiles it. A package that is not installed raises ModuleNotFoundError at import, and the peer is skipped.
+A file has TITLE, PACKAGES (whose versions are recorded), CLOCKS {device: clock} for the devices it runs on, and
+`setup(work) -> step`; a file with `setup_predict(work) -> step` also takes part in prediction. `step()` makes one pass
+over work.X and returns the mean loss of its samples, each taken before its batch's update; or it returns labels (n,).
+It may return before the result is computed: the clock waits. Compiled functions are at module level, so that the
+warm-up on other data compiles them. If a package is missing, the import raises ModuleNotFoundError and the peer is
+skipped.
 """

@@ -1,4 +1,4 @@
-"""The article's NumPy code, written out as it is there: a column a sample, float64, everything allocated anew."""
+"""The article's NumPy code as published: one column for each sample, float64, every result a new array."""
 
 from itertools import pairwise
 
@@ -37,7 +37,7 @@ def sigmoid(Z):
 
 
 def forward(layers, X):
-    """The activations of every layer, X first; W (n_out, n_in), b (n_out, 1), X (n_features, n_samples)."""
+    """The activations of all layers, X first; W (n_out, n_in), b (n_out, 1), X (n_features, n_samples)."""
     activations = [X]
     for W, b in layers:
         activations.append(sigmoid(np.dot(W, activations[-1]) + b))

@@ -1,4 +1,4 @@
-"""JAX with jit: one compiled update a batch, the batch sliced inside it, its parameters' buffers handed on."""
+"""JAX with jit: one compiled update for each batch, which slices the batch; the parameters' buffers are donated."""
 
 from functools import partial
 
@@ -31,7 +31,7 @@ def setup_predict(work):
 
 
 def features(work):
-    """In the type that products take; TF32, which is JAX's own choice on a GPU, only where it is asked for."""
+    """X in the dtype of the products. TF32, JAX's default on a GPU, is used only for precision "tf32"."""
     jax.config.update("jax_default_matmul_precision", "tensorfloat32" if work.precision == "tf32" else "highest")
     return jnp.asarray(work.features(), jnp.bfloat16 if work.precision == "bfloat16" else jnp.float32)
 

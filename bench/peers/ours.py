@@ -1,4 +1,4 @@
-"""fcgpu by its public face, the generator of events: NumPy on a CPU, CuPy on a GPU. The one file that knows how."""
+"""fcgpu through its public API, the generator of events: NumPy on a CPU, CuPy on a GPU."""
 
 import numpy as np
 
@@ -9,11 +9,11 @@ from bench.cases import SEED
 TITLE = "fcgpu"
 PACKAGES = ("fcgpu", "numpy", "cupy-cuda12x", "cupy-cuda13x", "nvmath-python")
 CLOCKS = {"cpu": clocks.host, "cuda": clocks.cupy_events}
-PASSES = 10_000  # more than any measurement asks for; the history of a run is allocated at its start
+PASSES = 10_000  # more than any measurement needs
 
 
 def setup(work):
-    """A run that is advanced an epoch a call; the same weights come from the same seed."""
+    """One run; each call advances it by an epoch. SEED draws the same initial weights as work.start."""
     data = fcgpu.dataset(work.X, work.y, scale=work.scale)
     events = fcgpu.train(
         data,

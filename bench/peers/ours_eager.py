@@ -1,4 +1,4 @@
-"""fcgpu on a GPU with steps that are called, not recorded: what recording them is worth."""
+"""fcgpu on a GPU without CUDA graphs: every step is launched eagerly. Shows what the graphs gain."""
 
 from bench import clocks
 from bench.gpu.clock import eager

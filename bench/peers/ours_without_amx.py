@@ -1,4 +1,4 @@
-"""fcgpu as it is on a processor without a tile unit (AMX): the products with the pixels are OpenBLAS's, too."""
+"""fcgpu as on a processor without a tile unit (AMX): OpenBLAS also computes the products with the pixels."""
 
 from unittest.mock import patch
 

@@ -1,4 +1,4 @@
-"""fcgpu as it is where no C compiler was found: NumPy's kernels alone."""
+"""fcgpu as installed without a C compiler: only the NumPy kernels."""
 
 from contextlib import contextmanager
 from unittest.mock import patch

@@ -1,4 +1,4 @@
-"""PyTorch eager, as its tutorials write it: nn.Sequential, BCEWithLogitsLoss, optim.SGD."""
+"""PyTorch eager, written as in its tutorials: nn.Sequential, BCEWithLogitsLoss, optim.SGD."""
 
 from itertools import pairwise
 
@@ -44,13 +44,13 @@ def setup_predict(work):
 
 
 def tensors(work):
-    """The features in the type that products take; TF32 is switched on or off."""
+    """X in the dtype of the products; switches TF32 on or off."""
     torch.set_float32_matmul_precision("high" if work.precision == "tf32" else "highest")
     return torch.from_numpy(work.features()).to(work.device, torch.bfloat16 if _half(work) else None)
 
 
 def cast(work):
-    """A context in which products are of the work's precision, as PyTorch's tutorials do it."""
+    """A context manager in which products have the work's precision, as in PyTorch's tutorials."""
     return torch.autocast(work.device, torch.bfloat16, enabled=_half(work), cache_enabled=False)
 
 

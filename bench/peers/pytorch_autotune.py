@@ -1,4 +1,4 @@
-"""torch.compile in its mode max-autotune, which tries Triton's products and records CUDA graphs; on a GPU."""
+"""torch.compile in mode max-autotune, which tries Triton's matrix products and captures CUDA graphs; on a GPU."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""torch.compile over the whole update: forward, loss, gradient and step of SGD in one compiled function."""
+"""torch.compile over the whole update: forward, loss, gradient and SGD step in one compiled function."""
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, linear

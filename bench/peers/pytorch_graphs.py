@@ -8,7 +8,7 @@ from bench.peers.pytorch import cast, network, tensors
 TITLE = "PyTorch, CUDA graph"
 PACKAGES = ("torch",)
 CLOCKS = {"cuda": clocks.torch_events}
-WARM_UPS = 3  # before a capture, on a side stream, as PyTorch's notes on CUDA ask for
+WARM_UPS = 3  # before the capture, on a side stream, as PyTorch's CUDA notes require
 
 
 def setup(work):
@@ -19,7 +19,7 @@ def setup(work):
     size = work.batch
     x, y = (X, Y) if size == len(X) else (torch.empty_like(X[:size]), torch.empty_like(Y[:size]))
     if len(X) % size:
-        raise ValueError(f"batch={size} leaves a rest of {len(X)} samples; a captured graph has one shape")
+        raise ValueError(f"batch={size} does not divide {len(X)} samples; a captured graph has one shape")
 
     def update():
         optimizer.zero_grad(set_to_none=True)

@@ -1,6 +1,6 @@
 """scikit-learn's MLPClassifier through partial_fit, which makes one pass in batches; its check for NaN is off.
 
-Ten sigmoid outputs with the binary cross-entropy are what it fits to an indicator matrix of labels.
+For an indicator matrix of labels it fits sigmoid outputs with the binary cross-entropy.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ def setup(work):
 
 
 def setup_predict(work):
-    """Prediction of one class of ten, so with a softmax for the sigmoids, which has the same greatest output."""
+    """Predict one class of ten: softmax outputs instead of sigmoids, with the same argmax."""
     X = work.features()
     model = _model(work, X[:100], work.y[:100])
     sklearn.set_config(assume_finite=True)
@@ -48,7 +48,7 @@ def _model(work, X, y):
         random_state=0,
     )
     classes = np.arange(work.start[-1][0].shape[1])
-    model.set_params(batch_size=len(X)).partial_fit(X, y, classes=classes)  # allocates; the weights are then set
+    model.set_params(batch_size=len(X)).partial_fit(X, y, classes=classes)  # allocates the weights, which are set below
     model.set_params(batch_size=work.batch)
     for W, b, (W0, b0) in zip(model.coefs_, model.intercepts_, work.start, strict=True):
         W[...], b[...] = W0, b0[0]

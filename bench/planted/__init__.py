@@ -1,1 +1,1 @@
-"""Peers with a known fault, for `python -m bench trust` and the tests: the harness must show each for what it is."""
+"""Peers and parts with a known fault, for `python -m bench trust` and the tests: the harness must detect each fault."""

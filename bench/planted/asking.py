@@ -1,4 +1,4 @@
-"""A part of `python -m bench gpu` that tells how many seconds it was given."""
+"""A part of `python -m bench gpu` that reports its time limit."""
 
 TITLE, LIMIT = "a part that asks for its time", 600.0
 

@@ -1,4 +1,4 @@
-"""fcgpu with each call made DELAY longer by waiting: it must show as that much slower, no more and no less."""
+"""fcgpu with each call prolonged by the fraction DELAY: the measured slowdown must be that, no more and no less."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""A part of `python -m bench gpu` that never ends, nor what it started."""
+"""A part of `python -m bench gpu` that hangs, and so does its child process."""
 
 import subprocess
 import time

@@ -1,4 +1,4 @@
-"""fcgpu with a learning rate that is 1 % off: as fast, not the same work, and so to be refused."""
+"""fcgpu with a learning rate that is 1 % off: as fast, but not the same work, so it must be refused."""
 
 from dataclasses import replace
 

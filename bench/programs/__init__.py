@@ -1,1 +1,1 @@
-"""Whole programs that start-up is measured with."""
+"""Whole programs whose start-up time is measured."""

@@ -1,4 +1,4 @@
-"""What `fcgpu train --epochs 1` does, in PyTorch: read the digits, one full-batch epoch, both scores, the model."""
+"""`fcgpu train --epochs 1` in PyTorch: read the digits, train one full-batch epoch, score both sets, save the model."""
 
 import gzip
 import sys

@@ -1,1 +1,1 @@
-"""Each library's own way to 98 % of the test digits; see bench.race. What was tried stands in its file."""
+"""Each library's own recipe for a test accuracy of 98 %; see bench.race. Its file says what else was tried."""

@@ -1,7 +1,7 @@
 """PyTorch eager: Adam with OneCycleLR over tensors indexed by a permutation, which is faster than a DataLoader.
 
-Tried, three seeds each: batches of 128, 256 and 512, rates 0.006 and 0.01, 5 to 7 epochs. This is the shortest run that
-ended above 98 % for every seed.
+Tried, with three seeds each: batches of 128, 256 and 512, learning rates 0.006 and 0.01, 5 to 7 epochs. This is the
+shortest run that ended above 98 % for every seed.
 """
 
 import torch

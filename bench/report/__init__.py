@@ -1,4 +1,4 @@
-"""`python -m bench report`: rows to one HTML file and one Markdown file, for readers new to the project."""
+"""`python -m bench report`: turn rows into one HTML file and one Markdown file, for readers new to the project."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write(paths: Sequence[Path], out: Path, say: Callable[[str], None]) -> int:
-    """Write out.html, complete in itself, and out.md, without the plots; returns the exit code."""
+    """Write out.html, which needs no other file, and out.md, without the plots; returns the exit code."""
     from bench import rows
     from bench.report import render
     from bench.report.content import blocks
@@ -14,7 +14,7 @@ def write(paths: Sequence[Path], out: Path, say: Callable[[str], None]) -> int:
     try:
         found = rows.read(paths)
         if not found:
-            raise ValueError(f"no rows in {', '.join(map(str, paths))}: python -m bench run writes them")
+            raise ValueError(f"no rows in {', '.join(map(str, paths))}: run `python -m bench run` first")
     except (OSError, ValueError) as error:
         print(f"bench: error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""The report as blocks in reading order: what it is about, what came out, the figures, how, where, what is missing."""
+"""The report as blocks in reading order: subject, main results, tables and plots, method, machine, what is missing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from bench.report import plots
 from bench.report.select import Case, Row, cases, is_ours, left_out, rounds, seconds_to
 
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
-BUSY = 0.3  # load per core before a run, above which the report says that the machine was busy
+BUSY = 0.3  # load average per core before a run, above which the report warns that the machine was busy
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,15 @@ def blocks(rows: list[Row]) -> Iterator[Block]:
         "fcgpu is a Python package that trains fully-connected neural networks with NumPy on a CPU and CuPy on a GPU. "
         "This report compares it with the libraries that people use for the same job. The job is always the same: the "
         "60,000 handwritten digits of MNIST and a network of 784 inputs, hidden layers of 128 and 64 units, and 10 "
-        "outputs. fcgpu grew from an article that builds such networks in plain NumPy; that code takes part.",
+        "outputs. fcgpu grew from an article that builds such networks in plain NumPy; the article's code is compared "
+        "as well.",
     )
     yield from (Block("lead", sentence) for sentence in headline(found))
     yield from (Block("warning", words) for words in warnings(rows))
-    yield Block("heading", "fcgpu's time over each library's")
+    yield Block("heading", "fcgpu's time divided by each library's")
     yield Block(
         "text",
-        "Below 1, fcgpu is faster: 0.50 means half the time. Each figure is the median of the ratios of single rounds.",
+        "Below 1, fcgpu is faster: 0.50 means half the time. Each number is the median of the ratios of all rounds.",
     )
     yield ratio_table(timed)
     yield from plots_of(found, plots.looks_of(row for case in found if case.name in PLOTTED for row in case.rows))
@@ -66,18 +67,18 @@ def blocks(rows: list[Row]) -> Iterator[Block]:
 
 METHOD = (
     "Every library gets the same digits, the same initial weights, the same learning rate and the same batches in the "
-    "same order, in the layout and type that it likes best; bringing them there is not timed. In training all "
-    "activations are sigmoids, the loss is the binary cross-entropy summed over the outputs, and the rule is plain "
-    "gradient descent, which all libraries have.",
+    "same order, in the layout and dtype that suit it best; the conversion is not timed. In training all activations "
+    "are sigmoids, the loss is the binary cross-entropy summed over the outputs, and the optimizer is plain gradient "
+    "descent, which all libraries have.",
     "Before it is timed, a library's loss after 20 updates is compared with that of a plain float64 program. Where the "
-    "two differ by more than 1 part in 100,000, the library's row is refused. Predictions are compared label by label.",
-    "Each library runs in processes of its own, three one after the other, held to the same processors, and warmed up "
-    "on other data. Then follow rounds in which each runs once, one after the other, every round starting with another "
-    "one. A ratio is taken within a round, so that a machine that slows down or speeds up does so for both. Quartiles "
-    "of the rounds say how sure a figure is. On a CPU the clock is read after the answer is there; on a GPU device "
-    "events are placed around the work.",
-    "Time to an accuracy is the one case in which every library trains as is best for it; its recipe stands beside it. "
-    "Its clock stops while the test set is judged. Memory is the highest resident size of a process that imports the "
+    "two differ by more than 1 part in 100,000, the library is refused. Predictions are compared label by label.",
+    "Each library runs in three processes, one after the other, on the same processors, and is warmed up on other "
+    "data. In each round every library runs once, in turn; every round starts with a different library. Ratios are "
+    "taken within a round, so that a change of the machine's speed affects both libraries alike. The quartiles over "
+    "the rounds show how certain a number is. On a CPU the clock stops when the result is available; on a GPU, device "
+    "events are recorded before and after the work.",
+    "Time to an accuracy is the only case in which every library trains with its own best recipe, shown in the table. "
+    "The evaluation on the test set is not timed. Memory is the peak resident size of a process that imports the "
     "library, reads the digits and trains three full-batch steps.",
 )
 
@@ -110,7 +111,7 @@ def warnings(rows: list[Row]) -> Iterator[str]:
     if loads and max(loads) > BUSY * cores:
         yield (
             f"Provisional: other programs kept the machine busy (load {max(loads):.1f} on {cores} cores before a run). "
-            "Libraries with threads of their own suffer more from that than others; measure again on an idle machine."
+            "This slows libraries with their own threads more than others; measure again on an idle machine."
         )
     if any(row["commit"].endswith("+") for row in rows):
         yield "Provisional: the source had changes that are not committed (a + after the commit)."
@@ -135,7 +136,7 @@ PLOTTED = (*STEPS, "memory", "race")
 
 def timed_table(case: Case) -> Block:
     samples = "samples_per_second" in case.rows[0]
-    head = ("library", "median", "quartiles", *(("samples/s",) if samples else ()), "fcgpu's time over it", "rounds")
+    head = ("library", "median", "quartiles", *(("samples/s",) if samples else ()), "fcgpu's time / its time", "rounds")
     body = []
     for row in case.rows:
         low, high = row["quartiles_seconds"]
@@ -171,16 +172,14 @@ def plots_of(found: list[Case], looks: plots.Looks) -> Iterator[Block]:
         yield Block("plot", plots.throughput(batches, looks), "Training throughput by batch size; higher is better.")
     compared = [case for case in found if case.name in STEPS and case.ours and len(case.rows) > 1]
     if compared:
-        words = (
-            "fcgpu's time over each library's; left of the line fcgpu is faster. Bars reach from quartile to quartile."
-        )
+        words = "fcgpu's time divided by each library's; left of the line fcgpu is faster. Bars show the quartiles."
         yield Block("plot", plots.ratio(compared, looks), words)
     for case in found:
         if case.name == "race":
             yield Block(
                 "plot",
                 plots.accuracy(case, looks),
-                f"Test accuracy by seconds of training, {_on(case)}; a line a seed.",
+                f"Test accuracy by seconds of training, {_on(case)}; one line for each seed.",
             )
         if case.name == "memory":
             yield Block(

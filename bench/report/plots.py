@@ -1,4 +1,4 @@
-"""The report's pictures, as SVG that takes its ink from the page, so that it suits a light and a dark one."""
+"""The report's plots, as SVG whose ink is the page's text colour, so that they suit a light and a dark page."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from bench.report.select import Case, Row, is_ours
 from fcgpu.report.svg import INK, PAGE, STYLE, svg
 
-WIDTH = 5.6  # inches: on a narrow page the text stays legible
+WIDTH = 5.6  # inches: the text stays legible on a narrow page
 OURS = "#e4572e"
 OTHERS = ("#3a7ca5", "#2a9d8f", "#8a6fdf", "#c9a227", "#8d99ae", "#d16ba5", "#6a994e", "#5fa8d3")
 MARKERS = "osD^vPX*<"
@@ -18,7 +18,7 @@ Looks = dict[str, dict[str, Any]]
 
 
 def looks_of(rows: Iterable[Row]) -> Looks:
-    """A colour and a marker for each peer, by its title, the same in all plots; fcgpu's is always OURS."""
+    """A colour and a marker for each peer's title, the same in all plots; fcgpu's colour is always OURS."""
     titles = {row["peer_title"]: is_ours(row) for row in rows if "peer_title" in row}
     others, mine = (sorted(title for title, ours in titles.items() if ours is whose) for whose in (False, True))
     looks = {title: {"color": OURS, "marker": MARKERS[number]} for number, title in enumerate(mine)}
@@ -28,7 +28,7 @@ def looks_of(rows: Iterable[Row]) -> Looks:
 
 
 def throughput(cases: Sequence[Case], looks: Looks) -> str:
-    """Samples a second against batch size, the devices side by side."""
+    """Samples per second against batch size, one panel for each device."""
     devices = list(dict.fromkeys(case.device for case in cases))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
@@ -50,7 +50,7 @@ def throughput(cases: Sequence[Case], looks: Looks) -> str:
 
 
 def ratio(cases: Sequence[Case], looks: Looks) -> str:
-    """fcgpu's time over each peer's, a group of points a case, on a logarithmic axis."""
+    """fcgpu's time divided by each peer's, one group of points for each case, on a logarithmic axis."""
     with matplotlib.rc_context(STYLE):
         lines = [(case, row) for case in cases for row in case.rows if not is_ours(row)]
         figure = Figure(figsize=(WIDTH, 0.8 + 0.2 * len(lines) + 0.25 * len(cases)), layout="constrained")
@@ -76,7 +76,7 @@ def ratio(cases: Sequence[Case], looks: Looks) -> str:
         panel.axvline(1, color=INK, linewidth=1, zorder=1)
         panel.set_xscale("log")
         low, high = panel.get_xlim()
-        panel.set_xlim(low, max(high, 1.2) * 3)  # room for the words
+        panel.set_xlim(low, max(high, 1.2) * 3)  # room for the labels
         ticked = [v for v in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10) if low <= v <= max(high, 1.2)]
         panel.set_xticks(ticked, [f"{v:g}" for v in ticked])
         panel.minorticks_off()
@@ -107,7 +107,7 @@ def accuracy(case: Case, looks: Looks) -> str:
 
 
 def memory(case: Case, looks: Looks) -> str:
-    """Peak resident memory as bars, and in them what was there before training."""
+    """Peak resident memory as bars."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.7 + 0.34 * len(case.rows)), layout="constrained")
         panel = figure.subplots()
@@ -119,7 +119,7 @@ def memory(case: Case, looks: Looks) -> str:
         panel.invert_yaxis()
         panel.margins(x=0.15)
         panel.grid(axis="y", visible=False)
-        panel.set_xlabel("MB resident at most")
+        panel.set_xlabel("peak resident memory, MB")
         return svg(figure)
 
 

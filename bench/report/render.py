@@ -1,4 +1,4 @@
-"""Blocks as a page of HTML that needs no other file, and as Markdown."""
+"""Render blocks as an HTML page that needs no other file, and as Markdown."""
 
 from collections.abc import Sequence
 
@@ -40,7 +40,7 @@ def _markdown(block: Block) -> str:
         case "lead" | "warning":
             return f"> {block.text}"
         case "plot":
-            return ""  # the tables have the figures
+            return ""  # the tables have the same numbers
         case "table":
             lines = [block.head, ("---",) * len(block.head), *block.rows]
             return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,4 +1,4 @@
-"""What the rows say: of each case its last run, peers by device, and the ratios of fcgpu to each of them."""
+"""Select from the rows: the last run of each case, its peers by device, and fcgpu's ratio to each of them."""
 
 import statistics
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ ORDER = (
 
 @dataclass(frozen=True)
 class Case:
-    """The last run of a case on one device: measured rows, fcgpu's first and the others from fast to slow."""
+    """The last run of a case on one device: measured rows, fcgpu's first, then the others from fast to slow."""
 
     name: str
     title: str
@@ -33,7 +33,7 @@ class Case:
         return min(others, key=lambda row: row["median_seconds"], default=None)
 
     def ratio(self, row: Row) -> tuple[float, float, float] | None:
-        """Quartiles of fcgpu's time over that of `row`, round by round; of medians where the runs have no rounds."""
+        """Quartiles, over rounds, of fcgpu's time divided by that of `row`; None if one of them has no times."""
         if self.ours is None or "seconds" not in row or "seconds" not in self.ours:
             return None
         return quartiles(ratios(self.ours["seconds"], row["seconds"]))
@@ -77,7 +77,7 @@ def rounds(row: Row) -> int:
 
 
 def seconds_to(row: Row, target: str) -> float | None:
-    """The median over seeds of the seconds to an accuracy; None where half of the seeds or more never reached it."""
+    """The median over seeds of the seconds to an accuracy; None if half of the seeds or more never reached it."""
     times = [t if t is not None else float("inf") for t in row["seconds_to"][target]]
     middle = statistics.median(times) if times else float("inf")
     return None if middle == float("inf") else middle
