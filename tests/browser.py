@@ -1,4 +1,4 @@
-"""A page in a real, headless Chromium: what it complained of, and every address that it asked for."""
+"""A page in a real, headless Chromium: its errors and warnings, and every address that it requested."""
 
 import contextlib
 import shutil
@@ -15,7 +15,7 @@ INSIDE = ("data:", "blob:")
 
 @contextlib.contextmanager
 def chromium():
-    """A running browser of playwright's; skips where playwright or Chromium is missing."""
+    """A running playwright browser; skips if playwright or Chromium is missing."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[check]'")
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
@@ -29,13 +29,13 @@ def chromium():
 
 
 class Visit:
-    """A file opened from its own address: the page of playwright's, and what came of opening and using it."""
+    """A page opened from a file: playwright's page, its complaints and its requests."""
 
     def __init__(self, page, address):
         self.page = page
         inside = (address, *INSIDE)
         self.complaints = []  # console errors and warnings, exceptions, dialogs
-        self.asked = []  # addresses that are not of the file itself
+        self.asked = []  # requested addresses other than the file itself
         page.on("console", lambda said: said.type in ("error", "warning") and self.complaints.append(said.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("dialog", lambda dialog: (self.complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
@@ -46,9 +46,9 @@ class Visit:
 
 @contextlib.contextmanager
 def visit(browser, path, **options):
-    """Open a file in a context of its own: `viewport`, `color_scheme`, `has_touch` and more are playwright's words.
+    """Open a file in its own browser context; options such as `viewport` and `color_scheme` are playwright's.
 
-    At its end the page must have complained of nothing and asked for nothing outside itself.
+    When the block ends, the page must have no complaints and must have requested nothing but itself.
     """
     context = browser.new_context(**{"viewport": {"width": 1100, "height": 900}} | options)
     try:

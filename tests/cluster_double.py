@@ -1,4 +1,4 @@
-"""The cluster kernel's steps, of the very text that a GPU gets, and the same steps in NumPy."""
+"""The cluster kernel's steps, compiled from the same source as for a GPU, and the same steps in NumPy."""
 
 import re
 
@@ -21,7 +21,7 @@ def call(text, arguments, seed=0):
 
 
 class Problem:
-    """Data, parameters and what else a launch takes, drawn at random."""
+    """Random data, parameters and other arguments of a launch."""
 
     def __init__(self, shape, samples=None, *, alpha=0.0, ordered=True, options=None, seed=0):
         random = np.random.default_rng(seed)
@@ -49,9 +49,9 @@ class Problem:
         self.t = 3.0
 
     def cluster(self, *runs, seed=0, broken=None):
-        """After launches of (times, rows): parameters and state, packed; totals; history; at, t and rate."""
+        """Results after launches of (times, rows): packed parameters and state; totals; history; at, t and rate."""
         dtype, n, text = self.shape.dtype, len(self.X), cluster.source(self.shape)
-        if broken:  # a text of the kernel, and what stands there instead
+        if broken:  # (a part of the kernel's source, its replacement)
             assert broken[0] in text
             text = text.replace(*broken)
         vectors = [self.layout.padded(v).astype(dtype) for v in (self.flat, *self.state)]
@@ -67,7 +67,7 @@ class Problem:
             )  # fmt: skip
             call(text, arguments, seed)
         for v in vectors if broken is None else ():
-            assert np.array_equal(self.layout.padded(self.layout.packed(v)), v)  # what is padded stays 0
+            assert np.array_equal(self.layout.padded(self.layout.packed(v)), v)  # padding stays 0
         return [self.layout.packed(v) for v in vectors], totals, history, (at[0], t[0], rate[0])
 
     def reference(self, *runs):

@@ -1,4 +1,4 @@
-"""fcgpu as a person runs it: in this process, for speed, or in one of its own; and files to run it on."""
+"""Run the command line in this process, for speed, or in its own process; and make files to run it on."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ def call(*words):
 
 
 def start(*words, environment=None, before=(), **options):
-    """`python -m fcgpu words...` as a process of its own, its streams as text; buffered, as Python is by itself."""
+    """`python -m fcgpu words...` as its own process, with text streams and Python's default buffering."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"} | options

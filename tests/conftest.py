@@ -1,4 +1,4 @@
-"""Fixtures: the backends that a test runs on, and read-only arrays that make an illegal in-place write fail."""
+"""Fixtures: the backends that a test runs on, and read-only arrays, on which an illegal in-place write fails."""
 
 import ctypes
 import gc
@@ -25,14 +25,14 @@ def pytest_addoption(parser):
 
 @pytest.fixture(scope="session", autouse=True)
 def one_blas_thread():
-    """On small products two BLAS threads mostly spin, on the core of the tests beside. Workers hold it themselves."""
+    """One BLAS thread: on small products a second one mostly spins, on a core that other test workers need."""
     with threadpool_limits(1, user_api="blas"):
         yield
 
 
 @pytest.fixture(scope="session")
 def gpu():
-    """The GPU backend; skips without one, and fails where FCGPU_TEST_BACKENDS names cupy."""
+    """The GPU backend; without a GPU it skips, or fails if FCGPU_TEST_BACKENDS names cupy."""
     try:
         return fcgpu.choose("cuda")
     except fcgpu.DeviceError as error:
@@ -49,13 +49,13 @@ def backend(request):
 
 @pytest.fixture(params=["double", pytest.param("gpu", marks=pytest.mark.gpu)])
 def device(request, monkeypatch):
-    """The GPU, and its double where there is none: what is written for the one has then run on the other."""
+    """The GPU, or its double if there is none, so that tests for a GPU also run without one."""
     return double_backend(monkeypatch) if request.param == "double" else request.getfixturevalue("gpu")
 
 
 @pytest.fixture
 def little_garbage():
-    """What is there before the test is left alone by the garbage collector, which a run out of memory calls."""
+    """Freeze the objects that exist before the test: a run out of memory calls the garbage collector often."""
     gc.collect()
     gc.freeze()
     yield
@@ -71,7 +71,7 @@ def workers():
 
 @pytest.fixture(scope="module")
 def browser():
-    """A Chromium, for `browser.visit`: started once a file; skips without one."""
+    """A Chromium for `browser.visit`, started once for each test file; skips if there is none."""
     with chromium() as running:
         yield running
 
@@ -87,7 +87,7 @@ def mnist():
 
 @pytest.fixture
 def blobs():
-    """Three separable classes in four features, 150 + 60 samples: a problem that any right optimizer solves."""
+    """Three separable classes in four features, 150 + 60 samples: a problem that any correct optimizer solves."""
     random = np.random.default_rng(5)
     centres = 4 * random.standard_normal((3, 4))
     y = np.arange(210) % 3
@@ -97,7 +97,7 @@ def blobs():
 
 @pytest.fixture(autouse=True)
 def scikit_learns_settings():
-    """As they were: scikit-learn as a peer of the benchmarks is told not to look for NaN."""
+    """Restore scikit-learn's settings: as a peer of the benchmarks its check for NaN is switched off."""
     yield
     if sklearn := sys.modules.get("sklearn"):
         sklearn.set_config(assume_finite=False)
@@ -110,7 +110,7 @@ def cupy():
 
 @pytest.fixture(scope="module")
 def nvrtc(cupy):
-    """The library: of a wheel beside CuPy, or of the machine's CUDA."""
+    """The NVRTC library, from a wheel installed beside CuPy or from the machine's CUDA."""
     pathfinder = pytest.importorskip("cuda.pathfinder")
     try:
         return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path)

@@ -1,15 +1,15 @@
-// One cluster of thread blocks on the CPU, so that the text of a CUDA kernel can be compiled and run by a C++20 compiler.
+// One cluster of thread blocks on the CPU, so that a CUDA kernel's source can be compiled by a C++20 compiler and run.
 //
-// Every thread is a fiber. A warp runs, its lanes in an order drawn from the seed, until its lanes wait or meet; then a
-// warp that can go on is drawn, rather one of the blocks in haste. A barrier that is missing therefore shows as other
-// bits for another seed, or as NaN, for shared memory begins as 0xff, and so does the target of an asynchronous copy
-// until it is waited for.
+// Every thread is a fiber. A warp runs, its lanes in an order drawn from the seed, until its lanes wait or synchronise.
+// Then a ready warp is drawn, preferably from a block that the seed lets run ahead. A missing barrier therefore shows
+// as other bits for another seed, or as NaN: shared memory begins as 0xff, and so does the target of an asynchronous
+// copy until the copy is waited for.
 //
 //   int fault = twin::launch(blocks, threads, shared_bytes, seed, [&] { kernel(arguments...); });
 //
-// returns 0, 1 where threads wait for ever (a deadlock, or lanes that do not meet), 2 where a block wrote outside of its
-// shared memory. There are no static __shared__ variables: a kernel takes shared_memory(). What stands under "The
-// device's own functions" is what a kernel may call; on a GPU the same names are CUDA's, or PTX of the kernel's own.
+// returns 0; 1 if threads wait for ever (a deadlock, or lanes that do not synchronise); 2 if a block wrote outside its
+// shared memory. There are no static __shared__ variables: a kernel uses shared_memory(). A kernel may call the
+// functions under "Device functions"; on a GPU the same names are CUDA's, or inline PTX of the kernel.
 // Compile with -std=c++20 -w -fvisibility=hidden, without -D_FORTIFY_SOURCE, whose longjmp refuses to change stacks.
 #pragma once
 #include <math.h>
@@ -34,7 +34,7 @@ struct Fiber {
   jmp_buf at;
   bool started = false;
   Wait wait = READY;
-  long phase = 0, shuffles = 0;  // of the cluster's barrier at the last arrival; how many there were
+  long phase = 0, shuffles = 0;  // phase of the cluster barrier at the last arrival; number of shuffles so far
   std::vector<std::vector<Copy>> groups;
   std::vector<Copy> open;
 };
@@ -42,11 +42,11 @@ struct Slot { alignas(16) char bytes[16]; };
 
 static const size_t STACK = 64 << 10, GUARD = 4096;
 static std::vector<Fiber> fibers;
-static std::vector<char *> memory;          // of each block
+static std::vector<char *> memory;          // one for each block
 static std::vector<std::vector<Slot>> slots;  // [2 warp + parity][lane]
 static std::vector<int> at_block_barrier, at_warp_barrier;
 static std::vector<bool> listed;
-static std::vector<int> ready;              // warps with a lane that can go on
+static std::vector<int> ready;              // warps with a lane that can run
 static int n_blocks, n_threads, at_cluster_barrier, current;
 static size_t shared_bytes;
 static long cluster_phase;
@@ -115,7 +115,7 @@ static int launch(int blocks, int threads, size_t bytes, unsigned int seed, std:
   while (!ready.empty()) {
     size_t drawn = dice() % ready.size();
     if (dice() % (16 * n) == 0) std::shuffle(haste.begin(), haste.end(), dice);
-    for (int other = 0; other < 6; ++other) {  // some blocks run ahead as far as barriers let them
+    for (int other = 0; other < 6; ++other) {  // some blocks run ahead as far as barriers allow
       size_t rival = dice() % ready.size();
       if (haste[ready[rival] / warps()] > haste[ready[drawn] / warps()]) drawn = rival;
     }
@@ -129,7 +129,7 @@ static int launch(int blocks, int threads, size_t bytes, unsigned int seed, std:
       more = false;
       for (int l : lanes)
         if (fibers[32 * warp + l].wait == READY) more = true, resume(32 * warp + l);
-      if (more && dice() % 4 == 0) {  // it is interrupted where its lanes meet
+      if (more && dice() % 4 == 0) {  // interrupt the warp where its lanes synchronise
         listed[warp] = true;
         ready.push_back(warp);
         break;
@@ -158,7 +158,7 @@ static char *shuffled(const void *value, size_t bytes, int source) {
 }
 }  // namespace twin
 
-// The device's own functions
+// Device functions
 
 #define __device__
 #define __global__
@@ -196,7 +196,7 @@ static unsigned int __byte_perm(unsigned int x, unsigned int y, unsigned int s) 
 static float __uint_as_float(unsigned int u) { float f; memcpy(&f, &u, 4); return f; }
 static unsigned int __float_as_uint(float f) { unsigned int u; memcpy(&u, &f, 4); return u; }
 
-// shared memory of this block, and the place of `p` in that of another one
+// shared memory of this block, and the address in another block's shared memory that corresponds to `p`
 static char *shared_memory() { return twin::memory[twin::current / twin::n_threads]; }
 static int cluster_rank() { return twin::current / twin::n_threads; }
 template <typename V> V *in_block(V *p, int rank) { return (V *)(twin::memory[rank] + ((char *)p - shared_memory())); }
@@ -209,13 +209,13 @@ static void cluster_arrive() {
     ++twin::cluster_phase;
     for (size_t f = 0; f < twin::fibers.size(); ++f) if (twin::fibers[f].wait == twin::CLUSTER) twin::wake(f);
   }
-  twin::pause(twin::READY);  // others may run before what follows
+  twin::pause(twin::READY);  // other threads may run here
 }
 static void cluster_wait() {
   if (twin::fibers[twin::current].phase == twin::cluster_phase) twin::pause(twin::CLUSTER);
 }
 
-// cp.async, .commit_group and .wait_group; it is the caller's to meet the other threads afterwards
+// cp.async, .commit_group and .wait_group; the caller must synchronise with the other threads afterwards
 template <int N> void copy_async(void *to, const void *from) {
   memset(to, 0xff, N);
   twin::fibers[twin::current].open.push_back({(char *)to, (const char *)from, N});
@@ -238,7 +238,7 @@ static void prefetch_l2(const void *) {}
 #define __logf logf
 static float __fdividef(float x, float y) { return x / y; }
 
-// tensor cores: pairs of bfloat16, rounded to the nearest and ties to even, ldmatrix and mma.m16n8k16
+// tensor cores: ldmatrix, mma.m16n8k16, and conversion to pairs of bfloat16, to the nearest, ties to even
 static float left_of(unsigned int pair) { return __uint_as_float(pair << 16); }
 static float right_of(unsigned int pair) { return __uint_as_float(pair & 0xffff0000u); }
 static unsigned int rounded(float left, float right) {
@@ -254,7 +254,7 @@ static float near_tanh(float x) { return tanhf(x); }
 typedef const char *Place;
 static Place place_of(const void *p) { return (Place)p; }
 template <bool TRANSPOSED> void load_matrices(unsigned int (&f)[4], Place row) {
-  twin::Slot mine;  // read before the lanes meet: what another one writes without a barrier may be missed
+  twin::Slot mine;  // read before the lanes synchronise, so that another lane's write without a barrier may be missed
   memcpy(mine.bytes, row, 16);
   int lane = twin::current % 32;
   const twin::Slot *rows = (const twin::Slot *)twin::shuffled(mine.bytes, 16, 0);

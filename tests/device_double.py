@@ -1,14 +1,14 @@
-"""A stand-in for CuPy on the CPU, so that the GPU path runs, and is judged, where there is no GPU.
+"""A test double of CuPy on the CPU, so that the GPU path can be run and tested without a GPU.
 
-`double_backend()` is a Backend of device "cuda:0" whose `xp` is a `DeviceDouble`. Its arrays behave as cupy.ndarray
-where fcgpu uses it, and refuse what CuPy refuses: a NumPy array in an operator, an implicit copy to the host, a name
-that is not there. What CuPy allows and a training step must not do is counted: `synchronisations`, `uploads`, the
-`copies` that a product makes in silence; and `launches` by name. Where it differs it is the stricter one: fresh memory
-holds NaN, np.f(array) is refused, an index out of range is an error and does not wrap around.
+`double_backend()` is a Backend of device "cuda:0" whose `xp` is a `DeviceDouble`. Its arrays behave like cupy.ndarray
+where fcgpu uses it, and refuse what CuPy refuses: a NumPy array in an operator, an implicit copy to the host, an
+unknown name. What CuPy allows but a training step must not do is counted: `synchronisations`, `uploads`, the implicit
+`copies` that a matrix product makes; and `launches` by name. Where the double differs from CuPy, it is stricter: fresh
+memory holds NaN, np.f(array) is refused, an index out of range is an error and does not wrap around.
 
 `ElementwiseKernel` follows cupy/_core/_kernel.pyx of CuPy 14.2 (`_broadcast`, `_decide_params_type_core`,
-`_get_out_args_with_params`), compiles the operation's own text with the machine's C++ compiler, and runs it from the
-last index to the first, since a GPU promises no order.
+`_get_out_args_with_params`), compiles the operation's source with the machine's C++ compiler, and runs it from the last
+index to the first, since a GPU guarantees no order.
 """
 
 import atexit
@@ -52,7 +52,7 @@ FREE_BYTES = 1 << 30
 
 
 def operand(x):
-    """What an operator or a ufunc computes with: a device array's values, or a scalar."""
+    """The operand of an operator or ufunc: a device array's values, or a scalar."""
     if isinstance(x, DeviceArray):
         return x._host
     if isinstance(x, bool | int | float | np.generic):
@@ -64,7 +64,7 @@ class DeviceArray:
     """cupy.ndarray, as far as fcgpu uses it."""
 
     __slots__ = ("_host", "_xp")
-    __array_ufunc__ = None  # NumPy's operators hand over to ours, which refuse
+    __array_ufunc__ = None  # NumPy's operators then defer to ours, which refuse
 
     def __init__(self, xp, host):
         self._xp, self._host = xp, host
@@ -90,7 +90,7 @@ class DeviceArray:
         parts = []
         for part in index if isinstance(index, tuple) else (index,):
             if isinstance(part, DeviceArray):
-                self._xp.synchronisations += part.dtype == bool  # a mask's size must be known
+                self._xp.synchronisations += part.dtype == bool  # the size of a masked result must be known
                 part = part._host
             elif isinstance(part, np.ndarray | list):
                 self._xp.uploads += 1
@@ -99,7 +99,7 @@ class DeviceArray:
 
     def __getitem__(self, index):
         found = self._host[self._index(index)]
-        if not np.may_share_memory(found, self._host):  # taken by index: a new array
+        if not np.may_share_memory(found, self._host):  # advanced indexing makes a new array
             self._xp.streams.wait("a selection")
             return self._xp._new(self._host[self._index(index)])
         return DeviceArray(self._xp, found)
@@ -116,7 +116,7 @@ class DeviceArray:
             self._xp.streams.wait("an assignment by index")
             self._host[self._index(index)] = value
             return
-        np.broadcast_to(value, target.shape)  # or ValueError, here and not when it runs
+        np.broadcast_to(value, target.shape)  # raises ValueError now, not when the copy runs
 
         def run(target, value):
             with np.errstate(all="ignore"):
@@ -125,7 +125,7 @@ class DeviceArray:
         self._xp.streams.launch(run, target, value)
 
     def set(self, arr, stream=None):
-        """Queued: the host's memory is read when the copy is made."""
+        """Queue a copy from the host, whose memory is read when the copy runs."""
         xp = self._xp
         xp.streams.refuse_while_recording("H2D transfers are disallowed")
         if self.dtype != arr.dtype:
@@ -203,7 +203,7 @@ class DeviceArray:
 
 
 def _operator(name, ufunc):
-    """x ∘ y; with a leading r the operands change places, with a leading i the result overwrites x."""
+    """x ∘ y; with a leading r the operands are swapped, with a leading i the result overwrites x."""
     if name.startswith("i"):
         return lambda x, y: x._xp._ufunc(ufunc, x, y, out=x)
     if name.startswith("r"):
@@ -235,8 +235,8 @@ UFUNCS = (
 
 
 class Device:
-    """cupy.cuda.Device: a context, inside which it is the thread's current one. Who asks what one can do that holds no
-    arrays means another one.
+    """cupy.cuda.Device: a context manager that makes it the thread's current device. Its properties may be read only
+    for the device that holds the arrays; to read another's is a bug in the caller.
     """
 
     def __init__(self, xp, number):
@@ -263,7 +263,7 @@ class Device:
 
 
 class DeviceDouble:
-    """The namespace: `cupy`, as far as fcgpu uses it. Counts what a step must not do."""
+    """The namespace `cupy`, as far as fcgpu uses it. Counts what a step must not do."""
 
     def __init__(self):
         self.synchronisations = self.uploads = self.upload_bytes = self.copies = 0
@@ -277,11 +277,11 @@ class DeviceDouble:
                 "MultiProcessorCount": 2,
             },
         )
-        self.number, self._entered = 0, threading.local()  # of the device that all arrays lie on; see _devices
+        self.number, self._entered = 0, threading.local()  # the device of all arrays; see _devices for `_entered`
         self.streams, self.cublas = Streams(self.memory, self._must_be_current), Cublas(self)
         self.cuda = SimpleNamespace(
             get_current_stream=self._asked(lambda: self.streams.current),
-            get_elapsed_time=lambda begin, end: 1.0,  # nothing here takes the time that it would take there
+            get_elapsed_time=lambda begin, end: 1.0,  # the double's own time means nothing
             runtime=SimpleNamespace(memGetInfo=self._asked(self.memory.info)),
             Stream=self.streams.make,
             Event=self.streams.event,
@@ -296,7 +296,7 @@ class DeviceDouble:
 
     @property
     def _devices(self):
-        """Those that the thread has entered; the last one is its current device."""
+        """The devices that the thread has entered; the last one is its current device."""
         return self._entered.__dict__.setdefault("devices", [Device(self, 0)])
 
     def _must_be_current(self):
@@ -304,7 +304,7 @@ class DeviceDouble:
             raise RuntimeError(f"the current device is {current}, the arrays lie on {self.number}")
 
     def _asked(self, function):
-        """The function, of what CuPy has for each device, and takes that of the current one."""
+        """Wrap a function that CuPy applies to the current device: it must be the device of the arrays."""
 
         @wraps(function)
         def call(*arguments):
@@ -313,7 +313,7 @@ class DeviceDouble:
 
         return call
 
-    _HANDLE = property(lambda self: threading.get_ident())  # of CuPy's cuBLAS: each thread has its own
+    _HANDLE = property(lambda self: threading.get_ident())  # CuPy's cuBLAS handle: each thread has its own
 
     def __getattr__(self, name):
         if name in UFUNCS:
@@ -383,7 +383,7 @@ class DeviceDouble:
         return (a * b).sum()
 
     def matmul(self, a, b, out=None):
-        """cupy._core._routines_linalg.matmul: counts the temporary copies that it makes of operands and of out."""
+        """cupy._core._routines_linalg.matmul: counts the temporary copies that CuPy makes of operands and of out."""
         self.launches["matmul"] += 1
         if self.streams.current.recorded is not None:
             raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
@@ -406,7 +406,7 @@ class DeviceDouble:
         return DeviceArray(self, operand(a).swapaxes(axis1, axis2))
 
     def asarray(self, a, dtype=None):
-        """Always a copy where it comes from the host, in native byte order, Fortran order kept."""
+        """Always a copy if `value` is on the host; in native byte order, with Fortran order kept."""
         if isinstance(a, DeviceArray):
             return a if dtype in (None, a.dtype) else a.astype(dtype)
         host = np.array(a, dtype=dtype, order="F" if isinstance(a, np.ndarray) and a.flags.fnc else "C")
@@ -463,7 +463,7 @@ class DeviceDouble:
 
 
 class Param(NamedTuple):
-    """One parameter of a kernel: `c` is its C type, a placeholder where `dtype` is None."""
+    """One parameter of a kernel: `c` is its C type, or a placeholder if `dtype` is None."""
 
     name: str
     c: str
@@ -484,7 +484,9 @@ def params(text, const):
 
 
 def decide(in_params, out_params, in_dtypes, out_dtypes):
-    """(types of the inputs, placeholders): outputs first, then inputs; None is a scalar, which takes what it gets."""
+    """(types of the inputs, placeholders), decided by the outputs, then the inputs; dtype None is a scalar, which
+    decides nothing.
+    """
     kinds = {}
     for p, dtype in (*zip(out_params, out_dtypes, strict=True), *zip(in_params, in_dtypes, strict=True)):
         if dtype is None:
@@ -571,7 +573,7 @@ class ElementwiseKernel:
         for at, p in enumerate((*self.ins, *self.outs)):
             const = "const " if p.const else ""
             arrays.append(f"{const}CArray<{p.c}> {'' if p.raw else '_raw_'}{p.name}(_args[{at}], &_fault);")
-            if not p.raw:  # what has a type of its own in such a kernel is a number, which serves outside of the loop
+            if not p.raw:  # in such a kernel a parameter of fixed type is a scalar, used outside the loop
                 where, index = (
                     (scalars, "0") if blocks and p.dtype is not None and p.const else (elements, "_ind.get()")
                 )
@@ -743,16 +745,16 @@ def compiler():
 
 
 class Compiled:
-    """Compiled kernels by their text. One call of the compiler for a hundred of them costs as much as for five.
+    """Compiled kernels by their source. Compiling a hundred in one call costs as much as compiling five.
 
-    The workers of one run of the tests share what they compile.
+    The workers of one test run share what they compile.
     """
 
     def __init__(self):
         self.functions = {}
 
     def build(self, requests):
-        """Compile those (kernel, placeholders) that are missing, together."""
+        """Compile all missing (kernel, placeholders) in one call."""
         texts = dict.fromkeys(kernel.source(kinds) for kernel, kinds in requests)
         missing = {text: f"f{n}" for n, text in enumerate(t for t in texts if t not in self.functions)}
         if not missing:
@@ -771,7 +773,7 @@ class Compiled:
 
 
 def library_of(source, options=("-std=c++17", "-O0")):
-    """The shared library of a C++ source, compiled unless another worker of this run has."""
+    """The shared library of a C++ source, compiled unless another worker of this test run has done so."""
     path = folder() / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.so"
     with open(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -786,7 +788,7 @@ def library_of(source, options=("-std=c++17", "-O0")):
 
 @cache
 def folder():
-    """Of this run of the tests; the last of its workers to end removes it."""
+    """The folder of this test run; its last worker to end removes it."""
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"{os.getpid()}")
     made = Path(tempfile.gettempdir()) / f"fcgpu-kernels-{run}"
     made.mkdir(mode=0o700, exist_ok=True)
@@ -808,7 +810,7 @@ COMPILED = Compiled()
 
 
 def usual(formulas=FORMULAS):
-    """Every formula with the types that training and its tests meet: (kernel, placeholders) for `Compiled.build`."""
+    """Every formula with the types that training and its tests use: (kernel, placeholders) for `Compiled.build`."""
     for name, formula in formulas.items():
         kernel = ElementwiseKernel(*formula, f"fcgpu_{name}")
         types = {
@@ -824,7 +826,7 @@ HALVES = (("float32", "float16"), ("float32", "bfloat16"))
 
 
 def usual_on_device(types=WHOLE, formulas=DEVICE_FORMULAS):
-    """Likewise of the kernels of a step; types are those of T, parameters and loss, and of H, what is multiplied."""
+    """The same for the kernels of a step; `types` are pairs: T, of parameters and loss, and H, of the products."""
     for name, f in formulas.items():
         kernel = ElementwiseKernel(
             f.inputs, f.outputs, f.operation, f"fcgpu_device_{name}", PREAMBLE, f.before, f.after
@@ -841,17 +843,17 @@ def _with_types(kernel, types):
 
 
 def as_cupy(xp, monkeypatch):
-    """`import cupy` gives the double, and any GPU is it."""
+    """Make `import cupy` give the double, and every GPU array the double's."""
     monkeypatch.setitem(sys.modules, "cupy", xp)
     monkeypatch.setattr(DeviceArray, "__cuda_array_interface__", {}, raising=False)
 
 
 def double_backend(monkeypatch=None, types=WHOLE, on_chip=False):
-    """A fresh double, its counts at zero, as the backend of device cuda:0; skips where no C++ compiler is.
+    """A fresh double, its counts at zero, as the backend of device cuda:0; skips if there is no C++ compiler.
 
-    With monkeypatch, nvmath-python is installed, and is the double's; else it is not. Kernels that hold a network in
-    shared memory are emulated thread by thread, which is slow: the double has such memory only where it is on_chip, and
-    clusters of blocks where a test gives it the compute capability 90.
+    With `monkeypatch`, the double's nvmath-python is installed; without it, there is none. Kernels that hold a network
+    in shared memory are emulated thread by thread, which is slow: the double has such memory only with `on_chip`, and
+    clusters of blocks only if a test sets its compute capability to 90.
     """
     if compiler() is None:
         pytest.skip("no C++ compiler: install g++, or name one in CXX")

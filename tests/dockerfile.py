@@ -1,7 +1,7 @@
-"""A Dockerfile read and run without Docker: every stage in a folder that takes the place of the root directory.
+"""Read and run a Dockerfile without Docker: every stage runs in a folder that replaces the root directory.
 
-What it cannot show: the base image itself, users (all runs as whoever runs the tests) and isolation. A path of the
-image is any that begins with a name in ROOTS; in every instruction it is read as a path below the stage's folder.
+This does not test the base image, users (everything runs as the user of the tests) and isolation. A path in the image
+is one that begins with a name in ROOTS; every instruction uses it as a path below the stage's folder.
 """
 
 import json
@@ -43,34 +43,34 @@ def stages(text):
 
 
 def whole(all_stages, name):
-    """Every instruction that makes the image of a target, those of the stages below it first."""
+    """Every instruction that makes the image of a target, those of its base stages first."""
     stage = all_stages[name]
     return (whole(all_stages, stage.base) if stage.base in all_stages else []) + stage.instructions
 
 
 def allowed(ignore, path):
-    """Does an allow-list .dockerignore let `path`, relative to the context, through?"""
+    """Whether a .dockerignore written as an allow-list includes `path`, relative to the context."""
     names = [line[1:] for line in ignore.splitlines() if line.startswith("!")]
     return any(path == name or path.startswith(f"{name}/") for name in names)
 
 
 class Builder:
-    """Runs stages of `text` below `folder`; `context` is the repository's root, `environment` all that RUN inherits."""
+    """Runs stages of `text` in `folder`; `context` is the repository's root, `environment` that of RUN."""
 
     def __init__(self, text, ignore, context, folder, environment):
         self.stages, self.ignore, self.context, self.folder = stages(text), ignore, context, folder
         self.environment = environment
-        self.root = folder / "root"  # of the stage that runs: the same path for all, as paths stay the same in an image
+        self.root = folder / "root"  # of the running stage: one path for all, since paths in an image do not change
         self.built = {}
 
     def build(self, name, after=lambda root, instruction: None):
-        """Make a target and the stages it needs; `after` sees the tree once an instruction of them has run."""
+        """Build a target and the stages it needs; `after` is called after each instruction."""
         for needed in self._needs(name):
             if needed not in self.built:
                 self._run_stage(self.stages[needed], after)
 
     def command(self, name, words=None):
-        """Run the CMD of a built target, or other words in its place; the tree keeps what the command writes."""
+        """Run the CMD of a built target, or another command; the tree keeps what the command writes."""
         self._enter(self._tree(name))
         *_, cmd = (i for i in whole(self.stages, name) if i.name == "CMD")
         self.workdir, self.env = self.built[name]
@@ -82,7 +82,7 @@ class Builder:
         return self.folder / f"stage-{name}"
 
     def _needs(self, name):
-        """Names of the stages to run, in order: bases, and those that COPY or a mount takes files from."""
+        """Names of the stages to run, in order: base stages, and those from which COPY or a mount takes files."""
         stage = self.stages[name]
         others = [m for i in stage.instructions for m in re.findall(r"from=(\w+)", i.words)]
         needed = [n for other in (stage.base, *others) if other in self.stages for n in self._needs(other)]
@@ -112,7 +112,7 @@ class Builder:
         return IMAGE_PATH.sub(f"{self.root}/", text)
 
     def _place(self, path):
-        """Where a path of the image lies, absolute or below WORKDIR."""
+        """The place of a path in the image, absolute or relative to WORKDIR."""
         return self.root / os.path.join(self.workdir, path).lstrip("/")
 
     def _process(self, command):

@@ -1,4 +1,4 @@
-"""The system calls of a save, one by one: counted, failed with an error, cut short, or the process killed there."""
+"""The system calls of a save: each can be counted, fail, write only a part, or be where the process is killed."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 CALLS = ("open", "write", "fsync", "replace", "close", "ftruncate", "truncate", "unlink", "mkdir", "rmdir")
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 REAL = {name: getattr(os, name) for name in CALLS}
-REAL["fsync"] = lambda descriptor: None  # a killed process takes nothing from the system's cache along, and it is slow
+REAL["fsync"] = lambda descriptor: None  # it is slow, and killing a process does not lose what is in the system's cache
 
 
 def die():
@@ -17,10 +17,10 @@ def die():
 
 @contextmanager
 def faults(at=None, how=None):
-    """Within, the calls of `os` named above are recorded, and call number `at` goes as `how` says.
+    """A context in which the calls of `os` named above are recorded, and call number `at` has the fault `how`.
 
-    how : "before", "after" (killed there), "torn" (killed after half of a write), "short" (half of a write is done and
-    said to be), or an errno that the call fails with, a close after it has closed. Yields the names of the calls.
+    how : "before" or "after" (the process is killed there), "torn" (killed after half of a write), "short" (half of a
+    write is done, and so reported), or an errno with which the call fails; close closes first. Yields the calls' names.
     """
     seen = []
 
@@ -62,11 +62,11 @@ def points(calls):
         yield number, "before"
         if name == "write":
             yield number, "torn"
-    yield len(calls) - 1, "after"  # after any other call is before the next
+    yield len(calls) - 1, "after"  # "after" any other call is "before" the next one
 
 
 def in_child(function):
-    """Run it in a forked process; what the process ended with: 0, an exit code, or minus the signal."""
+    """Run a function in a forked process; returns the exit code, or minus the signal that killed it."""
     child = os.fork()
     if child == 0:
         code = 70

@@ -1,10 +1,10 @@
 """A coverage-guided fuzzer of one reader: `python tests/fuzz.py READER --seconds 600`. Needs atheris, and Linux.
 
-It starts from the valid files of mutate.py and keeps what reaches new lines of fcgpu and of the parsers in Python.
-Each file must load, or raise an FcgpuError, within SECONDS of processor time and with no more memory than SPARE bytes.
-Models and checkpoints are also read as if every SHA-256 were right, for whoever can change a file can write the hash;
-what loads then is used: a model predicts, a checkpoint is gone on from. What breaks a rule ends the run, which says so,
-keeps the file in the current folder as crash-* or timeout-*, and exits with another code than 0.
+It starts from the valid files of mutate.py and keeps files that reach new lines of fcgpu and of Python's parsers. Each
+file must load, or raise an FcgpuError, within SECONDS of processor time and with at most SPARE bytes of memory. Models
+and checkpoints are also read as if every SHA-256 were right, because whoever can change a file can write the hash. What
+loads is then used: a model predicts, a checkpoint is resumed. A file that breaks a rule ends the run with a message and
+a non-zero exit code, and is kept in the current folder as crash-* or timeout-*.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 import atheris
 
 PARSERS = ["fcgpu", "gzip", "zipfile", "tomllib", "json", "ast", "numpy.lib._format_impl", "PIL"]
-HANG = 60  # seconds of any clock
+HANG = 60  # seconds of wall time
 WHOLE, OTHERS = (0, -1, 1, 3, 2**31, 2**53, 2**64), (0.5, 1e308, math.inf, math.nan)
 VALUES = (None, True, *WHOLE, *OTHERS, "", "a", [], {}, [0], [[]])
 LONGEST = 8192  # bytes of a file
@@ -41,7 +41,7 @@ with atheris.instrument_imports(include=PARSERS):
 
 
 def uses(name, folder, read):
-    """What is done with a file of the reader: each is a function of its path."""
+    """The uses of a reader's file: functions of its path."""
     if name == "model":
         return [read, unsealed(lambda path: predict(fcgpu.load_model(path)))]
     if name == "checkpoint":
@@ -87,7 +87,7 @@ def predict(model):
 
 
 def go_on(found, recipe):
-    """One epoch; with another recipe than the run's the command line refuses."""
+    """Resume for one epoch; the command line refuses a recipe that differs from the run's."""
     if found.recipe == recipe:
         start = replace(found.state, epochs=min(found.state.epochs, recipe.epochs - 1))
         data = fcgpu.dataset(np.eye(12, 4), np.arange(12) % 3)
@@ -108,7 +108,7 @@ def main():
     asked = parser.parse_args()
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory))
-    if child := os.fork():  # atheris ends its process without a word to Python
+    if child := os.fork():  # atheris ends its process without returning to Python
         try:
             sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         finally:
@@ -142,7 +142,7 @@ def main():
 
 
 def changed_inside(content, longest, seed):
-    """Any bytes, or one value in the JSON of a safetensors file: changed bytes seldom leave it well formed."""
+    """Change any bytes, or one value in the JSON of a safetensors file, which changed bytes seldom leave valid."""
     draw, end = random.Random(seed), 8 + int.from_bytes(content[:8], "little")
     try:
         header = json.loads(content[8:end] if draw.random() < 0.7 else b"")
@@ -181,7 +181,7 @@ def attempt(attempts, path):
 
 
 def peak():
-    """Bytes of memory that this process has had at most."""
+    """Peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 

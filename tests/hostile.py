@@ -1,10 +1,10 @@
-"""Files as a stranger, a bad disk or a bad line might leave them."""
+"""Damaged or malicious files, as an attacker, a bad disk or a bad connection might leave them."""
 
 import os
 
 
 def overwrite(path, content):
-    """Write a file in place: to truncate and write anew makes some file systems wait for the disk each time."""
+    """Write a file in place: on some file systems, truncating and rewriting waits for the disk each time."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
         os.pwrite(descriptor, content, 0)

@@ -1,8 +1,8 @@
-"""Calls of every kernel, and the bound within which a GPU's variant must equal the reference.
+"""Calls of every kernel, and the tolerance within which a faster variant must equal the reference.
 
 Tolerance: both sides round each of some ten operations once, NumPy's and the C library's exp, tanh, log1p and expm1 are
 within 4 units in the last place, and a sum of k terms rounds k times. So results may differ by (16 + k) eps times
-`scale`: the magnitude of the terms that they are summed from, since by cancellation the result itself may be smaller.
+`scale`: the magnitude of the summed terms, since cancellation may make the result itself smaller.
 """
 
 import itertools
@@ -25,7 +25,7 @@ SPECIAL = [
 
 
 class Case(NamedTuple):
-    """A call of a kernel; `scales` maps the positions of its outputs among the arguments to their scales."""
+    """A call of a kernel; `scales` maps the index of each output argument to its scale."""
 
     what: str
     args: tuple
@@ -65,7 +65,7 @@ def derivative_cases(name, dtype, random):
 
 
 def labels(k, n, dtype, random):
-    """Class indices of several types, and targets (n, k), which sum to one."""
+    """Class indices of several dtypes, and targets (n, k) that sum to one."""
     for kind in ("int64", "int32", "uint8"):
         yield random.integers(0, max(k, 2), n).astype(kind)
     dense = random.random((n, k))
@@ -81,7 +81,7 @@ def loss_cases(name, dtype, random):
     for k in (1, 3):
         special = np.array(SPECIAL, dtype)
         if k == 1 or name == "poisson":
-            special = special[~np.isinf(special)]  # 0 times infinity: no number in the reference, no loss in a formula
+            special = special[~np.isinf(special)]  # 0 times infinity is NaN in the reference only
         Z = random.normal(0, 1, (len(special), k)).astype(dtype)
         Z[:, k // 2] = special
         for label in (0, 1):
@@ -147,7 +147,7 @@ def update_cases(name, dtype, random):
 
 
 def rprop_cases(name, dtype, random):
-    """Every pair of signs, at the first step, between the limits and at them; the loss falls, stays, rises."""
+    """Every pair of signs; first steps, steps between and at the limits; a loss that falls, stays or rises."""
     options = {**UPDATES[name].defaults, "step_min": 0.01, "step_max": 0.1}
     for shape, size, losses in itertools.product(
         [(60,), (3, 60)], (0.0, 0.02, 0.015, 0.09), itertools.product((1.0, 2.0), (1.0, 2.0))
@@ -166,7 +166,7 @@ def rprop_cases(name, dtype, random):
 
 
 def update_scales(name, w, g, state, setting, rate=0.01):
-    """Of w and of the state. A mean is summed from the old one and g; where they cancel, a root of it loses digits."""
+    """Scales of w and of the state. A mean is the sum of the old one and g; if they cancel, its root loses digits."""
     w, g = np.abs(w).astype(float), np.abs(g).astype(float)
     if name == "gradient_descent":
         return w + rate * g, ()
@@ -197,7 +197,7 @@ def cases(name, dtype):
 
 
 def lifted(value, array):
-    """A copy of the argument with `array` applied to its arrays."""
+    """A copy of the argument, with `array` applied to each array in it."""
     if isinstance(value, tuple):
         return type(value)(*(lifted(v, array) for v in value))
     return array(value) if isinstance(value, np.ndarray) else value
@@ -208,7 +208,7 @@ def leaves(value):
 
 
 def whole(table, name):
-    """The kernel; a loss as both of its halves, of which the second one overwrites Z with dZ."""
+    """The kernel; for a loss, a function that calls both of its halves, the second of which overwrites Z with dZ."""
     if f"{name}_delta" not in table:
         return table[name]
 
@@ -220,11 +220,11 @@ def whole(table, name):
 
 
 def compare(name, function, dtype, xp, operand=None, *, flushes=False):
-    """Raises AssertionError where function differs from the reference of this name by more than rounding.
+    """Raises AssertionError if `function` differs from the reference of this name by more than rounding.
 
-    operand is the type of what is multiplied, where that is a half: the arrays are then of its numbers, and what is
-    written is rounded to it, but for losses. CuPy compiles with -ftz=true: a GPU's float32 below the normal ones is 0.
-    flushes says that of other functions, of both types.
+    operand : the dtype of the products, if it is a 16-bit float; the arrays then hold values of it, and results other
+    than losses are rounded to it. CuPy compiles with -ftz=true, so subnormal float32 numbers are 0 on a GPU; `flushes`
+    says that `function` does the same in both dtypes.
     """
     flushes = flushes or (type(xp).__name__ == "module" and dtype == "float32")
     least = float(np.finfo(dtype).smallest_normal) if flushes else 0.0
@@ -252,9 +252,9 @@ def compare(name, function, dtype, xp, operand=None, *, flushes=False):
 
 
 def among(a, dtype, operand):
-    """An array of numbers as a half holds them, in its own type: the nearest, and none beyond the greatest."""
+    """The array rounded to the nearest values of a 16-bit float, clipped to its range, in its own dtype."""
     if a.dtype != dtype:
         return a
     most = float(ml_dtypes.finfo(operand).max)
-    with np.errstate(invalid="ignore"):  # ml_dtypes warns of NaN
+    with np.errstate(invalid="ignore"):  # ml_dtypes warns about NaN
         return np.where(np.isfinite(a), np.clip(a, -most, most), a).astype(operand).astype(dtype)

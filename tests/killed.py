@@ -1,9 +1,9 @@
-"""Trainings that are killed or refused by the system, and resumed: `python tests/killed.py FOLDER SEED A B N`.
+"""Kill trainings, or let their system calls fail, and resume them: `python tests/killed.py FOLDER SEED A B N`.
 
-Every point is a fresh run directory. The process is killed before and after every system call of a save and in the
-middle of every write, at one of every A such points, drawn from SEED; then one of every B calls fails with each of
-three errors or is cut short; then runs are killed at N random times. With A and B of 1 all points are tried. What is
-left must be whole, and lead to the bits of an undisturbed run. Prints the counts as JSON.
+Every point has a fresh run directory. The points are before and after every system call of a save and in the middle of
+every write; the process is killed at one of every A points, drawn from SEED. Then one of every B calls fails with each
+of three errors, or writes only a part. Then runs are killed at N random times. A = B = 1 tries all points. The files
+left must be complete, and a resumed run must end with the bits of an undisturbed run. Prints the counts as JSON.
 """
 
 # ruff: noqa: E402
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"  # a process with threads is not to be forked
+    os.environ[variable] = "1"  # a process with threads must not be forked
 
 from command import blobs, csv
 from faults import ERRORS, REAL, faults, in_child, points
@@ -38,7 +38,7 @@ from fcgpu.train import checkpoint
 EPOCHS = 4
 atomic.CHUNK = 512  # so that a small file takes several writes
 history.FLUSH_SECONDS = 0
-fcgpu.cli.parser = cache(fcgpu.cli.parser)  # a third of the time of so small a run
+fcgpu.cli.parser = cache(fcgpu.cli.parser)  # it takes a third of the time of such a small run
 os.fsync = REAL["fsync"]
 
 
@@ -59,7 +59,7 @@ def loss_lines(run):
 
 
 def check_whole(run):
-    """Nothing that has a final name is torn; the history reaches the newest checkpoint."""
+    """Every file under its final name is complete; the history reaches the newest checkpoint."""
     newest = 0
     for path in sorted((run / "checkpoints").glob("epoch-*.safetensors")):
         newest = max(newest, checkpoint.load(path).state.epochs)
@@ -71,7 +71,7 @@ def check_whole(run):
 
 
 def recover(root, run, started):
-    """Resume, or start again where not even the recipe was written; returns what it left."""
+    """Resume, or start again if even the recipe was not written; returns the model and history."""
     if (run / "recipe.toml").exists():
         code = train(root, "--resume", run, *EVERY)
     else:
@@ -97,8 +97,8 @@ EVERY = ("--checkpoint-every", "1", "--keep", "1", "--on-divergence", "halve")
 
 
 class Case(NamedTuple):
-    """A kind of saves: what makes the run directory that is there before, the command's words, those that start such a
-    run, and the model and history that it is to end with.
+    """A kind of save: `before` makes the run directory that exists beforehand, `words` are the command's arguments,
+    `started` the arguments that start such a run, `expected` the model and history at its end.
     """
 
     before: Callable[[], Any]
@@ -108,7 +108,7 @@ class Case(NamedTuple):
 
 
 def cases(root):
-    """Kinds of saves by name."""
+    """The kinds of saves by name."""
     new, resume = (*root_words(root), *EVERY), ("--resume", root / "run", *EVERY)
     diverging = (*diverging_words(root), *EVERY)
     calls, expected = undisturbed(root, new)
@@ -134,7 +134,7 @@ def cases(root):
 
 
 def undisturbed(root, words):
-    """The system calls of a run, and what it leaves."""
+    """The system calls of a run, and its model and history."""
     shutil.rmtree(root / "run", ignore_errors=True)
     with faults() as calls:
         assert train(root, *words) == 0, (root / "said").read_text()
@@ -142,7 +142,7 @@ def undisturbed(root, words):
 
 
 def disturbed(root, case, at, how):
-    """The exit code of the command with a fault, in a process of its own."""
+    """The exit code of the command with a fault, in its own process."""
     shutil.rmtree(root / "run", ignore_errors=True)
     case.before()
 
@@ -175,7 +175,7 @@ def killed_everywhere(root, seed, share):
 
 
 def refused(root, seed, share):
-    """Each call fails with an error, or is cut short: one line says so, nothing half written stays, none is lost."""
+    """Let each call fail, or write only a part: the run goes on or ends with one line; no file is partial or lost."""
     counts, draw = Counter(), random.Random(seed)
     for name, case in cases(root).items():
         for at, call in enumerate(calls_of(root, case)):
@@ -197,7 +197,7 @@ def refused(root, seed, share):
 
 
 def at_random(root, seed, times, expected):
-    """Kill a run and every resumption of it at random times, until one ends by itself; again until `times` kills."""
+    """Kill a run, and each time it is resumed, at random times until it finishes; repeat up to `times` kills."""
     draw, kills, runs = random.Random(seed), 0, 0
     began = time.perf_counter()
     shutil.rmtree(root / "run", ignore_errors=True)

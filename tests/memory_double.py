@@ -13,17 +13,17 @@ class OutOfMemoryError(MemoryError):
 
 
 def owner_of(host):
-    """The array that owns the memory of a view."""
+    """The array that owns a view's memory."""
     while host.base is not None:
         host = host.base
     return host
 
 
 class Memory:
-    """`total` bytes of a device: who owns which addresses, without keeping it alive; and a pool, as CuPy's, that hands
-    out blocks of one size again and again.
+    """`total` bytes of a device: weak references to the owners of its addresses, and a pool like CuPy's, which reuses
+    freed blocks of the same size.
 
-    `allocations` counts what the pool asked the device for; those whose numbers, from 1, are in `refused` fail.
+    `allocations` counts the pool's requests to the device; those whose numbers, from 1, are in `refused` fail.
     """
 
     def __init__(self, total):
@@ -83,19 +83,19 @@ class Memory:
         return id(owner_of(host)) in self._owners
 
     def view(self, address, shape, strides, dtype):
-        """What lies at an address; IndexError where that is not, or not wholly, one piece of the device's memory."""
+        """The memory at an address; IndexError if it is not completely inside one allocation."""
         end = address + dtype.itemsize + sum(max(0, n - 1) * s for n, s in zip(shape, strides, strict=True))
         for reference in list(self._owners.values()):
             owner = reference()
             if owner is not None and (first := owner.ctypes.data) <= address < first + owner.nbytes:
                 if end > first + owner.nbytes:
                     raise IndexError(f"cuBLAS is sent {end - first - owner.nbytes} bytes beyond the end of an array")
-                flat = owner.ravel("K").view(np.uint8)  # a view, also of an array by columns
+                flat = owner.ravel("K").view(np.uint8)  # a view, also of an array in Fortran order
                 return np.ndarray(shape, dtype, flat, address - first, strides)
         raise IndexError("cuBLAS is sent to an address that is not the device's")
 
     def borrowed(self, host):
-        """A function that gives the same view again as long as its memory is there."""
+        """A function that returns the same view again as long as its memory exists."""
         if not (isinstance(host, np.ndarray) and self.holds(host)):
             return lambda: host
         owner = owner_of(host)

@@ -1,7 +1,7 @@
 """Mutated files for every reader: `python tests/mutate.py FOLDER SEED N` tries N and prints the counts as JSON.
 
-Each of them must load as what it is, or raise an FcgpuError, within SECONDS, and with no more memory than its size and
-SPARE bytes.
+Each file must load with the right contents, or raise an FcgpuError, within SECONDS and with at most its size plus SPARE
+bytes of memory.
 """
 
 import gzip
@@ -31,7 +31,7 @@ NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63
 
 
 def seeds(folder):
-    """(name, whole files' bytes, how the path is read) of each reader."""
+    """(name, contents of valid files, function that reads a path) for each reader."""
     X, y = blobs(12)
     small = (X * 9).clip(0, 255).astype(np.uint8)
     table, headed = (csv(folder / "seed.csv", y, *of).read_bytes() for of in ((small,), (X, "label,a,b,c,d")))
@@ -89,7 +89,7 @@ def pictures():
 
 
 def is_right(name, found, content):
-    """Is it what another reader, or a few lines of Python, make of the same bytes?"""
+    """Whether another reader, or a few lines of Python, get the same result from the same bytes."""
     if name.endswith(".gz"):
         name, content = name.removesuffix(".gz"), gzip.decompress(content)
     if name == "idx":
@@ -104,7 +104,7 @@ def is_right(name, found, content):
     if name == "npy":
         return is_table(found, np.load(io.BytesIO(content)))
     if name == "npz":
-        there = np.lib.npyio.NpzFile(io.BytesIO(content))  # np.load asks for more than a zip of arrays
+        there = np.lib.npyio.NpzFile(io.BytesIO(content))  # np.load is stricter about the zip
         return np.array_equal(found.X, there["X"]) and np.array_equal(labels(found), there["y"].reshape(len(found.X)))
     return True
 
@@ -118,7 +118,7 @@ def labels(data):
 
 
 def mutated(whole, others, draw):
-    """One to four of: a bit, a byte, a number of 1 to 8 bytes, a cut, a repetition, a splice, bytes put in."""
+    """One to four mutations: a bit, a byte, a number of 1 to 8 bytes, a cut, a repetition, a splice, an insertion."""
     content = bytearray(whole)
     for _ in range(draw.choice((1, 1, 2, 4))):
         at, kind = draw.randrange(len(content) + 1), draw.randrange(8)
@@ -148,7 +148,7 @@ def mutated(whole, others, draw):
 
 
 def attempt(read, path):
-    """What is in it, or the FcgpuError; anything else is raised, and so is a file that takes more than SECONDS."""
+    """The contents, or the FcgpuError; other exceptions are raised, and reading for more than SECONDS is an error."""
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
         return read(path)

@@ -1,4 +1,4 @@
-"""What the tests of the C share: arrays that end where memory does, and small pictures."""
+"""Shared by the tests of the C: arrays that end at the end of accessible memory, and small pictures."""
 
 import ctypes
 import mmap
@@ -9,7 +9,7 @@ import fcgpu
 
 
 def at_the_end(array):
-    """A copy that ends where the process may not read on; who does ends the process."""
+    """A copy that ends at an inaccessible page: reading or writing behind it kills the process."""
     pages = mmap.mmap(-1, (array.nbytes // mmap.PAGESIZE + 2) * mmap.PAGESIZE)
     behind = ctypes.addressof(ctypes.c_char.from_buffer(pages)) + len(pages) - mmap.PAGESIZE
     assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(behind), mmap.PAGESIZE, 0) == 0
@@ -19,7 +19,7 @@ def at_the_end(array):
 
 
 def digits(n, n_features=50):
-    """Pixels of which most are 0, and classes that they tell."""
+    """Pixels that are mostly 0, and classes that depend on them."""
     random = np.random.default_rng(0)
     X, y = random.integers(0, 256, (n, n_features), dtype=np.uint8), random.integers(0, 4, n)
     X[random.random(X.shape) < 0.6] = 0

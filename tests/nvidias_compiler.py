@@ -4,7 +4,7 @@ import ctypes
 
 
 def compiled(nvrtc, source, options):
-    """(error or "", log) of the program."""
+    """Compile a program; returns (error or "", log)."""
     program, words = ctypes.c_void_p(), [o.encode() for o in options]
     nvrtc.nvrtcGetErrorString.restype = ctypes.c_char_p
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"formulas.cu", 0, None, None) == 0
@@ -18,7 +18,7 @@ def compiled(nvrtc, source, options):
 
 
 def supported(nvrtc):
-    """The architectures that this NVRTC compiles for, as 90."""
+    """The architectures that this NVRTC compiles for, as numbers such as 90."""
     n = ctypes.c_int()
     nvrtc.nvrtcGetNumSupportedArchs(ctypes.byref(n))
     found = (ctypes.c_int * n.value)()

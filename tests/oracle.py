@@ -1,8 +1,9 @@
-"""Training in plain float64 loops, written from the equations and from nothing else: it must never import fcgpu.
+"""Training in plain float64 loops, written from the equations alone: it must never import fcgpu.
 
 Weights are (n_in, n_out); a network's layers are [(W, b), ...] and its flat parameters W1, b1, W2, b2, ... by rows.
-Two ways to hold the weights share everything but the sums over them: `Loops`, one Python float a weight, is the oracle;
-`Rows`, one array a matrix and still one sample at a time, is for networks whose loops would take minutes.
+There are two ways to store the weights, which differ only in the sums over them: `Loops`, one Python float for each
+weight, is the oracle; `Rows`, one array for each matrix but still one sample at a time, is for networks whose loops
+would take minutes.
 """
 
 import math
@@ -14,7 +15,7 @@ import numpy as np
 
 
 class Step(NamedTuple):
-    """One update: the batch's loss before it, the number of samples in the batch, every parameter after it."""
+    """One update: the batch's loss before it, the batch's number of samples, all parameters after it."""
 
     loss: float
     size: int
@@ -22,7 +23,7 @@ class Step(NamedTuple):
 
 
 def sigmoid(z):
-    """1 / (1 + exp(-z)), with an exponent that is never positive."""
+    """1 / (1 + exp(-z)), computed so that exp's argument is never positive."""
     e = math.exp(-abs(z))
     return 1 / (1 + e) if z >= 0 else e / (1 + e)
 
@@ -57,18 +58,18 @@ def identity_output(z, t):
 
 
 def exp_output(z, t):
-    """Half the Poisson deviance of counts t from their means exp(z)."""
+    """Half the Poisson deviance of counts t with means exp(z)."""
     means = [math.exp(zj) for zj in z]
     loss = sum(p - tj + (tj * math.log(tj / p) if tj > 0 else 0.0) for p, tj in zip(means, t, strict=True))
     return means, loss
 
 
-# name: from the last layer's z and the targets t, the prediction p and the loss; in each pair dloss/dz = p - t
+# name: function of the last layer's z and the targets t that returns the prediction p and the loss; dloss/dz = p - t
 OUTPUTS = {"sigmoid": sigmoid_output, "softmax": softmax_output, "identity": identity_output, "exp": exp_output}
 
 
 class Loops:
-    """W is a list of rows, a row a list of floats; a cell, what a rule updates, is one float."""
+    """W is a list of rows, each a list of floats; a cell, the unit that a rule updates, is one float."""
 
     @staticmethod
     def pack(W, b):
@@ -126,7 +127,7 @@ class Loops:
 
 
 class Rows:
-    """W and b are arrays, each of them one cell; samples are still taken one by one, and no product is a BLAS call."""
+    """W and b are arrays, each one cell; samples are still processed one by one, without BLAS."""
 
     @staticmethod
     def pack(W, b):
@@ -206,7 +207,7 @@ RULES = {
 
 
 def one_cycle(step, steps):
-    """Up from 1/25 to 1 at three tenths of the run, down to 1/250,000 at its last step, each along half a cosine."""
+    """Up from 1/25 to 1 in the first three tenths of the run, then down to 1/250,000, both along half a cosine."""
     peak, last = 0.3 * steps, steps - 1
     if step < peak:
         return 0.04 + 0.96 * (1 - math.cos(math.pi * step / peak)) / 2
@@ -235,13 +236,13 @@ INITS = {
 
 
 def initial(sizes, init, seed, ways=Loops):
-    """The layers before training, drawn one after the other from one stream."""
+    """The layers before training, drawn one after the other from one random generator."""
     rng = np.random.RandomState(seed) if init == "article" else np.random.Generator(np.random.PCG64(seed))
     return [ways.pack(INITS[init](rng, n_in, n_out), [0.0] * n_out) for n_in, n_out in pairwise(sizes)]
 
 
 def from_flat(params, sizes, ways=Loops):
-    """The layers that a flat vector of parameters holds."""
+    """The layers of a flat parameter vector."""
     found, k = [], 0
     for n_in, n_out in pairwise(sizes):
         W, b = params[k : k + n_in * n_out], params[k + n_in * n_out : k + n_in * n_out + n_out]
@@ -253,8 +254,8 @@ def from_flat(params, sizes, ways=Loops):
 def loss_and_gradient(layers, X, T, s, ways=Loops, *, wrong_output=1.0, wrong_hidden=1.0):
     """The loss of the samples X for the targets T, and its gradient in the shape of `layers`.
 
-    wrong_output, wrong_hidden : factors on two derivatives, that of log(1 + exp z), log(sum exp z) or z²/2, and that
-    of the hidden activation; other than 1 to see a comparison fail.
+    wrong_output, wrong_hidden : factors on two derivatives: that of log(1 + exp z), log(sum exp z) or z²/2, and that
+    of the hidden activation. A factor other than 1 must make a comparison fail.
     """
     act, slope = ACTIVATIONS[s["activation"]]
     out = OUTPUTS[s["output"]]
@@ -282,18 +283,18 @@ def loss_and_gradient(layers, X, T, s, ways=Loops, *, wrong_output=1.0, wrong_hi
 
 
 def learning_rate(s, step, steps, per_epoch):
-    """Of step 0, 1, ...: the schedule's factor times that of the warm-up."""
+    """The learning rate of step 0, 1, ...: the schedule's factor times the warm-up's factor."""
     schedule = s["schedule"] or ("constant" if s["optimizer"] in ("lbfgs", "rprop") else "cosine")
     rate = s["learning_rate"] * SCHEDULES[schedule](s, step, steps, step // per_epoch)
     return rate * min(1.0, (step + 1) / (s["warmup"] * per_epoch)) if s["warmup"] else rate
 
 
 def train(X, T, s, ways=Loops, *, scale=1.0, start=None, **wrong) -> Iterator[Step]:
-    """Yield every step of a run; stop whenever enough were seen, the schedule is that of the whole run all the same.
+    """Yield every step of a run. The caller may stop early; the schedule is still that of the whole run.
 
-    X (n_samples, n_features) numbers and T (n_samples, n_outputs) targets, as sequences. s : every setting, under the
-    names of a recipe's keys. scale : of the data, where the recipe's is 0. start : flat parameters to begin with
-    instead of the initialisation.
+    X (n_samples, n_features) and T (n_samples, n_outputs) targets, as sequences. s : all settings, named as the keys of
+    a recipe. scale : the data's scale, used if the recipe's is 0. start : flat parameters to use instead of the
+    initialisation.
     """
     scale = s["scale"] or scale
     X = [[float(v) * scale for v in row] for row in X]
@@ -333,7 +334,7 @@ def train(X, T, s, ways=Loops, *, scale=1.0, start=None, **wrong) -> Iterator[St
 
 
 def epochs(steps, n_samples):
-    """Yield (mean loss over the epoch's samples, parameters after it) for every epoch in an iterator of Step."""
+    """Yield (mean loss of the epoch's samples, parameters after it) for every epoch in an iterator of Step."""
     total, seen = 0.0, 0
     for step in steps:
         total += step.loss * step.size
@@ -344,5 +345,5 @@ def epochs(steps, n_samples):
 
 
 def one_hot(labels, n_classes):
-    """Targets of class indices: one column for each class."""
+    """Targets for class indices: one column for each class."""
     return [[1.0 if k == label else 0.0 for k in range(n_classes)] for label in labels]

@@ -1,4 +1,4 @@
-"""Small problems of each kind, and pairs of estimators, ours and scikit-learn's, with the same parameters."""
+"""Small problems of each kind, and pairs of estimators, fcgpu's and scikit-learn's, with the same parameters."""
 
 import numpy as np
 from sklearn import neural_network
@@ -17,7 +17,7 @@ SOLVERS = {
 
 
 def problem(kind, n=53, n_features=6, seed=0):
-    """X (n, n_features) float64 and y of that kind; two classes are text, three are numbers with gaps."""
+    """X (n, n_features) float64 and y of that kind; two classes are text, three are non-consecutive numbers."""
     random = np.random.default_rng(seed)
     X = random.standard_normal((n, n_features))
     Z = X @ random.standard_normal((n_features, 3)) + 0.3 * random.standard_normal((n, 3))
@@ -42,13 +42,13 @@ def params(kind, **given):
 
 
 def ours(kind, **given):
-    """Our estimator for problems of this kind."""
+    """fcgpu's estimator for problems of this kind."""
     estimator = fcgpu.MLPClassifier if kind in CLASSIFY else fcgpu.MLPRegressor
     return estimator(**params(kind, **given))
 
 
 def pair(kind, **given):
-    """Ours and scikit-learn's, for problems of this kind."""
+    """fcgpu's and scikit-learn's estimator for problems of this kind."""
     theirs = neural_network.MLPClassifier if kind in CLASSIFY else neural_network.MLPRegressor
     return ours(kind, **given), theirs(**params(kind, **given))
 
@@ -71,7 +71,7 @@ def assert_same_network(a, b, atol=1e-6):
 
 
 def assert_same_bits(a, b):
-    """Every bit of what was learned is equal."""
+    """The learned parameters are bit-equal."""
     for mine, other in zip(a.coefs_ + a.intercepts_, b.coefs_ + b.intercepts_, strict=True):
         np.testing.assert_array_equal(mine, other)
     np.testing.assert_array_equal(a.loss_curve_, b.loss_curve_)

@@ -1,4 +1,4 @@
-"""CUDA text on the CPU, compiled with the emulator in cuda_double.h but for what only PTX says; and cupy.RawKernel."""
+"""CUDA source on the CPU, compiled with the emulator in cuda_double.h, which replaces inline PTX; cupy.RawKernel."""
 
 import ctypes
 from functools import cache
@@ -10,7 +10,7 @@ import numpy as np
 from fcgpu.kernels.text import program
 
 HEADER = Path(__file__).parent / "cuda_double.h"
-LIMIT = 48 << 10  # bytes of shared memory that a kernel has without being asked
+LIMIT = 48 << 10  # bytes of shared memory that a kernel may use without opting in to more
 FLAGS = ("-std=c++20", "-O0", "-U_FORTIFY_SOURCE", "-fvisibility=hidden")
 FAULTS = {1: "threads wait for ever", 2: "a block writes outside of its shared memory"}
 START = """
@@ -31,7 +31,7 @@ int run(int blocks, int threads, size_t bytes, unsigned int seed, void **argumen
 
 
 def launch(code, name, blocks, threads, shared_bytes, arguments, seed=0):
-    """Run the kernel `name` of `code` on NumPy arrays and scalars; blocks run side by side, as those of a cluster."""
+    """Run the kernel `name` of `code` on NumPy arrays and scalars; blocks run concurrently, like those of a cluster."""
     values = [np.array(a.ctypes.data if isinstance(a, np.ndarray) else a) for a in arguments]
     pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
     fault = _function(code, name)(blocks, threads, shared_bytes, seed, pointers)
@@ -50,7 +50,7 @@ def _function(code, name):
 
 
 class RawKernel:
-    """As cupy.RawKernel, on a device double."""
+    """cupy.RawKernel on a device double."""
 
     def __init__(self, xp, code, name):
         self._xp, self._code, self._name = xp, code, name
@@ -62,7 +62,7 @@ class RawKernel:
 
     @max_dynamic_shared_size_bytes.setter
     def max_dynamic_shared_size_bytes(self, size):
-        self._xp._must_be_current()  # each device has it of its own
+        self._xp._must_be_current()  # a kernel is loaded for each device
         self._bytes = size
 
     def __call__(self, grid, block, args, *, shared_mem=0):

@@ -1,7 +1,7 @@
-"""Many trainings in one process: `python tests/soak.py FOLDER N` prints as JSON what it holds at the start and the end.
+"""Many trainings in one process: `python tests/soak.py FOLDER N` prints its resources at the start and the end as JSON.
 
-The trainings take turns: rules, batches and threads, runs that are left early, that diverge and that are gone on from,
-the command with its checkpoints, and scikit-learn's face. After a tenth of them, and 36, nothing may grow any more.
+The trainings vary: optimizers, batches and threads; runs that are abandoned, that diverge and that are resumed; the
+command line with its checkpoints; the estimators. After a tenth of them, and 36, nothing may grow any more.
 """
 
 import gc
@@ -18,7 +18,7 @@ import fcgpu
 
 FOLDER = Path(sys.argv[1])
 X, Y = blobs(4000, n_features=40)
-WIDE = {"hidden": (150,), "epochs": 2}  # of several lanes, so that threads are started
+WIDE = {"hidden": (150,), "epochs": 2}  # several lanes, so that threads are started
 
 
 def threads(number):
@@ -37,7 +37,7 @@ def left_early(number):
     events = fcgpu.train((X, Y), device="cpu", threads=2, **(WIDE | {"epochs": 50}))
     list(islice(events, 2 + number % 2))
     if number % 3:
-        events.close()  # else by the collector
+        events.close()  # in the other case the garbage collector does so
 
 
 def diverging(number):

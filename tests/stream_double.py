@@ -1,12 +1,12 @@
 """Streams, events, graphs, pinned memory and cuBLAS for the device double, as strict as a GPU is.
 
-The null stream runs at once. Another stream runs as late as it may: when the host waits for it, fetches something
-inside it, or a stream that was told to wait for it goes on. Who forgets an event, or overwrites pinned memory too
-early, therefore gets other numbers.
+The null stream runs at once. Other streams run as late as allowed: when the host waits for them, fetches something
+inside them, or a stream that waits for them continues. A missing event, or pinned memory that is overwritten too early,
+therefore gives wrong numbers.
 
-While a stream is recorded nothing runs, and whatever a graph cannot hold is refused: an allocation, an upload, a wait,
-a call of cuBLAS through CuPy. A graph knows memory by its address alone; when it is launched and the memory is gone,
-that is an error. cuBLAS reads and writes by the definition of BLAS, in columns, from the addresses that it is given.
+While a stream is captured nothing runs, and whatever a graph cannot hold is refused: an allocation, an upload, a wait,
+a call of cuBLAS through CuPy. A graph knows memory only by its address; launching it after the memory is freed is an
+error. cuBLAS works by the definition of BLAS, in column-major order, on the addresses that it is given.
 """
 
 import ctypes
@@ -25,26 +25,26 @@ COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32 = 68, 70, 77
 
 
 class Recording(RuntimeError):
-    """What CUDA, or CuPy before it, says of a call that a recorded stream does not take."""
+    """The error of CUDA, or of CuPy, for a call that is not allowed while a stream is captured."""
 
 
 class Streams:
-    """cupy.cuda's streams, for one device double. `launch` is how everything runs that runs on the device."""
+    """cupy.cuda's streams, for one device double. All work on the device goes through `launch`."""
 
     def __init__(self, memory, check):
         self.memory, self.check, self._numbers = memory, check, itertools.count(1)
         self.null = Stream(self, 0)
         self._stack, self.one_at_a_time = [self.null], threading.RLock()
-        self.recording = 0  # streams, of any thread
+        self.recording = 0  # captured streams, over all threads
         self.counts = Counter()
-        self.lengths = []  # launches in each graph that was recorded
+        self.lengths = []  # number of launches in each captured graph
 
     @property
     def current(self):
         return self._stack[-1]
 
     def launch(self, function, *hosts, stream=None):
-        """Run function(*hosts) in a stream, the current one where none is given, or record it."""
+        """Run function(*hosts) in a stream, by default the current one, or record it during capture."""
         self.check()
         stream = self.current if stream is None else stream
         if stream.recorded is not None:
@@ -109,7 +109,7 @@ class Stream:
         return event
 
     def wait_event(self, event):
-        """For what the event marks now; it may be recorded again before this stream comes here."""
+        """Wait for what the event marks now; the event may be recorded again before this stream runs."""
         if event.stream is None:
             return
         reach = partial(event.stream.catch_up, event.position)
@@ -173,7 +173,7 @@ class Graph:
 
 
 def pinned(size):
-    """cupy.cuda.alloc_pinned_memory: memory of the host, with nothing in it that means anything."""
+    """cupy.cuda.alloc_pinned_memory: host memory with arbitrary contents."""
     return bytearray(b"\xff" * size)
 
 
@@ -184,24 +184,24 @@ def is_pinned(host):
 
 
 class Cublas:
-    """One handle's worth of cuBLAS for a device double; `calls` holds what was asked of it."""
+    """cuBLAS for a device double; `calls` holds the calls that were made."""
 
     def __init__(self, xp):
         self._xp, self._handles, self._numbers = xp, {}, itertools.count(1000)
         self.calls = []
 
     def module(self):
-        """As `nvmath.bindings.cublas`."""
+        """The double of `nvmath.bindings.cublas`."""
         made = ModuleType("nvmath.bindings.cublas")
         for name, function in {
             "create": self._create, "destroy": self._destroy, "set_stream": self._set_stream,
             "set_workspace": self._set_workspace, "gemm_ex": self._gemm, "gemm_strided_batched_ex": self._gemm_batched,
         }.items():  # fmt: skip
-            setattr(made, name, self._xp._asked(function))  # a handle is of one device
+            setattr(made, name, self._xp._asked(function))  # a handle belongs to one device
         return made
 
     def of_cupy(self):
-        """As `cupy.cuda.cublas`, whose handle follows the current stream."""
+        """The double of `cupy.cuda.cublas`, whose handle uses the current stream."""
 
         def guarded(function):
             def call(*arguments):
@@ -228,7 +228,7 @@ class Cublas:
             raise Recording(f"a stream is capturing: {what} waits for the device")
 
     def _set_stream(self, handle, stream_id):
-        self._handles[handle] = SimpleNamespace(stream=stream_id, workspace=None)  # the stream takes the workspace away
+        self._handles[handle] = SimpleNamespace(stream=stream_id, workspace=None)  # this resets the workspace
 
     def _set_workspace(self, handle, workspace, workspace_size_in_bytes):
         view = self._xp.memory.view(workspace, (workspace_size_in_bytes,), (1,), np.dtype(np.uint8))
@@ -249,7 +249,7 @@ class Cublas:
     ):  # fmt: skip
         xp = self._xp
         recording = xp.streams.current.recorded is not None
-        if handle in self._handles:  # else CuPy's, on the current stream
+        if handle in self._handles:  # other handles are CuPy's, on the current stream
             its = self._handles[handle]
             assert its.stream == xp.streams.current.ptr, "cuBLAS works on another stream than the kernels beside it"
             assert its.workspace is not None, "cuBLAS would allocate a workspace"
@@ -301,7 +301,7 @@ class Cublas:
 
 
 def operand(x, compute_type):
-    """What the multipliers see: halves as they are, float32 rounded to 10 bits behind the point for TF32."""
+    """The operands as multiplied: 16-bit floats unchanged, float32 rounded to 10 mantissa bits for TF32."""
     if compute_type == COMPUTE_64F:
         return x
     x = x.astype(np.float32)
@@ -309,7 +309,7 @@ def operand(x, compute_type):
 
 
 def rounded(x, bits):
-    """float32 to so many bits behind the point, to the nearest, ties to even."""
+    """Round float32 to `bits` mantissa bits, to the nearest, ties to even."""
     drop = 23 - bits
     words = x.view(np.uint32)
     up = ((words >> np.uint32(drop)) & np.uint32(1)) + np.uint32(2 ** (drop - 1) - 1)

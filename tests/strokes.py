@@ -1,10 +1,10 @@
-"""One way to write each digit: strokes as points (x, y) on paper of 1 by 1, y downwards."""
+"""One way to write each digit: strokes as points (x, y) on a 1 by 1 canvas, y downwards."""
 
 import math
 
 
 def arc(x, y, rx, ry, start, end, n=10):
-    """Points on an ellipse about (x, y); degrees, 0 to the right, growing clockwise as y goes down."""
+    """Points on an ellipse around (x, y); angles in degrees, 0 to the right, clockwise."""
     angles = (math.radians(start + (end - start) * i / (n - 1)) for i in range(n))
     return [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles]
 
