@@ -1,4 +1,4 @@
-"""The harness itself, without waiting for a clock: what it must show, it is shown on machines that are made up."""
+"""The benchmark harness, tested on simulated machines whose times are known, so that no test waits for a clock."""
 
 import dataclasses
 import itertools
@@ -31,7 +31,7 @@ SMALL = Case("small", "a small case", rows=640, batch=16, rounds=2)
 
 
 class Here:
-    """A session in this process, with the face of `session.Remote`."""
+    """A session in this process, with the interface of `session.Remote`."""
 
     def __init__(self, module, device):
         self._of = module, device
@@ -49,7 +49,7 @@ class Here:
 
 
 class Machine:
-    """Peers that take a given time on a machine that slows down to a third in the course, with jitter of 5 %."""
+    """Peers with given times on a machine that gradually slows down to a third of its speed, with 5 % jitter."""
 
     def __init__(self, seed, **seconds):
         self._random, self._count = np.random.default_rng(seed), 0
@@ -101,7 +101,7 @@ def test_two_runs_agree_within_the_spread_they_state_and_other_peers_do_not(seed
 
 
 def test_the_planted_delay_is_a_fifth_of_the_call(monkeypatch):
-    clock = itertools.count(step=0.001)  # a look at it takes a millisecond
+    clock = itertools.count(step=0.001)  # each reading advances it by a millisecond
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     step = delayed.delayed(lambda: [time.perf_counter() for _ in range(1000)])
     began = time.perf_counter()
@@ -215,7 +215,7 @@ def test_predictions_of_the_article_and_of_ours_are_equal(out):
     case = Case("predict", "", rows=500, batch=500, verb="setup_predict", rounds=1, checked=0, tolerance=0.002)
     times, _ = run(case, ["bench.peers.article", "bench.peers.ours"], out)
     assert set(times) == {"article", "ours"}
-    assert len(np.unique(Session("bench.peers.article").check(case))) >= 4  # or any constant would pass
+    assert len(np.unique(Session("bench.peers.article").check(case))) >= 4  # otherwise a constant would pass
 
 
 @pytest.mark.parametrize(("peer", "absent"), [("ours_without_amx", ["multiply_bytes"]), ("ours_without_c", None)])
@@ -319,7 +319,7 @@ def test_a_line_that_is_no_row_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_the_readmes_command_measures_under_pytest_benchmark(tmp_path):
-    """On a suite of one benchmark, with the project's own settings."""
+    """On a suite of one benchmark, with the project's pytest settings."""
     (tmp_path / "bench").mkdir()
     for name in ("pyproject.toml", "bench/conftest.py"):
         shutil.copy(ROOT / name, tmp_path / name)
@@ -328,7 +328,7 @@ def test_the_readmes_command_measures_under_pytest_benchmark(tmp_path):
     line = next(line for line in readme.splitlines() if line.startswith("pytest bench "))
     clean = {
         key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")
-    }  # the test's own workers'
+    }  # these belong to this test's own workers
     command = [sys.executable, "-m", *shlex.split(line, comments=True)]
     done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

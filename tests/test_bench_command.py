@@ -1,4 +1,4 @@
-"""`fcgpu bench` and what it counts, on a clock that is made up where figures matter."""
+"""`fcgpu bench` and what it counts, on a simulated clock where numbers matter."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from fcgpu.bench import Limits, Throughput
 
 @pytest.fixture
 def small(monkeypatch):
-    """The command's work, cut down to milliseconds."""
+    """The command's work, reduced to milliseconds."""
     for name, value in {"SAMPLES": 64, "PRODUCT": 16, "COPY_BYTES": 1 << 12}.items():
         monkeypatch.setattr(bench, name, value)
 
@@ -51,12 +51,12 @@ def test_limits_come_first_and_then_every_network_and_batch(small):
 
 def test_products_of_pixels_have_a_limit_of_their_own():
     limits = Limits(fcgpu.choose("cpu"), flops=12.0, pixel_flops=48.0, bandwidth=1.0)
-    first, behind = 2 * 2 * (3 * 2), 3 * 2 * (2 * 4)  # forward and weights; and what is below
+    first, behind = 2 * 2 * (3 * 2), 3 * 2 * (2 * 4)  # layer 1: forward and dW; layer 2: also dA
     assert bench.product_seconds(fcgpu.Spec((3, 2, 4)), limits) == first / 48 + behind / 12
 
 
 def timed(monkeypatch, seconds):
-    """The works of a limit are each done once, and are said to take so long, one after the other."""
+    """Run each work of a limit once, and report the given seconds for it, in order."""
     made_up = iter(seconds)
 
     def best(backend, work, share):
@@ -83,7 +83,7 @@ def test_the_limit_of_pixels_is_that_of_the_unit_which_multiplies_them(small, mo
 
 
 def test_the_limits_of_a_gpu_are_those_of_its_tensor_cores(small, monkeypatch):
-    """A product with pixels is three of bfloat16, and one of float32 behind the first layer six."""
+    """A product with pixels is three bfloat16 products; a float32 product in later layers is six."""
     pytest.importorskip("ml_dtypes")
     timed(monkeypatch, [4.0, 0.25, 1.0])
     limits = bench._limits(double_backend(on_chip=True), 1.0)
@@ -95,7 +95,7 @@ def test_the_limits_of_a_gpu_are_those_of_its_tensor_cores(small, monkeypatch):
 
 
 def test_a_gpu_is_measured_by_the_same_words(small, monkeypatch):
-    """Also one that is not the caller's current one."""
+    """Even if it is not the caller's current GPU."""
     backend = replace(double_backend(), device="cuda:1")
     backend.xp.number = 1
     monkeypatch.setattr(bench, "GPU_SAMPLES", 32)
@@ -106,7 +106,7 @@ def test_a_gpu_is_measured_by_the_same_words(small, monkeypatch):
 
 
 def test_the_first_epoch_is_left_out_and_the_clock_read_when_the_loss_is_there(small, monkeypatch):
-    """Epochs of 0.5 s, after a first one of 100 s; a clock read before the loss is would see no time pass."""
+    """Epochs of 0.5 s after a first one of 100 s; a clock read before the loss would see no time pass."""
     now, cpu = [0.0], fcgpu.choose("cpu")
     monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
 

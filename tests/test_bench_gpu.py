@@ -1,4 +1,4 @@
-"""`python -m bench gpu`: its parts run on the device double, where what they time means nothing, and end well."""
+"""`python -m bench gpu`: its parts run on the device double, where their times mean nothing, and finish."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ from fcgpu.train.plan import work_of
 
 @pytest.fixture
 def device(monkeypatch, mnist):
-    """The double, as the device "cuda"; and every part small."""
+    """The double as the device "cuda", with every part made small."""
     double, choose, load = double_backend(monkeypatch), fcgpu.choose, fcgpu.load
     monkeypatch.setattr(fcgpu, "choose", lambda name: double if name == "cuda" else choose(name))
     monkeypatch.setattr(fcgpu, "load", lambda source: mnist if source == "mnist" else load(source))
@@ -198,7 +198,7 @@ def test_a_suite_that_does_not_start_tells_why(monkeypatch):
 
 
 def test_a_suite_is_stopped_in_time_to_tell_what_it_has_seen(monkeypatch):
-    """Also where the session leaves it no more than two seconds; this pytest never ends."""
+    """Also if the session leaves it only two seconds; the pytest that it runs here never ends."""
     line = json.dumps({"began": "one"})  # into the file of --watch=FILE
     program = f"import sys, time; open(sys.argv[-1][8:], 'a').write({line!r} + chr(10) + '{{'); time.sleep(60)"
     monkeypatch.setattr(suite, "words", lambda: [sys.executable, "-c", program])
@@ -272,7 +272,7 @@ def test_a_profile_has_every_launch_of_a_step(device, monkeypatch):
 
 @pytest.mark.slow
 def test_a_profile_stays_where_learning_rates_are_known(device, monkeypatch):
-    """An epoch of more steps than are known ahead has been made before the launches are noted and repeated."""
+    """Before the launches are noted and repeated, an epoch has run with more steps than there are known rates."""
     monkeypatch.setattr(steps, "AHEAD", 1)
     monkeypatch.setattr(profile, "TIMED", {"small": replace(profile.TIMED["batch-10"], rows=200)})
     assert "end_step" in [row.get("launch") for row in profile.rows("cuda", ("small",), ("float32",))]
@@ -293,7 +293,7 @@ def test_the_steps_from_which_a_gpu_pays_for_its_start(device):
 
 
 class Asked(Here):
-    """With the limit of time that the process of a peer has, and a peer that never answers."""
+    """`Here` with the time limit of `Remote.ask`, and a peer that exceeds it."""
 
     def ask(self, verb, *arguments, within=None):
         if verb == "warm" and self._of[0].endswith("scikit"):
@@ -320,7 +320,7 @@ def test_peers_are_measured_refused_or_skipped_by_name(mnist, monkeypatch):
 
 
 class Failing(Asked):
-    """With a peer that fails in its second timed call."""
+    """`Asked` with a peer that fails in its second timed call."""
 
     calls = 0
 

@@ -1,4 +1,4 @@
-"""The report on rows that are made up: its figures are theirs, nothing that was left out goes unsaid."""
+"""The report on synthetic rows: its numbers are those of the rows, and everything left out is named."""
 
 import re
 from html.parser import HTMLParser
@@ -50,7 +50,7 @@ def pages(tmp_path, monkeypatch):
 
 def test_ratios_are_taken_round_by_round(pages):
     for page in pages:
-        assert "0.50 (0.50 to 0.65) " in re.sub(r"\s*[|<]", " <", page)  # 1/2, 2/4, 4/5; not 2/4 of the medians
+        assert "0.50 (0.50 to 0.65) " in re.sub(r"\s*[|<]", " <", page)  # from 1/2, 2/4, 4/5, not from the medians, 2/4
         assert "0.25 (0.25 to 0.25)" in page
         assert "2.00 times as fast as the fastest other library, Swift" in page
 

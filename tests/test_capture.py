@@ -1,7 +1,7 @@
-"""Steps recorded as graphs against the same steps called one by one, on the device double: equal bit for bit.
+"""Steps captured as CUDA graphs equal the same steps run eagerly, bit for bit, on the device double.
 
-A graph of the double knows memory by address and reads what stands there when it is replayed; while it is recorded, an
-allocation, an upload, a wait and CuPy's own way to cuBLAS are refused.
+A graph of the double knows memory by address and reads its contents when it is replayed; during capture, an allocation,
+an upload, a wait and cuBLAS calls through CuPy are refused.
 """
 
 import gc
@@ -34,13 +34,13 @@ SAMPLES, FEATURES = 60, 5
 
 @pytest.fixture(autouse=True)
 def no_look(monkeypatch):
-    """No look at the loss but the one at the end of a run."""
+    """Check the loss only at the end of a run."""
     monkeypatch.setattr(run, "LOOK_SECONDS", math.inf)
 
 
 @pytest.fixture
 def recording(monkeypatch):
-    """A double on which steps are recorded."""
+    """A double on which steps are captured."""
     return double_backend(monkeypatch)
 
 
@@ -66,7 +66,7 @@ def trained(backend, data=None, **changes):
 
 
 def same(monkeypatch, backend, **changes):
-    """The run recorded and the run called give equal bits; returns what the recorded run gave."""
+    """Assert that the captured run and the eager run are bit-equal; returns the captured run's results."""
     with monkeypatch.context() as patch:
         patch.setattr(capture, "why_eager", lambda backend: "a test asks for it")
         expected, _, plain = trained(double_backend(), **changes)
@@ -169,7 +169,7 @@ def test_a_state_goes_from_the_gpu_to_the_cpu_and_back(recording):
 
 
 def launches(backend, **changes):
-    """What one more epoch costs: (kernels and products, graph launches, uploads, allocations, waits of the host)."""
+    """For each epoch: (kernels and products, graph launches, uploads, allocations, synchronisations of the host)."""
     xp, seen = backend.xp, []
     for _ in fcgpu.train(blobs(), device=backend, hidden=(7, 4), epochs=6, **changes):
         counts = xp.streams.counts
@@ -196,7 +196,7 @@ def test_an_epoch_of_full_batches_is_one_launch(changes, recording):
 @pytest.mark.parametrize("changes", [{}, {"alpha": 1.0, "dropout": 0.3, "gradient_clip": 0.5}])
 def test_an_epoch_of_mini_batches_is_two_launches_and_its_order(changes, recording):
     kernels, graphs, uploads, allocations, waits = launches(recording, batch=7, **changes)
-    assert graphs == (7, 2, 2, 2, 2)  # the eight whole batches, and the ragged one; in the first epoch one is called
+    assert graphs == (7, 2, 2, 2, 2)  # a graph of the eight full batches, one of the last batch; epoch 1 begins eagerly
     assert kernels[2:] == (0, 0, 0)
     assert uploads[1:4] == (1, 1, 1)
     assert allocations[1:] == (0,) * 4
@@ -214,7 +214,7 @@ def test_called_steps_allocate_and_wait_for_nothing_either(monkeypatch):
     ("changes", "expected"),
     [
         ({}, 15),  # three layers: 3 + 5 products, 2 + 2 activations, the loss, the turn, the update
-        ({"batch": 10}, 16),  # and what brings the samples
+        ({"batch": 10}, 16),  # and the kernel that gathers the samples
         ({"alpha": 1.0}, 16),
         ({"gradient_clip": 1.0}, 17),
         ({"dropout": 0.1}, 19),
@@ -225,7 +225,7 @@ def test_called_steps_allocate_and_wait_for_nothing_either(monkeypatch):
 def test_the_launches_of_a_step(changes, expected, monkeypatch):
     recording = double_backend(monkeypatch, WHOLE + HALVES)
     trained(recording, blobs("uint8"), epochs=2, **changes)
-    found = recording.xp.streams.lengths  # of the graphs, in the order in which they were recorded
+    found = recording.xp.streams.lengths  # of the graphs, in the order of their capture
     assert found == ([expected] if "batch" not in changes else [expected, 6 * expected])
 
 
@@ -234,7 +234,7 @@ def test_many_steps_are_few_graphs(recording, monkeypatch):
     _, _, finished = same(monkeypatch, recording, batch=1, epochs=3)
     assert finished.capture == "graph of 16 steps"
     assert set(recording.xp.streams.counts) >= {"graphs"}
-    # 60 steps: one called and 59 replayed as 3 * 16 + 11, then twice 3 * 16 + 12
+    # 60 steps: one eager and 59 replayed as 3 * 16 + 11, then twice 3 * 16 + 12
     assert recording.xp.streams.counts["graphs"] == 2
     assert recording.xp.streams.counts["graph launches"] == 3 * 3 + 11 + 12 + 12
 
@@ -251,7 +251,7 @@ def test_an_old_cupy_is_not_recorded(recording):
     assert "CuPy 13.6.0 is older than 14" in capture.why_eager(recording)
 
 
-def test_a_cublas_that_does_not_start_leaves_cupys_own(recording, monkeypatch):
+def test_a_cublas_that_does_not_start_falls_back_to_cupys(recording, monkeypatch):
     def create():
         raise RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED")
 
@@ -262,7 +262,7 @@ def test_a_cublas_that_does_not_start_leaves_cupys_own(recording, monkeypatch):
     )
 
 
-def test_a_recording_that_fails_leaves_steps_that_are_called(recording, monkeypatch):
+def test_a_capture_that_fails_falls_back_to_eager_steps(recording, monkeypatch):
     expected = trained(double_backend())[0]
 
     def refuse(self, mode=None):
@@ -291,7 +291,7 @@ def test_what_a_graph_cannot_hold_is_refused(recording):
                 recorded(made.stream, step, 1)
             made.why = ""
             runner = Steps(step, made, 1)
-            runner.run(2)  # the second time it is to be recorded, and is called
+            runner.run(2)  # the second run would be captured, but is eager
             assert made.why.startswith("a graph cannot be recorded"), what
         with pytest.raises(Recording):
             recorded(made.stream, partial(sys.modules["nvmath.bindings.cublas"].destroy, made.products.handle()), 1)
@@ -315,7 +315,7 @@ def test_the_handle_of_another_threads_run_ends_behind_the_recording(recording):
 
 @pytest.mark.parametrize("before", [True, False])
 def test_no_garbage_is_collected_while_steps_are_recorded(before, recording):
-    """It may hold the handle of a run that is over; the double refuses to begin where it could be collected."""
+    """Garbage may hold a finished run's handle; the double refuses a capture during which it could be collected."""
     seen, (made, was) = [], (Capture(recording), gc.isenabled())
     fails = partial(divmod, 1, 0)
     try:
@@ -332,7 +332,7 @@ def test_no_garbage_is_collected_while_steps_are_recorded(before, recording):
 
 
 def test_a_graph_without_its_memory_is_found_out(recording):
-    """The double would say so; a run keeps all of it."""
+    """The double reports freed memory; a run keeps all of its graph's memory alive."""
     xp = recording.xp
     with (made := Capture(recording)).on_stream():
         array, other = xp.zeros((2,)), xp.zeros((2,))
@@ -359,7 +359,7 @@ def test_pinned_memory_is_overwritten_when_it_has_been_read(recording):
 
 
 def test_streams_wait_for_one_another(recording):
-    """What ran outside is there inside, and the other way round; without the events the double runs it too late."""
+    """Work outside a run's stream is visible inside, and the reverse; without the events the double runs too late."""
     xp, made = recording.xp, Capture(recording)
     array = xp.zeros((1,))
     with made.on_stream():
@@ -387,7 +387,7 @@ def test_the_callers_own_stream_is_waited_for_too(recording):
 @pytest.mark.parametrize(("kind", "loss_scale"), [("softmax", 256), ("identity", 1)])
 @pytest.mark.parametrize("batch", [60, 7])
 def test_in_float16_gradients_are_multiplied_by_the_batch_size_and_more(kind, loss_scale, batch, monkeypatch):
-    """The products that make dW divide by it again; those of the first layer multiply by the pixels' scale."""
+    """The products for dW divide by it again; those of the first layer multiply by the pixels' scale."""
     recording = double_backend(monkeypatch, WHOLE + HALVES)
     trained(recording, blobs("uint8"), precision="float16", output=kind, batch=batch, epochs=1, hidden=(7,))
     found = {call[8] for call in recording.xp.cublas.calls if call[11] == "float32" and call[1] == 1}  # alpha of dW
@@ -405,7 +405,7 @@ def test_parameters_go_into_the_padded_vector_and_back(sizes):
         padded = layout.padded(packed)
         assert padded.shape == (*lead, layout.size)
         np.testing.assert_array_equal(layout.packed(padded), packed)
-        assert padded.sum(dtype=float) == pytest.approx(packed.sum(dtype=float))  # the rest is 0
+        assert padded.sum(dtype=float) == pytest.approx(packed.sum(dtype=float))  # the padding is 0
         for M, (W, b) in zip(layout.matrices(padded), spec.layers(packed), strict=True):
             n_in, n_out = W.shape[-2:]
             assert M.shape[-2] % 8 == M.shape[-1] % 8 == 0
@@ -419,7 +419,7 @@ def test_what_is_padded_stays_zero(changes, recording):
     for event in fcgpu.train(blobs(), device=recording, hidden=(7, 4), epochs=4, learning_rate=0.05, **changes):
         if isinstance(event, fcgpu.EpochEnded):
             gpu = inspect.getclosurevars(event._state).nonlocals["ask"].__self__.gpu
-            made = [gpu.params, gpu.gradient, *(s for s in gpu.rule.state[:1])]  # rprop's steps may be anything
+            made = [gpu.params, gpu.gradient, *(s for s in gpu.rule.state[:1])]  # rprop's steps need not be 0
     for vector in made:
         host = vector.get()
         np.testing.assert_array_equal(gpu.layout.padded(gpu.layout.packed(host)), host)

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: what is printed where, what is left on disk, and that all of it agrees."""
+"""The command line as a user sees it: what it prints where, what it leaves on disk, and that they agree."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def ran(*words):
 
 
 def as_json(result):
-    """The last line of standard output, which is an object."""
+    """The last line of standard output, a JSON object."""
     found = json.loads(result.out.splitlines()[-1])
     assert isinstance(found, dict)
     return found
@@ -46,14 +46,14 @@ def data(folder):
 
 @pytest.fixture(scope="module")
 def run(folder, data):
-    """A run in mini-batches under a schedule, and what its --json says."""
+    """A run with mini-batches and a schedule, and its --json result."""
     words = (*LEARN, "--batch", 16, "--schedule", "cosine", "--seed", 3, "--out", folder / "run", "--json")
     return folder / "run", as_json(ran("train", data, *words))
 
 
 @pytest.fixture(scope="module")
 def pictures(folder):
-    """5x4 colour pictures of two kinds, dark and bright, one of which has a name that is not ASCII."""
+    """5x4 colour pictures of two classes, dark and bright, one with a non-ASCII name."""
     image = pytest.importorskip("PIL.Image")
     random = np.random.default_rng(0)
     for name, low in (("dark", 0), ("hellgrün", 128)):
@@ -65,7 +65,7 @@ def pictures(folder):
 
 
 def test_evaluate_converts_pictures_to_what_the_model_was_trained_on(pictures, folder):
-    """A grey model on coloured pictures, and the reverse; in another size, too."""
+    """A grey model on colour pictures, and the reverse; also in another size."""
     image = pytest.importorskip("PIL.Image")
     for path in pictures.rglob("*.png"):
         grey = folder / "grey" / path.parent.name / path.name
@@ -185,7 +185,7 @@ def test_probabilities_sum_to_one_and_speak_for_the_label(run, folder):
     rows = [line.split("\t") for line in ran("predict", run[0], folder / "p.npy", "--proba").out.splitlines()]
     shown = np.array([row[1:] for row in rows], dtype=float)
     assert shown.shape == (25, 3)
-    np.testing.assert_allclose(shown.sum(axis=1), 1, atol=2e-6)  # each is rounded to 6 digits
+    np.testing.assert_allclose(shown.sum(axis=1), 1, atol=2e-6)  # each probability is rounded to 6 digits
     assert [row[0] for row in rows] == [str((1, 2, 4)[i]) for i in shown.argmax(axis=1)]
     said = as_json(ran("predict", run[0], folder / "p.npy", "--proba", "--json"))
     np.testing.assert_allclose(said["probabilities"], shown, atol=1e-6)
@@ -235,7 +235,7 @@ def test_regression_trains_evaluates_and_predicts(tmp_path, columns):
 
 
 def test_a_loss_beyond_all_measure_is_null_in_json(tmp_path):
-    """The mean is exp(X W), which at the test sample no float64 holds, and no warning of NumPy's tells so."""
+    """The mean, exp(X W), overflows float64 at the test sample; NumPy must not warn."""
     X = np.linspace(0, 1, 20)[:, None]
     y = np.rint(np.exp(2 * X[:, 0]))
     np.savez(tmp_path / "d.npz", X=X, y=y, X_test=[[1e4]], y_test=y[:1])
@@ -248,7 +248,7 @@ def test_a_loss_beyond_all_measure_is_null_in_json(tmp_path):
 
 
 def test_classes_and_paths_are_shown_as_they_are_called(tmp_path):
-    """rich makes a picture of :x:, and a colour of [red]."""
+    """rich would turn :x: into an emoji and [red] into a colour."""
     X, y = blobs(60, 2)
     np.savez(tmp_path / "d:x:[red].npz", X=X, y=np.array(["chr:x:1", "[red]"])[y])
     out = ran("train", tmp_path / "d:x:[red].npz", *LEARN, "--out", tmp_path / "run").out

@@ -1,4 +1,4 @@
-"""Bad input on the command line: one line of value, expectation and remedy, exit code 2, nothing written."""
+"""Bad input on the command line: one line with value, expectation and remedy, exit code 2, nothing written."""
 
 import gzip
 import json
@@ -33,7 +33,7 @@ def everything(folder):
 
 
 def refused(words, pattern, *, folder="."):
-    """`fcgpu words...` ends as the module's first line says; `pattern` matches what the one line says."""
+    """`fcgpu words...` fails as the first line of this file says; `pattern` matches the error line."""
     folder = Path(folder).absolute()
     before = everything(folder)
     result = call(*words)
@@ -64,7 +64,7 @@ IDX = {
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A folder of good and bad files, among them the runs `model`, three classes, and `values`, a regression."""
+    """A folder of good and bad files, with the runs `model` (three classes) and `values` (a regression)."""
     root = tmp_path_factory.mktemp("files")
     csv(root / "good.csv", LABELS, X)
     csv(root / "real.csv", X[:, 0], X)
@@ -102,7 +102,7 @@ def files(tmp_path_factory):
     np.savez(root / "testlabel.npz", X=X, y=LABELS, X_test=X[:3], y_test=np.array([0, 1, 7]))
     np.savez(root / "testtext.npz", X=X, y=X[:, 0], X_test=X[:2], y_test=np.array(["a", "b"]))
     np.savez(root / "testwide.npz", X=X, y=X[:, 0], X_test=X[:2], y_test=X[:2])
-    np.savez(root / "late.npz", X=X, y=X[:, 0], X_test=X, y_test=LABELS)  # whole only where it is not trained on
+    np.savez(root / "late.npz", X=X, y=X[:, 0], X_test=X, y_test=LABELS)  # whole numbers as test targets only
     np.savez(root / "two.npz", X=X, y=X[:, :2])
     for name, pair in IDX.items():
         (root / name).mkdir()
@@ -392,7 +392,7 @@ def test_models_of_another_kind(here, tmp_path, name, pattern):
 
 
 def test_every_damaged_byte_and_every_truncation_is_refused(here, tmp_path):
-    """`test_model_files` flips every bit; here a bit of each byte, to see that all come out in one line."""
+    """`test_model_files` flips every bit; this flips one bit of each byte, and every error must be one line."""
     whole, path = (here / "model/model.safetensors").read_bytes(), tmp_path / "m.safetensors"
     for i in range(0, len(whole), 2):
         path.write_bytes(whole[:i] + bytes([whole[i] ^ 1 << i // 2 % 8]) + whole[i + 1 :])

@@ -53,7 +53,7 @@ def test_the_last_few_and_the_best_are_kept(here):
 
 
 def test_checkpoints_by_the_clock(here, monkeypatch):
-    now = iter(range(0, 1000, 20))  # 20 s an epoch, 20 s a save
+    now = iter(range(0, 1000, 20))  # 20 s for an epoch, 20 s for a save
     monkeypatch.setattr("fcgpu.cli.checkpoints.time", SimpleNamespace(monotonic=lambda: next(now)))
     assert call(*words(here, "--checkpoint-every", "1min", "--keep", 9)).code == 0
     assert epochs(here / "run") == [3, 6, 9]
@@ -127,11 +127,11 @@ def test_an_unfinished_run_without_a_checkpoint_begins_again_and_says_so(here):
 
 @pytest.mark.parametrize("every", [0, 1])
 def test_a_resume_that_is_refused_changes_nothing(here, every):
-    """Not even what a killed process left half written: a torn line, a temporary file."""
+    """Not even what a killed process left unfinished: a partial line, a temporary file."""
     run = here / "run"
     assert call(*words(here, "--checkpoint-every", every)).code == 0
     if not every:
-        (run / "model.safetensors").unlink()  # else the run is finished
+        (run / "model.safetensors").unlink()  # otherwise the run is finished
     with (run / "history.jsonl").open("a") as file:
         file.write('{"epo')
     for folder in {run, run / "checkpoints"} & {run, *run.iterdir()}:
@@ -221,7 +221,7 @@ def test_a_rate_that_diverges_is_halved_from_the_last_checkpoint(here):
 
 
 def test_a_checkpoint_that_leads_to_divergence_again_gives_way_to_the_one_before(here):
-    """At 4 the parameters of the second epoch are beyond help, whatever the rate: only the first epoch's are not."""
+    """At a learning rate of 4, the parameters of epoch 2 diverge at any lower rate; those of epoch 1 do not."""
     diverges = ("--optimizer", "gradient_descent", "--output", "identity", "--hidden", "", "--learning-rate", 4,
                 "--epochs", 4, "--batch", 7)  # fmt: skip
     result = call(*words(here, *diverges, "--checkpoint-every", 1, "--on-divergence", "halve"))

@@ -1,4 +1,4 @@
-"""What a run outlives: readers that leave and disks that fill up; what cannot be kept leaves no part of itself."""
+"""Failures that a run survives: closed output, full disks; a file that cannot be written leaves no partial file."""
 
 import errno
 import json
@@ -22,14 +22,14 @@ from fcgpu.formats import atomic
 from fcgpu.streams import say
 
 X, LABELS = blobs(30)
-TALKS = ("train", "--recipe", "multiclass", "--device", "cpu", "--out")  # prints its data and its cost on the way
+TALKS = ("train", "--recipe", "multiclass", "--device", "cpu", "--out")  # prints its data and its cost during training
 STOPPED = ["history.jsonl", "model.safetensors", "recipe.toml"]
 WHOLE = [*STOPPED, "result.json"]
 
 
 @pytest.fixture
 def good(tmp_path):
-    """Words that train on good.csv into tmp_path / run."""
+    """Arguments that train on good.csv into tmp_path / run."""
     words = ("--hidden", "2", "--device", "cpu", "--quiet", "--out", tmp_path / "run")
     return ("train", csv(tmp_path / "good.csv", LABELS, X), *words)
 
@@ -93,7 +93,7 @@ def test_a_run_whose_readers_leave_is_trained_and_saved(tmp_path, gone, code):
 
 
 def test_ctrl_c_that_takes_the_reader_along_still_saves(tmp_path):
-    """As `fcgpu train 2>&1 | tee log`, where the terminal interrupts both."""
+    """As with `fcgpu train 2>&1 | tee log`, where Ctrl-C interrupts both programs."""
     reader, writer = os.pipe()
     process = start(*TALKS, tmp_path / "run", "--epochs", 5_000_000, stdout=writer, stderr=writer)
     os.close(writer)
@@ -114,7 +114,7 @@ def test_a_terminal_that_goes_away_does_not_end_the_run(tmp_path):
     os.close(slave)
     os.read(master, 1)
     os.close(master)
-    assert process.wait(60) == 2  # what was to be printed was not
+    assert process.wait(60) == 2  # the output was not printed
     assert names(tmp_path / "run") == WHOLE
 
 
@@ -144,12 +144,12 @@ def test_a_confusion_matrix_is_whole_or_not_shown(tmp_path):
 
 
 def in_a_terminal(*words):
-    """The lines that a terminal of 80 columns is sent, without colours."""
+    """The lines written to a terminal of 80 columns, without colours."""
     master, slave = os.openpty()
     process = start(*words, stdout=slave, environment={"TERM": "xterm", "COLUMNS": "80"})
     os.close(slave)
     shown = []
-    with suppress(OSError):  # how Linux says that nothing more will come
+    with suppress(OSError):  # EIO is Linux's end of file here
         while part := os.read(master, 65536):
             shown.append(part)
     os.close(master)
@@ -245,7 +245,7 @@ def test_a_result_that_is_refused_costs_a_warning(good, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="limits need a POSIX shell")
 def test_a_history_that_does_not_fit_does_not_cost_the_model(good, tmp_path):
-    """The limit on a file's size makes the kernel write a part and refuse the rest, as a full disk does."""
+    """A limit on the file size makes the system write a part and refuse the rest, like a full disk."""
     process = start(*good, "--epochs", 3000, before=("sh", "-c", 'ulimit -f 40; exec "$@"', "sh"))
     result = finish(process)
     assert (result.code, result.out) == (2, "")
@@ -275,7 +275,7 @@ def test_lines_that_are_refused_for_a_while_are_written_at_the_end(tmp_path, mon
 
 
 def test_a_loss_that_is_not_finite_is_no_number_in_the_history(tmp_path):
-    """On a GPU the epochs that end before the next look at the loss are recorded, too."""
+    """On a GPU the epochs that end before the next check of the loss are recorded, too."""
     numbers = {"seconds": 1.0, "loss": math.nan, "penalty": 0.0, "monitored": math.nan, "learning_rate": 1.0}
     event = SimpleNamespace(epoch=1, epochs=2, step=1, accuracy=0.5, test=lambda: None, **numbers)
     with create(str(tmp_path / "run"), fcgpu.Recipe(), room=0) as run:
@@ -286,7 +286,7 @@ def test_a_loss_that_is_not_finite_is_no_number_in_the_history(tmp_path):
 
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_divergence_names_epoch_remedy_and_where_the_history_is(good, tmp_path, epochs):
-    """Also where it is the very last step that diverges, so that the loss of every epoch is finite."""
+    """Also if only the last step diverges, so that the loss of every epoch is finite."""
     result = call(*good, "--learning-rate", "1e38", "--epochs", epochs)
     assert (result.code, result.out) == (2, "")
     said = re.fullmatch(
@@ -314,7 +314,7 @@ def test_ctrl_c_while_writing_leaves_no_part_of_a_file(good, tmp_path, monkeypat
 
 
 def test_of_runs_that_begin_at_once_each_has_a_folder_of_its_own(tmp_path, monkeypatch):
-    """Two have looked for a new name, and one has made its folder, before the other does."""
+    """Two runs choose the same new name; one of them creates the folder first."""
     names = iter([tmp_path / "taken", tmp_path / "taken-2"])
     monkeypatch.setattr("fcgpu.cli.run_directory._new_name", lambda recipe: next(names))
     (tmp_path / "taken").mkdir()

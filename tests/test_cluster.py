@@ -1,6 +1,6 @@
-"""The kernel of many steps, compiled for the CPU, against the same steps in NumPy; on a GPU against the path of graphs.
+"""The kernel that makes many steps: compiled for the CPU against NumPy, and on a GPU against CUDA graphs.
 
-Orders of threads are drawn from a seed: equal bits over several of them mean that no barrier is missing.
+The order of threads is drawn from a seed: equal bits for several seeds show that no barrier is missing.
 """
 
 import re
@@ -87,9 +87,9 @@ SHORT = ("two hidden layers", "one, of pixels")
     [pytest.param(case, id=name, marks=() if name in SHORT else pytest.mark.slow) for name, case in CASES.items()],
 )
 def test_steps_are_the_references_in_any_order_of_threads(case):
-    """Two whole batches or more, a ragged one, one of the next epoch.
+    """Two or more full batches, a smaller last batch, and a batch of the next epoch.
 
-    Sums over the samples and the units are rounded in another order: some eps for each of their terms.
+    Sums over samples and units are rounded in another order, which costs a few eps for each of their terms.
     """
     shape, options = case
     problem = Problem(shape, 5 * shape.batch // 2 + 1 if shape.batch > 1 else 7, **options)
@@ -101,7 +101,7 @@ def test_steps_are_the_references_in_any_order_of_threads(case):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=4 * sum(shape.sizes) ** 0.5 * eps * abs(theirs).max())
     assert found[-1] == (whole + len(then), 3.0 + whole + len(then), problem.rates[whole + len(then) - 1])
     again = [problem.cluster((whole, shape.batch), *then, seed=seed) for seed in (1, 2)]
-    again.append(problem.cluster(*[(1, shape.batch)] * whole, *then))  # launch by launch
+    again.append(problem.cluster(*[(1, shape.batch)] * whole, *then))  # one launch for each batch
     for other in again:
         assert [a.tobytes() for a in arrays(other)] == [a.tobytes() for a in arrays(found)]
 
@@ -135,7 +135,7 @@ def trained(device, data=None, **changes):
     return finished
 
 
-CHANGES = [  # and launches of two epochs: the whole batches, and the ragged one
+CHANGES = [  # each with the launches of two epochs: the full batches, and the last one
     ({"optimizer": "adam", "schedule": "one_cycle", "warmup": 1, "learning_rate": 0.01, "alpha": 1.0}, 4),
     ({"data": blobs("uint8"), "optimizer": "adamw", "shuffle": False, "batch": "full"}, 2),
 ]
@@ -172,7 +172,7 @@ def test_what_it_cannot_do_goes_the_other_way(changes, reason, hopper, monkeypat
 
 
 def test_features_of_more_words_than_32_bits_count_are_not_read_where_they_are_stored():
-    """The kernel's number of a row's first word would begin at 0 again, and other rows be read in silence."""
+    """The kernel's 32-bit index of a row's first word would wrap around, and other rows be read silently."""
     wide = replace(DIGITS, sizes=(3072, 128, 64, 10), batch=64)
     assert {shape.buffers for shape in cluster.fitting(wide, 232_448, 1 << 34)} == {0}
     assert cluster.fitting(wide, 232_448, (1 << 34) + 1) == []
@@ -194,11 +194,11 @@ def test_a_run_tells_how_many_features_it_has(most, hopper, monkeypatch):
     assert capture.startswith("one kernel of ") == (most == 33 * 8)
 
 
-def test_an_older_gpu_has_none():
+def test_an_older_gpu_has_no_clusters():
     assert trained(double_backend()).capture.startswith("eager: ")
 
 
-def test_a_kernel_that_fails_leaves_the_other_way(hopper, monkeypatch):
+def test_a_kernel_that_fails_falls_back(hopper, monkeypatch):
     def refuse(shape, xp, device):
         raise RuntimeError("CUDA_ERROR_NOT_SUPPORTED: not supported")
 
@@ -223,7 +223,7 @@ DIGITS = replace(
     ],
 )
 def test_nvidias_compiler_takes_it(architecture, shape, nvrtc):
-    """And keeps in registers what it can: 128 numbers a thread, of which some are left over."""
+    """It also prints what should be at most 128 registers for a thread, and 0 spilled bytes."""
     if architecture not in supported(nvrtc):
         pytest.skip(f"this NVRTC does not know sm_{architecture}")
     shape = cluster.fitting(shape, 232_448, 0)[0]
@@ -235,7 +235,7 @@ def test_nvidias_compiler_takes_it(architecture, shape, nvrtc):
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """A run by the path of graphs."""
+    """A run with CUDA graphs instead of the cluster kernel."""
 
     def run(*arguments, **changes):
         with monkeypatch.context() as patch:
@@ -259,7 +259,7 @@ def graphs(monkeypatch):
     ids=lambda changes: f"{changes['optimizer']}, {changes['batch']}",
 )
 def test_on_a_gpu_it_is_the_path_of_graphs(changes, gpu, mnist, graphs):
-    """To rounding, as in test_gpu_training.py; and to the bit from run to run."""
+    """Equal to rounding, as in test_gpu_training.py, and bit-equal from run to run."""
     if int(gpu.xp.cuda.Device().compute_capability) < 90:
         pytest.skip("this GPU has no clusters of blocks")
     n = 60 if changes["batch"] in (1, "full") else 333

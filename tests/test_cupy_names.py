@@ -1,7 +1,7 @@
-"""Every name that fcgpu asks of CuPy exists in the CuPy that is installed, with the keywords it is called with.
+"""Every CuPy name that fcgpu uses exists in the installed CuPy, with the keywords of fcgpu's calls.
 
-CuPy imports without a GPU, so a misspelt name or a keyword that only NumPy takes is found here, not by the first user
-who has one. The device double is held to the same list, and its rules for the types of a kernel to CuPy's own.
+CuPy can be imported without a GPU, so a misspelt name or a keyword that only NumPy has is found here, and not by the
+first user with a GPU. The device double is checked with the same list, and its type rules against CuPy's.
 """
 
 import ast
@@ -22,12 +22,12 @@ from fcgpu.kernels.fused import FORMULAS, FUSED
 
 ROOT = Path(fcgpu.__file__).parent
 ROOTS = {"xp": (), "cupy": (), "runtime": ("cuda", "runtime")}  # backend.py abbreviates cupy.cuda.runtime
-UFUNC_KEYWORDS = {"out", "dtype", "casting"}  # of cupy._core._kernel.ufunc.__call__: no where
+UFUNC_KEYWORDS = {"out", "dtype", "casting"}  # of cupy._core._kernel.ufunc.__call__, which has no where
 GUFUNC_KEYWORDS = {"out", "dtype", "casting", "axes", "axis", "keepdims", "order"}
 
 
 class Use(NamedTuple):
-    """A dotted name below the namespace, the call of it or None, and the function of fcgpu around it."""
+    """A dotted name in the namespace, its call or None, and the function of fcgpu that contains it."""
 
     where: str
     name: str
@@ -36,7 +36,7 @@ class Use(NamedTuple):
 
 
 class Uses(ast.NodeVisitor):
-    """Collects what follows `xp.`, `something.xp.` and `cupy.`."""
+    """Collects the names after `xp.`, `something.xp.` and `cupy.`."""
 
     def __init__(self, path):
         self.path, self.found, self.around, self.calls = path, [], [""], {}
@@ -71,7 +71,7 @@ def uses_in(path):
 
 
 USES = [use for path in sorted(ROOT.rglob("*.py")) for use in uses_in(path)]
-# What kernels_for replaces on a GPU runs on NumPy alone; its names must exist, its keywords may be NumPy's own.
+# Functions that kernels_for replaces on a GPU run on NumPy only; their names must exist, their keywords may be NumPy's.
 NUMPY_ONLY = {name for row in FUSED for name in (row, getattr(REFERENCE[row], "func", REFERENCE[row]).__name__)}
 CALLS = [u for u in USES if u.call and not (u.where.startswith("kernels") and u.function in NUMPY_ONLY)]
 
@@ -79,7 +79,7 @@ CALLS = [u for u in USES if u.call and not (u.where.startswith("kernels") and u.
 def resolved(namespace, name):
     try:
         return reduce(getattr, name.split("."), namespace)
-    except ImportError as error:  # cupy.cuda.cublas, which loads cuBLAS; its functions are looked up below
+    except ImportError as error:  # cupy.cuda.cublas loads cuBLAS; its functions are checked below
         pytest.skip(f"no cuBLAS: {str(error).splitlines()[0]}")
 
 
@@ -110,14 +110,14 @@ def test_the_call_fits(use, cupy):
     else:
         try:
             signature = inspect.signature(target)
-        except ValueError:  # compiled, and its signature not kept
+        except ValueError:  # a compiled function without a signature
             assert all(re.search(rf"^ +{word} \(", target.__doc__ or "", re.MULTILINE) for word in keywords)
         else:
             signature.bind(*use.call.args, **dict.fromkeys(keywords))
 
 
 def named(text):
-    """The parameters of a function as Cython writes its signature: "gemm(intptr_t handle, int m)"."""
+    """The parameter names in a Cython signature, such as "gemm(intptr_t handle, int m)"."""
     return [word.split()[-1] for word in text.partition("(")[2].partition(")")[0].split(",") if word]
 
 
@@ -139,7 +139,7 @@ def test_cublas_through_nvmath_is_called_as_it_is_written():
 
 
 def test_cublas_through_cupy_takes_the_same_arguments(cupy):
-    """Its module needs cuBLAS to load, so the signatures are read from the file."""
+    """Importing the module needs cuBLAS, so the signatures are read from its file."""
     folder = Path(cupy.__file__).parent.parent / "cupy_backends" / "cuda" / "libs"
     text = b"".join(path.read_bytes() for path in folder.glob("cublas*.so")).decode("latin-1")
     double = Cublas(DeviceDouble()).module()
@@ -168,7 +168,7 @@ def test_what_is_asked_of_streams_and_graphs_exists(name, cupy):
 
 
 def test_the_device_double_holds_the_same_names():
-    elsewhere = ("backend.py", "bench.py", "cli/machine.py", "estimator")  # of which not all is run on the double
+    elsewhere = ("backend.py", "bench.py", "cli/machine.py", "estimator")  # not all of these runs on the double
     double, names = DeviceDouble(), {use.name for use in USES if not use.where.startswith(elsewhere)}
     names |= {
         "ndarray",
@@ -187,7 +187,7 @@ def test_the_device_double_holds_the_same_names():
 
 @pytest.mark.parametrize("name", [*FORMULAS, *(f"device {name}" for name in formulas.FORMULAS)])
 def test_types_are_decided_as_cupy_decides(name, cupy):
-    """For the types that training meets, and with each of them wrong in turn."""
+    """For the types of training, and with each of them wrong in turn."""
     *of_a_step, name = name.split()
     if of_a_step:
         requests = list(usual_on_device(WHOLE + HALVES, {name: formulas.FORMULAS[name]}))
@@ -205,7 +205,7 @@ def test_types_are_decided_as_cupy_decides(name, cupy):
             ins, outs = tuple(types[:n]), tuple(types[n:])
             try:
                 expected_ins, _, expected = theirs._decide_params_type(ins, outs)
-            except (TypeError, KeyError) as error:  # KeyError: only a scalar could tell a type
+            except (TypeError, KeyError) as error:  # KeyError: only scalars have that placeholder
                 with pytest.raises(type(error)):
                     decide(ours.ins, ours.outs, ins, outs)
             else:

@@ -1,4 +1,4 @@
-"""Readers: the same arrays come back from every kind of file, and every bad file is refused by a message that helps."""
+"""Readers: the same arrays come back from every kind of file, and every bad file is refused with a helpful message."""
 
 import bz2
 import gzip
@@ -27,7 +27,7 @@ TABLE = np.column_stack([LABELS, ROWS])
 
 
 def packed(content):
-    """gzip with no time in it: equal in every process that collects these tests."""
+    """gzip without a time stamp: equal in every process that collects these tests."""
     return gzip.compress(content, mtime=0)
 
 
@@ -300,7 +300,7 @@ def test_csv_memory_stays_near_the_array(tmp_path):
     data, peak = peak_memory(lambda: load(path))
     assert data.X.shape == (30000, 99)
     assert data.X.dtype == np.uint8
-    assert peak < 14 * 2**20  # the text is 12 MB and more, the table as float64 24 MB, a block with its numbers under 9
+    assert peak < 14 * 2**20  # MB: the text over 12, the table in float64 24, a block and its numbers under 9
 
 
 def test_idx_and_labels_must_agree(tmp_path):
@@ -473,7 +473,7 @@ NPZ = npz(np.savez_compressed, X=ROWS, y=LABELS)
 
 
 def claims(content, size):
-    """The zip with another uncompressed size for its first member, in the directory and beside the data."""
+    """The zip with a false uncompressed size of its first member, in the directory and in the local header."""
     start = content.index(b"PK\x01\x02") + 24
     return content[:22] + struct.pack("<I", size) + content[26:start] + struct.pack("<I", size) + content[start + 4 :]
 
@@ -711,7 +711,7 @@ def test_a_picture_that_breaks_off(tmp_path, picture):
         load_features(path, 60)
 
 
-@pytest.mark.parametrize("side", [2**13 + 1, 10000, 2**15])  # Pillow itself is silent, warns, refuses
+@pytest.mark.parametrize("side", [2**13 + 1, 10000, 2**15])  # sizes at which Pillow itself is silent, warns, refuses
 def test_a_decompression_bomb_is_not_decoded(tmp_path, picture, side):
     def refused():
         with pytest.raises(DataError, match=rf"bomb\.pgm: ({side} x {side} pixels; expected at most|.*exceeds limit)"):
@@ -755,7 +755,7 @@ def test_pictures_need_pillow(tmp_path, monkeypatch):
 def test_short_whole_numbers_are_read_as_the_general_parser_reads_them(tmp_path, monkeypatch, most, newline):
     random = np.random.default_rng(most)
     table = random.integers(0, most + 1, (4000, 30)) * random.integers(0, 2, (4000, 30))
-    text = newline.join(",".join(map(str, row)) for row in table)  # no end of the last line
+    text = newline.join(",".join(map(str, row)) for row in table)  # no newline after the last line
     path = tmp_path / "table.csv"
     path.write_bytes(text.encode())
     fast = load(path)

@@ -1,8 +1,8 @@
-"""The GPU path without a GPU: training on the device double, where a transfer is counted and a mixed array refused.
+"""The GPU path without a GPU: training on the device double, which counts transfers and refuses mixed arrays.
 
-Tolerance of a run against NumPy's: both round the same sums, in another order. An entry of a gradient is summed from
-the samples of a batch, each a chain of products over the units of every layer, so it may differ by (samples + units)
-eps of its terms, which are of the size of 1 here; the differences of the steps add up.
+Tolerance against NumPy: both round the same sums, in different orders. An entry of a gradient is a sum over the samples
+of a batch, each a chain of products over the units of every layer, so it may differ by (samples + units) eps of its
+terms, whose size is about 1 here; the differences of the steps add up.
 """
 
 import itertools
@@ -42,7 +42,7 @@ COMBINATIONS = [
 
 @pytest.fixture
 def backend(monkeypatch):
-    """A fresh double, and no look at the loss but the one at the end of a run."""
+    """A fresh double; the loss is checked only at the end of a run."""
     monkeypatch.setattr(run, "LOOK_SECONDS", math.inf)
     return double_backend(monkeypatch)
 
@@ -68,7 +68,7 @@ def events(data, backend, **changes):
 
 
 def assert_equals_numpy(data, backend, **changes):
-    """The run on the double and the run on NumPy: model, losses and accuracies."""
+    """Compare a run on the double with one on NumPy: model, losses and accuracies."""
     dtype = changes.get("dtype", "float32")
     _, *epochs, found = events(data, backend, **changes)
     _, *expected_epochs, expected = events(data, "cpu", threads=1, **changes)
@@ -146,7 +146,7 @@ def test_lbfgs_trains_as_on_numpy(alpha, backend):
 
 @pytest.mark.parametrize("on", ["cpu", "device"])
 def test_what_lbfgs_tells_is_of_the_point_that_it_kept(on, backend):
-    """Also where a search ends without one, as the last may that `max_fun` allows."""
+    """Also if a line search ends without a new point, as the last one that `max_fun` allows may do."""
     data, device = blobs(), "cpu" if on == "cpu" else backend
     options = {"optimizer": "lbfgs", "alpha": 3.0, "dtype": "float64", "init": "normal"}
     for limit in range(3, 30):
@@ -166,7 +166,7 @@ def test_the_smallest_networks_train_as_on_numpy(hidden, backend):
 
 
 def test_the_callers_current_device_is_another_and_stays_so(backend, monkeypatch):
-    """Runs on two GPUs take turns in one thread: each finds its own, and the caller its own again."""
+    """Runs on two GPUs alternate in one thread: each uses its own device, and the caller's is restored."""
     second = replace(backend, device="cuda:1")
     backend.xp.number = 1
     options = {"batch": 7, "early_stopping": True, "n_iter_no_change": 9, "optimizer": "adam"}
@@ -179,7 +179,7 @@ def test_the_callers_current_device_is_another_and_stays_so(backend, monkeypatch
     assert event.train.loss > 0
     estimator = fcgpu.MLPClassifier(HIDDEN, max_iter=3, device="cuda:1", early_stopping=True, batch_size=8)
     monkeypatch.setattr("fcgpu.estimator.base.choose", lambda device: second)
-    with warnings.catch_warnings(action="ignore"):  # it has not converged
+    with warnings.catch_warnings(action="ignore"):  # it does not converge
         estimator.fit(X, blobs().y)
     assert estimator.predict_proba(X).shape == (SAMPLES, 3)
     assert [device.id for device in backend.xp._devices] == [0]
@@ -212,15 +212,15 @@ def test_tiles_of_a_small_memory_train_as_on_numpy(backend):
 
 @pytest.mark.parametrize(("optimizer", "batch", "changes"), COMBINATIONS)
 def test_an_epoch_neither_waits_for_the_device_nor_copies_in_silence(optimizer, batch, changes, backend):
-    """Between two epochs the host fetches nothing, and sends the order of the samples; ahead of the first also the
+    """Between epochs the host fetches nothing, and sends only the order of the samples.
 
-    learning rates of all of them, the keys of dropout and where both begin.
+    Before the first epoch it also sends the learning rates of all epochs, the dropout keys and where both begin.
     """
     xp = backend.xp
     run = events(blobs(), backend, optimizer=optimizer, batch=batch, **changes)
-    seen = [(xp.synchronisations, xp.uploads, xp.upload_bytes) for _ in run][:-1]  # all but Finished
+    seen = [(xp.synchronisations, xp.uploads, xp.upload_bytes) for _ in run][:-1]  # without Finished
     assert xp.copies == 0
-    assert [waits for waits, _, _ in seen] == [0] * EPOCHS + [1]  # the last look, for divergence
+    assert [waits for waits, _, _ in seen] == [0] * EPOCHS + [1]  # the last check for divergence
     order = batch != "full"
     first, *others = [(b[1] - a[1], b[2] - a[2]) for a, b in itertools.pairwise(seen)]
     assert first[0] == order + 2 + ("dropout" in changes)
@@ -274,7 +274,7 @@ def test_any_layout_of_the_samples_is_the_same_to_the_device(layout, backend):
 
 
 def test_the_double_holds_every_kernel_that_has_no_fused_variant(xp):
-    """These run on CuPy as they stand, in predictions; training has kernels of its own."""
+    """These run on CuPy unchanged, in predictions; training has its own kernels."""
     assert {"softmax", "exp", "dense_forward"} <= set(REFERENCE) - set(FUSED)
     Z = xp.asarray([[1.0, 2.0, 3.0]])
     REFERENCE["softmax"](Z, 0, xp=xp)
@@ -408,7 +408,7 @@ def test_what_an_elementwise_kernel_computes(xp):
     assert isinstance(made, DeviceArray)
     assert made.tolist() == [[0, 2, 4], [6, 8, 10]]
     by_row = ElementwiseKernel("T x, T b", "T y", "y = x + b", "probe")
-    by_row(device, xp.asarray([10.0, 20.0, 30.0]), device)  # in place, the row broadcast
+    by_row(device, xp.asarray([10.0, 20.0, 30.0]), device)  # in place, with the row broadcast
     assert device.tolist() == [[10, 21, 32], [13, 24, 35]]
     flat = ElementwiseKernel("raw T x", "T y, int64 at", "y = x[i]; at = i", "probe")
     values, at = flat(xp.swapaxes(device, 0, 1), xp.empty((3, 2)), xp.empty((3, 2), dtype=np.int64))

@@ -1,7 +1,7 @@
-"""The kernels of a step on a GPU against the references, compiled for the CPU by the device double; halves too.
+"""The kernels of a GPU step against the references, compiled for the CPU by the device double; also 16-bit floats.
 
-Each is called as its reference is, through a function that pads what the kernel takes padded, with NaN and numbers that
-mean nothing where it must not look, and judges what it writes there.
+Each kernel is called like its reference, through a function that pads the kernel's arguments with NaN and arbitrary
+numbers, which it must not read, and checks what it writes there.
 """
 
 import re
@@ -23,7 +23,7 @@ TYPES = [*((dtype, None) for dtype in DTYPES), *HALVES]
 
 
 def wider(A, more=0, value=np.nan):
-    """The matrix (rows, n) with columns up to a multiple of WIDTH, on the host."""
+    """The host matrix (rows, n), padded with columns to a multiple of WIDTH."""
     rows, n = A.shape
     made = np.full((rows, -(-(n + more) // WIDTH) * WIDTH), value).astype(A.dtype)
     made[:, :n] = A
@@ -61,7 +61,7 @@ def derivative(name, operand):
 
 
 def measured(name, Z, y, weight, operand, count, xp):
-    """(dZ, losses, right answers) of the rows of Z; in blocks of one thread, so that each row has sums of its own."""
+    """(dZ, losses, correct predictions) of the rows of Z; blocks have one thread, so that each row has its own sums."""
     rows, k, T = flat(Z), Z.shape[-1], Z.dtype
     weighted = not isinstance(weight, float)
     share = xp.asarray(np.array([1.0 if weighted else weight], T))
@@ -170,7 +170,7 @@ def test_the_partial_sums_of_a_loss_are_those_of_its_blocks(n, weighted, dtype, 
 
 @pytest.mark.parametrize(("loss_scale", "most"), [(60_000 * 256.0, 2.0**-9), (1.0, 2.0)])
 def test_a_float16_keeps_the_digits_of_small_errors_only_when_they_are_multiplied(loss_scale, most, xp):
-    """Predictions that are wrong by 1e-4, in a batch of 60,000."""
+    """Predictions with an error of 1e-4, in a batch of 60,000."""
     n, k = 64, 10
     Z = np.random.default_rng(7).normal(0, 0.5, (n, k)).astype(np.float32)
     Z[:, 3] += 12
@@ -208,7 +208,7 @@ def test_brings_the_samples_of_a_step(stored, ordered, dtype, operand, xp):
     y, weights, order = random.random((n, k)).astype(dtype), random.random(n).astype(dtype), random.permutation(n)
     ids = random.integers(0, 2**32, n).astype(np.uint32)
     samples = Rows(*(xp.asarray(a) for a in (X, y, weights, ids)))
-    for step, start, rows in ((0, 0, 4), (3, 0, 4), (9, 1, 3), (11, 0, 3)):  # the last one is a ragged batch
+    for step, start, rows in ((0, 0, 4), (3, 0, 4), (9, 1, 3), (11, 0, 3)):  # the last one is a smaller batch
         place = Place(xp.asarray(np.array([step])), steps, batch, xp.asarray(order) if ordered else None)
         into = Rows(
             xp.empty((rows, 8), dtype=H), xp.empty((rows, k), dtype=dtype), xp.empty((rows,), dtype=dtype),
@@ -218,7 +218,7 @@ def test_brings_the_samples_of_a_step(stored, ordered, dtype, operand, xp):
         chosen = np.arange(n) if not ordered else order
         chosen = chosen[step % steps * batch + start :][:rows]
         expected = np.hstack([X[chosen], np.full((rows, 1), 255), np.zeros((rows, 2))])
-        assert into.X.get().astype(float).tolist() == expected.tolist()  # whole numbers, to the last digit
+        assert into.X.get().astype(float).tolist() == expected.tolist()  # whole numbers, exactly
         for found, all_of_them in zip(into[1:], (y, weights, ids), strict=True):
             assert found.get().tolist() == all_of_them[chosen].tolist()
     device.load(samples, place, 0, 1 / 255, 1.0, into, False, False, xp=xp)
@@ -270,7 +270,7 @@ def test_the_copy_of_the_parameters_is_rounded_to_the_nearest(operand, xp):
 
 @pytest.mark.parametrize(("pieces", "error"), [(1, 2.0**-8), (2, 2.0**-16), (3, 0.0)])
 def test_pieces_of_a_number_add_up_to_it(pieces, error, xp):
-    """Three of 8 bits are a float32 of 24. The unit of the bias, in the last row, keeps its size."""
+    """Three pieces of 8 bits are the 24 bits of a float32. The bias's 1, in the last row, is not scaled."""
     M = (np.random.default_rng(8).normal(0, 1, (9, 16)) * 10.0 ** np.arange(-8, 8)).astype(np.float32)
     parts, back = xp.empty((9, pieces, 16), dtype=ml_dtypes.bfloat16), xp.empty((9, 16), dtype=np.float32)
     device.split(xp.asarray(M), 8, 0.5, parts, xp=xp)
@@ -283,7 +283,7 @@ def test_pieces_of_a_number_add_up_to_it(pieces, error, xp):
 
 
 class Turning:
-    """The arrays of `end_step`, of an optimizer that counts and two dropped layers; the values are drawn."""
+    """Random arguments of `end_step`, for an optimizer that counts steps and two layers with dropout."""
 
     def __init__(self, xp, dtype, n=300, done=7, first=5, steps=3):
         random = np.random.default_rng(6)
@@ -308,7 +308,7 @@ def test_a_turn_adds_up_writes_history_and_counts(dtype, xp):
     (losses, rights, penalties, _), now = it.sums, it.now
     loss, right, penalty = losses.sum(), rights.sum(), penalties[:20].sum()
     np.testing.assert_allclose(now.totals.get(), [loss + penalty, penalty, right], rtol=1e-13)
-    row = it.history[2] + [0.4 * (loss + penalty), 0.4 * penalty, right]  # step 7 of three an epoch
+    row = it.history[2] + [0.4 * (loss + penalty), 0.4 * penalty, right]  # step 7, with three steps in an epoch
     np.testing.assert_allclose(now.history.get(), [*it.history[:2], row, it.history[3]], rtol=1e-13)
     assert (now.at.get(), now.t.get(), now.rate.get(), now.clip.get()) == (8, 21, it.rates[7 - 5], 1)
     assert now.key.get().tolist() == it.keys[8 - 5].tolist()
@@ -332,7 +332,7 @@ def test_a_turn_limits_the_norm(limit, dtype, xp):
     assert it.now.clip.get() == pytest.approx(min(1, limit / norm), rel=float(4 * np.finfo(dtype).eps))
 
 
-# Each formula with one of its numbers 0.1 % off, or one of its words turned round.
+# Each formula with an error: one number 0.1 % off, or one comparison reversed.
 WRONG = {
     **dict.fromkeys(HIDDEN_ACTIVATIONS, ("x.v[j] = H(column + j < n ? g", "x.v[j] = H(column + j < n ? T(1.001) * g")),
     **{
@@ -379,5 +379,5 @@ def test_every_formula_is_compared():
         "end_step",
         "identity_backward",
         "to_bytes",
-    }  # above, by themselves, and in test_pixels.py
+    }  # these are tested separately above, and in test_pixels.py
     assert set(NAMES) | others == set(formulas.FORMULAS)

@@ -1,4 +1,4 @@
-"""The containers' files: what they promise, read from them, and their own lines run in an empty directory tree."""
+"""The container files: properties checked in their text, and their commands run in an empty directory tree."""
 
 import os
 import re
@@ -86,7 +86,7 @@ def test_the_services():
 
 
 def clean_environment(folder):
-    """A shell's least, the Python of the base image, and the way to a package index."""
+    """A minimal shell environment, the base image's Python, and access to a package index."""
     bin_ = folder / "bin"
     bin_.mkdir()
     (bin_ / "python").symlink_to(Path(sys._base_executable).resolve())

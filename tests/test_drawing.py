@@ -1,4 +1,4 @@
-"""The page to draw on, in a real browser: it computes what fcgpu does, and knows digits that are drawn with a mouse."""
+"""The drawing page in a real browser: it computes what fcgpu does, and recognises digits drawn with a mouse."""
 
 import base64
 import io
@@ -25,7 +25,7 @@ SEEN = 'document.querySelector(".seen").toDataURL().split(",")[1]'
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """784-128-64-10 after three epochs of Adam, in about a second: 97 % of the test digits; and its report."""
+    """784-128-64-10 after three epochs of Adam, about a second, with 97 % test accuracy; and its report."""
     pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("digits") / "run"
     words = ("--optimizer", "adam", "--learning-rate", 0.003, "--schedule", "constant", "--alpha", 0, "--batch", 256)
@@ -56,13 +56,13 @@ def page(path, *models):
 
 
 def predict(tab, X, i=0):
-    """(labels, probabilities) of uint8 X (n, n_features), by the i-th fragment of the page."""
+    """(labels, probabilities) for uint8 X (n, n_features), from the i-th drawing area of the page."""
     said = tab.evaluate(PREDICT, [base64.b64encode(X.tobytes()).decode(), len(X), i])
     return [one["label"] for one in said], np.array([one["probabilities"] for one in said])
 
 
 def draw(tab, strokes, size=1.0):
-    """Strokes by the mouse, on the left upper `size` of the paper."""
+    """Draw strokes with the mouse, in the upper left part `size` of the canvas."""
     tab.locator(".pad").scroll_into_view_if_needed()
     paper = tab.locator(".pad").bounding_box()
     for stroke in strokes:
@@ -76,7 +76,7 @@ def draw(tab, strokes, size=1.0):
 
 
 def seen(tab):
-    """What the network sees (height, width), 0 to 255."""
+    """The network's input (height, width), 0 to 255."""
     image = pytest.importorskip("PIL.Image")
     return np.asarray(image.open(io.BytesIO(base64.b64decode(tab.evaluate(SEEN)))).convert("L")).astype(float)
 
@@ -131,7 +131,7 @@ def test_digits_drawn_with_the_mouse_in_a_report(browser, run):
 
 
 def test_a_drawing_is_prepared_as_mnists_digits_were(browser, tmp_path):
-    """In whatever corner and size: 20 pixels high or wide, its centre of mass in the pixel 14."""
+    """In any corner and size: scaled to 20 pixels in height or width, with its centre of mass in pixel 14."""
     with visit(browser, page(tmp_path / "page.html", model())) as visited:
         for digit, size in ((7, 1.0), (7, 0.5), (2, 0.8)):
             draw(visited.page, DIGITS[digit], size)
@@ -148,12 +148,12 @@ def test_a_drawing_is_prepared_as_mnists_digits_were(browser, tmp_path):
 
 
 def test_averages_are_of_areas(browser, tmp_path):
-    """A picture of another shape is the drawing as it is, shrunk: the ink is as much as a pen of that width leaves."""
+    """For another image shape the drawing is only shrunk: its total ink is that of a pen of that width."""
     with visit(browser, page(tmp_path / "page.html", model(shape=(9, 16)))) as visited:
         draw(visited.page, [[(0.2, 0.3), (0.8, 0.7)]])
         image = seen(visited.page) / 255
         assert image.shape == (9, 16)
-        pen, length = 16 / 12, np.hypot(0.6 * 16, 0.4 * 9)  # in pixels of the network's
+        pen, length = 16 / 12, np.hypot(0.6 * 16, 0.4 * 9)  # in pixels of the network's input
         assert image.sum() == pytest.approx(pen * length + np.pi * pen**2 / 4, rel=0.01)
         for axis, middle in ((0, 7.5), (1, 4)):
             along = image.sum(axis)

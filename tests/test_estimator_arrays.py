@@ -1,4 +1,4 @@
-"""Array types: any DLPack array goes in, and what comes out is of the kind that went in where that is asked for."""
+"""Array types: any DLPack array is accepted, and with array-API dispatch the results are of the same kind."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ KINDS = [*CLASSIFY, "regression", "regressions"]
 
 
 class Exporter:
-    """An array that offers nothing but the DLPack protocol."""
+    """An array that supports only the DLPack protocol."""
 
     def __init__(self, array):
         self._array = array
@@ -29,7 +29,7 @@ class Exporter:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "binary"])  # whose labels are text
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "binary"])  # binary labels are text
 def test_dlpack_arrays_are_taken_everywhere(kind, dtype):
     X, y = problem(kind)
     X, w, new = X.astype(dtype), weights(len(X)), problem(kind, seed=7)[0].astype(dtype)

@@ -1,4 +1,4 @@
-"""What a fitted estimator keeps and how it goes on: attributes, warm_start, partial_fit as scikit-learn has them."""
+"""A fitted estimator's attributes, and continued training (warm_start, partial_fit), as in scikit-learn."""
 
 import inspect
 import re
@@ -158,7 +158,7 @@ def test_warm_start_goes_on_alike(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_warm_start_with_early_stopping_keeps_the_best_weights_of_all_fits(kind):
-    """scikit-learn's are overwritten by the last ones where a later fit finds none better: nothing to compare with."""
+    """scikit-learn overwrites them with the last weights if a later fit finds none better: nothing to compare with."""
     (X, y), validation = problem(kind), problem(kind, seed=7)
     given = {"warm_start": True, "max_iter": 4, "batch_size": 16, "early_stopping": True, "learning_rate_init": 0.1}
     a = ours(kind, **given)
@@ -220,7 +220,7 @@ def test_partial_fit_checks_classes():
         a.partial_fit(X, np.where(y == 7, 8, y))
 
 
-def test_few_samples_of_many_classes_are_no_regression():  # a warning, and so an error
+def test_few_samples_of_many_classes_are_no_regression():  # it would warn, which is an error here
     X, y = np.eye(30), np.arange(30)
     assert len(ours("multiclass").partial_fit(X, y, classes=np.arange(40)).partial_fit(X, y).classes_) == 40
 

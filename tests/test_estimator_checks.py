@@ -1,4 +1,4 @@
-"""Every check that scikit-learn has for estimators, on both of ours in several configurations."""
+"""All of scikit-learn's estimator checks, on both estimators in several configurations."""
 
 from importlib.util import find_spec
 from zlib import crc32
@@ -15,7 +15,7 @@ SMALL = {"hidden_layer_sizes": (16,), "max_iter": 30, "learning_rate_init": 0.05
 CONFIGURATIONS = [
     SMALL,
     {"hidden_layer_sizes": (), "solver": "lbfgs"},
-    # A batch holds all of the 15 weighted samples, or of their repetitions, that two checks compare; the checks of
+    # One batch holds all 15 weighted samples, or their repetitions, that two checks compare; the checks of
     # accuracy have more samples, and several batches.
     {**SMALL, "batch_size": 64, "learning_rate_init": 0.02},
     {**SMALL, "dropout": 0.2},
@@ -33,9 +33,9 @@ OTHERS = [
 
 
 def every_check(configurations, *, arrays=True):
-    """scikit-learn's parametrization, without the kinds of array that are not here.
+    """scikit-learn's parametrization, without the array libraries that are not installed.
 
-    Without `arrays` it has NumPy's alone, for the kind is settled before a solver sees it.
+    Without `arrays`, only NumPy's: solvers do not depend on the kind of array.
     """
     estimators = [cls(**given) for given in configurations for cls in (fcgpu.MLPClassifier, fcgpu.MLPRegressor)]
     names, cases = (mark := parametrize_with_checks(estimators).mark).args
@@ -44,7 +44,7 @@ def every_check(configurations, *, arrays=True):
 
 
 def kinds(check):
-    """{(namespace, device)} of the arrays that a check makes."""
+    """{(namespace, device)} of the arrays that a check uses."""
     asked = check.keywords
     found = {(asked.get("array_namespace", "numpy"), asked.get("device_name"))}
     return found | {tuple(place) for name, place in asked.items() if name.endswith("_ns_and_device")}
@@ -57,7 +57,7 @@ if "cuda" in fcgpu.choose().device:
 
 quietly = pytest.mark.filterwarnings(
     "ignore::sklearn.exceptions.ConvergenceWarning",
-    "ignore:.*batch_size:UserWarning",  # larger than the smallest data of the checks
+    "ignore:.*batch_size:UserWarning",  # it exceeds the checks' smallest data
 )
 
 
@@ -71,7 +71,7 @@ def test_scikit_learns_checks(estimator, check):
 @pytest.mark.slow
 @every_check(OTHERS, arrays=False)
 def test_scikit_learns_checks_of_every_solver(estimator, check, request):
-    """All of them with --thorough; else a fifth, drawn by name."""
+    """All of them with --thorough; otherwise a fifth, drawn by name."""
     if not request.config.getoption("thorough") and crc32(request.node.name.encode()) % 5:
         pytest.skip("with --thorough")
     check(estimator)

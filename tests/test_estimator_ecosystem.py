@@ -1,4 +1,4 @@
-"""The estimators in the rest of scikit-learn and beside it: searches, pipelines, copies, tables, sparse rows."""
+"""The estimators in the rest of scikit-learn and other libraries: searches, pipelines, copies, tables, sparse rows."""
 
 import pickle
 
@@ -126,7 +126,7 @@ def test_copies(kind, solver, tmp_path):
     for copy in (pickle.loads(pickle.dumps(model)), joblib.load(tmp_path / "model.joblib")):
         assert_same_bits(copy, model)
         np.testing.assert_array_equal(copy.predict(X), model.predict(X))
-        if solver == "adam":  # and goes on with the same state of the optimizer
+        if solver == "adam":  # continues with the same optimizer state
             assert_same_bits(copy.partial_fit(X, y), pickle.loads(pickle.dumps(model)).partial_fit(X, y))
             twin = quick(kind, solver=solver, batch_size=16).fit(X, y).partial_fit(X, y)
             assert_same_bits(copy, twin)
@@ -140,7 +140,7 @@ def test_copies(kind, solver, tmp_path):
 def test_parameters_are_kept_as_they_are_given(name):
     cls = getattr(fcgpu, name)
     sizes = [3, 2]
-    model = cls(hidden_layer_sizes=sizes, dropout=[0.1, 0.2], device="cuda:7", solver="nonsense")  # judged in fit
+    model = cls(hidden_layer_sizes=sizes, dropout=[0.1, 0.2], device="cuda:7", solver="nonsense")  # checked only in fit
     assert model.get_params()["hidden_layer_sizes"] is sizes
     assert model.set_params(solver="rprop", batch_size="full").solver == "rprop"
     assert "rprop" in repr(model)

@@ -1,4 +1,4 @@
-"""What scikit-learn's estimators lack: dropout, outputs, initialisations, types, schedules, clipping, more solvers."""
+"""Features beyond scikit-learn's: dropout, outputs, initialisations, dtypes, schedules, clipping, more solvers."""
 
 import numpy as np
 import pytest
@@ -40,8 +40,8 @@ def test_dropout_is_of_training_and_not_of_prediction(kind):
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
 def test_the_expectation_over_masks_is_the_network_without_them(p):
-    # One linear hidden layer h and weights w: a mask of mean 1 leaves the mean prediction as it is and gives it the
-    # variance p / (1 - p) sum_j (h_j w_j)^2, which is what the squared loss has more of on average.
+    # One linear hidden layer h and weights w: a mask of mean 1 does not change the mean prediction, and gives it the
+    # variance p / (1 - p) sum_j (h_j w_j)^2, by which the mean squared loss grows.
     X, y = problem("regression", n=20)
     given = {"activation": "identity", "hidden_layer_sizes": (6,), "alpha": 0.0, "max_iter": 3000, **STILL}
     model = ours("regression", dropout=p, **given).fit(X, y)

@@ -1,4 +1,4 @@
-"""Estimators that are stopped, set anew, or told what to watch: what is learned is never another network's."""
+"""Estimators that are interrupted, reconfigured, or given validation data: the result is never another network's."""
 
 import numpy as np
 import pytest
@@ -83,7 +83,7 @@ def test_a_state_of_another_optimizer_is_refused():
 
 
 def flipped():
-    """Samples of which half have wrong labels and no weight."""
+    """Samples, half of which have wrong labels and weight 0."""
     random = np.random.default_rng(1)
     features = random.normal(size=(400, 5))
     labels = (features[:, 0] + features[:, 1] > 0).astype(int)

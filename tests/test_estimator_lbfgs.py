@@ -27,7 +27,7 @@ def shipped(name):
 
 
 def objective(fitted, X, y):
-    """The penalised loss, from the predictions and not from `loss_`."""
+    """The loss with its penalty, from the predictions and not from `loss_`."""
     penalty = 0.5 * fitted.alpha * sum((W**2).sum() for W in fitted.coefs_) / len(X)
     if hasattr(fitted, "classes_"):
         return metrics.log_loss(y, fitted.predict_proba(X)) + penalty
@@ -36,7 +36,7 @@ def objective(fitted, X, y):
 
 @pytest.fixture
 def evaluations(monkeypatch):
-    """How many evaluations each run of SciPy made, in order: it looks at its limit only between iterations."""
+    """The number of evaluations of each run of SciPy, in order: it checks its limit only between iterations."""
     made, minimize = [], scipy.optimize.minimize
 
     def counted(*args, **options):
@@ -62,7 +62,7 @@ def test_no_worse_than_scipy_after_as_many_evaluations(name, hidden, evaluations
         assert a.loss_ == pytest.approx(objective(a, X, y), rel=1e-6)
         mine.append(a.loss_)
         theirs.append(objective(b, X, y))
-    # Two right implementations differ by rounding, which 60 evaluations make some 1e-7 of the loss.
+    # Two correct implementations differ by rounding, which after 60 evaluations is about 1e-7 of the loss.
     assert np.mean(mine) <= np.mean(theirs) * (1 + 1e-5)
 
 
@@ -75,12 +75,12 @@ def test_a_convex_problem_has_scikit_learns_minimum(kind, weighted):
     a, b = (estimator.fit(X, y, sample_weight) for estimator in pair(kind, **given))
     assert a.loss_ == pytest.approx(b.loss_, rel=1e-6)
     method = "predict_proba" if kind in CLASSIFY else "predict"
-    # L-BFGS-B stops on its relative change, 2e-9; the arguments of a flat minimum follow with its square root
+    # L-BFGS-B stops at a relative change of 2e-9; the error of the parameters near a minimum is its square root
     np.testing.assert_allclose(getattr(a, method)(X), getattr(b, method)(X), rtol=1e-3, atol=1e-3)
 
 
 def test_several_targets_have_the_minimum_of_each_alone():
-    # scikit-learn's own L-BFGS takes the mean over targets as the loss and the sum as its gradient
+    # scikit-learn's L-BFGS uses the mean over targets for the loss, but the sum for the gradient
     X, y = problem("regressions")
     given = {"solver": "lbfgs", "hidden_layer_sizes": (), "alpha": 0.0, "tol": 1e-9, "max_iter": 500}
     a = ours("regressions", **given).fit(X, y)

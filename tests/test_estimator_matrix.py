@@ -1,4 +1,4 @@
-"""Every solver with early stopping, warm start and partial_fit, on every kind of target: it works, or says why not."""
+"""Every solver with early stopping, warm start and partial_fit, on every kind of target: it works or says why not."""
 
 import warnings
 
@@ -30,7 +30,7 @@ def estimator(kind, solver, **given):
 
 
 def untrained_score(kind, X, y):
-    """What the most frequent answer, or the mean, scores."""
+    """The score of always predicting the most frequent label, or the mean."""
     if kind == "regression":
         return 0.0
     counts = np.unique(y, axis=0, return_counts=True)[1]
@@ -59,7 +59,7 @@ def test_fit_twice(kind, solver, early_stopping, warm_start):
     fitted(model, X, y)
     assert model.score(X, y) > untrained_score(kind, X, y) + 0.05
     if warm_start:
-        # Early stopping may find nothing better than what it kept in the first fit.
+        # Early stopping may find nothing better than the weights kept from the first fit.
         assert early_stopping or any((before != after).any() for before, after in zip(first, model.coefs_, strict=True))
         if solver in STOCHASTIC:
             assert model.loss_curve_[: len(curve)] == curve

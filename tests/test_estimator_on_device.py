@@ -1,4 +1,4 @@
-"""Estimators on the double of a GPU: features that lie there stay there, and answers come back as device arrays."""
+"""Estimators on the GPU double: features on the device stay there, and predictions are device arrays."""
 
 import pickle
 from dataclasses import replace
@@ -25,7 +25,7 @@ GIVEN = {"batch_size": 16, "max_iter": 3, "dtype": "float64"}
 
 @pytest.fixture
 def device(monkeypatch):
-    """The double as CuPy: `import cupy` gives its namespace, any GPU is it, and what is fetched is in `fetched`."""
+    """The double as CuPy: `import cupy` gives its namespace, every GPU is the double, `fetched` lists all fetches."""
     backend, fetched, get = double_backend(), [], DeviceArray.get
     as_cupy(backend.xp, monkeypatch)
     monkeypatch.setattr(base, "backend_for", lambda name, work: fcgpu.choose("cpu") if name == "cpu" else backend)
@@ -139,7 +139,7 @@ def test_a_model_that_was_trained_on_a_device_is_pickled_without_it(device):
 
 
 def pickle_parts(value):
-    """What a pickle of it holds."""
+    """The contents of a pickle of the estimator."""
     yield value
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     inside = [*inside, *getattr(value, "__dict__", {}).values()]

@@ -1,4 +1,4 @@
-"""Every parameter's wrong values are refused by name and value, in fit and not before; the extra's absence is told."""
+"""Wrong values of every parameter are refused by name and value, in fit and not before; a missing extra is reported."""
 
 import subprocess
 import sys

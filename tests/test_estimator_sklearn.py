@@ -144,8 +144,8 @@ def test_float32_agrees_to_float32(kind):
     X, y = problem(kind)
     a, b = pair(kind, batch_size=16, max_iter=20, solver="sgd")
     X = X.astype(np.float32)
-    # 80 updates of parameters near 1, each some tens of roundings of 6e-8. Not Adam: it divides by the gradient's size,
-    # and so makes the rounding of a gradient near 0 as large as its step.
+    # 80 updates of parameters near 1, each with tens of rounding errors of 6e-8. Not Adam: it divides by the gradient's
+    # size, which makes the rounding error of a gradient near 0 as large as its step.
     assert_same_fit(a.fit(X, y), b.fit(X, y), atol=1e-4)
 
 

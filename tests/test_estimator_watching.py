@@ -1,4 +1,4 @@
-"""Looking on while an estimator learns: callbacks, validation data, monitors, progress."""
+"""Watching an estimator's training: callbacks, validation data, monitors, progress."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -29,7 +29,7 @@ def halves(kind):
 
 
 def loss(kind, model, X, y):
-    """Without the penalty, and without weights."""
+    """The loss without the penalty and without weights."""
     if kind == "multilabel":
         P = model.predict_proba(X)
         return -np.mean(np.sum(np.log(np.where(y == 1, P, 1 - P)), axis=1))
@@ -185,7 +185,7 @@ def test_a_scorer_gets_sparse_rows_as_they_were_given(container):
     np.testing.assert_allclose(rows.validation_scores_, dense.validation_scores_)
 
 
-def test_a_scorer_of_a_frame_warns_of_no_names():  # a warning is an error
+def test_a_scorer_of_a_frame_warns_of_no_names():  # a warning is an error in these tests
     pd = pytest.importorskip("pandas")
     (X, y), (X_val, y_val) = halves("binary")
     frame, validation = (pd.DataFrame(part, columns=list("abcdef")) for part in (X, X_val))

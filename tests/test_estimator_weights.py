@@ -1,4 +1,4 @@
-"""Weights of classes and samples: each equals the other thing that it is said to equal."""
+"""Class and sample weights: each equals its documented equivalent."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Exchange with PyTorch and scikit-learn: what goes over predicts the same there, and the same again back here."""
+"""Exchange with PyTorch and scikit-learn: a converted model predicts the same, and the same again converted back."""
 
 import subprocess
 import sys

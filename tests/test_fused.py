@@ -1,4 +1,4 @@
-"""Every fused formula against its reference, in value and type, compiled for the CPU by the device double."""
+"""Every fused formula against its reference, in value and dtype, compiled for the CPU by the device double."""
 
 import inspect
 
@@ -11,7 +11,7 @@ from fcgpu.kernels.fused import COUNTED, FORMULAS, FUSED
 
 
 def counting(update):
-    """A rule whose caller counts the steps, as the reference, which counts them itself."""
+    """Wrap a rule whose caller counts the steps, so that it counts them itself like the reference."""
 
     def counted(w, g, state, learning_rate, **options):
         counted_up = state.t
@@ -26,7 +26,7 @@ FUNCTIONS = FUSED | {name: counting(update) for name, update in COUNTED.items()}
 
 @pytest.fixture(params=["double", pytest.param("cupy", marks=pytest.mark.gpu)])
 def xp(request):
-    """The device double, and CuPy where there is a GPU: the same text, the same tolerance."""
+    """The device double, and CuPy if there is a GPU: the same source, the same tolerance."""
     return double_backend().xp if request.param == "double" else request.getfixturevalue("gpu").xp
 
 
@@ -52,7 +52,7 @@ def test_every_formula_is_compared():
 
 
 def wrong(formula):
-    """For each output of a formula, the formula with that output 0.1 % too large."""
+    """For each output of a formula: the formula with that output 0.1 % too large."""
     inputs, outputs, operation = formula
     for name in (output.split()[-1] for output in outputs.split(",")):
         yield name, (inputs, outputs, f"{operation}; {name} = {name} * T(1.001)")

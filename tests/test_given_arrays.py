@@ -1,4 +1,4 @@
-"""Arrays that lie on a GPU, handed to `dataset`, `train` and a model: on the double, and on a GPU if there is one."""
+"""Arrays on a GPU as arguments of `dataset`, `train` and a model: on the double, and on a GPU if there is one."""
 
 import sys
 from dataclasses import replace

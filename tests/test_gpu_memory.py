@@ -1,4 +1,4 @@
-"""Memory of a GPU: less of it gives the same numbers, too little of it a word; each body also runs on the double."""
+"""GPU memory: less memory gives the same numbers, too little a clear error; each test also runs on the double."""
 
 import gc
 from dataclasses import replace
@@ -26,7 +26,7 @@ CHANGES = [
 ]
 
 
-# In short the one with the most state; the others with the slow tests.
+# The quick tests use the optimizer with the most state; the slow tests use the others.
 LONG = [changes if "dropout" in changes else pytest.param(changes, marks=pytest.mark.slow) for changes in CHANGES]
 
 
@@ -39,7 +39,7 @@ def data():
 
 
 class Done(NamedTuple):
-    """What is kept of a run: its events hold its arrays."""
+    """The results of a run, without its events, which would keep its arrays alive."""
 
     plan: plan.Plan
     notes: str
@@ -54,13 +54,13 @@ def run(data, device, **options):
 
 
 def streamed(tile, chunk, monkeypatch):
-    """Make every plan stream, with these tiles, in chunks of so many rows."""
+    """Make every plan stream the features, with tiles and chunks of these numbers of rows."""
     monkeypatch.setattr(plan_gpu, "cuts", lambda *sizes, movable: iter([(tile, chunk)]))
 
 
 @pytest.fixture
 def no_cluster():
-    """Small batches, whose features lie on the device, would go to another kernel, of other last bits."""
+    """Without this, small batches with features on the device would use another kernel, with other last bits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster, "why_not", lambda *arguments: "a test asks for it")
         yield
@@ -82,7 +82,7 @@ def test_features_from_the_host_give_the_same_bits(changes, weighted, device, da
 
 
 def test_a_batch_in_tiles_from_the_host_is_the_batch_in_tiles(device, data):
-    """Full batches, where every tile is a chunk of its own."""
+    """Full batches, in which every tile is its own chunk."""
     whole = run(data, device)
     found = run(data, device, memory_budget=whole.plan.data_bytes - 10_000)
     assert 0 < found.plan.chunk == found.plan.tile < SAMPLES
@@ -92,7 +92,7 @@ def test_a_batch_in_tiles_from_the_host_is_the_batch_in_tiles(device, data):
 
 @pytest.mark.parametrize("changes", [CHANGES[1], CHANGES[3]], ids=str)
 def test_a_device_with_less_than_it_said_gets_a_smaller_plan_and_says_so(changes, device, data):
-    """The pool is held to ever less: the run goes on with ever less, until a refusal names the least."""
+    """With ever less memory the run uses ever smaller plans, until an error names the least memory."""
     pool, notes, refusal = device.xp.get_default_memory_pool(), [], ""
     expected = run(data, device, **changes)
     held = expected.plan.bytes
@@ -126,14 +126,14 @@ def test_another_device_than_the_callers_gets_a_smaller_plan_too(data, monkeypat
 
 
 def test_the_plan_is_what_a_run_takes(device, data):
-    """Not less than the arrays of the run, nor much more."""
+    """The plan's bytes are at least the run's, and not much more."""
     pool = device.xp.get_default_memory_pool()
     for changes in CHANGES:
         device.give_back()
         before = pool.used_bytes()
         events = fcgpu.train(data, device=device, hidden=(256, 128), epochs=2, **changes)
         planned, _ = next(events).plan, next(events)
-        taken = pool.used_bytes() - before - (0 if why_eager(device) else WORKSPACE)  # which is cuBLAS's own
+        taken = pool.used_bytes() - before - (0 if why_eager(device) else WORKSPACE)  # without cuBLAS's workspace
         assert 0.5 * planned.bytes < taken < planned.bytes + 64 * 512, changes  # a block is at least 512 bytes
         del events, _
 
@@ -151,8 +151,8 @@ ENDS = {
     "changes", [*LONG[1:], pytest.param({"memory_budget": 36_000}, marks=pytest.mark.slow)], ids=str
 )
 def test_who_lets_go_of_a_run_has_its_memory_back(changes, end, device, data):
-    """At once, for Python's garbage collector knows nothing of a device that is full."""
-    run(data, device, **changes)  # what is kept for the next run is there
+    """At once: Python's garbage collector does not know that a device is full."""
+    run(data, device, **changes)  # memory that is kept for the next run is allocated here
     pool, collects = device.xp.get_default_memory_pool(), gc.isenabled()
     gc.collect()
     gc.disable()
@@ -181,7 +181,7 @@ def test_the_events_of_a_run_that_is_over_keep_only_what_they_may_be_asked_for(c
     before = pool.used_bytes()
     started, *epochs, finished = fcgpu.train(data, **options)
     taken = pool.used_bytes() - before
-    vectors = (4 if changes["optimizer"] != "lbfgs" else 45) * 4 * finished.model.params.size  # and those of the rule
+    vectors = (4 if changes["optimizer"] != "lbfgs" else 45) * 4 * finished.model.params.size  # with optimizer state
     assert taken < data.X.nbytes + 1.3 * vectors + 32 * 512
     assert [(event.loss, event.accuracy) for event in epochs] == [numbers[:2] for numbers in expected[1:]]
     assert told(epochs[-1])[2:] == expected[-1][2:]
@@ -190,7 +190,7 @@ def test_the_events_of_a_run_that_is_over_keep_only_what_they_may_be_asked_for(c
 
 
 def test_copies_run_beside_the_computation(device, monkeypatch):
-    """By the events of the device itself: most of the time of the copies is time of the computation too."""
+    """By device events: most of the copies' time overlaps with the computation."""
     cuda, copies, tiles, real = device.xp.cuda, [], [], type(device.xp).__name__ == "module"
 
     def mark(record, stream):
@@ -213,7 +213,7 @@ def test_copies_run_beside_the_computation(device, monkeypatch):
     around(Stream, "_copy", copies, True, True, lambda self: self._copies)
     around(Stream, "__getitem__", tiles, False, True, lambda self: self._current())
     around(Layers, "run", tiles, False, True, lambda self: device.xp.cuda.get_current_stream())
-    n, d, width = (65_536, 1024, 16_384) if real else (64, 8, 4)  # a tile takes longer than to gather and copy one
+    n, d, width = (65_536, 1024, 16_384) if real else (64, 8, 4)  # a tile's computation takes longer than its copy
     X = np.random.default_rng(0).random((n, d), dtype=np.float32)
     streamed(n // 16, n // 16, monkeypatch)
     assert len(list(fcgpu.train((X, np.arange(n) % 2), device=device, hidden=(width,), epochs=2))) == 4

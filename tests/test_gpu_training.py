@@ -1,8 +1,8 @@
-"""Training on a GPU against the same training on the CPU; each body also runs on the double.
+"""Training on a GPU against the same training on the CPU; each test also runs on the double.
 
-Tolerances. Both sides round the same sums in another order, so that an entry of a gradient, summed over the samples of
-a batch from chains of products over the units, differs by some (samples + units) eps of its terms, which are of the
-size of the features; a step multiplies that by the learning rate, and STEPS such steps add up.
+Tolerances. Both sides round the same sums in different orders. So an entry of a gradient, a sum over the samples of a
+batch of chains of products over the units, differs by about (samples + units) eps of its terms, whose size is that of
+the features; a step multiplies the difference by the learning rate, and STEPS such differences add up.
 """
 
 from dataclasses import replace
@@ -18,12 +18,12 @@ STEPS = 10
 
 @pytest.fixture
 def real(device):
-    """Is it a GPU? The double is too slow for many steps."""
+    """Whether this is a GPU: the double is too slow for many steps."""
     return type(device.xp).__name__ == "module"
 
 
 def problem(recipe, mnist):
-    """Some data of the recipe's shape."""
+    """Random data with the recipe's shapes."""
     if recipe.name == "logistic":
         X = np.random.default_rng(0).integers(0, 256, (24, 12_288)).astype(np.uint8)
         return fcgpu.dataset(X, np.arange(24) % 2, scale=1 / 255)
@@ -78,7 +78,7 @@ def test_every_run_has_the_same_bits(changes, device, real, mnist):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"batch": 64, "optimizer": "adam", "schedule": "one_cycle", "warmup": 1, "learning_rate": 0.01},  # and a rest
+        {"batch": 64, "optimizer": "adam", "schedule": "one_cycle", "warmup": 1, "learning_rate": 0.01},  # ragged
         {"batch": 50, "optimizer": "adamw", "dropout": 0.2, "alpha": 1.0, "gradient_clip": 1.0, "learning_rate": 0.01},
         {"optimizer": "rmsprop", "schedule": "step", "step_size": 1, "learning_rate": 0.01},
     ],
@@ -102,7 +102,7 @@ def test_recorded_steps_have_the_bits_of_called_ones(changes, precision, device,
 
 
 def test_another_shape_is_another_recording(device, mnist):
-    """Runs of other batches and networks, in turn, are what they are alone."""
+    """Interleaved runs with different batches and networks have the results of separate runs."""
     data = replace(mnist, X=mnist.X[:100], y=mnist.y[:100], X_test=None, y_test=None)
     shapes = [{"batch": 10, "hidden": (16,)}, {"batch": 30, "hidden": (16,)}, {"batch": 10, "hidden": (8, 8)}]
     alone = [model_of(data, device, epochs=3, **shape).model.params for shape in shapes]
@@ -116,7 +116,7 @@ def test_another_shape_is_another_recording(device, mnist):
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_no_memory_is_taken_after_the_first_epochs(optimizer, device, real, monkeypatch, mnist):
-    """Ten thousand steps, or evaluations, with a look at the loss now and then."""
+    """Ten thousand steps or evaluations, with an occasional check of the loss."""
     monkeypatch.setattr(run, "LOOK_SECONDS", 0.01)
     n = 500 if real else 100
     data = replace(mnist, X=mnist.X[:n], y=mnist.y[:n], X_test=None, y_test=None)

@@ -1,8 +1,8 @@
 """Every gradient against central differences in float64, over random networks, data, tiles and lanes.
 
-The direction is a random unit vector plus the gradient's own, so that the slope along it is never close to zero and
-the relative error means something. Networks with kinks are measured away from them: a draw in which a unit changes
-sign between the two points is drawn again.
+The direction is a random unit vector plus the gradient's, so that the slope along it is never close to zero and the
+relative error is meaningful. Activations with a kink are tested away from it: if a unit changes sign between the two
+points, another network is drawn.
 """
 
 import numpy as np
@@ -47,7 +47,7 @@ def draw(random):
 
 
 def relative_error(random):
-    """Of one random configuration; None where a unit sits on its kink."""
+    """The relative error for one random configuration; None if a unit crosses its kink."""
     spec, X, y, weights, plan, recipe = draw(random)
     evaluate = Evaluate(spec, (X, y, weights), plan, CPU, Workers(1), recipe, scale=0.5)
     start = random.standard_normal(spec.n_params) / np.sqrt(max(spec.sizes))
@@ -107,7 +107,7 @@ def test_the_checker_fails_on_a_derivative_wrong_by_a_thousandth(name, monkeypat
             changed *= 1.001
 
     monkeypatch.setitem(kernels.REFERENCE, name, wrong)
-    monkeypatch.setattr(kernels.compiled, "native", None)  # which would be right
+    monkeypatch.setattr(kernels.compiled, "native", None)  # the C would be right
     assert (errors(99, 100) > 10 * TOLERANCE).sum() >= 5  # the draws that use it
 
 

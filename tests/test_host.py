@@ -1,4 +1,4 @@
-"""Processors and memory where a container leaves less than the machine has: on files as the kernel writes them."""
+"""Processors and memory if a container has less than its machine: on files in the format of the Linux kernel."""
 
 import os
 
@@ -11,7 +11,7 @@ GIB = 1 << 30
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """8 processors, 16 GiB; `machine(files)` puts what a group says below its folder."""
+    """A machine of 8 processors and 16 GiB; `machine(files)` writes the files of its control groups."""
     for name, text in {
         "MEMINFO": "MemFree: 1 kB\nMemAvailable: 16777216 kB\n",
         "OWN_GROUP": "0::/a/b\n",

@@ -1,4 +1,4 @@
-"""Files from strangers: mutations of every kind, bombs, links, pipes and devices. Each loads or is an FcgpuError."""
+"""Untrusted files: mutations of every kind, bombs, links, pipes and devices. Each loads or raises an FcgpuError."""
 
 import gzip
 import json
@@ -77,7 +77,7 @@ def test_a_history_that_is_a_link_is_neither_read_nor_written(tmp_path):
 @pytest.mark.parametrize("name", ["recipe.toml", "model.safetensors", "history.jsonl", "lock", "checkpoints",
                                   "checkpoints/epoch-1.safetensors", "checkpoints/epoch-2.safetensors"])  # fmt: skip
 def test_no_link_in_a_run_directory_lets_a_run_change_what_is_outside(tmp_path, name):
-    """It is read, replaced or refused; never written through, and never is another folder tidied up."""
+    """A link is read, replaced or refused; nothing is written through it, and no other folder is cleaned up."""
     X, y = blobs(12)
     words = ("--device", "cpu", "--quiet", "--checkpoint-every", 1, "--keep", 1)
     run, outside = tmp_path / "run", tmp_path / "outside"
@@ -116,13 +116,13 @@ def test_a_picture_of_a_format_that_runs_programs_is_refused(tmp_path):
 
 
 def rle_bitmap(height, width, rows):
-    """A BMP of 8 bits a pixel, run-length encoded."""
+    """A run-length encoded BMP with 8 bits per pixel."""
     header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(rows), 0, 0, 256, 0)
     return struct.pack("<2sIII", b"BM", 1078 + len(rows), 0, 1078) + header + bytes(range(256)) * 4 + rows
 
 
 def test_a_bitmap_that_is_decoded_slowly_has_no_more_pixels_than_its_bytes_can_tell(tmp_path):
-    """A few bytes that claim eight million pixels took seconds."""
+    """Before this limit, a few bytes that claim eight million pixels took seconds to decode."""
     pytest.importorskip("PIL")
     (tmp_path / "x.bmp").write_bytes(rle_bitmap(2, 4, b"\4\7\0\0\4\7\0\1"))
     assert fcgpu.data.load_features(tmp_path / "x.bmp", 24).shape == (1, 24)

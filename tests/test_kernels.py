@@ -1,4 +1,4 @@
-"""The formulas against values worked out in other ways, at the places where a careless one breaks."""
+"""The formulas against values computed in other ways, at points where a careless formula breaks."""
 
 import math
 

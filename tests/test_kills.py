@@ -1,4 +1,4 @@
-"""Runs that are killed or refused at every system call of their saves, and at random times; see killed.py."""
+"""Runs that are killed, or whose calls fail, at every system call of a save, and at random times; see killed.py."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="n
 
 
 def tried(seed, kills, refusals, times):
-    memory = Path("/dev/shm")  # a disk would make every file wait
+    memory = Path("/dev/shm")  # on a disk every file would wait
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         words = [sys.executable, Path(__file__).with_name("killed.py"), folder, seed, kills, refusals, times]
         ended = subprocess.run([str(word) for word in words], capture_output=True, text=True)

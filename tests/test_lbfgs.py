@@ -1,4 +1,4 @@
-"""L-BFGS and its line search: the Wolfe conditions, the dense BFGS matrix, known minima, SciPy, states, transfers."""
+"""L-BFGS and its line search: Wolfe conditions, the dense BFGS matrix, known minima, SciPy, states, transfers."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ from fcgpu.params import Spec, initial
 
 @pytest.fixture(autouse=True)
 def _quiet(workers):
-    """BLAS on one thread, as in training."""
+    """Use one BLAS thread, as in training."""
     with workers.quiet():
         yield
 
@@ -100,7 +100,7 @@ def test_a_good_first_step_costs_one_trial():
     [
         lambda a: (abs(a - 0.3), math.copysign(1.0, a - 0.3)),  # a kink, where the slope jumps
         lambda a: (-a, -1.0),  # no minimum
-        lambda a: (a, 1.0),  # it rises, whatever the slope at 0 said
+        lambda a: (a, 1.0),  # it rises, although the given slope at 0 is negative
         lambda a: (math.nan, math.nan),
     ],
 )
@@ -138,7 +138,7 @@ def rosenbrock(w):
 
 
 def quadratic(condition, n=40, seed=1):
-    """½ (w - c)ᵀ A (w - c): (function, c), the eigenvalues of A from 1 to `condition`."""
+    """(function, c) of ½ (w - c)ᵀ A (w - c), with eigenvalues of A from 1 to `condition`."""
     random = np.random.default_rng(seed)
     Q, _ = np.linalg.qr(random.normal(size=(n, n)))
     A, c = Q * np.geomspace(1, condition, n) @ Q.T, random.normal(size=n)
@@ -146,7 +146,7 @@ def quadratic(condition, n=40, seed=1):
 
 
 class Problem:
-    """w, g and `evaluate` over a function of w on the host, with every loss that was computed."""
+    """w, g and `evaluate` for a function of w on the host, with a list of all computed losses."""
 
     def __init__(self, function, start, dtype="float64", xp=np):
         self.function, self.losses = function, []
@@ -171,7 +171,7 @@ def exact(problem, memory=10, **options):
 
 
 def test_the_coefficients_are_those_of_the_dense_bfgs_matrix():
-    """H is updated as equation 6.17 of Nocedal and Wright, from γ I, oldest pair first; row 3 is not in use."""
+    """H is updated by equation 6.17 of Nocedal and Wright, from γ I, oldest pair first; row 3 is unused."""
     random = np.random.default_rng(0)
     n, slots = 12, [4, 5, 0, 1, 2]
     S = random.normal(size=(6, n))
@@ -188,7 +188,7 @@ def test_the_coefficients_are_those_of_the_dense_bfgs_matrix():
 
 
 def test_with_memory_to_spare_a_direction_of_the_class_is_that_of_the_pairs_it_saw():
-    """The same matrix from the points that the steps visited, across the ring's turn."""
+    """The same matrix, from the points that the steps visited, also after the ring buffer wraps around."""
     problem = Problem(rosenbrock, np.linspace(-1, 1.5, 6))
     optimizer = exact(problem, memory=3)
     points = []
@@ -280,7 +280,7 @@ def standardised(a):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_after_as_many_evaluations_the_loss_is_no_higher_than_scipys(name):
-    """Both run the same mathematics. Where rounding has parted them, after some 100 evaluations, within 1 %."""
+    """Both use the same mathematics. After some 100 evaluations rounding separates them, and 1 % more is allowed."""
     optimize, datasets = pytest.importorskip("scipy.optimize"), pytest.importorskip("sklearn.datasets")
     data = getattr(datasets, f"load_{name}")()
     y = standardised(data.target)[:, None] if NETWORKS[name][-1] == "identity" else data.target
@@ -394,7 +394,7 @@ def test_nothing_is_done_at_a_minimum_nor_after_the_end():
 
 
 def test_a_wrong_gradient_ends_it_where_the_loss_was_lowest():
-    """The gradient points uphill after five good steps: first the memory goes, then the search is given up."""
+    """After five good steps the gradient points uphill: first the memory is cleared, then the optimizer stops."""
     problem = Problem(rosenbrock, np.zeros(6))
     optimizer = problem.minimise(exact(problem), 5)
     w = problem.w.copy()
@@ -407,7 +407,7 @@ def test_a_wrong_gradient_ends_it_where_the_loss_was_lowest():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_steps_into_what_is_not_finite_are_shortened(bad):
-    """Minimum at 0.9, on the safe side of a wall at 1 that the first step of length 1 is beyond."""
+    """The minimum is at 0.9; beyond 1, where the first step of length 1 leads, the function is not finite."""
 
     def function(w):
         inside = float(w[0]) < 1
@@ -421,7 +421,7 @@ def test_steps_into_what_is_not_finite_are_shortened(bad):
 
 
 def test_a_memory_that_leads_nowhere_is_cleared_for_steepest_descent():
-    """On a bowl, with products so wrong that the only trial of a search lies far beyond the other side."""
+    """On a quadratic, with products so wrong that a search's only trial lies far beyond the minimum."""
     problem = Problem(lambda w: (float(w @ w) / 2, w.copy()), [6.0, -4.0, 3.0])
     optimizer = problem.minimise(exact(problem, max_line_search=1), 1)
     state, loss = optimizer.state_on_host(np.copy), optimizer.loss
@@ -429,12 +429,12 @@ def test_a_memory_that_leads_nowhere_is_cleared_for_steepest_descent():
     optimizer.restore(state, np.asarray)
     problem.minimise(optimizer, 1)
     assert not optimizer.finished
-    assert optimizer.evaluations == 4  # the start, a step, a trial in vain, a step
+    assert optimizer.evaluations == 4  # the start, a step, a failed trial, a step
     assert problem.losses[2] > loss > optimizer.loss
 
 
 def test_the_lowest_of_trials_that_all_fail_is_kept_with_its_gradient():
-    """Downhill at one slope to a step in the ground at 5.5: the trials are at 1, 5 and 21."""
+    """A constant downward slope, then a jump up at 5.5: the trials are at 1, 5 and 21."""
     problem = Problem(lambda w: (-float(w[0]), -np.ones(1)) if w[0] < 5.5 else (1e3, np.ones(1)), [0.0])
     optimizer = problem.minimise(exact(problem, max_evaluations=4))
     assert problem.losses[-1] == 1e3
@@ -453,7 +453,7 @@ def test_a_point_whose_gradient_is_no_number_is_never_kept():
     ("dtype", "slope", "moves"), [("float64", 1e-5, False), ("float32", 1e-5, True), ("float32", 1e-2, False)]
 )
 def test_what_a_type_cannot_tell_from_no_fall_is_enough(dtype, slope, moves):
-    """A trial at 1 of equal loss 1 is asked to be lower by C1 slope: 1e-8, below the rounding of float32, or 1e-5."""
+    """A trial of the same loss, 1, must be lower by C1 * slope: 1e-8, which is below float32's rounding, or 1e-5."""
     problem = Problem(lambda w: (1.0, np.full(1, 0.0 if w[0] > 0.5 else -slope)), [0.0], dtype)
     problem.minimise(LBFGS(problem.w, np, gtol=0, ftol=0, max_line_search=1))
     assert (problem.w[0] > 0.5) == moves
@@ -465,7 +465,7 @@ def test_a_loss_that_is_not_finite_at_the_start_is_told():
 
 
 def test_on_a_device_only_numbers_come_to_the_host(monkeypatch):
-    """With one trial a step: the slope of the direction, the two numbers of a trial, the products with the history."""
+    """In a step with one trial: the direction's slope, the trial's two numbers, the products with the history."""
     backend = double_backend()
     random, memory, steps, fetched = np.random.default_rng(0), 4, 12, []
     X, y = random.normal(size=(40, 6)), np.arange(40) % 3

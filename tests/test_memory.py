@@ -1,4 +1,4 @@
-"""A memory budget: what it changes, which is never a bit of the result; and data that are larger than it, on disk."""
+"""A memory budget never changes a bit of the result; data larger than the budget stay on disk."""
 
 import tracemalloc
 
@@ -17,7 +17,7 @@ RECIPE = fcgpu.Recipe(hidden=(128,), epochs=2)
 
 @pytest.fixture(scope="module", params=["dense", "sparse"])
 def table(request, tmp_path_factory):
-    """A file of 16 MB: labels and features; the sparse ones are trained in another order."""
+    """A file of 16 MB with labels and features; sparse features are trained in another order."""
     random = np.random.default_rng(7)
     made = random.standard_normal((N, 1 + FEATURES)).astype(np.float32)
     if request.param == "sparse":
@@ -29,7 +29,7 @@ def table(request, tmp_path_factory):
 
 
 def least(data, recipe, **where):
-    """The smallest budget that the plan takes."""
+    """The smallest budget that the plan accepts."""
     spec, y = fit_to(recipe, data)
     low, high = 0, 2**30
     while high - low > 1:

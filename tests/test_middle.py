@@ -1,7 +1,7 @@
 """The kernel between a step's two products with the samples, against the references in float64.
 
-Its text is compiled for the CPU by cuda_double.h, which runs threads in an order drawn from a seed; NVIDIA's compiler
-takes it for each architecture; a GPU runs it where there is one.
+Its source is compiled for the CPU with cuda_double.h, which runs threads in an order drawn from a seed; NVIDIA's
+compiler compiles it for each architecture (test_nvrtc.py); if there is a GPU, it runs there too.
 """
 
 import ctypes
@@ -25,12 +25,12 @@ from fcgpu.kernels.middle_cut import Cut, Memory, cut_of, why_not
 from fcgpu.params import Padded, Spec, initial
 
 H100 = {"MaxSharedMemoryPerBlockOptin": 232_448, "MaxSharedMemoryPerMultiprocessor": 233_472, "MultiProcessorCount": 3}
-BOUNDS = {1: 2e-2, 2: 5e-5, 3: 2e-6}  # of the greatest number, by pieces
+BOUNDS = {1: 2e-2, 2: 5e-5, 3: 2e-6}  # relative to the greatest number, by the number of pieces
 BARRIER = "__syncthreads();"
 
 
 class Network(NamedTuple):
-    """What the text is written for."""
+    """What a kernel's source is generated for."""
 
     sizes: tuple[int, ...]
     activation: str
@@ -88,7 +88,7 @@ ALL = tuple(NETWORKS.values())
 
 
 class Data:
-    """What goes in, on the host, and by the references in float64 what is to come out."""
+    """The inputs, on the host, and the expected outputs, from the references in float64."""
 
     def __init__(self, network, n, seed=0):
         self.network, self.n, random = network, n, np.random.default_rng(seed)
@@ -117,7 +117,7 @@ class Data:
         A, outputs = self.Z1.astype(float).reshape(self.n, network.pieces, -1).sum(1), []
         A, self.sure = A[:, : network.sizes[1]], np.ones(self.n, bool)
         for i in range(1, len(matrices)):
-            if "relu" in name:  # rows where no rounding turns a unit on or off
+            if "relu" in name:  # rows in which rounding does not switch a unit on or off
                 self.sure &= (np.abs(A) > 50 * BOUNDS[network.pieces]).all(1)
             REFERENCE[name](A, 0, xp=np)
             outputs.append(A)
@@ -139,13 +139,13 @@ class Data:
         self.dZ1, self.gradients = A, gradients[::-1]
 
     def check(self, dZ1, gradient, losses, rights, slack=1):
-        """dZ1 (n, pieces * width) bfloat16, the gradient without the first layer, sums of loss and right answers."""
+        """Check dZ1 (n, pieces * width) bfloat16, the gradient without layer 1, sums of losses and correct answers."""
         network, bound = self.network, slack * BOUNDS[self.network.pieces]
         pieces = dZ1.astype(np.float32).reshape(self.n, network.pieces, self.wide)
         found, n1 = pieces.sum(1, dtype=float), network.sizes[1]
         near(found[:, :n1], self.dZ1, bound)
         assert not pieces[..., n1:].any()
-        for i in range(1, network.pieces):  # what rounding to 8 digits can leave
+        for i in range(1, network.pieces):  # the remainder of rounding to 8 bits
             assert (np.abs(pieces[:, i]) <= 2.0**-8 * np.abs(pieces[:, i - 1])).all()
         flat = np.concatenate([np.zeros(math.prod(self.layout.shapes[0])), gradient])
         for M, right in zip(self.layout.matrices(flat)[1:], self.gradients, strict=True):
@@ -162,7 +162,7 @@ def near(found, right, bound):
 
 
 def double_source(networks):
-    """One source for the CPU: each network in a namespace, `middle_0` and `add_up_0` to call it."""
+    """One source for the CPU, with each network in a namespace; `middle_0` and `add_up_0` call the first."""
     source = f'#include "{Path(__file__).parent / "cuda_double.h"}"\n'
     middles = "Z1 params y weights share n dZ1 partial losses rights"
     for at, network in enumerate(networks):
@@ -196,7 +196,7 @@ def pointer(array):
 
 
 def on_the_cpu(data, blocks, seed, networks=ALL, network=None):
-    """(dZ1, gradient behind the first layer, losses, rights) of the double; everything begins as NaN."""
+    """(dZ1, gradient of all layers but the first, losses, correct answers) on the double; all memory starts as NaN."""
     library, at = double(networks), networks.index(network or data.network)
     partial = np.full((blocks, data.layout.size - math.prod(data.layout.shapes[0])), np.nan, np.float32)
     dZ1 = np.full(data.Z1.shape, np.nan).astype(ml_dtypes.bfloat16)
@@ -240,7 +240,7 @@ def test_a_barrier_that_is_missing_shows():
 
 
 def shows(network, networks, data):
-    """Do some of several orders of threads end in a fault, a wrong result or other bits?"""
+    """Whether some of several thread orders give a fault, a wrong result or different bits."""
     try:
         first = on_the_cpu(data, 2, 0, networks, network)
         data.check(*first)
@@ -251,7 +251,7 @@ def shows(network, networks, data):
 
 
 def through_the_class(network, n, xp, host):
-    """The data, and the results of two calls on one instance, on the host."""
+    """The data, and the results of two calls of one instance, on the host."""
     data = Data(network, n)
     Z1, params, y, weights, share = (xp.asarray(x) for x in (data.Z1, data.params, data.y, data.weights, data.share))
     made = Middle(
@@ -275,7 +275,7 @@ def through_the_class(network, n, xp, host):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_on_a_gpu(name, n, gpu):
     data, (once, again) = through_the_class(NETWORKS[name], n, gpu.xp, lambda x: x.get())
-    data.check(*once, slack=3)  # tensor cores cut their sums off, where the double rounds them
+    data.check(*once, slack=3)  # tensor cores truncate their sums, the double rounds them
     assert [x.tobytes() for x in once] == [x.tobytes() for x in again]
 
 

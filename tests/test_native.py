@@ -1,4 +1,4 @@
-"""The CPU's kernels in C: against their references in value, and what a training makes of them."""
+"""The CPU's C kernels against their references, and in training."""
 
 import itertools
 import shutil
@@ -35,7 +35,7 @@ needs_tiles = pytest.mark.skipif(not compiled.multiplies_bytes(), reason="this p
 
 
 class Host(np.ndarray):
-    """An array that can be asked for itself, as a device's."""
+    """A NumPy array with the `get` of a device array."""
 
     def get(self):
         return np.asarray(self)
@@ -68,7 +68,7 @@ def test_halves_of_a_loss_equal_the_reference(name, dtype):
             mine, expected = ((Z.copy(), y, weight, np.empty((n, 1), dtype)) for _ in range(2))
             if at == 0:
                 mine, expected = ((made[0], b, y, weight) for made in (mine, expected))
-            FASTER[name](*mine, xp=None)  # without a look at the reference, which needs xp
+            FASTER[name](*mine, xp=None)  # the reference would need xp
             REFERENCE[name](*expected, xp=np)
             np.testing.assert_allclose(mine[at], expected[at], rtol=0, atol=(16 + k) * eps * (1 + np.abs(Z).max()))
 
@@ -154,13 +154,13 @@ SHAPES = [(1, 1, 1), (16, 32, 16), (17, 33, 18), (128, 784, 128), (5, 1100, 3), 
 
 
 def stored_bytes(m, k, transposed):
-    """Random bytes (m, k), beside which lie others."""
+    """Random bytes (m, k), a part of a larger array."""
     beside = np.random.default_rng(0).integers(0, 256, ((k, m + 5) if transposed else (m, k + 5)), dtype=np.uint8)
     return beside.T[:m] if transposed else beside[:, :k]
 
 
 def multiplied(A, B, alpha, add):
-    """alpha A B + C, what it is in long doubles, the same of absolute values, and C."""
+    """alpha A B + C, the same in long doubles, the same with absolute values, and C."""
     m, n, wide = len(A), B.shape[1], np.longdouble
     around = np.random.default_rng(1).normal(0, 1, (m + 2, n + 3)).astype(B.dtype)
     C, before = around[1:-1, 1:-2], around.copy()
@@ -168,7 +168,7 @@ def multiplied(A, B, alpha, add):
     C_before = before[1:-1, 1:-2] if add else np.zeros_like(C)
     found = C.copy()
     C[...] = before[1:-1, 1:-2]
-    np.testing.assert_array_equal(around, before)  # nothing beside C was written
+    np.testing.assert_array_equal(around, before)  # nothing outside C was written
     with np.errstate(invalid="ignore"):
         exact = alpha * (A.astype(wide) @ B.astype(wide)) + C_before
     return found, exact, abs(alpha) * (A.astype(wide) @ abs(B).astype(wide)) + abs(C_before), C_before
@@ -179,7 +179,7 @@ def multiplied(A, B, alpha, add):
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("add", [False, True])
 def test_products_of_bytes_are_those_of_float32(shape, transposed, add):
-    """As near to the truth as float32 can be: each term within 2^-24 of itself, and a sum rounds k times."""
+    """As accurate as float32 allows: each term has a relative error of 2^-24, and a sum rounds k times."""
     m, k, n = shape
     random = np.random.default_rng(0)
     B = random.normal(0, 1, (k, n + 3)).astype(np.float32)[:, :n]
@@ -194,7 +194,7 @@ def test_products_of_bytes_are_those_of_float32(shape, transposed, add):
 @pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize("spread", [0, 9])
 def test_products_of_bytes_are_those_of_float64(shape, transposed, add, spread):
-    """Numbers of a column are rounded to 2^-55 of its greatest; slices of 1,024 numbers, alpha and C round after it."""
+    """A column is rounded to 2^-55 of its greatest number; then slices of 1,024 numbers, alpha and C are rounded."""
     m, k, n = shape
     random = np.random.default_rng(0)
     B = random.normal(0, 1, (k, n + 3))[:, :n] * np.exp2(random.integers(-300, 300, n))
@@ -221,7 +221,7 @@ def test_rows_may_end_anywhere_in_zeros(transposed, dtype, ends):
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nothing_is_read_or_written_behind_the_arrays(transposed, dtype):
-    """Each array ends where the process may not read on; a mistake here ends the process."""
+    """Each array ends at an inaccessible page; an access behind it kills the process."""
     for m, k, n in ((1, 1, 1), (17, 33, 18), (40, 70, 9)):
         A = np.ones((k, m) if transposed else (m, k), np.uint8)
         A, B, C = at_the_end(A), at_the_end(np.ones((k, n), dtype)), at_the_end(np.zeros((m, n), dtype))
@@ -231,7 +231,7 @@ def test_nothing_is_read_or_written_behind_the_arrays(transposed, dtype):
 
 @needs_tiles
 def test_a_whole_number_is_multiplied_without_an_error():
-    """All that 7 bytes hold, of both signs."""
+    """All numbers that fit in 7 bytes, of both signs."""
     random = np.random.default_rng(0)
     B = random.integers(-(2**53), 2**53, (40, 20)) * 2.0
     B[0], B[1], A = 2.0**54, -(2.0**55 - 4), np.eye(40, dtype=np.uint8)
@@ -255,7 +255,7 @@ def test_a_column_with_a_number_that_is_none_has_none(dtype):
 @needs_tiles
 @pytest.mark.parametrize("factor", [0.0, 1e-300, 1e-288, 1e300])
 def test_the_smallest_and_the_largest_are_multiplied_too(factor):
-    """Whole numbers are multiplied by 2^-1014 or more."""
+    """The kernel multiplies whole numbers and scales them by 2^-1014 or more."""
     A, B = stored_bytes(20, 70, False), np.random.default_rng(0).uniform(1, 2, (70, 20)) * factor
     found, exact, *_ = multiplied(A, B, 1.0, False)
     np.testing.assert_allclose(found, exact.astype(float), rtol=1e-14, atol=70 * 255 * 2.0**-1014)
@@ -374,7 +374,7 @@ def test_bytes_may_lie_in_any_way(layout, dtype, batch):
 @pytest.mark.skipif(not (shutil.which("cc") and HEADERS.exists()), reason="there is no C compiler, or no Python.h")
 @pytest.mark.skipif(not (KERNELS / "build.py").exists(), reason="installed, and not a clone")
 def test_an_installation_compiles_it_or_goes_without(tmp_path):
-    """By the hook's own two functions, as Hatchling calls them."""
+    """Through the build hook's two functions, as Hatchling calls them."""
     pytest.importorskip("setuptools")
     clone = tmp_path / "clone"
     (clone / "fcgpu").mkdir(parents=True)

@@ -1,7 +1,7 @@
-"""NVIDIA's compiler takes every fused formula, as CuPy hands it over, for each architecture: no GPU is needed for that.
+"""NVIDIA's compiler compiles every fused formula for each architecture, as CuPy passes it; no GPU is needed.
 
-One translation unit holds all formulas in the types that training meets, each in a namespace for its typedefs, in the
-text that CuPy itself generates and below CuPy's own headers.
+One translation unit holds all formulas in the types of training, each in a namespace for its typedefs, in the source
+that CuPy generates, after CuPy's headers.
 """
 
 import itertools
@@ -22,8 +22,8 @@ NUMBERS = {
     "b", "scale", "weight", "mu", "rho", "rest", "decay", "epsilon", "beta_1", "beta_2", "log_beta_1", "log_beta_2",
     "eta_plus", "eta_minus", "step_min", "step_max",
 }  # fmt: skip
-ARRAYS = {"loss", "last_loss", "keep"}  # of a type that the formula names, and yet on the device
-# Class indices or targets of the weights' type, pixels or features of that type.
+ARRAYS = {"loss", "last_loss", "keep"}  # of fixed type, but still device arrays
+# Class indices, or targets of the weights' dtype; pixels, or features of that dtype.
 TRAINING = [
     (kernel, kinds)
     for kernel, kinds in (*usual(), *usual_on_device(WHOLE + HALVES))
@@ -33,13 +33,13 @@ TRAINING = [
 
 
 def generated(cupy, kernel, kinds):
-    """The CUDA C++ that CuPy writes for a kernel: arrays in one piece or not, numbers as scalars or as arrays."""
+    """The CUDA C++ that CuPy generates for a kernel: arrays contiguous or not, numbers as scalars or as arrays."""
     core, scalar = cupy._core._kernel, cupy._core._scalar.CScalar
     made = cupy.ElementwiseKernel(*kernel.formula, kernel.name, **kernel.options)
     every = (*kernel.ins, *kernel.outs)
     types = [np.dtype(p.dtype or kinds[p.c]) for p in every]
     _, _, typedefs = made._decide_params_type(tuple(types[: made.nin]), tuple(types[made.nin :]))
-    as_called = ((True, False),) if kernel.preamble else ((True, False), (False, True))  # a step's are called one way
+    as_called = ((True, False),) if kernel.preamble else ((True, False), (False, True))  # a step's: one way
     for contiguous, only_arrays in as_called:
         ndim = 1 if contiguous else 2
         arguments = [core._ArgInfo(INDEXER, cupy._core._carray.Indexer, None, ndim, True, True)]
@@ -76,7 +76,7 @@ def options(cupy, architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_formula_compiles(architecture, nvrtc, cupy, pytestconfig):
-    """Without optimisation, which takes three times as long and judges nothing."""
+    """Without optimisation, which takes three times as long and finds no more errors."""
     if architecture != ARCHITECTURES[-1] and not pytestconfig.getoption("thorough"):
         pytest.skip("before the newest, with --thorough")
     if not hasattr(cupy._core._kernel, "_get_elementwise_kernel_code"):
@@ -99,9 +99,9 @@ def test_a_wrong_formula_does_not_compile(nvrtc, cupy):
 
 @pytest.mark.parametrize(("architecture", "pieces"), [(80, 3), (90, 1), (90, 2), (90, 3), (100, 1)])
 def test_the_middle_of_a_step_keeps_its_numbers_in_registers(architecture, pieces, nvrtc):
-    """To machine code, of the digits' network: what a thread cannot hold is spilled, and the assembler says so.
+    """Compile to machine code, for the digits' network: the assembler reports registers that it spills.
 
-    Other assemblers than that of CUDA 12.9 and 13.0, which spill nothing, may spill an address or two.
+    The assemblers of CUDA 12.9 and 13.0 spill nothing; others may spill an address or two.
     """
     if architecture not in supported(nvrtc):
         pytest.skip(f"this NVRTC does not know sm_{architecture}")
@@ -121,7 +121,7 @@ def test_the_middle_of_a_step_keeps_its_numbers_in_registers(architecture, piece
 
 
 def test_the_middle_of_a_step_compiles_for_every_output_and_activation(nvrtc):
-    """One with each of them is enough: the formulas do not meet."""
+    """Each of them once is enough: outputs and activations do not interact."""
     for output, activation in zip(OUTPUTS, itertools.cycle(("sigmoid", "tanh", "leaky_relu", "identity"))):
         dense = output in ("identity", "exp")
         source = middle.source(

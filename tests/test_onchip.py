@@ -1,5 +1,5 @@
-"""Steps on tensor cores, from Z of the first layer to its dZ in one launch: on the double, whose kernels are emulated
-thread by thread, and on a GPU.
+"""Steps on tensor cores, in which one launch goes from the first layer's Z to its dZ: on the double, whose kernels are
+emulated thread by thread, and on a GPU.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ HIDDEN = (12, 9)
 
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch):
-    """On a GPU with clusters of blocks small batches would go there."""
+    """Without this, a GPU with clusters of blocks would use them for small batches."""
     monkeypatch.setattr(cluster, "why_not", lambda *arguments: "a test asks for it")
 
 
@@ -27,7 +27,7 @@ def device(request, monkeypatch):
 
 
 def small_double(monkeypatch):
-    """Of few threads: each is a fiber."""
+    """A double with few threads, because each is a fiber."""
     monkeypatch.setattr(middle_cut, "CUTS", (middle_cut.Cut(64, 16, 2),))
     return double_backend(monkeypatch, WHOLE + HALVES, on_chip=True)
 
@@ -71,13 +71,13 @@ def test_float32_is_the_cpus(changes, device):
     ("precision", "error"), [("float32", 1e-6), pytest.param("tf32", 2e-5, marks=pytest.mark.slow), ("bfloat16", 1e-2)]
 )
 def test_a_step_of_each_precision_is_as_near_as_its_pieces(precision, error, device):
-    """One step from the same parameters; float64 on the CPU is the measure, and the digits that are lost are found."""
+    """One step from the same parameters, compared with float64 on the CPU; the lost digits must be visible."""
     options, scale = {"optimizer": "gradient_descent", "learning_rate": 1.0, "epochs": 1}, 0.0123
     ours = trained(device, pixels(scale=scale), precision=precision, **options).model.params
     exact = trained("cpu", pixels(scale=scale), dtype="float64", **options).model.params
     start = trained("cpu", pixels(scale=scale), dtype="float64", **{**options, "learning_rate": 1e-300}).model.params
     off = np.linalg.norm(ours - exact) / np.linalg.norm(exact - start)
-    assert off < 3 * error  # tensor cores cut their sums off, where the double rounds them
+    assert off < 3 * error  # tensor cores truncate their sums, the double rounds them
     assert precision == "float32" or off > 1e-3 * error
 
 
@@ -106,7 +106,7 @@ def test_the_plan_is_what_a_run_takes(device):
     before = pool.used_bytes()
     events = fcgpu.train(pixels(), device=device, hidden=HIDDEN, batch=50)
     planned, _ = next(events).plan, next(events)
-    taken = pool.used_bytes() - before - (0 if capture.why_eager(device) else 32 << 20)  # which is cuBLAS's own
+    taken = pool.used_bytes() - before - (0 if capture.why_eager(device) else 32 << 20)  # without cuBLAS's workspace
     assert not planned.why_layers
     assert 0.5 * planned.bytes < taken < planned.bytes + 64 * 512
 
@@ -139,7 +139,7 @@ def test_a_gpu_before_ampere_goes_layer_by_layer(monkeypatch):
 
 
 @pytest.mark.parametrize("changes", [{}, {"batch": 32}], ids=str)
-def test_a_kernel_that_does_not_compile_leaves_the_other_way(changes, monkeypatch):
+def test_a_kernel_that_does_not_compile_falls_back_layer_by_layer(changes, monkeypatch):
     def refuse(**options):
         raise RuntimeError("nvrtc: no such architecture")
 

@@ -1,4 +1,4 @@
-"""ONNX: the checker accepts every graph, and onnxruntime computes from it what fcgpu does."""
+"""ONNX: the checker accepts every graph, and onnxruntime computes the same from it as fcgpu."""
 
 import json
 

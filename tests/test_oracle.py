@@ -1,7 +1,7 @@
 """The package against the oracle: every recipe's first steps, and all rules, schedules, activations and outputs.
 
-Agreement is to 1e-9 of max(1, |value|), in float64, of every parameter after and of the loss over each epoch. It is
-nearly always 1e-15; the room is for what multiplies rounding errors, such as raw pixels through saturated sigmoids.
+In float64, every parameter after an epoch and its loss must agree to 1e-9 of max(1, |value|). Nearly always they agree
+to 1e-15; the rest is for what amplifies rounding errors, such as raw pixels through saturated sigmoids.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ ROWS = {
 }
 
 
-# What looks at the loss to decide is compared in tests of its own.
+# Rules and schedules that depend on the loss have their own tests.
 ELSEWHERE = {"optimizer": set(FULL_BATCH), "schedule": {"adaptive"}}
 
 
@@ -44,7 +44,7 @@ def package(data, recipe, epochs, **where):
 
 
 def expected(data, recipe, epochs, ways=oracle.Loops, **wrong):
-    """The same from the oracle, in the schedule of the same whole run."""
+    """The same from the oracle, with the schedule of the whole run."""
     steps = oracle.train(data.X.tolist(), targets(data, recipe), settings(recipe), ways, scale=data.scale, **wrong)
     return list(islice(oracle.epochs(steps, data.n_samples), epochs))
 
@@ -54,7 +54,7 @@ def settings(recipe):
 
 
 def targets(data, recipe):
-    """One column for each class; one in all for two classes and a sigmoid; for a regression the numbers given."""
+    """One column for each class; one column for two classes with a sigmoid; for a regression the given numbers."""
     if recipe.output in ("identity", "exp"):
         y = data.y if data.classes is None else np.array(data.classes)[data.y]
         return np.reshape(y, (data.n_samples, -1)).tolist()
@@ -64,7 +64,7 @@ def targets(data, recipe):
 
 
 def discrepancy(ours, theirs):
-    """The worst over all parameters and over all losses, relative to max(1, |value|)."""
+    """The greatest differences of parameters and of losses, relative to max(1, |value|)."""
 
     def worst(a, b):
         a, b = np.asarray(a), np.asarray(b)
@@ -115,7 +115,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def case(digits, request):
-    """For a recipe's name: its data (of MNIST the first), itself in float64, epochs to run, how the oracle sums."""
+    """For a recipe's name: its data (the first samples of MNIST), the recipe in float64, epochs, the oracle's class."""
 
     def find(name):
         recipe = fcgpu.load_recipe(name).but(dtype="float64")
@@ -134,12 +134,12 @@ def case(digits, request):
 
 @pytest.fixture(scope="module")
 def theirs(case):
-    """The oracle's run of a case, made once."""
+    """The oracle's run of a case, computed once."""
     return cache(lambda name: expected(*case(name)))
 
 
 def small_problem(output, n=11, classes=3, seed=0):
-    """n samples of 3 features, for two outputs or for as many as there are classes, and a scale other than 1."""
+    """n samples of 3 features, with two targets or with classes, and a scale other than 1."""
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((n, 3))
     y = rng.permutation(np.arange(n) % classes)
@@ -149,7 +149,7 @@ def small_problem(output, n=11, classes=3, seed=0):
 
 
 def small_recipe(**changes):
-    """Mini-batches with a ragged tail, an L2 term, a clip that binds at some steps only, and a warm-up."""
+    """Mini-batches with a smaller last one, an L2 term, clipping that acts in some steps only, and a warm-up."""
     return fcgpu.Recipe(
         **{
             "hidden": (4, 3),
@@ -172,7 +172,7 @@ def small_recipe(**changes):
 # The recipes
 
 
-@pytest.mark.parametrize("name", sorted({*fcgpu.recipe_names()} - {"mnist-article"}))  # which has a test of its own
+@pytest.mark.parametrize("name", sorted({*fcgpu.recipe_names()} - {"mnist-article"}))  # mnist-article has its own test
 def test_the_first_ten_steps(name, case, theirs):
     data, recipe, epochs, _ = case(name)
     assert recipe.batch == "full"
@@ -181,9 +181,9 @@ def test_the_first_ten_steps(name, case, theirs):
 
 @pytest.mark.parametrize("factor", [1.0, 1.001])
 def test_the_first_ten_steps_of_mnist_are_those_of_lbfgs(factor, digits):
-    """Every step goes along the textbook's direction and meets the strong Wolfe conditions, by the oracle's gradients.
+    """By the oracle's gradients, every step has the textbook's direction and meets the strong Wolfe conditions.
 
-    How far it goes is the line search's own affair within those conditions. Another derivative is seen.
+    Within those conditions the line search may choose any length. A wrong derivative is detected.
     """
     data, recipe = first(digits, 300), fcgpu.load_recipe("mnist").but(dtype="float64")
     assert (recipe.optimizer, recipe.batch) == ("lbfgs", "full")
@@ -257,11 +257,11 @@ def test_mnist_in_lanes(digits):
 
 
 def test_the_first_steps_of_mnist_article(digits):
-    """In file order, a run of one epoch over the first 10 k samples is the first k steps of every longer one.
+    """In file order, one epoch over the first 10 k samples gives the first k steps of every longer run.
 
-    The run is chaotic. Started alike, the package, this oracle and a loop in 80-bit arithmetic are 1e-11 apart after 20
-    steps, 1e-8 after 30, 1e-5 after 50 and 0.3 after 100, each as far from the others. So 20 steps are compared from
-    the same start, and each of the first 100 from where the package stood before it.
+    The run is chaotic. From the same start, the package, this oracle and a loop in 80-bit arithmetic differ from each
+    other by 1e-11 after 20 steps, 1e-8 after 30, 1e-5 after 50 and 0.3 after 100. So 20 steps are compared from the
+    same start, and each of the first 100 from the package's parameters before it.
     """
     data, recipe = first(digits, 1000), fcgpu.load_recipe("mnist-article").but(epochs=1)
     assert (recipe.batch, recipe.shuffle, recipe.schedule, recipe.dtype) == (10, False, "constant", "float64")
@@ -354,7 +354,7 @@ def test_numbers_of_classes(output, classes, batch):
 
 @pytest.mark.parametrize("y", [np.arange(12) % 3 * 2 + 3, np.arange(12) / 8, np.arange(36).reshape(12, 3) / 8])
 def test_numbers_as_targets(y):
-    """Whole numbers, which a data set takes for classes, are numbers again under an identity output."""
+    """A data set treats whole numbers as classes; with the output "identity" they are numbers again."""
     data, recipe = fcgpu.dataset(small_problem("softmax", n=12).X, y), small_recipe(output="identity")
     assert_agrees(package(data, recipe, 6), expected(data, recipe, 6))
 
@@ -369,7 +369,7 @@ def test_logits_beyond_the_range_of_exp(output):
 
 @pytest.mark.parametrize("batch", ["full", 900])
 def test_many_small_samples(batch, monkeypatch):
-    """Batches of several tiles, in loops over every weight."""
+    """Batches of several tiles, against loops over every weight."""
     data = small_problem("softmax", n=2500)
     recipe = small_recipe(batch=batch, optimizer="momentum")
     theirs = expected(data, recipe, 2)
@@ -378,7 +378,7 @@ def test_many_small_samples(batch, monkeypatch):
     assert_agrees(package(data, recipe, 2), theirs)
 
 
-# The comparison can fail, and the oracle is right about itself
+# The comparison can fail, and the oracle is consistent
 
 
 @pytest.mark.parametrize("name", ["two-layer", "deep", "multiclass", "logistic", "mnist", "mnist-article"])
@@ -396,7 +396,7 @@ def test_a_derivative_wrong_by_a_thousandth_is_seen(name, case):
 @pytest.mark.parametrize("activation", ROWS["activation"])
 @pytest.mark.parametrize("output", ROWS["output"])
 def test_the_oracle_has_the_gradient_of_its_loss(output, activation):
-    """Against central differences, one parameter at a time; seeds whose units stay off the kink at 0."""
+    """Against central differences, one parameter at a time; for these seeds no unit is near the kink at 0."""
     data = small_problem(output)
     s = settings(small_recipe(output=output, activation=activation))
     X, T = data.X.tolist(), targets(data, small_recipe(output=output))
@@ -421,7 +421,7 @@ def test_the_oracle_has_the_gradient_of_its_loss(output, activation):
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
 def test_the_oracle_has_one_mind(optimizer):
-    """Its two ways of holding the weights give the same numbers."""
+    """Its two ways to store the weights give the same numbers."""
     data, recipe = small_problem("softmax"), small_recipe(optimizer=optimizer)
     params, loss = discrepancy(expected(data, recipe, 6, oracle.Rows), expected(data, recipe, 6))
     assert max(params, loss) < 1e-13

@@ -1,4 +1,4 @@
-"""Memory that is not there, at each of the allocations of a run; and data that are not in memory."""
+"""Failed allocations, at each allocation of a run; and data that are streamed from the host."""
 
 import math
 from collections import Counter
@@ -29,7 +29,7 @@ def data():
 
 
 def run(data, backend, **options):
-    """(where a word was said of it, parameters, loss)."""
+    """(where the run reported a smaller plan, parameters, loss)."""
     started, *epochs, done = fcgpu.train(data, device=backend, hidden=HIDDEN, epochs=2, **options)
     said = ["start"] * bool(started.plan.note) + ["epoch"] * any(event.note for event in epochs)
     assert not any(event.note for event in epochs[1:])
@@ -37,7 +37,7 @@ def run(data, backend, **options):
 
 
 class Drawn:
-    """Orders that a second run cannot draw again."""
+    """A random generator without a seed: a second run cannot draw the same orders again."""
 
     def __init__(self):
         self.random = np.random.RandomState(3)
@@ -73,11 +73,11 @@ def test_whichever_allocation_fails_the_run_goes_on_and_says_so(budget, changes,
         assert found_loss == pytest.approx(loss, rel=1e-4)
         ends[tuple(said)] += 1
     assert set(ends) <= {("start",), ("epoch",), ()}
-    assert ends["start",] > 5  # the others are of the scores, which have smaller tiles and the CPU to go to
+    assert ends["start",] > 5  # the others belong to the scores, which fall back to smaller tiles or the CPU
 
 
 def test_no_memory_for_cublas_is_no_memory(data, monkeypatch):
-    """Not a reason to go by CuPy's own way to it, which is called step by step: the run begins anew with less of it."""
+    """The run starts again with less memory, and does not fall back to CuPy's cuBLAS, which would need eager steps."""
     backend, fails = double_backend(monkeypatch), 1
     empty = backend.xp.empty
 
@@ -163,7 +163,7 @@ BREAKS = {
 
 @pytest.mark.parametrize("what", BREAKS)
 def test_each_event_of_a_stream_is_needed(what, data, monkeypatch):
-    """Without it the double, which runs everything as late as it may, computes something else."""
+    """Without an event the double, which runs everything as late as allowed, computes something else."""
     options = {"batch": 10, "optimizer": "adam", "learning_rate": 0.1}
     expected = run(data, double_backend(), **options)[1]
     monkeypatch.setattr(training, "LOOK_SECONDS", math.inf)
@@ -174,7 +174,7 @@ def test_each_event_of_a_stream_is_needed(what, data, monkeypatch):
 
 
 def without(method, statement):
-    """The method's name, and the method without the line that holds the statement."""
+    """The method's name, and the method without the line that contains the statement."""
     import inspect
     import textwrap
 

@@ -1,4 +1,4 @@
-"""All passes over a small batch in one call of C: against the formulas, and what a training makes of it."""
+"""All passes over a small batch in one C call: against the formulas, and in training."""
 
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ SIZES = [(1, 1, 2), (5, 17, 3), (40, 130, 64, 10), (200, 16, 16, 1), (33, 4), (6
 
 
 class Problem:
-    """A batch of a network, and by the references what its gradient and logits are."""
+    """A network's batch, and its gradient and logits by the references."""
 
     def __init__(self, sizes, samples, activation, output, dtype, features="bytes", weighted=False, dense=False):
         random = np.random.default_rng(0)
@@ -40,7 +40,7 @@ class Problem:
         self.params += random.normal(0, 0.1, self.params.shape).astype(dtype)
 
     def call(self, **changes):
-        """(gradient, logits, params) of the C, whose gradient held other numbers before; None where it refuses."""
+        """(gradient, logits, params) from the C, which overwrites other numbers in them; None if it refuses."""
         it = {**vars(self), "subtract": False, "indices": self.rows, **changes}
         gradient, logits = np.full_like(self.params, 7), np.full((len(self.rows), self.spec.sizes[-1]), 7, self.dtype)
         sizes = np.array(self.spec.sizes, np.intp)
@@ -142,7 +142,7 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("sizes", [(5, 3, 1), (33, 17, 9), (20, 16, 8)], ids=str)
 def test_nothing_is_read_or_written_behind_the_arrays(sizes, dtype):
-    """Each array ends where the process may not read on; a mistake here ends the process."""
+    """Each array ends at an inaccessible page; an access behind it kills the process."""
     for samples in (1, 10, 32):
         it = Problem(sizes, samples, "tanh", "softmax", dtype, weighted=True)
         room = aligned(compiled.native.passes_room(np.array(sizes), samples, dtype == "float64"), np.uint8)
@@ -170,7 +170,7 @@ OPTIONS = [
 
 
 def used(monkeypatch):
-    """How often the C was called, and took it."""
+    """A list with an entry for each call of the C: whether it accepted the arguments."""
     taken, real = [], compiled.native.passes
     ours = SimpleNamespace(**{**vars(compiled.native), "passes": lambda *a: taken.append(real(*a)) or taken[-1]})
     monkeypatch.setattr(compiled, "native", ours)
@@ -218,7 +218,7 @@ def test_no_bit_depends_on_threads_memory_or_the_type_of_pixels(monkeypatch):
 )  # fmt: skip
 def test_other_runs_go_another_way(changes, monkeypatch):
     data, taken = digits(300), used(monkeypatch)
-    X = (data.X + 0.25).astype(np.float32)  # for float64 they have another type
+    X = (data.X + 0.25).astype(np.float32)  # for dtype="float64", X has another dtype
     kinds = []
     monkeypatch.setattr(run, "Passes", lambda *a, **o: kinds.append(1) or Passes(*a, **o))
     *_, finished = fcgpu.train((X, data.y), **{"hidden": (6,), "epochs": 1, "batch": 10, "device": "cpu", **changes})

@@ -1,4 +1,4 @@
-"""Features that are pixels in any type are trained on as bytes, with the same bits."""
+"""Features that are pixels in any dtype are converted to bytes for training, with bit-equal results."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ BYTES = BYTES.astype(np.uint8)
 
 @pytest.fixture(params=["native", "numpy", "double", pytest.param("gpu", marks=pytest.mark.gpu)])
 def backend(request, monkeypatch):
-    """Each place where features are looked at, with each means."""
+    """Each backend that inspects the features: the C, NumPy, the GPU double and a GPU."""
     if request.param == "gpu":
         return request.getfixturevalue("gpu")
     if request.param == "double":
@@ -70,7 +70,7 @@ def test_other_types(backend):
         assert features(X, backend, 2) == (X, 1)
     made, times = features(backend.to_device(BYTES.astype(np.float16)), backend, 2)
     assert (made.dtype, times) == (np.uint8, 1)
-    for X in (200 + BYTES % 2 / 8, 1 - BYTES % 4 / 2048, BYTES / 255):  # float16's numbers lie that near to pixels
+    for X in (200 + BYTES % 2 / 8, 1 - BYTES % 4 / 2048, BYTES / 255):  # float16 values close to pixels
         X = backend.to_device(X.astype(np.float16))
         assert features(X, backend, 2) == (X, 1)
 
@@ -91,7 +91,7 @@ def test_a_training_has_the_bits_of_that_on_bytes(batch, dtype, tmp_path):
         finished = trained(X, 1.0, batch=batch, dtype=dtype)
         np.testing.assert_array_equal(finished.model.params, expected.model.params)
         assert finished.model.scale == 1
-        assert finished.train.loss == pytest.approx(expected.train.loss, rel=1e-5)  # of X as it was given
+        assert finished.train.loss == pytest.approx(expected.train.loss, rel=1e-5)  # of the original X
 
 
 def test_no_bit_depends_on_the_copy(monkeypatch):

@@ -1,4 +1,4 @@
-"""The plan of a run on a GPU, from 2 GB to 80 GB, and the device that a run is planned for; nothing is allocated."""
+"""The plan of a run on GPUs of 2 GB to 80 GB, and the choice of a run's device; nothing is allocated."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ DEFAULT, LARGE = (128, 64), (8192, 8192, 8192)
 
 
 class Array(NamedTuple):
-    """As much of an array as a plan looks at."""
+    """The attributes of an array that a plan reads."""
 
     shape: tuple
     dtype: np.dtype
@@ -37,7 +37,7 @@ def planned(gigabytes, samples, features, stored, hidden=DEFAULT, **changes):
 MNIST, FLOATS = (60_000, 784, "uint8"), (60_000, 784, "float32")
 MILLION, LARGER, HUGE = (1_000_000, 784, "float32"), (50_000_000, 100, "float32"), (200_000_000, 784, "uint8")
 TABLE = [
-    # GB, data, network, options: all of a batch at once?, do the features lie on the device?
+    # GB, data, network, options: whether a batch is one tile, whether the features are on the device
     *((size, data, DEFAULT, {}, True, True) for size in (2, 4, 8, 24, 80) for data in (MNIST, FLOATS)),
     *((size, MNIST, DEFAULT, {"batch": 128}, True, True) for size in (2, 80)),
     (2, MILLION, DEFAULT, {}, False, False),
@@ -104,11 +104,11 @@ def test_auto_leaves_to_the_cpu_what_is_done_there_first_and_says_why(monkeypatc
     small = fcgpu.choose("auto", SMALL)
     assert small.device == "cpu"
     assert small.reason == f"expected to take 0.006 s here, and {GPU_START:.2g} s on a GPU with its start"
-    assert not asked  # no GPU is started for it
+    assert not asked  # the GPU was not initialised for it
     assert fcgpu.choose("auto", BIG).device == fcgpu.choose("auto").device == "cuda:0"
     assert fcgpu.choose("cuda", SMALL).device == "cuda:0"
     steps = next(n for n in range(1, 10**6) if not SMALL._replace(flop=1e8, steps=n).is_small)
-    assert Work(1e8, SMALL.launches, steps).on_cpu >= GPU_START  # what a GPU saves has to pay for its start
+    assert Work(1e8, SMALL.launches, steps).on_cpu >= GPU_START  # a GPU must save at least its start-up time
     assert fcgpu.choose("auto", Work(1e8, SMALL.launches, steps - 1)).device == "cpu"
 
 

@@ -1,7 +1,7 @@
-"""Products by cuBLAS, which the double executes by the definition of BLAS, in columns, from the addresses it is given.
+"""Products by cuBLAS, which the double computes by the definition of BLAS, column-major, from the given addresses.
 
-The expected value is NumPy's product of the same matrices by rows; so a wrong order of operands, flag, dimension or
-leading dimension is a wrong number or an address out of bounds.
+The expected value is NumPy's product of the same matrices in row-major order; so a wrong order of operands, flag,
+dimension or leading dimension gives a wrong number or an address out of bounds.
 """
 
 import gc
@@ -24,7 +24,7 @@ TYPES += [(H, C) for _, H in HALVES for C in (H, "float32")]
 
 @pytest.fixture(params=["nvmath", "cupy"])
 def product(request, monkeypatch):
-    """(namespace, Products, the stream they work on)."""
+    """(namespace, Products, their stream)."""
     xp = double_backend(monkeypatch).xp
     if request.param == "cupy":
         return xp, products.cupys(xp), xp.cuda.get_current_stream()
@@ -33,7 +33,7 @@ def product(request, monkeypatch):
 
 
 def matrix(random, xp, shape, dtype, gap):
-    """Random numbers on the device; the last `gap` columns of what holds them are NaN."""
+    """Random numbers on the device, in a wider array whose last `gap` columns are NaN."""
     host = np.full((*shape[:-1], shape[-1] + gap), np.nan).astype(dtype)
     host[..., : shape[-1]] = random.normal(0, 1, shape)
     return xp.asarray(host)[..., : shape[-1]]
@@ -59,7 +59,7 @@ def test_random_shapes_give_numpys_product(dtype, out, seed, product):
     a, b = (x.swapaxes(-1, -2) if turn else x for x, turn in zip((a, b), flags.values(), strict=True))
     expected = alpha * (a @ b) + (beta * c if beta else 0)
     if not beta:
-        C[...] = float("nan")  # what is overwritten is not read
+        C[...] = float("nan")  # C is overwritten, not read
     with stream:
         multiply(A, B, C, alpha=alpha, beta=beta, **flags)
         found = C.get().astype(float)

@@ -1,4 +1,4 @@
-"""The six recipes, each as a user runs it, and the schema that refuses what it does not know."""
+"""The six recipes, each as a user runs it, and the schema, which refuses unknown keys and values."""
 
 import json
 from itertools import pairwise
@@ -23,7 +23,7 @@ def costs(out):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """64x64 colour pictures of two kinds: "cat" brighter to the left, "not" to the right, under noise."""
+    """64x64 noisy colour pictures of two classes: "cat" is brighter on the left, "not" on the right."""
     image = pytest.importorskip("PIL.Image")
     random, ramp = np.random.default_rng(0), np.linspace(0, 120, 64)
     for name, light in (("cat", ramp[::-1]), ("not", ramp)):
@@ -81,7 +81,7 @@ def test_multiclass_prints_the_articles_data_and_learns_it(tmp_path, capfd):
 
 @pytest.mark.slow
 def test_an_epoch_of_mnist_article_lands_where_the_articles_cost_lies(tmp_path, capfd):
-    """Chaotic: rounding alone moves this cost by some 2,500 either way, which is the width of the band's reason."""
+    """The run is chaotic: rounding alone changes this cost by some 2,500 either way, hence the wide band."""
     out = train(tmp_path, capfd, "--recipe", "mnist-article", "--epochs", "1")
     assert len(costs(out)) == 1
     assert 110_000 <= costs(out)[0] <= 130_000

@@ -1,4 +1,4 @@
-"""`fcgpu report`: its figures are those of the run, nothing that a file says is more than text, no page asks anyone."""
+"""`fcgpu report`: its numbers are the run's, file contents appear only as text, no page makes a network request."""
 
 import base64
 import io
@@ -28,7 +28,7 @@ EVIL = "<script>window.ran = 1</script>\"'><img src=x onerror='window.ran = 1'>$
 
 
 def blots(n, seed):
-    """Pictures of three kinds, which a small network tells apart but for a few: uint8 (n, 72), labels (n,)."""
+    """Pictures of three classes, of which a small network gets a few wrong: uint8 (n, 72), labels (n,)."""
     random = np.random.default_rng(seed)
     y = np.arange(n) % 3
     X = random.integers(0, 150, (n, *SHAPE))
@@ -59,14 +59,14 @@ def page(*words):
 
 
 def read(html):
-    """The words of a page, without markup."""
+    """The text of a page, without markup."""
     text = re.sub(r"<(style|svg|script).*?</\1>|<[^>]*>", " ", html, flags=re.DOTALL)
     return " ".join(unescape(text).split())
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A run on pictures with its own report, not to be written to."""
+    """A run on pictures with its own report; tests must not change it."""
     folder = tmp_path_factory.mktemp("pictures")
     idx(folder / "data", *blots(200, 1), "train")
     idx(folder / "data", *blots(90, 2), "t10k")
@@ -139,7 +139,7 @@ def test_a_page_in_a_browser(browser, pictures):
 
 @pytest.fixture
 def hostile(tmp_path):
-    """A run directory that a stranger made to harm whoever looks at it."""
+    """A malicious run directory, made to attack whoever opens its report."""
     folder = tmp_path / "<b onclick=alert(1)>&'\"$x$"
     folder.mkdir()
     X, y = blots(60, 3)
@@ -179,13 +179,13 @@ def test_nothing_of_a_hostile_run_runs(browser, hostile, tmp_path):
         with visit(browser, path) as seen:
             assert seen.page.evaluate("window.ran") is None
             assert seen.page.locator("[onclick], [onerror], img:not([src^='data:'])").count() == 0
-            assert seen.page.locator("script").count() == (2 if path == alone else 0)  # of the page to draw on
+            assert seen.page.locator("script").count() == (2 if path == alone else 0)  # those of the drawing page
             assert EVIL in seen.page.locator("body").inner_text()
     assert "history.jsonl: 3 of the lines read are not" in read(alone.read_text(encoding="utf-8"))
 
 
 def test_the_page_forbids_what_an_escape_would_miss(browser, tmp_path):
-    """The same payload as markup: the policy in the page's head stops it. Without the policy it runs."""
+    """The same payload as markup: the content security policy in the page stops it. Without the policy it runs."""
     ours = Markup("<script>document.title = 'ours'</script>")
     (tmp_path / "page.html").write_text(document("title", [ours]).replace("</body>", f"{EVIL}</body>"))
     (tmp_path / "open.html").write_text(f"<title>title</title>{EVIL}")
@@ -216,7 +216,7 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(pictures, tmp_path, gone,
     words = read(page(run))
     assert said in words
     assert left in words
-    os.mkfifo(run / gone)  # which must not be waited for
+    os.mkfifo(run / gone)  # a reader must not wait for it
     assert runs.read(str(run)).missing
 
 

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint equals never having stopped: every cell of the recipe, stopped at every epoch of 6."""
+"""A resumed run equals an uninterrupted one: every combination of a recipe's keys, stopped at each of 6 epochs."""
 
 import contextlib
 import itertools
@@ -21,14 +21,14 @@ DATA = fcgpu.dataset(random.standard_normal((40, 5)), random.integers(0, 3, 40))
 
 
 def cells(optimizer):
-    """Every recipe of the optimizer that is legal and that differs."""
+    """Every valid and distinct recipe of the optimizer."""
     schedules = [""] if optimizer in FULL_BATCH else SCHEDULES
     for schedule, batch, dropout, shuffle, early_stopping in itertools.product(
         schedules, ("full", 12), ((), (0.3,)), (True, False), (True, False)
     ):
         if optimizer in FULL_BATCH and (batch != "full" or dropout):
             continue
-        if batch == "full" and not shuffle:  # which is the same as with
+        if batch == "full" and not shuffle:  # the same as with shuffling
             continue
         yield fcgpu.Recipe(
             optimizer=optimizer, schedule=schedule, batch=batch, dropout=dropout, shuffle=shuffle,
@@ -42,7 +42,7 @@ def told(event):
 
 
 def run(recipe, start=None):
-    """What each epoch told, the state after each, and what the end was."""
+    """Each epoch's values, the state after each epoch, and the final result."""
     epochs, states = [], []
     for event in fcgpu.train(DATA, recipe, device="cpu", threads=1, start=start):
         if isinstance(event, fcgpu.EpochEnded):
@@ -52,7 +52,7 @@ def run(recipe, start=None):
     return epochs, states, end
 
 
-# In short those with different states; the others with the slow tests.
+# The quick tests use optimizers with different kinds of state; the slow tests use the others.
 SHORT = ("adam", "lbfgs", "rprop")
 
 
@@ -101,7 +101,7 @@ def test_every_single_bit_flip_of_a_checkpoint_is_detected(tmp_path):
     whole = path.read_bytes()
     for bit in range(8 * len(whole)):
         overwrite(path, whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :])
-        try:  # pytest.raises takes ten times as long as the reader
+        try:  # pytest.raises would take ten times as long as the reader
             load(path)
         except fcgpu.CheckpointError:
             continue

@@ -1,4 +1,4 @@
-"""iRprop+: against loops over plain numbers, its steps and its way back, and what it needs of the device."""
+"""iRprop+: against loops over plain numbers, its step sizes and backtracking, and on the device."""
 
 import math
 
@@ -24,7 +24,7 @@ def step(w, g, state, loss, **options):
 
 
 def written_out(w, gradient, loss, steps, eta_plus=1.2, eta_minus=0.5, step_min=1e-6, step_max=50.0):
-    """Weights in a list, one branch a case, as the paper prints the algorithm, Δw and ∂E/∂w kept as there."""
+    """The algorithm as in the paper: weights in a list, one branch for each case, Δw and ∂E/∂w stored."""
     n = len(w)
     delta, last_change, last_gradient, last_loss = [RATE] * n, [0.0] * n, [0.0] * n, math.inf
     for _ in range(steps):
@@ -47,7 +47,7 @@ def written_out(w, gradient, loss, steps, eta_plus=1.2, eta_minus=0.5, step_min=
 
 
 def valley(w):
-    """A loss with a curved valley, in which signs turn often: (loss, gradient)."""
+    """(loss, gradient) of a curved valley, in which the gradient's signs change often."""
     a, b = w[:-1], w[1:]
     g = np.zeros_like(w)
     g[:-1] = -40 * a * (b - a * a) - 2 * (1 - a)
@@ -93,7 +93,7 @@ def test_a_change_is_taken_back_only_where_the_sign_turned_and_only_if_the_loss_
     step(w, np.array([-1.0, 1.0]), state, loss)
     np.testing.assert_allclose(w, [ends, -RATE * 2.2], rtol=1e-15)
     np.testing.assert_array_equal(state.sign, [0, 1])
-    step(w, np.array([-1.0, 1.0]), state, 0.0)  # after a turn neither growth nor shrinkage, whatever the sign
+    step(w, np.array([-1.0, 1.0]), state, 0.0)  # after a sign change the step size stays, whatever the sign
     np.testing.assert_allclose(state.step, [RATE / 2, RATE * 1.44], rtol=1e-15)
 
 
@@ -109,7 +109,7 @@ def test_steps_stay_between_their_limits():
 
 def test_the_size_of_the_gradient_does_not_matter():
     ends = []
-    for size in (1e-25, 1.0, 1e25):  # products of two such gradients leave float32
+    for size in (1e-25, 1.0, 1e25):  # products of two such gradients are out of float32's range
         w = np.linspace(-1, 1, 5, dtype=np.float32)
         state = zeros(w)
         for _ in range(20):

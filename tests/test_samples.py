@@ -1,4 +1,4 @@
-"""The closing check of ten samples: pictures where a terminal can show them, words where it cannot."""
+"""The ten samples that `train` shows at its end: pictures if the terminal can show them, text otherwise."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ SHADES = {"TERM": "xterm-256color"}
 
 
 class Screen(io.StringIO):
-    """Standard output as a terminal of some encoding."""
+    """Standard output as a terminal with a given encoding."""
 
     encoding = "utf-8"
 
@@ -29,7 +29,7 @@ class Screen(io.StringIO):
 
 
 class Model:
-    """What `show_samples` asks of one, with the answers of a test."""
+    """A model for `show_samples` with given predictions."""
 
     def __init__(self, answers, classes=tuple(range(10))):
         self.answers, self.classes = answers, classes
@@ -40,7 +40,7 @@ class Model:
 
 @pytest.fixture
 def shown(monkeypatch, mnist):
-    """What a screen gets to see of the first test digits, the fourth taken for an 8, unless told otherwise."""
+    """The output for the first test digits; by default the fourth is predicted as an 8."""
 
     def show(environment, columns=80, data=mnist, model=None, screen=None):
         for name in ("TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR"):
@@ -56,7 +56,7 @@ def shown(monkeypatch, mnist):
 
 
 def pixels(told, i, colour):
-    """The i-th of five pictures beside each other, read back from the screen: (14, 14) of `colour(style)` or ink."""
+    """The i-th picture, read back from the screen, which has five in a row: (14, 14) of `colour(style)` or ink."""
     lines = Text.from_ansi(told).split("\n")[3 + 10 * (i // 5) :][:7]
     image = np.zeros((14, 14))
     for row, line in enumerate(lines):
@@ -97,7 +97,7 @@ def test_no_colour_is_no_colour(shown):
 @pytest.mark.parametrize(("columns", "beside"), [(30, 2), (14, 1), (80, 5), (200, 10)])
 def test_as_many_as_fit_beside_each_other(shown, columns, beside):
     lines = Text.from_ansi(shown(COLOURS, columns)).plain.split("\n")
-    assert max(map(len, lines)) <= max(columns, 25)  # 25: the title
+    assert max(map(len, lines)) <= max(columns, 25)  # 25 is the title's width
     actual = [line.split() for line in lines if line.startswith("actual")]
     assert [len(words) // 2 for words in actual] == [beside] * (10 // beside)
     assert [word for words in actual for word in words[1::2]] == list("7210414959")

@@ -1,7 +1,7 @@
-"""Small batches against the path of large ones: another order of sums, another way to the same update.
+"""The path for small batches against the path for large ones, which makes the same update with sums in another order.
 
-Tolerance: in float64 the two round differently in each step, by some eps of numbers of the size of 1, and 20 steps of
-so small a network add up to far less than 1e-10.
+Tolerance: in float64 the two differ in each step by a few eps of numbers near 1, and 20 steps of such a small network
+add up to far less than 1e-10.
 """
 
 import platform
@@ -26,7 +26,7 @@ REGULARISED = {"alpha": 0.1, "gradient_clip": 0.5, "dropout": 0.3}
 
 
 def digits(kind="softmax"):
-    """Samples with many zeros, so that there are stairs, and a last batch that is not a full one."""
+    """Samples with many zeros, so that the staircase order is used, and a last batch that is not full."""
     random = np.random.default_rng(5)
     X = (random.random((107, 48)) < np.linspace(0.95, 0, 48) ** 6) * random.integers(1, 256, (107, 48))
     y = {"softmax": np.arange(107) % 3, "sigmoid": np.arange(107) % 3, "identity": X[:, :2] / 255, "exp": X[:, :1] % 5}
@@ -65,7 +65,7 @@ def test_a_run_is_the_same_but_for_rounding(optimizer, changes, monkeypatch):
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_every_loss_is_measured_later_as_it_would_have_been(output, schedule, monkeypatch):
-    monkeypatch.setattr(kept, "BYTES", 50 * 8 * 2)  # room for a few batches, so that an epoch is measured in pieces
+    monkeypatch.setattr(kept, "BYTES", 50 * 8 * 2)  # memory for a few batches, so that an epoch is processed in pieces
     data, options = digits(output), {"output": output, "schedule": schedule, "optimizer": "momentum"}
     assert_same(trained(data, **options), trained_as_large(monkeypatch, data, **options))
 
@@ -98,7 +98,7 @@ def test_without_openblas_the_same_is_computed_by_numpy(optimizer, monkeypatch):
 
 
 def matrix(random, m, n, dtype):
-    """(m, n) as it lies in memory, or the transpose of one, perhaps a part of a wider one."""
+    """A matrix (m, n): contiguous, a transposed view, or part of a wider one."""
     shape = (m, n + random.integers(3)) if random.random() < 0.5 else (n, m + random.integers(3))
     made = random.standard_normal(shape).astype(dtype)
     return made[:, :n] if shape[0] == m and shape[1] >= n else made[:, :m].T
@@ -154,7 +154,7 @@ def test_large_products_have_the_same_bits_on_any_number_of_threads(alpha, beta,
 
 
 def test_products_too_small_for_a_batch_are_made_one_by_one():
-    """OpenBLAS up to 0.3.31 would crash."""
+    """OpenBLAS up to 0.3.31 would crash on them."""
     A, B, C = np.ones((20, 30)), np.ones((30, 10)), np.zeros((20, 10))
     blas.product([(A[:10], B, C[:10]), (A[10:], B, C[10:])], threads=2)()
     assert (C == 30).all()
@@ -224,7 +224,7 @@ def test_a_batch_without_any_weight_changes_nothing(path, monkeypatch):
 
 
 def test_products_go_by_one_thread_while_other_programs_hold_threads_up(monkeypatch):
-    """By a clock that the calls themselves turn; pauses double where a thread is held up again right after one."""
+    """With a clock that the calls advance; the pause doubles if a thread is delayed again right after one."""
     now, asked, takes = [0.0], [], [50e-6]
     real = blas._openblas("f")
     if real is None or not real.gemm_batch:
@@ -250,7 +250,7 @@ def test_products_go_by_one_thread_while_other_programs_hold_threads_up(monkeypa
 
     assert [threads() for _ in range(3)] == [2, 2, 2]
     for pause in (blas.PAUSE, 2 * blas.PAUSE, 4 * blas.PAUSE):
-        takes[0] = 5e-3  # held up once
+        takes[0] = 5e-3  # delayed once
         assert threads() == 2
         takes[0] = 50e-6
         assert threads() == 1

@@ -1,4 +1,4 @@
-"""Trainings in one process, one after another, leave nothing behind; see soak.py."""
+"""Many trainings in one process leave no memory, thread or file behind; see soak.py."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The order that leaves zeros out: what it promises of itself, and that a run in it is the same run."""
+"""The staircase order, which skips zeros: its properties, and that a run with it is the same run."""
 
 from importlib import import_module
 
@@ -16,7 +16,7 @@ loop, plan, samples, staircase = (import_module(f"fcgpu.train.{name}") for name 
 
 
 def sparse(n=300, n_features=40, dtype=np.uint8, seed=0):
-    """Features that are ever rarer, the last in no sample; one sample has none at all."""
+    """Increasingly rare features, the last in no sample; one sample has no feature at all."""
     random = np.random.default_rng(seed)
     X = random.integers(1, 256, (n, n_features)) * (random.random((n, n_features)) < 0.6 * 0.8 ** np.arange(n_features))
     X[0] = 0

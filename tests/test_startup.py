@@ -1,4 +1,4 @@
-"""What a user waits and pays for before anything is trained: imports, --help, memory."""
+"""The time and memory used before any training: imports, --help, resident memory."""
 
 import json
 import os
@@ -29,8 +29,8 @@ def test_import_pulls_in_nothing_heavy():
 
 
 def test_import_costs_little_beyond_numpy():
-    """A few small modules of the standard library, and of fcgpu nothing that only a GPU, a thread pool or a command
-    needs; bench/startup.py has the time of it.
+    """It imports a few small standard modules, and no part of fcgpu that only a GPU, a thread pool or a command needs;
+    bench/startup.py measures its time.
     """
     code = "import sys, numpy; a = set(sys.modules); import fcgpu; print(*sorted(set(sys.modules) - a))"
     loaded = set(python("-c", code).split())

@@ -1,4 +1,4 @@
-"""`train --tensorboard`: what stands in the event file, read back record by record, is what the history says."""
+"""`train --tensorboard`: the event file, read back record by record, agrees with the history."""
 
 import json
 import struct
@@ -24,7 +24,7 @@ def data(tmp_path):
 
 
 def records(path):
-    """The events of a file of TensorFlow's records: a length, its checksum, the content, its checksum."""
+    """The events of a TFRecord file, in which each has a length, its checksum, the content, its checksum."""
     content, at = path.read_bytes(), 0
 
     def checked(part, checksum):
@@ -39,7 +39,7 @@ def records(path):
 
 
 def scalars(folder):
-    """{tag: {step: value}} of a folder's files as TensorBoard reads them: a START takes back what is not before it."""
+    """{tag: {step: value}} of a folder's files as TensorBoard reads them: START removes the steps from its own on."""
     found = {}
     for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda path: int(path.suffix[1:])):
         first, *rest = records(path)
@@ -96,7 +96,7 @@ def test_a_resumed_run_goes_on_and_takes_back_what_it_runs_anew(data, tmp_path):
     run = tmp_path / "run"
     assert call("train", data, *LEARN, "--out", run, "--tensorboard", "--checkpoint-every", 7, "--keep", 9).code == 0
     whole = scalars(run)
-    for epoch in (56, 60):  # as if it had been killed after epoch 50, which TensorBoard had been told of
+    for epoch in (56, 60):  # as if it had been killed after epoch 50, with later epochs already logged
         (run / f"checkpoints/epoch-{epoch}.safetensors").unlink(missing_ok=True)
     lines = (run / "history.jsonl").read_text().splitlines(keepends=True)
     (run / "history.jsonl").write_text("".join(lines[:50]))
@@ -109,7 +109,7 @@ def test_a_resumed_run_goes_on_and_takes_back_what_it_runs_anew(data, tmp_path):
 
 
 def test_a_run_that_goes_back_takes_back(tmp_path, monkeypatch):
-    monkeypatch.setattr("fcgpu.cli.history.FLUSH_SECONDS", 0)  # so that TensorBoard is told before it goes back
+    monkeypatch.setattr("fcgpu.cli.history.FLUSH_SECONDS", 0)  # so that the log is written before the run goes back
     X = np.random.default_rng(0).standard_normal((40, 3))
     np.savez(tmp_path / "r.npz", X=X, y=X @ [1.0, -2, 3] + 0.5)
     words = ("--optimizer", "momentum", "--output", "identity", "--hidden", "", "--learning-rate", 8, "--epochs", 400,

@@ -1,4 +1,4 @@
-"""The loop and its contracts: equal bits on any number of threads, planned memory, frozen events, clear refusals."""
+"""The loop and its contracts: bit-equal on any number of threads, planned memory, frozen events, clear errors."""
 
 import dataclasses
 import hashlib
@@ -94,7 +94,7 @@ def test_batches_cover_the_data_once_an_epoch_in_a_new_order_or_in_file_order():
     common |= {"schedule": "constant"}
     _, in_order = run(data, epochs=1, shuffle=False, learning_rate=1.0, dtype="float64", **common)
     W, b = in_order.model.spec.layers(in_order.model.params)[0]
-    # Sample i touches weight i alone, once: its step is (target - σ(bias so far)) / batch size.
+    # Only sample i changes weight i, once: by (target - σ(bias so far)) / batch size.
     bias, expected = 0.0, []
     for start in range(0, 10, 3):
         batch = range(start, min(start + 3, 10))
@@ -160,7 +160,7 @@ def test_alpha_is_in_the_loss_and_shrinks_the_weights_not_the_biases(blobs):
 @pytest.mark.parametrize("alpha", [0.0, 3.0])
 @pytest.mark.parametrize("optimizer", ["gradient_descent", "momentum", "adam"])
 def test_columns_of_zeros_at_the_sides_change_nothing_else(optimizer, alpha, blobs):
-    """And their weights do what the rule does without a gradient: stay, or shrink by alpha."""
+    """Their own weights change as the rule does without a gradient: they stay, or shrink by alpha."""
     common = {"hidden": (4,), "optimizer": optimizer, "alpha": alpha, "epochs": 3, "batch": 16, "dtype": "float64"}
     common |= {"learning_rate": 0.1, "schedule": "constant"}
     *_, bare = run(blobs, **common)
@@ -229,7 +229,7 @@ def test_lbfgs_has_no_rate_and_no_clipping_to_try():
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_an_infinite_gradient_of_a_finite_loss_is_divergence(optimizer, clip):
-    """A sum of products of 1e25 and 1e18 is beyond float32; half the square of 1e18, the loss, is not."""
+    """A sum of products of 1e25 and 1e18 overflows float32; the loss, half the square of 1e18, does not."""
     if clip and optimizer == "lbfgs":
         return
     X, y = np.array([[1e25], [-1e25]]), np.array([[1e18, 5e17], [-1e18, 5e17]])
@@ -255,7 +255,7 @@ def test_the_plan_does_not_depend_on_threads_and_uses_every_lane(mnist):
     for three in (plans[i : i + 3] for i in range(0, 12, 3)):
         assert len({(p.tile, p.lanes) for p in three}) == 1
         assert [p.at_once for p in three] == [min(t, three[0].lanes) for t in (1, 2, 8)]
-    assert [p.lanes for p in plans[::3]] == [16, 1, 1, 2]  # ten rows, or 128, are not worth a thread
+    assert [p.lanes for p in plans[::3]] == [16, 1, 1, 2]  # ten or 128 rows are not worth a second thread
 
 
 def test_refusals_name_value_and_remedy(blobs, mnist):
@@ -304,7 +304,7 @@ def test_a_spec_of_no_network_is_refused(changes, message):
 
 
 def test_samples_keep_their_ids_where_others_are_held_out(blobs):
-    """Other ids of the samples held out change nothing, other ids of those that are left do."""
+    """Other ids of held-out samples change nothing; other ids of the training samples do."""
     options = {"hidden": (8,), "dropout": 0.5, "epochs": 2, "early_stopping": True}
     _, same = run(blobs, sample_ids=np.zeros(150), **options)
     for held in (True, False):
@@ -376,7 +376,7 @@ def test_schedules_by_hand():
 
 
 def test_the_schedule_reaches_the_update(blobs):
-    """With a rate that is 0 from the second epoch on, the second epoch moves nothing."""
+    """With a learning rate of 0 from epoch 2 on, epoch 2 changes no parameter."""
     events = fcgpu.train(
         blobs, device="cpu", epochs=2, schedule="step", step_size=1, gamma=1e-300, optimizer="gradient_descent"
     )

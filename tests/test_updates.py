@@ -1,6 +1,6 @@
-"""Each first-order rule four ways: against plain formulas, bit-equal in two runs, on a quadratic, one property.
+"""Each first-order rule in four ways: against plain formulas, bit-equal in two runs, on a quadratic, one property.
 
-Tolerance of the comparison: float64, some 20 roundings a step over 30 steps, so 1e-13 relative to values near 1.
+Tolerance of the comparison: in float64, some 20 roundings in each of 30 steps, so 1e-13 for values near 1.
 """
 
 import math
@@ -18,7 +18,7 @@ KERNELS = SimpleNamespace(**{name: partial(f, xp=np) for name, f in REFERENCE.it
 RATE = 0.05
 
 
-FIRST_ORDER = [name for name in UPDATES if name != "rprop"]  # which has tests of its own, for it needs the loss
+FIRST_ORDER = [name for name in UPDATES if name != "rprop"]  # rprop needs the loss and has its own tests
 
 
 def rule(name, w, **options):
@@ -28,12 +28,12 @@ def rule(name, w, **options):
 
 
 def no_loss():
-    """An evaluation whose gradient is there already."""
+    """An evaluation whose gradient is already computed."""
     return 0.0
 
 
 def written_out(name, w, gradient, steps, decay=0.0):
-    """One weight, plain floats, each rule as its paper prints it."""
+    """Each rule as in its paper, for one weight, in plain floats."""
     v = m = 0.0
     for t in range(1, steps + 1):
         g = gradient(w)
@@ -123,7 +123,7 @@ def test_without_momentum_the_rule_is_gradient_descent(name, plain):
 def test_rmsprop_and_adam_do_not_care_about_the_scale_of_the_gradient():
     for name in ("rmsprop", "adam"):
         ends = []
-        for scale in (1.0, 1024.0):  # a power of two: the same roundings
+        for scale in (1.0, 1024.0):  # powers of two, so rounding does not change
             w = np.array([0.3, -0.7])
             made = rule(name, w, epsilon=1e-30)
             for _ in range(10):
@@ -158,7 +158,7 @@ def test_clipping_bounds_the_norm_and_leaves_small_gradients_alone():
     KERNELS.clip_by_norm(g, 10.0)
     np.testing.assert_allclose(g, [0.6, 0.8], rtol=1e-15)
     great = np.array([3e20, 4e20], np.float32)
-    KERNELS.clip_by_norm(great, 1e300)  # more than float32 holds: no limit
+    KERNELS.clip_by_norm(great, 1e300)  # beyond float32's range: no limit
     np.testing.assert_array_equal(great, np.float32([3e20, 4e20]))
     KERNELS.clip_by_norm(great, 1.0)
     np.testing.assert_allclose(great, [0.6, 0.8], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Labels, features and arguments as programs of all kinds hand them over: understood, or refused in words."""
+"""Labels, features and arguments in all the forms that users pass: accepted, or refused with a clear message."""
 
 import numpy as np
 import pytest

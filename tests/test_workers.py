@@ -1,4 +1,4 @@
-"""The threads of a run: every index once, errors to the caller, none left."""
+"""The threads of a run: every index is processed once, errors reach the caller, no thread is left."""
 
 import os
 import signal
@@ -86,7 +86,7 @@ def test_no_thread_is_left_where_an_interrupt_comes_while_one_is_waited_for(befo
 
 
 def left(before):
-    """How many threads there are when there are no more than before, or after a minute."""
+    """The number of threads, once it is no more than before, or after a minute."""
     deadline = time.monotonic() + 60
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -105,7 +105,7 @@ def test_blas_is_on_one_thread_in_a_run_and_then_as_it_was():
 
 
 def test_blas_stays_on_one_thread_until_the_last_of_several_runs_has_ended():
-    """Each in a thread of its own; the first to begin is the first to end."""
+    """Each run has its own thread; the first to begin is the first to end."""
     inside, first_may_end, first_has_ended, seen = threading.Barrier(3), threading.Event(), threading.Event(), []
 
     def first():
@@ -142,7 +142,7 @@ def test_blas_is_looked_for_once_a_process(monkeypatch):
 
 
 def interrupted(n):
-    """Train, with a KeyboardInterrupt at the nth line of workers.py and denormals.py; did it come?"""
+    """Train, with a KeyboardInterrupt at the nth line of workers.py and denormals.py; returns whether it was raised."""
     left, files = [n], ("workers.py", "denormals.py")
 
     def trace(frame, event, argument):
@@ -167,7 +167,7 @@ def interrupted(n):
     finally:
         sys.settrace(before)
         events.close()
-        while ONE_BLAS_THREAD._lock._is_owned():  # interrupted at the end of a `with`, where only a trace can do so
+        while ONE_BLAS_THREAD._lock._is_owned():  # only a trace can interrupt the end of a `with`
             ONE_BLAS_THREAD._lock.release()
     return False
 
@@ -217,7 +217,7 @@ def test_a_child_forked_while_another_thread_trains_trains_too():
 
     def another():
         with Workers(1).quiet():
-            with ONE_BLAS_THREAD._lock:  # as for microseconds in each epoch
+            with ONE_BLAS_THREAD._lock:  # held for microseconds in each epoch
                 changing.set()
                 time.sleep(0.2)
             holds.set()
