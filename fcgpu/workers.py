@@ -98,7 +98,7 @@ class _OneBlasThread:
     def leave(self, holder: int) -> None:
         with self._lock:
             self._holders.discard(holder)
-            if not self._holders:
+            if self._before and not self._holders:
                 _set_threads(self._before)
                 self._before = []
 

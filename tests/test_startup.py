@@ -39,6 +39,14 @@ def test_import_costs_little_beyond_numpy():
     assert not {name for name in ours if name.startswith(NOT_YET)}
 
 
+def test_a_program_may_end_with_a_run_that_has_not():
+    code = "import fcgpu; run = fcgpu.train(([[0.0], [1.0]], [0, 1]), device='cpu', epochs=9); next(run), next(run)"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{code}; me = [run]; me.append(me)"], capture_output=True, check=True
+    )
+    assert ended.stderr == b""
+
+
 @pytest.mark.slow
 def test_full_batch_mnist_stays_below_300_mb(tmp_path):
     code = (

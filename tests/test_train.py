@@ -375,6 +375,16 @@ def test_schedules_by_hand():
     assert warm_up(Position(0, 100, 0, 0, 0), 0) == 1
 
 
+def test_a_start_from_other_batches_goes_on_with_its_epoch_in_the_schedule(blobs):
+    def rates(**changes):
+        return [e.learning_rate for e in fcgpu.train(blobs, device="cpu", **changes) if isinstance(e, fcgpu.EpochEnded)]
+
+    state = next(e for e in fcgpu.train(blobs, device="cpu", batch=10, epochs=6) if getattr(e, "epoch", 0) == 3).state()
+    whole = rates(epochs=6, warmup=1)
+    assert rates(epochs=6, warmup=1, start=state) == whole[3:]
+    assert sorted(whole[1:], reverse=True) == whole[1:]
+
+
 def test_the_schedule_reaches_the_update(blobs):
     """With a learning rate of 0 from epoch 2 on, epoch 2 changes no parameter."""
     events = fcgpu.train(

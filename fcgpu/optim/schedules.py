@@ -8,7 +8,7 @@ from fcgpu.errors import ConfigError
 
 
 class Position(NamedTuple):
-    step: int  # updates made before this one
+    step: int  # updates before this one
     steps: int  # updates of the whole run
     epoch: int  # epochs finished before this one
     samples: int  # samples seen in those epochs

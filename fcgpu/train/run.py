@@ -142,6 +142,8 @@ class Run:
         if state.order:
             self.order.bit_generator.state = state.order
         self.epochs, self.step.steps, self.samples, self.drops = state.epochs, state.steps, state.samples, state.drops
+        # Steps that the schedule counts and this run has not made: if its batches are smaller than the start's were.
+        self._skipped = state.epochs * self.plan.steps_per_epoch - state.steps if state.epochs else 0
         self.halvings, self.seconds, self.evaluate.samples = state.halvings, state.seconds, state.evaluated
         self.stopped = state.stopped if state.epochs else ""
         begun = state.patience or Patience(self.recipe.tol, self.recipe.n_iter_no_change or math.inf)
@@ -254,7 +256,7 @@ class Run:
         assert isinstance(evaluate, Evaluate)
         loss, penalty, correct = (self.history[epoch, i : i + 1] for i in range(3))
         held = self.rule.learning_rate
-        rate, changes = math.nan, self.rates.change_within_an_epoch(step.steps)
+        rate, changes = math.nan, self.rates.change_within_an_epoch(self._position().step)
         measures, counts, regularised = not evaluate.kept, self.counts and not evaluate.kept, self.recipe.alpha
         for start in range(0, n, size):
             stop = min(start + size, n)
@@ -290,7 +292,8 @@ class Run:
         every = self.plan.steps_per_epoch
         later = max(0, ahead // every)
         seen = 0 if self.fresh and self.epochs + later == 0 else self.samples + later * self.plan.samples
-        return Position(self.step.steps + ahead, self.recipe.epochs * every, self.epochs + later, seen, self.drops)
+        step = self.step.steps + self._skipped + ahead
+        return Position(step, self.recipe.epochs * every, self.epochs + later, seen, self.drops)
 
     def _judged(self, event: EpochEnded) -> tuple[EpochEnded, str]:
         """The event with its monitored value, and why to stop, or ""."""
