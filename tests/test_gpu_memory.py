@@ -126,7 +126,7 @@ def test_another_device_than_the_callers_gets_a_smaller_plan_too(data, monkeypat
 
 
 def test_the_plan_is_what_a_run_takes(device, data):
-    """The plan's bytes are at least the run's, and not much more."""
+    """The plan's bytes are the run's, up to 5 % and small blocks."""
     pool = device.xp.get_default_memory_pool()
     for changes in CHANGES:
         device.give_back()
@@ -134,7 +134,7 @@ def test_the_plan_is_what_a_run_takes(device, data):
         events = fcgpu.train(data, device=device, hidden=(256, 128), epochs=2, **changes)
         planned, _ = next(events).plan, next(events)
         taken = pool.used_bytes() - before - (0 if why_eager(device) else WORKSPACE)  # without cuBLAS's workspace
-        assert 0.5 * planned.bytes < taken < planned.bytes + 64 * 512, changes  # a block is at least 512 bytes
+        assert 0.95 * planned.bytes < taken < planned.bytes + 64 * 512, changes  # a block is at least 512 bytes
         del events, _
 
 
