@@ -96,7 +96,8 @@ def test_no_memory_for_cublas_is_no_memory(data, monkeypatch):
     assert not backend.xp.cublas._handles
 
 
-def test_in_the_first_epoch_a_run_begins_anew_with_the_same_order(data, monkeypatch):
+@pytest.mark.parametrize("order", [Drawn, lambda: None], ids=["drawn elsewhere", "from the seed"])
+def test_in_the_first_epoch_a_run_begins_anew_with_the_same_order(order, data, monkeypatch):
     from fcgpu.train.device import OnGpu
 
     epoch, failing = OnGpu.epoch, [MemoryError("no more")]
@@ -107,9 +108,9 @@ def test_in_the_first_epoch_a_run_begins_anew_with_the_same_order(data, monkeypa
             raise failing.pop()
 
     options = {"batch": 10, "optimizer": "adam", "learning_rate": 0.1}
-    plain = run(data, double_backend(), order=Drawn(), **options)
+    plain = run(data, double_backend(), order=order(), **options)
     monkeypatch.setattr(OnGpu, "epoch", fails)
-    said, params, _ = run(data, double_backend(), order=Drawn(), **options)
+    said, params, _ = run(data, double_backend(), order=order(), **options)
     assert said == ["epoch"]
     np.testing.assert_allclose(params, plain[1], rtol=0, atol=1e-5)
 
