@@ -161,6 +161,8 @@ def test_models_and_datasets_are_compared_by_identity():
         ((X, SIDE), {"threads": 0}, fcgpu.ConfigError, "threads=0: expected a whole number of 1 or more"),
         ((X, SIDE), {"memory_budget": "300MB"}, fcgpu.ConfigError, "memory_budget='300MB': .* of bytes"),
         ((X, SIDE), {"start": 3}, fcgpu.ConfigError, "start=3: expected a State"),
+        ((X, SIDE), {"order": [1, 0]}, fcgpu.ConfigError, r"order=\[1, 0\]: expected an object with permutation"),
+        ((X, SIDE), {"monitor": "loss"}, fcgpu.ConfigError, "monitor='loss': expected a function of EpochEnded"),
         ((X, np.zeros((120, 0))), {}, fcgpu.DataError, r"y has shape \(120, 0\) for 120 samples"),
         ((X, SIDE), {"dropout": 0.5, "sample_ids": [1, 2]}, fcgpu.DataError, r"sample_ids has shape \(2,\); expected"),
         ((X, SIDE), {"sample_weight": np.full(120, 1e37)}, fcgpu.DataError, r"add up to 1.2e\+39; .* by their mean"),

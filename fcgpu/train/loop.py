@@ -72,6 +72,10 @@ def train(
     spec, _ = fit_to(recipe, data)
     if start is not None and not isinstance(start, State):
         raise ConfigError(f"start={shortened(start)}: expected a State, such as event.state() or State(params)")
+    if order is not None and not callable(getattr(order, "permutation", None)):
+        raise ConfigError(f"order={shortened(order)}: expected an object with permutation(n), as a NumPy Generator has")
+    if monitor is not None and not callable(monitor):
+        raise ConfigError(f"monitor={shortened(monitor)}: expected a function of EpochEnded; less is better")
     if start is not None and start.params.shape != (spec.n_params,):
         raise ConfigError(f"start has {start.params.size} parameters, this network {spec.n_params}: expected the same")
     if isinstance(device, Backend):
