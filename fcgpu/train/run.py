@@ -142,7 +142,7 @@ class Run:
         if state.order:
             self.order.bit_generator.state = state.order
         self.epochs, self.step.steps, self.samples, self.drops = state.epochs, state.steps, state.samples, state.drops
-        # Steps that the schedule counts and this run has not made: if its batches are smaller than the start's were.
+        # The schedule counts steps as if all were of this run's batches; those of the start may have been others.
         self._skipped = state.epochs * self.plan.steps_per_epoch - state.steps if state.epochs else 0
         self.halvings, self.seconds, self.evaluate.samples = state.halvings, state.seconds, state.evaluated
         self.stopped = state.stopped if state.epochs else ""
