@@ -46,16 +46,15 @@ def seeds(folder):
         b"\0\0\x08\x01" + np.array([12], ">u4").tobytes() + y.astype("u1").tobytes()
     )
     recipe = fcgpu.Recipe(optimizer="adam", hidden=(3,), epochs=2, early_stopping=True, batch=4)
-    _, first, _, done = fcgpu.train((X, y), recipe, device="cpu", threads=1)
-    fcgpu.save_model(done.model, folder / "seed.safetensors")
-    events = list(fcgpu.train((X, y), recipe, device="cpu", threads=1))
-    saved = checkpoint.Checkpoint(events[1].state(), recipe, checkpoint.fingerprint(fcgpu.dataset(X, y)), {}, 0.5)
-    checkpoint.save(saved, folder / "seed.checkpoint")
     log = History(folder / "seed.jsonl")
     (folder / "seed.jsonl").unlink(missing_ok=True)
-    for event in (first, *events[1:3]):
-        log.add(event)
+    for event in fcgpu.train((X, y), recipe, device="cpu", threads=1):
+        if isinstance(event, fcgpu.EpochEnded):
+            log.add(event)
+            saved = checkpoint.Checkpoint(event.state(), recipe, checkpoint.fingerprint(fcgpu.dataset(X, y)), {}, 0.5)
     log.flush()
+    fcgpu.save_model(event.model, folder / "seed.safetensors")
+    checkpoint.save(saved, folder / "seed.checkpoint")
     toml = b"".join(
         f"{line}\n".encode() for line in ('name = "a"', "hidden = [3, 4]", "epochs = 7", 'dtype = "float64"')
     )
