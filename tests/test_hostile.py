@@ -19,10 +19,9 @@ from fcgpu.formats.atomic import append
 from fcgpu.train import checkpoint
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="the time of a file is measured by a signal")
 def test_mutated_files_load_or_are_refused(tmp_path, pytestconfig):
-    n = 100_000 if pytestconfig.getoption("thorough") else 10_000
+    n = 100_000 if pytestconfig.getoption("thorough") else 3_000
     words = [sys.executable, "-W", "error", Path(__file__).with_name("mutate.py"), tmp_path, "1", str(n)]
     ended = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
