@@ -106,6 +106,7 @@ def test_steps_are_the_references_in_any_order_of_threads(case):
         assert [a.tobytes() for a in arrays(other)] == [a.tobytes() for a in arrays(found)]
 
 
+@pytest.mark.slow
 def test_a_barrier_that_is_missing_shows():
     problem = Problem(BASE, 30, alpha=1.0)
     expected = problem.cluster((3, 10))[0][0]

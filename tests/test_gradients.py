@@ -92,7 +92,9 @@ WRONG = [f"{name}_backward" for name in HIDDEN_ACTIVATIONS] + [row.loss for row 
 WRONG += ["dropout_backward"]
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize(
+    "name", [*WRONG[::3], *(pytest.param(n, marks=pytest.mark.slow) for n in WRONG if n not in WRONG[::3])]
+)
 def test_the_checker_fails_on_a_derivative_wrong_by_a_thousandth(name, monkeypatch):
     right = kernels.REFERENCE[name]
 

@@ -179,7 +179,7 @@ def test_the_first_ten_steps(name, case, theirs):
     assert_agrees(package(data, recipe, epochs), theirs(name))
 
 
-@pytest.mark.parametrize("factor", [1.0, 1.001])
+@pytest.mark.parametrize("factor", [1.0, pytest.param(1.001, marks=pytest.mark.slow)])
 def test_the_first_ten_steps_of_mnist_are_those_of_lbfgs(factor, digits):
     """By the oracle's gradients, every step has the textbook's direction and meets the strong Wolfe conditions.
 
