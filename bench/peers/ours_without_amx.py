@@ -9,22 +9,10 @@ from fcgpu.kernels import compiled
 TITLE = "fcgpu without AMX"
 PACKAGES = ours.PACKAGES
 CLOCKS = {"cpu": clocks.host} if compiled.multiplies_bytes() else {}
+WITHOUT = patch.object(compiled, "multiplies_bytes", lambda: False)
 
-
-def without():
-    return patch.object(compiled, "multiplies_bytes", lambda: False)
-
-
-def setup(work):
-    with without():
-        return ours.setup(work)
+setup = WITHOUT(ours.setup)
 
 
 def setup_predict(work):
-    predict = ours.setup_predict(work)
-
-    def step():
-        with without():
-            return predict()
-
-    return step
+    return WITHOUT(ours.setup_predict(work))
