@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from fcgpu.streams import say, unheard
+from fcgpu.streams import drop, say, unheard
 from fcgpu.train.events import EpochEnded
 
 LOOK_SECONDS = 0.1  # between two updates: reading the loss waits for the device
@@ -65,7 +65,10 @@ class Progress:
             self._bar.stop()
         try:
             print(text, flush=True)
-        except (OSError, UnicodeEncodeError) as error:
+        except OSError as error:
+            self.unprinted = error
+            drop(sys.stdout)  # else what it holds fails again at exit, and hides the exit code of Ctrl-C
+        except UnicodeEncodeError as error:
             self.unprinted = error
         with unheard(sys.stderr):
             self._bar.start()
