@@ -19,7 +19,7 @@ from bench.gpu.page import TABLES, markdown
 from bench.session import PeerError
 from fcgpu import bench
 from fcgpu.backend import GPU_START
-from fcgpu.train import device as steps
+from fcgpu.train import gpu as steps
 from fcgpu.train.plan import work_of
 
 

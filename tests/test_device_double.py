@@ -23,7 +23,7 @@ from fcgpu.kernels.updates import UPDATES
 from fcgpu.optim import FULL_BATCH
 from fcgpu.optim.schedules import SCHEDULES
 from fcgpu.params import Padded, Spec
-from fcgpu.train import device as steps
+from fcgpu.train import gpu as steps
 from fcgpu.train import run, stream
 
 HIDDEN, EPOCHS, SAMPLES, FEATURES = (7, 4), 3, 60, 5

@@ -98,7 +98,7 @@ def test_no_memory_for_cublas_is_no_memory(data, monkeypatch):
 
 @pytest.mark.parametrize("order", [Drawn, lambda: None], ids=["drawn elsewhere", "from the seed"])
 def test_in_the_first_epoch_a_run_begins_anew_with_the_same_order(order, data, monkeypatch):
-    from fcgpu.train.device import OnGpu
+    from fcgpu.train.gpu import OnGpu
 
     epoch, failing = OnGpu.epoch, [MemoryError("no more")]
 
@@ -116,7 +116,7 @@ def test_in_the_first_epoch_a_run_begins_anew_with_the_same_order(order, data, m
 
 
 def test_later_it_is_an_error_with_a_remedy(data, monkeypatch):
-    from fcgpu.train.device import OnGpu
+    from fcgpu.train.gpu import OnGpu
 
     epoch = OnGpu.epoch
 
@@ -132,7 +132,7 @@ def test_later_it_is_an_error_with_a_remedy(data, monkeypatch):
 
 
 def test_other_errors_come_through(data, monkeypatch):
-    from fcgpu.train.device import OnGpu
+    from fcgpu.train.gpu import OnGpu
 
     def fails(self, *arguments):
         raise ZeroDivisionError("another")

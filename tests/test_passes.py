@@ -11,7 +11,7 @@ from fcgpu.kernels import REFERENCE, compiled
 from fcgpu.kernels.activations import ACTIVATIONS as REFERENCES
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import aligned, initial
-from fcgpu.train import passes, plan, run
+from fcgpu.train import cpu, passes, plan
 from fcgpu.train.loop import fit_to
 from fcgpu.train.passes import ACTIVATIONS, MOST, Passes
 
@@ -220,7 +220,7 @@ def test_other_runs_go_another_way(changes, monkeypatch):
     data, taken = digits(300), used(monkeypatch)
     X = (data.X + 0.25).astype(np.float32)  # for dtype="float64", X has another dtype
     kinds = []
-    monkeypatch.setattr(run, "Passes", lambda *a, **o: kinds.append(1) or Passes(*a, **o))
+    monkeypatch.setattr(cpu, "Passes", lambda *a, **o: kinds.append(1) or Passes(*a, **o))
     *_, finished = fcgpu.train((X, data.y), **{"hidden": (6,), "epochs": 1, "batch": 10, "device": "cpu", **changes})
     assert not taken
     assert not kinds

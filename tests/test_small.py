@@ -16,7 +16,7 @@ from fcgpu.kernels import blas
 from fcgpu.kernels.denormals import as_zeros, count_as_zero
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
-from fcgpu.train import kept, run, small, staircase
+from fcgpu.train import cpu, kept, small, staircase
 from fcgpu.train.small import SmallBatches
 from fcgpu.workers import Workers
 
@@ -41,7 +41,7 @@ def trained(data, **options):
 
 def trained_as_large(monkeypatch, data, **options):
     with monkeypatch.context() as patch:
-        patch.setattr(run, "is_small", lambda plan: False)
+        patch.setattr(cpu, "is_small", lambda plan: False)
         return trained(data, **options)
 
 
@@ -216,7 +216,7 @@ def test_a_batch_without_any_weight_changes_nothing(path, monkeypatch):
     data, weights = digits(), np.ones(107)
     weights[:20] = 0
     if path == "large":
-        monkeypatch.setattr(run, "is_small", lambda plan: False)
+        monkeypatch.setattr(cpu, "is_small", lambda plan: False)
     options = {"optimizer": "gradient_descent", "schedule": "constant", "shuffle": False, "alpha": 0.5, "epochs": 1}
     with_them = trained(data, sample_weight=weights, **options)
     without = trained(fcgpu.dataset(data.X[20:], data.y[20:], scale=data.scale), **options)

@@ -12,7 +12,7 @@ SMALL = {
     "glob", "grp", "gzip", "heapq", "ipaddress", "json", "mmap", "ntpath", "pathlib", "pwd", "queue", "threading",
     "urllib", "zlib",
 }  # fmt: skip
-NOT_YET = ("fcgpu.cli", "fcgpu.report", "fcgpu.bench", "fcgpu.estimator", "fcgpu.train.device", "fcgpu.train.capture")
+NOT_YET = ("fcgpu.cli", "fcgpu.report", "fcgpu.bench", "fcgpu.estimator", "fcgpu.train.gpu", "fcgpu.train.capture")
 HEAVY = ("cupy", "rich", "sklearn", "PIL", "threadpoolctl", "safetensors", "onnx", "torch")
 
 

@@ -18,10 +18,10 @@ from fcgpu.kernels import device as kernels
 from fcgpu.kernels import fused
 from fcgpu.kernels.middle import Middle
 from fcgpu.kernels.products import Products
-from fcgpu.train import device as steps
+from fcgpu.train import gpu as steps
 from fcgpu.train import layers
 from fcgpu.train.capture import recorded
-from fcgpu.train.device import OnGpu
+from fcgpu.train.gpu import OnGpu
 
 TITLE, LIMIT = "where a step's microseconds go, against bytes and launches", 90.0
 REPEATS, STEPS = 50, 20  # repeats of a launch; least number of steps that are timed

@@ -20,6 +20,6 @@ class Rates:
     def __call__(self, at: Position, halvings: int) -> float:
         return math.ldexp(self._initial * self._factor(at) * warm_up(at, self._warm_up_steps), -halvings)
 
-    def change_within_an_epoch(self, step: int) -> bool:
-        """Whether the rate changes within the epoch that begins with this step."""
+    def change_within_epochs(self, step: int) -> bool:
+        """Whether the rate changes within the epoch that begins with this step, or a later one."""
         return self._by_step or step < self._warm_up_steps

@@ -50,7 +50,6 @@ class SmallBatches(Evaluate):
 
     def __call__(self, rows: Any, n_rows: int) -> Any:
         """Fill gradient and penalty from the samples `rows`. Returns the penalty, or 0."""
-        self.samples += n_rows
         y = self.y[rows]
         if self.weights is None:
             share = weight = 1 / n_rows

@@ -1,4 +1,4 @@
-"""One update on the CPU: the loss and gradient of a batch, tile by tile and lane by lane, and the optimizer's step."""
+"""The loss and gradient of a batch on the CPU, tile by tile and lane by lane."""
 
 from collections import deque
 from collections.abc import Callable
@@ -86,7 +86,6 @@ class Evaluate:
         pairs = zip(spec.layers(self.params), spec.layers(self.gradient), strict=True)
         self._regularised = [(layer.W, gradient.W) for layer, gradient in pairs]
         self.factor: Any = None  # (1,), multiplies the gradient; see `descend`
-        self.samples = 0  # evaluated so far
         self._seed, self._backend = recipe.seed, backend
         self.keys = xp.zeros((len(rates), 2), dtype=np.uint32)
         self._ids = xp.arange(self.y.shape[0], dtype=np.uint32) if rates and ids is None else ids
@@ -112,7 +111,6 @@ class Evaluate:
 
         rows is a slice with both ends, or (n_rows,) indices, which must be in rising order if there are widths.
         """
-        self.samples += n_rows
         share = 1 / n_rows if self.weights is None else self._share(rows)
         lanes = min(self.plan.lanes, -(-n_rows // self.plan.tile))
         if self.widths is not None:
@@ -180,24 +178,6 @@ class Evaluate:
                 lane.add(scratch, net.spec, width)
             into = scratch
         self._free.append(borrowed)
-
-
-class Step:
-    """One update of `evaluate.params` from a batch, by the optimizer `rule`."""
-
-    def __init__(self, evaluate: Evaluate, rule: Any) -> None:
-        self.evaluate, self.rule, self.steps = evaluate, rule, 0
-
-    def __call__(self, rows: Any, n_rows: int) -> Any:
-        """Make one update; return the batch's loss with the penalty, as the rule's `step` returned it."""
-        at = self.evaluate
-        at.begin(self.steps)
-        self.steps += 1
-        evaluate = partial(at, rows, n_rows)
-        loss = self.rule.step(at.params, at.gradient, evaluate)
-        if self.rule.strayed:
-            evaluate()  # the penalty and the correct predictions must be those at params
-        return loss
 
 
 def _views(spec: Spec, flat: Any) -> Callable[[int], list[Layer]]:

@@ -1,7 +1,7 @@
 """Steps on a GPU: all launches of a step, in order. After the first step nothing is allocated or copied to the host,
 and the host does not wait.
 
-`step.py` is the counterpart for a CPU; the kernels are in kernels/device.py. A batch is one tile, or several if memory
+`cpu.py` is the counterpart for a CPU; the kernels are in kernels/device.py. A batch is one tile, or several if memory
 is short. Full batches keep their features on the device in the form that the products take, [X 1]. Mini-batches are
 gathered from the features as stored, in the order of the epoch, by one launch, which gathers their targets, too.
 
@@ -51,6 +51,7 @@ class OnGpu:
     data : X (n, n_features) as stored or a `Stream`, y in the form that the loss takes, and weights (n,) or None, on
         the device.
     ids : (n,) uint32 on the device, from which dropout's masks are drawn; None for 0, 1, ...
+    done : epochs that the run has done already.
 
     `params`, `gradient` : (layout.size,) flat vectors in the layout of `Padded`.
     `totals` : (3,) float64, loss with penalty, penalty and correct predictions of the last batch, before its update.
@@ -72,6 +73,7 @@ class OnGpu:
         count: bool,
         ids: Any,
         shuffled: bool,
+        done: int,
     ) -> None:
         self.xp = xp = backend.xp
         self.spec, self.plan, self.recipe, self.count, self.shuffled = spec, plan, recipe, count, shuffled
@@ -97,7 +99,8 @@ class OnGpu:
         fits = plan.batch == plan.samples and not plan.chunk and plan.bytes + wide <= plan.budget
         self.resident = wide if fits else 0
         self._row = 0  # of the epoch, at which the next batch begins
-        self.steps = self.samples = self._done = 0
+        self.steps = self.samples = 0
+        self._done = done * plan.steps_per_epoch
         self._known: tuple[int, Any] = (0, None)  # the step up to which rates were sent, and `drawn_by` then
 
     def _layers(self) -> Layers:
@@ -116,10 +119,10 @@ class OnGpu:
     def _vector(self, dtype: Any) -> Any:
         return self.xp.zeros((self.layout.size,), dtype=dtype)
 
-    def begin(self, rule: Any, epochs: int) -> None:
-        """Allocate what the steps of `rule`, the optimizer, need. `epochs` epochs are done already."""
+    def begin(self, rule: Any) -> None:
+        """Allocate what the steps of `rule`, the optimizer, need."""
         xp, plan, dtype, every = self.xp, self.plan, self.params.dtype, self.plan.steps_per_epoch
-        self.rule, self._done = rule, epochs * every
+        self.rule = rule
         ahead, n_keys = every * max(1, AHEAD // every), max(1, 2 * len(self._dropout))
         self._rates, self._first = Upload(xp, (ahead,), dtype), Upload(xp, (1,), np.int64)
         self._keys = Upload(xp, (ahead + 1, n_keys), np.uint32)
@@ -158,7 +161,7 @@ class OnGpu:
             self._batches = self._cut()
 
     def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drawn_by: Any, order: Any) -> None:
-        """Train on every batch once.
+        """Train on every batch once, and fill row `number` of the history.
 
         rates(n) returns the learning rates of the next n steps; they are the same as long as `drawn_by` is equal.
         order (n_samples,) is on the host; None for the order of the data.
@@ -180,8 +183,23 @@ class OnGpu:
         self.steps += self.plan.steps_per_epoch
         self.samples += self.plan.samples
 
+    @property
+    def how(self) -> str:
+        """How the steps are launched, in words."""
+        return self.capture.how
+
+    def inside(self, vectors: Any) -> Any:
+        """Parameters, or vectors like them (..., n_params), in the layout of `params`; other arrays as they are."""
+        return self.layout.padded(vectors) if vectors.shape[-1:] == (self.spec.n_params,) else vectors
+
+    def outside(self, vectors: Any) -> Any:
+        """The inverse of `inside`, of vectors on the host: a copy in the public layout."""
+        return self.layout.packed(vectors) if vectors.shape[-1:] == (self.layout.size,) else np.array(vectors)
+
     def close(self) -> None:
         """Free all that only steps need, even if a caller's events still refer to this. `params`, `history` stay."""
+        if self._stream is not None:
+            self._stream.close()
         del self._batches, self._cluster, self._passes, self._data, self._stream, self._place, self._order
         del self._tables, self._rates, self._keys, self._first, self._sums, self._alpha, self.capture.products
 
