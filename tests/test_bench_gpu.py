@@ -19,7 +19,7 @@ from bench.gpu.page import TABLES, markdown
 from bench.session import PeerError
 from fcgpu import bench
 from fcgpu.backend import GPU_START
-from fcgpu.train import gpu as steps
+from fcgpu.train import ahead
 from fcgpu.train.plan import work_of
 
 
@@ -273,7 +273,7 @@ def test_a_profile_has_every_launch_of_a_step(device, monkeypatch):
 @pytest.mark.slow
 def test_a_profile_stays_where_learning_rates_are_known(device, monkeypatch):
     """Before the launches are noted and repeated, an epoch has run with more steps than there are known rates."""
-    monkeypatch.setattr(steps, "AHEAD", 1)
+    monkeypatch.setattr(ahead, "AHEAD", 1)
     monkeypatch.setattr(profile, "TIMED", {"small": replace(profile.TIMED["batch-10"], rows=200)})
     assert "end_step" in [row.get("launch") for row in profile.rows("cuda", ("small",), ("float32",))]
 

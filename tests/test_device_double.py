@@ -23,8 +23,7 @@ from fcgpu.kernels.updates import UPDATES
 from fcgpu.optim import FULL_BATCH
 from fcgpu.optim.schedules import SCHEDULES
 from fcgpu.params import Padded, Spec
-from fcgpu.train import gpu as steps
-from fcgpu.train import run, stream
+from fcgpu.train import ahead, run, stream
 
 HIDDEN, EPOCHS, SAMPLES, FEATURES = (7, 4), 3, 60, 5
 UNITS = FEATURES + sum(HIDDEN) + 3
@@ -119,7 +118,7 @@ def test_every_schedule_trains_as_on_numpy(schedule, backend):
 
 
 def test_rates_and_keys_are_sent_again_where_they_run_out(backend, monkeypatch):
-    monkeypatch.setattr(steps, "AHEAD", 1)
+    monkeypatch.setattr(ahead, "AHEAD", 1)
     assert_equals_numpy(blobs(), backend, batch=7, dropout=0.3, schedule="cosine", dtype="float64")
 
 

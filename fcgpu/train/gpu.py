@@ -21,15 +21,16 @@ import numpy as np
 
 from fcgpu.backend import INSTALL, Backend
 from fcgpu.errors import ConfigError, first_line
-from fcgpu.kernels import device, dropout
+from fcgpu.kernels import device
 from fcgpu.kernels.formulas import WIDTH, kernel
 from fcgpu.params import Padded, Spec, weights_only
+from fcgpu.train.ahead import Ahead
 from fcgpu.train.capture import Capture, Steps
 from fcgpu.train.cluster import Cluster
 from fcgpu.train.layers import Layers, Tile
 from fcgpu.train.onchip import OnChip
 from fcgpu.train.plan import Plan
-from fcgpu.train.plan_gpu import AHEAD, PIECES
+from fcgpu.train.plan_gpu import PIECES
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.stream import Stream
 from fcgpu.train.upload import Upload
@@ -101,7 +102,6 @@ class OnGpu:
         self._row = 0  # of the epoch, at which the next batch begins
         self.steps = self.samples = 0
         self._done = done * plan.steps_per_epoch
-        self._known: tuple[int, Any] = (0, None)  # the step up to which rates were sent, and `drawn_by` then
 
     def _layers(self) -> Layers:
         return Layers(
@@ -121,14 +121,11 @@ class OnGpu:
 
     def begin(self, rule: Any) -> None:
         """Allocate what the steps of `rule`, the optimizer, need."""
-        xp, plan, dtype, every = self.xp, self.plan, self.params.dtype, self.plan.steps_per_epoch
+        xp, plan, recipe, dtype = self.xp, self.plan, self.recipe, self.params.dtype
         self.rule = rule
-        ahead, n_keys = every * max(1, AHEAD // every), max(1, 2 * len(self._dropout))
-        self._rates, self._first = Upload(xp, (ahead,), dtype), Upload(xp, (1,), np.int64)
-        self._keys = Upload(xp, (ahead + 1, n_keys), np.uint32)
+        self._ahead = Ahead(xp, recipe, plan, len(self._dropout))
         ordered = self.shuffled and self._stream is None  # a stream delivers the samples in order
         self._order = Upload(xp, (plan.samples,), np.int64) if ordered else None
-        self._tables = device.Tables(self._rates.array, self._keys.array, self._first.array)
         n_tiles = -(-plan.batch // plan.tile)
         most = max(self._passes.blocks(plan.tile), device.blocks(plan.tile))  # enough for either kind of passes
         lengths = [most * n_tiles] * 2 + [device.blocks(self.layout.size)] * 2
@@ -136,19 +133,20 @@ class OnGpu:
         counted = getattr(getattr(rule, "state", None), "t", None)
         self._now = device.Now(
             totals=xp.zeros((3,), dtype=np.float64),
-            history=xp.zeros((self.recipe.epochs, 3), dtype=np.float64),
+            history=xp.zeros((recipe.epochs, 3), dtype=np.float64),
             at=xp.zeros((1,), dtype=np.int64),
             t=xp.zeros((1,), dtype=np.float64) if counted is None else counted,
             rate=xp.zeros((1,), dtype=dtype) if rule.learning_rate is None else rule.learning_rate,
             clip=xp.zeros((1,), dtype=dtype),
-            key=xp.zeros((n_keys,), dtype=np.uint32),
+            key=xp.zeros_like(self._ahead.tables.keys[0]),
         )
         self.totals, self.history = self._now.totals, self._now.history
         self._now.at.fill(self._done)
-        self._place = device.Place(self._now.at, every, plan.batch, None if self._order is None else self._order.array)
+        order = None if self._order is None else self._order.array
+        self._place = device.Place(self._now.at, plan.steps_per_epoch, plan.batch, order)
         self._cluster = Cluster(
-            self.capture, spec=self.spec, recipe=self.recipe, plan=plan, samples=self._data, place=self._place,
-            tables=self._tables, now=self._now, params=self.params, rule=rule, weighted=self._weighted,
+            self.capture, spec=self.spec, recipe=recipe, plan=plan, samples=self._data, place=self._place,
+            tables=self._ahead.tables, now=self._now, params=self.params, rule=rule, weighted=self._weighted,
             count=self.count, scale=self._scale,
         )  # fmt: skip
         if isinstance(self._passes, OnChip) and self._cluster.why:
@@ -175,7 +173,8 @@ class OnGpu:
                 self._order.send(order)
             elif order is not None and self._stream is not None:
                 self._stream.begin(order)
-            self._tell(rates, drawn_by)
+            if self._ahead.send(self._done, self.steps, rates, drawn_by):
+                self._now.key[...] = self._ahead.tables.keys[0]
             whole.steps.run(self.plan.samples // whole.samples)
             for batch in ragged:
                 batch.steps.run(1)
@@ -201,7 +200,7 @@ class OnGpu:
         if self._stream is not None:
             self._stream.close()
         del self._batches, self._cluster, self._passes, self._data, self._stream, self._place, self._order
-        del self._tables, self._rates, self._keys, self._first, self._sums, self._alpha, self.capture.products
+        del self._ahead, self._sums, self._alpha, self.capture.products
 
     def _iteration(self, number: int, batch: Batch) -> None:
         """One iteration of L-BFGS, which decides on the host: batch.steps only evaluates, and updates no parameter."""
@@ -218,18 +217,6 @@ class OnGpu:
         penalty += self.totals[1:2]
         right += self.totals[2:3]
         self.steps += 1
-
-    def _tell(self, rates: Callable[[int], Sequence[float]], drawn_by: Any) -> None:
-        """Send the learning rates and dropout's keys of this epoch's steps, and of some later ones, if necessary."""
-        if self._done < self._known[0] and drawn_by == self._known[1]:
-            return
-        n = min(len(self._rates.array), self.recipe.epochs * self.plan.steps_per_epoch - self._done)
-        self._rates.send(rates(n))
-        self._first.send([self._done])
-        if layers := len(self._dropout):
-            self._keys.send([dropout.keys(self.recipe.seed, self.steps + i, layers).ravel() for i in range(n)])
-            self._now.key[...] = self._keys.array[0]
-        self._known = self._done + n, drawn_by
 
     # What is allocated
 
@@ -305,7 +292,7 @@ class OnGpu:
             kernel("squares", xp)(self.gradient, sums.squares)
             used[2] = sums.squares.size
         device.end_step(
-            sums, self._tables, self._now, used, self.plan.steps_per_epoch, batch.samples / self.plan.samples,
+            sums, self._ahead.tables, self._now, used, self.plan.steps_per_epoch, batch.samples / self.plan.samples,
             recipe.gradient_clip, advance, xp=xp,
         )  # fmt: skip
         if recipe.gradient_clip:
