@@ -369,3 +369,8 @@ def test_every_precision_has_a_tolerance_and_its_cases():
     assert names[0] == "full float32"
     assert len(set(names)) == 9
     assert {case.precision for case in versus.cases()} == {"float32", "tf32", "bfloat16"}
+
+
+def test_the_page_in_the_repository_is_that_of_its_numbers():
+    results = Path(__file__).parents[1] / "bench/results"
+    assert (results / "gpu.md").read_text("utf-8") == markdown(json.loads((results / "gpu.json").read_text("utf-8")))

@@ -17,7 +17,7 @@ def markdown(found: dict[str, Any]) -> str:
         lines += ["", f"## {part['title'][0].upper()}{part['title'][1:]}", ""]
         if part["ended"] != "done":
             lines += [f"This part did not finish: {part['ended']}.", ""]
-        lines += TABLES.get(name, _as_they_are)(part["rows"])
+        lines += TABLES.get(name.partition("_")[0], _as_they_are)(part["rows"])  # profile_bfloat16 is a profile, too
     return "\n".join(lines) + "\n"
 
 
