@@ -195,7 +195,7 @@ class Cublas:
         made = ModuleType("nvmath.bindings.cublas")
         for name, function in {
             "create": self._create, "destroy": self._destroy, "set_stream": self._set_stream,
-            "set_workspace": self._set_workspace, "gemm_ex": self._gemm, "gemm_strided_batched_ex": self._gemm_batched,
+            "set_workspace": self._set_workspace, "gemm_ex": self._gemm,
         }.items():  # fmt: skip
             setattr(made, name, self._xp._asked(function))  # a handle belongs to one device
         return made
@@ -203,15 +203,12 @@ class Cublas:
     def of_cupy(self):
         """The double of `cupy.cuda.cublas`, whose handle uses the current stream."""
 
-        def guarded(function):
-            def call(*arguments):
-                if self._xp.streams.current.recorded is not None:
-                    raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
-                return function(*arguments)
+        def guarded(*arguments):
+            if self._xp.streams.current.recorded is not None:
+                raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+            return self._gemm(*arguments)
 
-            return call
-
-        return SimpleNamespace(gemmEx=guarded(self._gemm), gemmStridedBatchedEx=guarded(self._gemm_batched))
+        return SimpleNamespace(gemmEx=guarded)
 
     def _create(self):
         self._alone("the making of a handle")
@@ -238,15 +235,6 @@ class Cublas:
         self, handle, transa, transb, m, n, k, alpha, a, atype, lda, b, btype, ldb, beta, c, ctype, ldc,
         compute_type, algo,
     ):  # fmt: skip
-        self._gemm_batched(
-            handle, transa, transb, m, n, k, alpha, a, atype, lda, 0, b, btype, ldb, 0, beta, c, ctype, ldc, 0, 1,
-            compute_type, algo,
-        )  # fmt: skip
-
-    def _gemm_batched(
-        self, handle, transa, transb, m, n, k, alpha, a, atype, lda, stride_a, b, btype, ldb, stride_b, beta, c, ctype,
-        ldc, stride_c, batch_count, compute_type, algo,
-    ):  # fmt: skip
         xp = self._xp
         recording = xp.streams.current.recorded is not None
         if handle in self._handles:  # other handles are CuPy's, on the current stream
@@ -269,18 +257,16 @@ class Cublas:
         scalar = ctypes.c_double if compute_type == COMPUTE_64F else ctypes.c_float
         alpha, beta = (scalar.from_address(place).value for place in (alpha, beta))
         stored = [
-            (a, types[0], (m, k) if transa == 0 else (k, m), lda, stride_a),
-            (b, types[1], (k, n) if transb == 0 else (n, k), ldb, stride_b),
-            (c, types[2], (m, n), ldc, stride_c),
+            (a, types[0], (m, k) if transa == 0 else (k, m), lda),
+            (b, types[1], (k, n) if transb == 0 else (n, k), ldb),
+            (c, types[2], (m, n), ldc),
         ]
         views = []
-        for place, dtype, (rows, columns), ld, stride in stored:
+        for place, dtype, (rows, columns), ld in stored:
             if ld < max(1, rows) or min(rows, columns) < 1:
                 raise RuntimeError("CUBLAS_STATUS_INVALID_VALUE")
             assert place % 16 == 0 or dtype.itemsize > 2, "an address that tensor cores cannot load from"
-            size = dtype.itemsize
-            shape, strides = (batch_count, rows, columns), (stride * size, size, ld * size)
-            views.append(xp.memory.view(place, shape, strides, dtype))
+            views.append(xp.memory.view(place, (rows, columns), (dtype.itemsize, ld * dtype.itemsize), dtype))
         A, B, C = views
         assert not np.may_share_memory(C, A), "a product overwrites its operand"
         assert not np.may_share_memory(C, B), "a product overwrites its operand"
@@ -290,7 +276,7 @@ class Cublas:
 
         def run(A, B, C):
             a, b = (operand(x, compute_type) for x in (A, B))
-            a, b = (a if transa == 0 else a.swapaxes(1, 2)), (b if transb == 0 else b.swapaxes(1, 2))
+            a, b = (a if transa == 0 else a.T), (b if transb == 0 else b.T)
             with np.errstate(all="ignore"):
                 product = np.dtype(scalar).type(alpha) * np.matmul(a, b)
                 if beta:

@@ -65,11 +65,14 @@ def measured(name, Z, y, weight, operand, count, xp):
     rows, k, T = flat(Z), Z.shape[-1], Z.dtype
     weighted = not isinstance(weight, float)
     share = xp.asarray(np.array([1.0 if weighted else weight], T))
-    weights = weight.reshape(-1) if weighted else share
+    y, weights = (  # a stack of models in the reference is so many rows here
+        xp.asarray(np.concatenate([a.get()] * (len(rows) // len(y))))
+        for a in (y, weight[:, 0] if weighted else xp.zeros((1,), dtype=T))
+    )
     logits, sums = xp.asarray(wider(rows)), [xp.empty((len(rows),)) for _ in range(2)]
     dZ = logits if operand is None else xp.asarray(np.zeros(logits.shape, operand))
     formulas.kernel(name, xp)(
-        y, weights, share, len(y), k, logits.shape[1], y.ndim == 2, weighted, count, 1.0, logits, dZ, *sums,
+        y, weights, share, k, logits.shape[1], y.ndim == 2, weighted, count, 1.0, logits, dZ, *sums,
         size=len(rows), block_size=1,
     )  # fmt: skip
     return dZ.get()[:, :k].astype(T).reshape(Z.shape), *(s.get().reshape(Z.shape[:-1]) for s in sums)

@@ -188,13 +188,13 @@ extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THRE
     {
       // A group of lanes works on a row, and each lane on one output.
       const I *y = reinterpret_cast<const I *>(memory + TARGETS) + now * BATCH * Y;
-      constexpr int k = size(L), GROUP = k <= 4 ? 4 : k <= 8 ? 8 : k <= 16 ? 16 : 32, n = 1 << 30;  // no row repeats
+      constexpr int k = size(L), GROUP = k <= 4 ? 4 : k <= 8 ? 8 : k <= 16 ? 16 : 32;
       constexpr bool dense = DENSE;
       const int j = lane % GROUP;
       typedef T H;
       for (int at = me / GROUP; at < (m + WARPS * 32 / GROUP - 1) / (WARPS * 32 / GROUP) * (WARPS * 32 / GROUP);
            at += WARPS * 32 / GROUP) {
-        const int i = at < m ? at : m - 1, row = i * ld(L);
+        const int sample = at < m ? at : m - 1, row = sample * ld(L);
         const T logit = Z[row + (j < k ? j : 0)], weight = rule.share[0], up = weight;
         T top = logit, sum = 0;
         int best = j;
@@ -220,8 +220,8 @@ extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THRE
         sum = over_outputs(sum);
         if (at < m && j >= k && j < padded(L)) dZ[row + j] = 0;
         if (at < m && j == 0) {
-          losses[i] = double(sum * weight);
-          rights[i] = COUNT && (k == 1 ? logit > T(0) : best) == y[i];
+          losses[sample] = double(sum * weight);
+          rights[sample] = COUNT && (k == 1 ? logit > T(0) : best) == y[sample];
         }
       }
     }

@@ -113,14 +113,14 @@ def loss(
     losses: Any, rights: Any, *, xp: Any,
 ) -> None:  # fmt: skip
     """Overwrite the first n_outputs columns of dZ with (prediction - target) weight loss_scale, from the logits Z
-    (..., n, width); losses (blocks,) with sums of weight * loss over each block of rows; and rights (blocks,) with the
+    (n, width); losses (blocks,) with sums of weight * loss over each block of rows; and rights (blocks,) with the
     correct predictions of each block, if `count`. Z is overwritten as scratch, and may be dZ. weight is share, times
     the sample's weight if `weighted`.
     """
     y = rows.y
     kernel(name, xp)(
-        y, rows.weights, share, len(y), n_outputs, Z.shape[-1], y.ndim == 2, weighted, count, loss_scale, Z, dZ,
-        losses, rights, size=Z.size // Z.shape[-1],
+        y, rows.weights, share, n_outputs, Z.shape[-1], y.ndim == 2, weighted, count, loss_scale, Z, dZ,
+        losses, rights, size=len(Z),
     )  # fmt: skip
 
 

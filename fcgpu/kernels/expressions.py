@@ -22,8 +22,8 @@ DERIVATIVE = {
     "identity": "dz",
 }
 
-# The target of output j in row i of k outputs; rows repeat after n, where a stack of models shares its targets.
-TARGET = "(dense ? T(y[i % n * k + j]) : k == 1 ? T(y[i % n]) : T(y[i % n] == j))"
+# The target of output j of k outputs in row `sample`.
+TARGET = "(dense ? T(y[sample * k + j]) : k == 1 ? T(y[sample]) : T(y[sample] == j))"
 
 
 class Functions(NamedTuple):
@@ -87,15 +87,15 @@ def loss(name: str, *, each: str = "for (int j = first; j < k; j += step)", func
 
 
 def row_of_loss(name: str, functions: Functions = EXACT) -> str:
-    """C++ for row i of the logits Z, whose rows are `width` apart: writes its dZ times `loss_scale`, adds its loss to
-    sums[0], and 1 to sums[1] if it is classified correctly.
+    """C++ for row i of the logits Z, whose rows are `width` apart, with the target and weight of row `sample`: writes
+    its dZ times `loss_scale`, adds its loss to sums[0], and 1 to sums[1] if it is classified correctly.
     """
     return f"""
         ptrdiff_t row = i * width;
-        T weight = weighted ? weights[i % n] * share[0] : share[0], up = weight * T(loss_scale), sum = 0;
+        T weight = weighted ? weights[sample] * share[0] : share[0], up = weight * T(loss_scale), sum = 0;
         int best = 0;
         for (int j = 1; j < k; ++j) if (Z[row + j] > Z[row + best]) best = j;
-        if (count && first == 0 && (k == 1 ? Z[row] > T(0) : best) == y[i % n]) sums[1] += 1;
+        if (count && first == 0 && (k == 1 ? Z[row] > T(0) : best) == y[sample]) sums[1] += 1;
         T top = Z[row + best];
         meet();
         {loss(name, functions=functions)}

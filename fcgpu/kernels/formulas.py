@@ -67,10 +67,10 @@ _MIX = (
 
 def _loss(name: str) -> Formula:
     return Formula(
-        "raw I y, raw T weights, raw T share, int32 n, int32 k, int32 width, bool dense, bool weighted, bool count, "
+        "raw I y, raw T weights, raw T share, int32 k, int32 width, bool dense, bool weighted, bool count, "
         "float64 loss_scale",
         "raw T Z, raw H dZ, raw float64 losses, raw float64 rights",
-        row_of_loss(name),
+        f"const ptrdiff_t sample = i; {row_of_loss(name)}",
         "double sums[2] = {0, 0}; const int first = 0, step = 1",
         """
         block_sum(sums);

@@ -145,6 +145,7 @@ __device__ inline void loss(const I *y, const float *weights, const float *share
                             double (&all)[2]) {{
   const int i = threadIdx.x / SHARE, first = threadIdx.x % SHARE, step = SHARE, k = {k}, width = {width};
   const bool dense = {_word(dense)}, weighted = {_word(weighted)}, count = {_word(count)};
+  const int sample = i < n ? i : 0;  // rows after the last sample have none of their own
   const double loss_scale = 1;
   float *const dZ = Z;
   if (i >= R) return;

@@ -1,4 +1,4 @@
-"""Dense layers on a GPU: matrix products by cuBLAS on CuPy arrays, without a copy, an allocation or a synchronisation.
+"""Matrix products on a GPU by cuBLAS, on CuPy arrays, without a copy, an allocation or a synchronisation.
 
 cuBLAS reads matrices in column-major order. A row-major C (m, n) is the same memory as a column-major Cᵀ (n, m), and
     C = op(A) op(B)   is   Cᵀ = op(B)ᵀ op(A)ᵀ,
@@ -34,30 +34,13 @@ class Products:
     """C = alpha op(A) op(B) + beta C on arrays of one device; sums are float32, or float64 for float64.
 
     A and B have the same dtype: float64, float32, float16 or bfloat16. C has it, too, or is float32 if they have 16
-    bits. Rows must be contiguous. C may be a stack (M, rows, columns); then A and B are stacks, or one matrix for all.
+    bits. Rows must be contiguous.
     tf32 : round float32 operands to 10 bits of mantissa, so that tensor cores can multiply them.
     """
 
-    def __init__(
-        self, gemm: Callable[..., None], gemm_batched: Callable[..., None], handle: Callable[[], int], *, tf32: bool,
-        keep: Any = None,
-    ) -> None:  # fmt: skip
-        self._gemm, self._gemm_batched, self.handle, self._keep = gemm, gemm_batched, handle, keep
+    def __init__(self, gemm: Callable[..., None], handle: Callable[[], int], *, tf32: bool, keep: Any = None) -> None:
+        self._gemm, self.handle, self._keep = gemm, handle, keep
         self._compute = {np.dtype(np.float64): COMPUTE_64F, np.dtype(np.float32): COMPUTE_TF32 if tf32 else COMPUTE_32F}
-
-    def dense_forward(self, A: Any, W: Any, Z: Any, *, alpha: float = 1.0) -> None:
-        """Overwrite Z (..., n, n_out) with alpha A W."""
-        self(A, W, Z, alpha=alpha)
-
-    def dense_backward(
-        self, dZ: Any, A: Any, W: Any, ones: Any, dW: Any, db: Any, dA: Any, *, alpha: float = 1.0, beta: float = 0.0
-    ) -> None:
-        """dW ← alpha Aᵀ dZ + beta dW; db ← alpha 1ᵀ dZ + beta db and dA ← dZ Wᵀ unless None."""
-        self(A, dZ, dW, transposed_a=True, alpha=alpha, beta=beta)
-        if db is not None:
-            self(ones, dZ, db, alpha=alpha, beta=beta)
-        if dA is not None:
-            self(dZ, W, dA, transposed_b=True)
 
     def __call__(
         self,
@@ -71,10 +54,9 @@ class Products:
         beta: float = 0.0,
     ) -> None:
         """Overwrite C. Raises ValueError if shapes or dtypes do not match, or rows are not contiguous."""
-        *stack, m, n = C.shape
-        k = A.shape[-2] if transposed_a else A.shape[-1]
+        (m, n), k = C.shape, A.shape[0 if transposed_a else 1]
         a, b = (k, m) if transposed_a else (m, k), (n, k) if transposed_b else (k, n)
-        if A.shape not in (a, (*stack, *a)) or B.shape not in (b, (*stack, *b)) or len(stack) > 1:
+        if A.shape != a or B.shape != b:
             raise ValueError(f"a product of {A.shape} and {B.shape} does not give {C.shape}")
         if A.dtype != B.dtype or (C.dtype != A.dtype and not (A.dtype.itemsize == 2 and C.dtype == np.float32)):
             raise ValueError(f"a product of {A.dtype} and {B.dtype} does not give {C.dtype}")
@@ -82,15 +64,9 @@ class Products:
         factors = np.array([alpha, beta], dtype=scale)  # cuBLAS reads them during the call
         compute = self._compute.get(A.dtype, COMPUTE_32F)
         shape = (TRANSPOSED if transposed_b else PLAIN, TRANSPOSED if transposed_a else PLAIN, n, m, k)
+        matrices = [(*_place(x), _row(x)) for x in (B, A, C)]
         at, beside = factors.ctypes.data, factors.ctypes.data + factors.itemsize
-        if C.ndim == 2:
-            matrices = [(*_place(x), _row(x)) for x in (B, A, C)]
-            self._gemm(self.handle(), *shape, at, *matrices[0], *matrices[1], beside, *matrices[2], compute, ALGORITHM)
-            return
-        stacks = [(*_place(x), _row(x), x.strides[0] // x.itemsize if x.ndim == 3 else 0) for x in (B, A, C)]
-        self._gemm_batched(
-            self.handle(), *shape, at, *stacks[0], *stacks[1], beside, *stacks[2], len(C), compute, ALGORITHM
-        )
+        self._gemm(self.handle(), *shape, at, *matrices[0], *matrices[1], beside, *matrices[2], compute, ALGORITHM)
 
 
 def nvidias(xp: Any, stream: Any, *, tf32: bool = False) -> Products:
@@ -103,8 +79,7 @@ def nvidias(xp: Any, stream: Any, *, tf32: bool = False) -> Products:
     workspace = xp.empty((WORKSPACE,), dtype=np.uint8)
     with ALONE:
         handle = cublas.create()
-    gemm, gemm_batched, keep = cublas.gemm_ex, cublas.gemm_strided_batched_ex, (workspace, stream)
-    products = Products(gemm, gemm_batched, lambda: handle, tf32=tf32, keep=keep)
+    products = Products(cublas.gemm_ex, lambda: handle, tf32=tf32, keep=(workspace, stream))
     weakref.finalize(products, _end, xp.cuda.Device(), cublas.destroy, handle).atexit = False
     cublas.set_stream(handle, stream.ptr)
     cublas.set_workspace(handle, workspace.data.ptr, WORKSPACE)  # last: set_stream resets the workspace
@@ -121,9 +96,7 @@ def cupys(xp: Any, *, tf32: bool = False) -> Products:
 
     Each thread has a handle of its own and a run may go on in another thread, so each call asks for the handle.
     """
-    cublas = xp.cuda.cublas
-    gemm, gemm_batched = cublas.gemmEx, cublas.gemmStridedBatchedEx
-    return Products(gemm, gemm_batched, xp.cuda.device.get_cublas_handle, tf32=tf32)
+    return Products(xp.cuda.cublas.gemmEx, xp.cuda.device.get_cublas_handle, tf32=tf32)
 
 
 def _place(x: Any) -> tuple[int, int]:

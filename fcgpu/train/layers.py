@@ -116,7 +116,7 @@ class Layers:
 
     def _forward(self, tile: Tile, key: Any) -> None:
         """Z = [A 1] [W; b], A = g(Z), from the tile's samples to its logits."""
-        product, work = self._products.dense_forward, tile.work
+        product, work = self._products, tile.work
         inputs = [tile.rows.X, *work.A]
         for i, M in enumerate(self._M):
             alpha = self._scale if i == 0 else 1.0
@@ -132,13 +132,14 @@ class Layers:
 
     def _backward(self, tile: Tile, loss_scale: float) -> None:
         """[dW; db] = [A 1]ᵀ dZ, summed over the tiles; dA = dZ Wᵀ; dZ = dA g'(A)."""
-        product, work, dZ = self._products.dense_backward, tile.work, tile.work.dZ
+        product, work, dZ = self._products, tile.work, tile.work.dZ
         inputs, beta = [tile.rows.X, *work.A], 1.0 if tile.start else 0.0
         for i in reversed(range(len(self._M))):
             M, dA = self._M[i], work.dA[i - 1] if i else None  # no gradient of the samples
             alpha = (1.0 if i else self._scale) / loss_scale
-            product(dZ, inputs[i], M, None, self._dM[i], None, dA, alpha=alpha, beta=beta)
+            product(inputs[i], dZ, self._dM[i], transposed_a=True, alpha=alpha, beta=beta)
             if dA is not None:
+                product(dZ, M, dA, transposed_b=True)
                 n = self.spec.sizes[i]
                 if self._dropout:
                     device.dropout_backward(inputs[i], dA, n, work.keep[i - 1], self._dropout[i - 1], xp=self.xp)
