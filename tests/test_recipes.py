@@ -145,6 +145,14 @@ def test_every_key_is_documented():
         assert getattr(fcgpu.Recipe(), key) == field.default
 
 
+@pytest.mark.parametrize("optimizer", ["lbfgs", "rprop"])
+@pytest.mark.parametrize("name", ["deep", "logistic", "mnist", "multiclass", "two-layer"])
+def test_a_full_batch_recipe_takes_an_optimizer_without_a_schedule(name, optimizer):
+    recipe = fcgpu.load_recipe(name).but(optimizer=optimizer)
+    with pytest.raises(fcgpu.ConfigError, match="schedule='cosine' is not for optimizer='" + optimizer):
+        recipe.but(schedule="cosine")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -119,7 +119,7 @@ class Recipe:
             )
         if self.optimizer in FULL_BATCH:
             for key in ("batch", *FULL_BATCH[self.optimizer]):
-                if getattr(self, key) != KEYS[key].default:
+                if getattr(self, key) not in (KEYS[key].default, "constant"):  # "constant" is no schedule
                     value = list(given) if isinstance(given := getattr(self, key), tuple) else given
                     raise ConfigError(
                         f"{key}={value!r} is not for optimizer={self.optimizer!r}, which needs the same loss at every "
