@@ -154,6 +154,10 @@ def test_warm_start_goes_on_alike(kind):
         assert_same_attributes(a, b)
         assert_same_fit(a, b)
     assert len(a.loss_curve_) > 4
+    for estimator in (a, b):  # it stops by its own parameters, not by those of the fit before
+        estimator.set_params(tol=9.0, n_iter_no_change=1).fit(X, y)
+    assert_same_fit(a, b)
+    assert a.n_iter_ < 4
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -127,8 +127,9 @@ class Run:
         self._skipped = state.epochs * self.plan.steps_per_epoch - state.steps if state.epochs else 0
         self.halvings, self.seconds, self.steps.samples = state.halvings, state.seconds, state.evaluated
         self.stopped = state.stopped if state.epochs else ""
-        begun = state.patience or Patience(self.recipe.tol, self.recipe.n_iter_no_change or math.inf)
-        self.patience = replace(begun)
+        self.patience = Patience(self.recipe.tol, self.recipe.n_iter_no_change or math.inf)
+        if state.patience:
+            self.patience.best, self.patience.waited = state.patience.best, state.patience.waited
         self._told = self._sound = self.epochs  # epoch of the last event, and of the last check of the losses
         self.best = None
         if self.recipe.early_stopping:
