@@ -1,5 +1,7 @@
 """Labels, features and arguments in all the forms that users pass: accepted, or refused with a clear message."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -172,6 +174,16 @@ def test_models_and_datasets_are_compared_by_identity():
 def test_arguments_of_train_that_mean_nothing_are_refused(data, options, error, message):
     with pytest.raises(error, match=message):
         fcgpu.train(data, **options)
+
+
+@pytest.mark.parametrize("random", [np.random.RandomState(0), np.random.Generator(np.random.MT19937(0))])
+def test_an_order_that_cannot_go_on_from_the_state_of_the_start_is_refused(random):
+    events = fcgpu.train((X, SIDE), batch=30, device="cpu")
+    next(events)
+    state = next(events).state()
+    with pytest.raises(fcgpu.ConfigError, match=f"order={type(random).__name__}: expected a Generator of PCG64"):
+        fcgpu.train((X, SIDE), batch=30, device="cpu", start=state, order=random)
+    next(fcgpu.train((X, SIDE), batch=30, device="cpu", start=replace(state, order=None), order=random))
 
 
 def test_numpys_numbers_are_numbers():

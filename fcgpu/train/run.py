@@ -121,7 +121,13 @@ class Run:
         if state.rule:
             self.rule.restore(state.rule, self._inside)
         if state.order:
-            self.order.bit_generator.state = state.order
+            try:
+                self.order.bit_generator.state = state.order
+            except (AttributeError, ValueError):  # it has none, or one of another kind
+                raise ConfigError(
+                    f"order={type(self.order).__name__}: expected a Generator of {state.order['bit_generator']}, whose "
+                    "state start has; replace(start, order=None) begins another order"
+                ) from None
         self.epochs, self.steps.steps, self.samples, self.drops = state.epochs, state.steps, state.samples, state.drops
         # The schedule counts steps as if all were of this run's batches; those of the start may have been others.
         self._skipped = state.epochs * self.plan.steps_per_epoch - state.steps if state.epochs else 0
