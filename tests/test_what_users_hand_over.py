@@ -89,14 +89,33 @@ def test_labels_of_no_one_kind_are_refused(y):
         fcgpu.dataset(X, np.array(y, dtype=object))
 
 
+def test_a_list_is_no_text_because_some_of_it_is():
+    with pytest.raises(fcgpu.DataError, match=r"y has float \(nan for sample 1\) and str \('a' for sample 0\); labels"):
+        fcgpu.dataset(X, ["a", np.nan] * 60)
+    assert fcgpu.dataset(X, ["a", np.str_("b")] * 60).classes == ("a", "b")
+
+
+def test_rows_of_several_lengths_and_masked_values_are_refused():
+    with pytest.raises(fcgpu.DataError, match=r"X is no array .*; expected rows of equal length"):
+        fcgpu.dataset([[1, 2], [3]], [0, 1])
+    assert fcgpu.dataset(np.ma.masked_array(X), SIDE).n_samples == 120
+    with pytest.raises(fcgpu.DataError, match=r"X has masked values; drop such samples, or fill them: X.filled"):
+        fcgpu.dataset(np.ma.masked_less(X, 0), SIDE)
+
+
 def test_tables_of_several_types_are_numbers():
     pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame(X, columns=list("abcd"))
     mixed = table.assign(flag=SIDE, count=pandas.array([1] * 120, dtype="Int64"))
     data = fcgpu.dataset(mixed, pandas.Series(np.where(SIDE, "yes", "no")))
     assert (data.X.dtype, data.X.shape, data.classes) == (np.float64, (120, 6), ("no", "yes"))
-    for wrong in (table.assign(word="a"), mixed.assign(count=pandas.array([None, *[1] * 119], dtype="Int64"))):
-        with pytest.raises(fcgpu.DataError, match=r"X has dtype object .*features must be real numbers"):
+    for wrong, message in (
+        (table.assign(word="a"), "feature 4 of sample 0 is 'a'; features must be real numbers: encode"),
+        (table.assign(big=[1] * 119 + [10**400]), "feature 4 of sample 119 is 10*; features"),
+        (table.assign(lists=[[1, 2]] * 120), r"feature 4 of sample 0 is \[1, 2\]; features"),
+        (mixed.assign(count=pandas.array([1, None, *[1] * 118], dtype="Int64")), "feature 5 of sample 1 is <NA>; .*"),
+    ):
+        with pytest.raises(fcgpu.DataError, match=message):
             fcgpu.dataset(wrong, SIDE)
 
 

@@ -91,7 +91,7 @@ def dataset(
     Raises DataError for shapes that disagree, no samples, a dtype that is not numeric, long doubles, NaN or infinity, a
     test label that no training sample has, a scale that is not above 0, or an image_shape that does not fit a row.
     """
-    X, y = check_features(X, name), _column(y)
+    X, y = check_features(X, name), _column(y, name)
     if not (isinstance(scale, Real) and 0 < scale < np.inf):
         raise DataError(f"{name}: scale={scale!r}; expected a finite number above 0, which features are multiplied by")
     if image_shape is not None:
@@ -101,7 +101,7 @@ def dataset(
     _check_labels(X, y, name)
     classes, encoded = _encode(y, name)
     if X_test is not None:
-        X_test, y_test = check_features(X_test, f"{name} (test)"), _column(y_test)
+        X_test, y_test = check_features(X_test, f"{name} (test)"), _column(y_test, f"{name} (test)")
         _check_labels(X_test, y_test, f"{name} (test)")
         if X_test.shape[1] != X.shape[1]:
             raise DataError(f"{name}: X_test has {X_test.shape[1]} features, X has {X.shape[1]}; they must be equal")
@@ -125,11 +125,11 @@ def check_features(X: Any, name: str) -> Any:
     if hasattr(X, "tocsr"):
         raise DataError(f"{name}: X is a sparse matrix; give X.toarray(), or use MLPClassifier, which takes it")
     xp = namespace_of(X)
-    X = xp.asarray(X)
-    if X.dtype == object:
-        X = _numbers(X, name)
+    X = _array("X", X, name, xp)
     if X.ndim != 2:
         raise DataError(f"{name}: X has shape {X.shape}; expected (n_samples, n_features)")
+    if X.dtype == object:
+        X = _numbers(X, name)
     if 0 in X.shape:
         raise DataError(f"{name}: X has shape {X.shape}; at least one sample and one feature are needed")
     if X.dtype.kind not in "buif":
@@ -225,9 +225,24 @@ def scale_of(X: Any) -> float:
     return 1 / max(int(X.max(initial=0)), 1) if X.dtype == np.uint8 else 1.0
 
 
-def _column(y: Any) -> Any:
+def _array(what: str, given: Any, name: str, xp: Any = np) -> Any:
+    """`given` as an array of xp. Raises DataError for rows of several lengths, and for masked values, which asarray
+    would take as they are.
+    """
+    if hasattr(given, "filled") and np.any(given.mask):
+        raise DataError(f"{name}: {what} has masked values; drop such samples, or fill them: {what}.filled(value)")
+    try:
+        return xp.asarray(given)
+    except ValueError as error:
+        raise DataError(f"{name}: {what} is no array ({error}); expected rows of equal length") from None
+
+
+def _column(y: Any, name: str) -> Any:
     """y as a NumPy array; a column (n, 1), as some libraries keep labels, becomes (n,)."""
-    y = np.asarray(as_numpy(y))
+    given = as_numpy(y)
+    y = _array("y", given, name)
+    if y.dtype.kind == "U" and not hasattr(given, "dtype"):  # a list: NumPy makes text of its numbers and of NaN, too
+        y = np.asarray(given, dtype=object)
     if y.dtype.kind in "OT":  # T: text of any length
         y = _alike(y)
     return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
@@ -237,8 +252,14 @@ def _check_labels(X: Any, y: Any, name: str) -> None:
     if y.ndim not in (1, 2) or len(y) != len(X) or 0 in y.shape:
         raise DataError(f"{name}: y has shape {y.shape} for {len(X)} samples; expected ({len(X)},)")
     if y.dtype.kind not in "buifU":
-        found = " and ".join(sorted({type(value).__name__ for value in y.flat}))
-        raise DataError(f"{name}: y has {found}; labels must all be whole numbers or all text, targets real numbers")
+        first: dict[str, str] = {}
+        for i, value in enumerate(y.flat):
+            first.setdefault(type(value).__name__, f"{repr(value)[:40]} for sample {i // (y.size // len(y))}")
+        found = " and ".join(f"{kind} ({first[kind]})" for kind in sorted(first))
+        raise DataError(
+            f"{name}: y has {found}; labels must all be whole numbers or all text, targets real numbers: "
+            "drop samples without one"
+        )
     _refuse_long_doubles("y", y, name)
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         bad = int(np.argwhere(~np.isfinite(y))[0][0])
@@ -285,11 +306,24 @@ def type_of(classes: Sequence[Any]) -> Any:
 
 
 def _numbers(X: Any, name: str) -> Any:
-    """An object array, such as a table with columns of several types gives, as float64."""
+    """An object array (n, d), such as a table with columns of several types gives, as float64."""
     try:
         return X.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: X has dtype object ({error}); features must be real numbers") from None
+    except (TypeError, ValueError, OverflowError):
+        row = next(i for i in range(len(X)) if not _are_numbers(X[i]))
+        column = next(j for j in range(X.shape[1]) if not _are_numbers(X[row, j : j + 1]))
+        raise DataError(
+            f"{name}: feature {column} of sample {row} is {repr(X[row, column])[:40]}; features must be real numbers: "
+            "encode text as numbers, drop or fill what is missing"
+        ) from None
+
+
+def _are_numbers(values: Any) -> bool:
+    try:
+        values.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _alike(y: Any) -> Any:
