@@ -69,7 +69,9 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
         if header and labels:
             _check_label_first(path, fields, dropped=n_features is not None)
         if columns == labels:
-            raise DataError(f"{path}: one column; expected a label and features, separated by commas")
+            raise DataError(
+                f"{path}: one column; expected a label and features, separated by commas, not {first[:40]!r}"
+            )
         X, y = np.empty((0, columns - labels), np.uint8), []
         begun = start.lstrip().partition(b"\n")[2] if header else start
         blocks = (block for block in chain([begun], _blocks(read, CSV_BLOCK)) if block.strip())
@@ -216,9 +218,9 @@ def _csv_fault(path: Path, columns: int, header: bool) -> DataError:
             for column, field in enumerate([] if header else fields, 1):
                 at = f"{path}, line {number}, column {column}"
                 if not _is_number(field):
-                    why = "the label comes first, and commas separate the fields"
+                    why = "put the label first, fill what is missing, and write text as numbers, without quotes"
                     if column == 1:
-                        why = "replace text labels by numbers, or save an NPZ file, which takes text"
+                        why = "replace text labels by numbers, without quotes, or save an NPZ file, which takes text"
                     return DataError(f"{at}: {field[:40]!r}; expected a number: {why}")
                 if not np.isfinite(float(field)):
                     return DataError(f"{at}: {field}; values must be finite: drop or fill such samples")
