@@ -231,7 +231,8 @@ def test_regression_trains_evaluates_and_predicts(tmp_path, columns):
     np.save(tmp_path / "x.npy", X)
     predicted = ran("predict", tmp_path / "run", tmp_path / "x.npy").out.splitlines()
     np.testing.assert_allclose([[float(v) for v in line.split()] for line in predicted], Y, atol=0.2)
-    assert "loss" in ran("evaluate", tmp_path / "run").out
+    assert " 60 train samples: loss" in ran("evaluate", tmp_path / "run").out
+    assert " 60 samples: loss" in ran("evaluate", tmp_path / "run", source).out  # of a file it may not know
 
 
 def test_a_loss_beyond_all_measure_is_null_in_json(tmp_path):

@@ -43,7 +43,8 @@ def evaluate(args: Namespace) -> int:
     if args.json:
         print(json.dumps(result | {"loss": finite(score.loss)}))
     else:
-        _show(result, data.name)
+        unknown = args.data is not None and data.X_test is None  # whether the model was trained on them
+        _show(result, f"{data.name}, {score.samples:,} {'' if unknown else split + ' '}samples")
     return 0
 
 
@@ -87,11 +88,11 @@ def _part(data: Dataset, split: str | None) -> tuple[Any, Any, str]:
     return (data.X_test, data.y_test, split) if split == "test" else (data.X, data.y, split)
 
 
-def _show(result: dict[str, Any], name: str) -> None:
+def _show(result: dict[str, Any], what: str) -> None:
     from rich.table import Table
 
     accuracy = "" if result["accuracy"] is None else f", accuracy {result['accuracy']:.2%}"
-    print(f"{name}, {result['samples']:,} {result['split']} samples: loss {result['loss']:.4f}{accuracy}")
+    print(f"{what}: loss {result['loss']:.4f}{accuracy}")
     if "classes" in result:
         labels = [str(c) for c in result["classes"]]
         wide = f"the confusion matrix of {len(labels)} classes is too wide to show; --json has it"
