@@ -66,5 +66,5 @@ def nearest(value: object, known: Iterable[str]) -> str:
     """A question whether the nearest known name was meant; "" if none is near."""
     from difflib import get_close_matches
 
-    near = get_close_matches(str(value), list(known), n=1)
+    near = get_close_matches(str(value).lower(), list(known), n=1)
     return f"did you mean {near[0]!r}?" if near else ""

@@ -209,6 +209,7 @@ OPTIONS = {
     },
     "--activation": {
         "rleu": "activation='rleu': expected one of .*did you mean 'relu'",
+        "ReLU": "did you mean 'relu'",
         "x": "one of .*, leaky_relu\n",
     },
     "--output": {"softmx": "output='softmx': expected one of .*did you mean 'softmax'"},
@@ -274,6 +275,7 @@ def test_cuda_where_there_is_none(here):
         ),
         ((*TRAIN, "--epoch", "5"), "fcgpu train: error: --epoch is not an option; did you mean '--epochs'"),
         ((*TRAIN, "--momentun=0.5"), "--momentun is not an option; did you mean '--momentum'"),
+        ((*TRAIN, "--lr", "0.1"), "--lr is not an option .see fcgpu train --help"),
         ((*TRAIN, "--zzz"), "--zzz is not an option .see fcgpu train --help"),
         ((*TRAIN, "--description=x"), "--description is not an option; it is for the TOML file of a recipe .see"),
         (

@@ -45,7 +45,9 @@ class Parser(argparse.ArgumentParser):
         key, known = word.removeprefix("--"), [action.dest for action in self._actions]
         if key in NOT_OPTIONS and "data" in known:
             return NOT_OPTIONS[key]
-        return nearest(word, (text for action in self._actions for text in action.option_strings))
+        options = [text for action in self._actions for text in action.option_strings]
+        found = nearest(key, [text[2:] for text in options if text.startswith("--")])
+        return found.replace("'", "'--", 1)
 
     def commands(self) -> dict[str, "Parser"]:
         return next(a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction))
