@@ -235,6 +235,17 @@ def test_regression_trains_evaluates_and_predicts(tmp_path, columns):
     assert " 60 samples: loss" in ran("evaluate", tmp_path / "run", source).out  # of a file it may not know
 
 
+def test_features_and_targets_that_are_not_scaled_are_warned_of(tmp_path):
+    X, y = blobs(60)
+    small, large = csv(tmp_path / "s.csv", y, X), csv(tmp_path / "l.csv", 1000 * y, X * [1, 1000, 1, 1])
+    few = ("--epochs", 1, "--device", "cpu", "--quiet", "--out")
+    assert "warning" not in ran("train", small, *few, tmp_path / "a").err
+    assert "warning" not in ran("train", large, "--scale", 0.001, *few, tmp_path / "b").err
+    assert "warning: feature 1 has a root mean square of " in ran("train", large, *few, tmp_path / "c").err
+    words = ("--output", "identity", "--scale", 0.001)
+    assert "warning: target 0 has a root mean square of " in ran("train", large, *words, *few, tmp_path / "d").err
+
+
 def test_a_loss_beyond_all_measure_is_null_in_json(tmp_path):
     """The mean, exp(X W), overflows float64 at the test sample; NumPy must not warn."""
     X = np.linspace(0, 1, 20)[:, None]
