@@ -95,6 +95,13 @@ def test_a_list_is_no_text_because_some_of_it_is():
     assert fcgpu.dataset(X, ["a", np.str_("b")] * 60).classes == ("a", "b")
 
 
+def test_pictures_and_missing_labels_are_told_what_to_do():
+    with pytest.raises(fcgpu.DataError, match=r"X has shape \(120, 2, 2\); expected .*: of pictures X.reshape"):
+        fcgpu.dataset(X.reshape(120, 2, 2), SIDE)
+    with pytest.raises(fcgpu.DataError, match=r"label of sample 0 is nan; labels must be finite: drop such samples"):
+        fcgpu.dataset(X, [np.nan] * 120)
+
+
 def test_rows_of_several_lengths_and_masked_values_are_refused():
     with pytest.raises(fcgpu.DataError, match=r"X is no array .*; expected rows of equal length"):
         fcgpu.dataset([[1, 2], [3]], [0, 1])

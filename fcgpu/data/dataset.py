@@ -128,7 +128,9 @@ def check_features(X: Any, name: str) -> Any:
     xp = namespace_of(X)
     X = _array("X", X, name, xp)
     if X.ndim != 2:
-        raise DataError(f"{name}: X has shape {X.shape}; expected (n_samples, n_features)")
+        raise DataError(
+            f"{name}: X has shape {X.shape}; expected (n_samples, n_features): of pictures X.reshape(len(X), -1)"
+        )
     if X.dtype == object:
         X = _numbers(X, name)
     if 0 in X.shape:
@@ -281,7 +283,7 @@ def _check_labels(X: Any, y: Any, name: str) -> None:
     _refuse_long_doubles("y", y, name)
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         bad = int(np.argwhere(~np.isfinite(y))[0][0])
-        raise DataError(f"{name}: the label of sample {bad} is {y[bad]}; labels must be finite")
+        raise DataError(f"{name}: the label of sample {bad} is {y[bad]}; labels must be finite: drop such samples")
 
 
 def _refuse_long_doubles(what: str, array: Any, name: str) -> None:
