@@ -23,8 +23,9 @@ def rows(device: str, tiles: Sequence[int] = TILES, samples: int = 60_000) -> It
             for tile in tiles:
                 plan_gpu.GPU_TILE_ROWS = tile
                 events = fcgpu.train(
-                    data, device=backend, optimizer="gradient_descent", epochs=100_000, precision=precision
-                )
+                    data, device=backend, optimizer="gradient_descent", schedule="constant", epochs=100_000,
+                    precision=precision,
+                )  # fmt: skip
                 cut = next(events).plan
                 seconds = seconds_of(lambda e=events: list(islice(e, STEPS)), backend) / STEPS
                 yield {"precision": precision, "tile": cut.tile, "seconds": seconds}

@@ -48,7 +48,8 @@ def _of_case(backend: Any, case: Any, precision: str, copied: float, launch: flo
     data = fcgpu.dataset(digits.X[: case.rows], digits.y[: case.rows], scale=digits.scale)
     about = {"case": case.name, "precision": precision}
     options = {"batch": case.batch, "hidden": SIZES[1:-1], "activation": "sigmoid", "output": "sigmoid"}
-    options |= {"optimizer": "gradient_descent", "shuffle": False, "epochs": 100_000, "precision": precision}
+    options |= {"optimizer": "gradient_descent", "schedule": "constant", "shuffle": False, "precision": precision}
+    options |= {"epochs": 100_000}
     events = fcgpu.train(data, device=backend, **options)
     next(events)
     every = case.rows // case.batch

@@ -44,6 +44,7 @@ def _of_step(backend: Any, batch: int, rule: str) -> tuple[float, str]:
     n = min(len(digits.y), STEPS * batch)
     data = fcgpu.dataset(digits.X[:n], digits.y[:n], scale=digits.scale)
     options = {"batch": batch, "hidden": SIZES[1:-1], "optimizer": rule, "learning_rate": 1e-3, "epochs": 3}
+    options |= {"schedule": "constant"}
     *_, finished = fcgpu.train(data, device=backend, **options)
     events = fcgpu.train(data, device=backend, **{**options, "epochs": 1000})
     next(events)
