@@ -2,18 +2,22 @@
 
 import itertools
 import json
+import math
 import os
 import re
 import signal
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from command import blobs, call, csv, finish, start
 
 import fcgpu
+from fcgpu.cli.checkpoints import Checkpoints, Every
 from fcgpu.cli.lock import Lock
 from fcgpu.train import checkpoint
+from fcgpu.train.state import State
 
 X, LABELS = blobs(30)
 
@@ -45,11 +49,44 @@ def refused(result, pattern):
 def test_the_last_few_and_the_best_are_kept(here):
     assert call(*words(here, "--checkpoint-every", 2, "--keep", 2)).code == 0
     assert epochs(here / "run") == [6, 8]
-    rising = ("--optimizer", "gradient_descent", "--learning-rate", 1000, "--activation", "tanh", "--batch", 3)
-    assert call(*words(here, *rising, "--checkpoint-every", 1, "--keep", 1, name="rising")).code == 0
-    kept = epochs(here / "rising")
-    lines = [json.loads(line)["loss"] for line in (here / "rising/history.jsonl").read_text().splitlines()]
-    assert kept == sorted({1 + lines.index(min(lines)), 9})
+
+
+def scored(epoch, score):
+    data = dict.fromkeys(("X", "y", "classes", "scale"), "")
+    return checkpoint.Checkpoint(State(np.ones(3, np.float32), epochs=epoch), fcgpu.Recipe(), data, {}, score)
+
+
+def test_which_checkpoints_are_kept(tmp_path):
+    kept = Checkpoints(tmp_path, Every(), keep=2)
+    found = []
+    for epoch, score in enumerate([3, 1, 2, 1, 5, 4], 1):
+        kept.save(scored(epoch, score))
+        found.append(epochs(tmp_path))
+    assert found == [[1], [1, 2], [2, 3], [3, 4], [4, 5], [4, 5, 6]]  # of equal scores, the later's
+    resumed = Checkpoints(tmp_path, Every(), keep=1)
+    assert resumed.latest()[0].state.epochs == 6
+    resumed.save(scored(7, math.inf))
+    assert epochs(tmp_path) == [4, 7]
+    resumed.remove(7)
+    resumed.remove(4)
+    resumed.save(scored(3, math.inf))
+    assert epochs(tmp_path) == [3]
+
+
+def test_a_checkpoint_under_another_name_is_not_resumed(tmp_path):
+    kept = Checkpoints(tmp_path, Every(), keep=2)
+    for epoch in (1, 2):
+        kept.save(scored(epoch, 0))
+    folder = tmp_path / "checkpoints"
+    (folder / "epoch-2.safetensors").rename(folder / "epoch-3.safetensors")
+    for name in ("x", "\u00b2", "-1", ""):  # not numbers
+        (folder / f"epoch-{name}.safetensors").touch()
+    found, wrong = kept.latest()
+    assert (found.state.epochs, len(wrong)) == (1, 1)
+    assert wrong[0].endswith("epoch-3.safetensors: is of epoch 2; rename it")
+    (folder / "epoch-1.safetensors").unlink()
+    with pytest.raises(fcgpu.CheckpointError, match="is of epoch 2"):
+        kept.latest()
 
 
 def test_checkpoints_by_the_clock(here, monkeypatch):
@@ -68,6 +105,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(here):
     assert call(*words(here, "--checkpoint-every", 1)).code == 0
     model = (here / "run/model.safetensors").read_bytes()
     (here / "run/model.safetensors").unlink()
+    (here / "run/recipe.toml").unlink()  # it is in the checkpoints, too
     newest = here / "run/checkpoints/epoch-9.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
     result = resume(here / "run")
@@ -90,6 +128,9 @@ def test_another_recipe_or_other_data_are_refused_with_what_differs(here):
     recipe = here / "run/recipe.toml"
     recipe.write_text(recipe.read_text().replace("epochs = 9", "epochs = 12"))
     refused(resume(here / "run"), r"recipe.toml: not the recipe of the run: epochs=12 \(was 9\)")
+    recipe.write_text(recipe.read_text().replace("epochs = 12", "epochs = 9"))
+    (here / "run/history.jsonl").write_text('{"epoch": 1}\n')
+    refused(resume(here / "run"), "ends at epoch 1, and the checkpoint is of epoch 9; put the history back")
 
 
 def contents(run):
@@ -115,14 +156,13 @@ def test_an_unfinished_run_without_a_checkpoint_begins_again_and_says_so(here):
     model = (run / "model.safetensors").read_bytes()
     for name in ("model.safetensors", "result.json"):
         (run / name).unlink()
-    (run / "history.jsonl").write_text("".join((run / "history.jsonl").read_text().splitlines(keepends=True)[:4]))
+    (run / "history.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n')
     refused(call("train", "deep", "--resume", run), "other data than the run's: deep, was")
     result = resume(run)
     assert (result.code, result.err) == (0, f"fcgpu: no checkpoint in {run}: beginning again with epoch 1 of 9\n")
     assert (run / "model.safetensors").read_bytes() == model
-    assert [json.loads(line)["epoch"] for line in (run / "history.jsonl").read_text().splitlines()] == list(
-        range(1, 10)
-    )
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "loss" in line] == list(range(1, 10))
 
 
 @pytest.mark.parametrize("every", [0, 1])
