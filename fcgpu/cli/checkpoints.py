@@ -82,7 +82,7 @@ class Checkpoints:
 
     def _epochs(self) -> list[int]:
         numbers = [path.stem.removeprefix("epoch-") for path in self.folder.glob("epoch-*.safetensors")]
-        return [int(number) for number in numbers if number.isascii() and number.isdigit() and len(number) < 10]
+        return [int(number) for number in numbers if number.isascii() and number.isdigit()]
 
     def _path(self, epoch: int) -> Path:
         return self.folder / f"epoch-{epoch}.safetensors"

@@ -85,9 +85,12 @@ class RunDirectory:
         or if the history ends before the checkpoint; ConfigError if there is neither a checkpoint nor a recipe.
         """
         found, wrong = self._checkpoints.latest()
-        if found is None and not (self.path / RECIPE).exists():
+        if (self.path / RECIPE).exists():
+            recipe = load_recipe(self.path / RECIPE)
+        elif found is not None:
+            recipe = found.recipe
+        else:
             raise ConfigError(f"{self.path}: neither {RECIPE} nor checkpoints; expected a run directory")
-        recipe = load_recipe(self.path / RECIPE) if found is None or (self.path / RECIPE).exists() else found.recipe
         if found is not None:
             if recipe != found.recipe:
                 words = differing(found.recipe, vars(recipe))
