@@ -1,15 +1,19 @@
 """The command line as a user sees it: what it prints where, what it leaves on disk, and that they agree."""
 
+import io
+import itertools
 import json
 import re
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from command import blobs, call, csv, finish, start
 
 import fcgpu
+from fcgpu.progress import Progress
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS
 
@@ -298,6 +302,54 @@ def test_results_go_to_standard_output_and_progress_to_standard_error(data, tmp_
     loud = ran("train", data, *LEARN, "--out", tmp_path / "loud", "--json")
     assert "epoch 20/20" in loud.err
     assert as_json(loud)["model_sha256"] == as_json(both)["model_sha256"]
+
+
+class Epoch:
+    """An EpochEnded for Progress, which notes whose loss was read."""
+
+    seconds, samples, accuracy = property(lambda self: 2.0 * self.epoch), property(lambda self: 100 * self.epoch), 0.75
+
+    def __init__(self, epoch, epochs, looked):
+        self.epoch, self.epochs, self.looked = epoch, epochs, looked
+
+    @property
+    def loss(self):
+        self.looked.append(self.epoch)
+        return 0.5
+
+
+@pytest.mark.parametrize(("epochs", "told"), [(3, [1, 2, 3]), (25, [*range(2, 25, 2), 25])])
+def test_some_ten_epochs_are_told_where_no_terminal_is(epochs, told, capsys):
+    progress, looked = Progress(epochs, shown=True), []
+    for epoch in range(1, epochs + 1):
+        progress.add(Epoch(epoch, epochs, looked))
+    lines = capsys.readouterr().err.splitlines()
+    assert looked == told
+    assert len(lines) == len(told)
+    at = told[0]
+    assert lines[0] == f"epoch {at}/{epochs}  loss 0.5000  accuracy 75.00%  50 samples/s  {2 * (epochs - at)} s left"
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_line_in_a_terminal_looks_ten_times_a_second_and_is_erased(shown, monkeypatch, capsys):
+    screen, now, looked = io.StringIO(), itertools.count(100, 0.06), []
+    screen.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("fcgpu.progress.time", SimpleNamespace(monotonic=lambda: next(now)))
+    for name, value in {"TERM": "xterm", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+    with Progress(8, shown=shown) as progress:
+        for epoch in range(1, 9):
+            progress.add(Epoch(epoch, 8, looked))
+        progress.print("cost at epoch 0: 1")
+    assert capsys.readouterr().out == "cost at epoch 0: 1\n"
+    assert looked == ([1, 3, 5, 7, 8] if shown else [])
+    assert not shown or re.search(r"epoch 8/8 .*loss 0\.5000  accuracy 75\.00%  50 samples/s", plain(screen.getvalue()))
+    assert not shown or screen.getvalue().endswith("\x1b[1A\x1b[2K")
+
+
+def plain(shown):
+    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown)
 
 
 def test_the_closing_table_tells_all_that_matters(data, tmp_path):
