@@ -104,6 +104,7 @@ def test_a_recipe_reads_back_from_its_toml(tmp_path):
     )
     path = tmp_path / "r.toml"
     path.write_text(to_toml(recipe), encoding="utf-8")
+    assert "é" in to_toml(recipe)
     assert fcgpu.load_recipe(path) == recipe
 
 
@@ -129,6 +130,8 @@ def test_a_recipe_reads_back_from_its_toml(tmp_path):
         ('init = "article"\nseed = 4294967296', "takes seeds below"),
         ("epochs 3", "not TOML"),
         ("\xff", "not TOML"),
+        pytest.param("a = " + "[" * 5000, "not TOML", id="nested"),
+        pytest.param("#" * (1 + (1 << 20)), "more than 1048576 bytes", id="large"),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_its_file_the_value_and_the_remedy(tmp_path, text, message):

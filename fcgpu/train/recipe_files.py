@@ -64,7 +64,7 @@ def from_toml(name: str, content: bytes) -> Recipe:
     refuse_unknown(table, name)
     try:
         return Recipe(**table)
-    except (ConfigError, ValueError) as error:  # ValueError: a number too long to show
+    except ValueError as error:  # a ConfigError, or a number too long to show
         raise ConfigError(f"{name}: {error}") from None
 
 
