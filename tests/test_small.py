@@ -125,17 +125,19 @@ def test_products_of_any_shape_and_layout(alpha, beta, dtype, library):
         C = random.standard_normal((m, n + 2)).astype(dtype)[:, :n]
         expected = beta * C + alpha * (A.astype(float) @ B)
         bound = 8 * k * np.finfo(dtype).eps * (np.abs(C).max() + k * np.abs(A).max() * np.abs(B).max())
+        if not beta:
+            C[...] = np.nan  # what is in C does not count, as in BLAS
         blas.product([(A, B, C)], alpha, beta)()
         np.testing.assert_allclose(C, expected, rtol=0, atol=bound)
 
 
-LARGE = [((130, 300, 210), "NN"), ((900, 120, 130), "TN"), ((130, 300, 500), "NT"), ((64, 400, 2100), "TT")]
+LARGE = [((130, 300, 210), "NN", 2), ((900, 120, 130), "TN", 4), ((130, 300, 500), "NT", 4), ((64, 400, 2100), "TT", 8)]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("shape", "layout"), LARGE)
+@pytest.mark.parametrize(("shape", "layout", "pieces"), LARGE)
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (-0.5, 1.0)])
-def test_large_products_have_the_same_bits_on_any_number_of_threads(alpha, beta, shape, layout, dtype, library):
+def test_large_products_have_the_same_bits_on_any_number_of_threads(alpha, beta, shape, layout, pieces, dtype, library):
     random, (m, k, n) = np.random.default_rng(1), shape
     A = random.standard_normal((k, m) if layout[0] == "T" else (m, k)).astype(dtype)
     B = random.standard_normal((n, k) if layout[1] == "T" else (k, n)).astype(dtype)
@@ -145,7 +147,9 @@ def test_large_products_have_the_same_bits_on_any_number_of_threads(alpha, beta,
         for threads in (1, 2, 3, 8):
             D = C.copy()
             made = blas.pieces(A, B, D)
-            assert len(made) > 1
+            sizes = [part.size for *_, part in made]
+            assert (len(sizes), sum(sizes)) == (pieces, m * n)
+            assert max(sizes) - min(sizes) <= min(m, n)
             blas.product(made, alpha, beta, threads)()
             found.append(D)
     expected = beta * C + alpha * (A.astype(float) @ B)
@@ -167,12 +171,14 @@ def blas_threads():
 def test_threads_and_denormals_are_as_before_a_product():
     if blas._openblas("f") is None:
         pytest.skip("NumPy's BLAS is not an OpenBLAS")
-    A, B, C = np.ones((200, 300), "f"), np.ones((300, 200), "f"), np.zeros((200, 200), "f")
+    A, B, C = np.full((200, 300), 1e-20, "f"), np.full((300, 200), 1e-21, "f"), np.zeros((200, 200), "f")
     for zeros in (True, False):
         with Workers(1).quiet():
             before = count_as_zero(zeros)
             blas.product(blas.pieces(A, B, C), threads=2)()
             assert (blas_threads(), count_as_zero(before)) == ({1}, zeros and IS_X86)
+            assert (C > 0).all()  # denormal numbers, of each thread
+            C[...] = 0
 
 
 def test_denormals_count_as_zero_inside_and_not_behind():
@@ -190,6 +196,11 @@ def test_axpby_for_numbers_and_arrays_of_one(dtype, library):
         expected = -0.5 * x + 0.9 * y
         blas.axpby(np.full(1, -0.5, dtype), x, 0.9, y)
         np.testing.assert_allclose(y, expected, rtol=0, atol=4 * np.finfo(dtype).eps * 4)
+
+
+def test_numpys_openblas_is_found():
+    if "openblas" in np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]:
+        assert [blas._openblas(kind) is not None for kind in "fde"] == [True, True, False]
 
 
 def test_a_library_that_is_no_openblas_is_not_asked(monkeypatch):

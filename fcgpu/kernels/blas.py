@@ -214,9 +214,8 @@ def _openblas(kind: str) -> _OpenBLAS | None:
 
 def _functions(loaded: Any, name: str, kind: str, integer: Any) -> _OpenBLAS:
     letter, real = {"f": ("s", ctypes.c_float), "d": ("d", ctypes.c_double)}[kind]
-    place, enum = ctypes.c_void_p, ctypes.c_int
+    place = ctypes.c_void_p
     gemm, axpby = (getattr(loaded, name % f"cblas_{letter}{function}") for function in ("gemm", "axpby"))
-    gemm.argtypes = [*[enum] * 3, *[integer] * 3, real, place, integer, place, integer, real, place, integer]
     axpby.argtypes = [integer, real, place, integer, real, place, integer]
     batch = getattr(loaded, name % f"cblas_{letter}gemm_batch", None)
     for function in filter(None, (gemm, axpby, batch)):
