@@ -9,7 +9,7 @@ import pytest
 import fcgpu
 from fcgpu.cli import main
 from fcgpu.train.recipe import KEYS
-from fcgpu.train.recipe_files import to_toml
+from fcgpu.train.recipe_files import from_toml, to_toml
 
 
 def train(tmp_path, capfd, *words):
@@ -128,6 +128,16 @@ def test_a_recipe_reads_back_from_its_toml(tmp_path):
         ("momentum = 1.5", "momentum=1.5: expected a number from 0 to 1"),
         ("batch = 0", 'batch=0: expected "full" or a whole number'),
         ('init = "article"\nseed = 4294967296', "takes seeds below"),
+        ("learning_rate = 1" + "0" * 400, "int too large to convert"),
+        (
+            "hidden = [5, 6, 7]\ndropout = [0.1, 0.2]",
+            r"dropout=\[0.1, 0.2\] for hidden=\[5, 6, 7\]: expected one number",
+        ),
+        ('optimizer = "lbfgs"\nbatch = 7', "batch=7 is not for optimizer='lbfgs', which needs the same loss"),
+        ('optimizer = "rprop"\ndropout = [0.1]', r"dropout=\[0.1\] is not for optimizer='rprop'"),
+        ('precision = "tf32"\ndtype = "float64"', "precision='tf32' is for dtype='float32', not 'float64'"),
+        ('precision = "float16"\noptimizer = "lbfgs"', "precision='float16' is not for optimizer='lbfgs'"),
+        ('schedule = "adaptive"', "schedule='adaptive' needs n_iter_no_change"),
         ("epochs 3", "not TOML"),
         ("\xff", "not TOML"),
         pytest.param("a = " + "[" * 5000, "not TOML", id="nested"),
@@ -139,6 +149,24 @@ def test_a_wrong_recipe_is_refused_with_its_file_the_value_and_the_remedy(tmp_pa
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(fcgpu.ConfigError, match=r"wrong\.toml: .*" + message):
         fcgpu.load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"hidden": (5, 6), "dropout": (0.1, 0.2)},
+        {"hidden": (5, 6), "dropout": 0.1},
+        {"output": "identity", "loss": "squared_error"},
+        {"optimizer": "lbfgs", "precision": "tf32"},
+        {"precision": "float16"},
+        {"schedule": "adaptive", "n_iter_no_change": 3},
+        {"init": "article", "seed": 2**32 - 1},
+        {"seed": 2**32},
+    ],
+)
+def test_what_goes_together_is_a_recipe(keys):
+    recipe = fcgpu.Recipe(**keys)
+    assert from_toml("same", to_toml(recipe).encode()) == recipe
 
 
 def test_every_key_is_documented():
