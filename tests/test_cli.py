@@ -13,6 +13,7 @@ import pytest
 from command import blobs, call, csv, finish, start
 
 import fcgpu
+from fcgpu.cli.options import every, size
 from fcgpu.progress import Progress
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS
@@ -410,6 +411,22 @@ def test_recipes_lists_prints_and_explains(tmp_path):
 )
 def test_sizes_are_written_as_people_do(n, text):
     assert readable(n) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "n"),
+    [("7", 7), ("7B", 7), ("2kb", 2000), ("3MB", 3 * 10**6), ("4GB", 4 * 10**9), ("1.5 KiB", 1536), ("2MiB", 2**21),
+     ("3GiB", 3 * 2**30), (None, None)],
+)  # fmt: skip
+def test_sizes_are_read_as_people_write_them(text, n):
+    assert size("memory", text) == n
+
+
+@pytest.mark.parametrize(
+    ("text", "epochs", "seconds"), [("0", 0, 0), ("5", 5, 0), ("1.5s", 0, 1.5), ("10min", 0, 600), ("2h", 0, 7200)]
+)
+def test_how_often_a_checkpoint_is_written_is_epochs_or_a_time(text, epochs, seconds):
+    assert every(text) == (epochs, seconds)
 
 
 def test_info_names_the_device_and_why():

@@ -260,6 +260,13 @@ def test_a_rate_that_diverges_is_halved_from_the_last_checkpoint(here):
     assert {line["learning_rate"] for line in lines} == {8 / halvings[-1]}
 
 
+def test_a_rate_that_diverges_at_its_1024th_part_is_given_up(here):
+    result = call(*words(here, *DIVERGES, "--learning-rate", "1e30", "--on-divergence", "halve"))
+    assert result.code == 2
+    rates = [f"1/{2**i} of the learning rate" for i in range(1, 11)]
+    assert re.findall(r"going on after epoch 0 at (.*)", result.err) == rates
+
+
 def test_a_checkpoint_that_leads_to_divergence_again_gives_way_to_the_one_before(here):
     """At a learning rate of 4, the parameters of epoch 2 diverge at any lower rate; those of epoch 1 do not."""
     diverges = ("--optimizer", "gradient_descent", "--output", "identity", "--hidden", "", "--learning-rate", 4,
