@@ -295,6 +295,7 @@ def test_results_go_to_standard_output_and_progress_to_standard_error(data, tmp_
     assert "epoch" in plain.err
     assert "epoch 20/20  loss 0." in plain.err.splitlines()[-1]
     assert "epoch 20/20" not in plain.out
+    assert "a column a sample" not in plain.out  # that is for data of at most ten samples
     quiet = ran("train", data, *LEARN, "--out", tmp_path / "quiet", "--quiet")
     assert (quiet.out, quiet.err) == ("", "")
     both = ran("train", data, *LEARN, "--out", tmp_path / "both", "--quiet", "--json")
