@@ -15,7 +15,7 @@ from bench.session import PeerError, Remote
 
 WHOLE = ("startup", "memory", "race")  # cases that measure a whole process or a whole training run
 CASES = (*TIMED, *WHOLE)
-PACKAGES = ("bench.peers", "bench.loaders", "bench.estimators", "bench.recipes")
+PACKAGES = ("bench.peers", "bench.adam", "bench.loaders", "bench.estimators", "bench.recipes")
 
 
 def main(argv: list[str] | None = None) -> int:

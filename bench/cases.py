@@ -99,10 +99,18 @@ TRAIN = (
     Case("batch-10", "training, batches of 10", rows=15_000, batch=10),
 )
 PREDICT = Case("predict", "prediction of 60,000 rows", verb="setup_predict", checked=0, tolerance=1e-4)
+# PyTorch adds Adam's ε to another number, which the first losses show.
+ADAM = (
+    Case("adam", "Adam, batches of 128", rows=468 * 128, batch=128, peers="bench.adam", tolerance=3e-4),
+    Case(
+        "adam-wide", "784-512-512-10, Adam, batches of 128", rows=100 * 128, batch=128, peers="bench.adam",
+        sizes=(784, 512, 512, 10), tolerance=3e-4,
+    ),
+)  # fmt: skip
 LOAD = Case("load", "loading MNIST from a CSV of 110 MB", peers="bench.loaders", rounds=5, checked=0, tolerance=0.0)
 # Accuracies may differ by 0.3 %, relative. X / 255 is float64, and scikit-learn converts lists to float64.
 FIT = Case(
     "fit", "MLPClassifier.fit, 5 epochs of Adam, float64", peers="bench.estimators", rounds=5, checked=0, tolerance=3e-3
 )
 FIT_SINGLE = replace(FIT, name="fit-float32", title="MLPClassifier.fit, 5 epochs of Adam, float32", verb="setup_single")
-TIMED = {case.name: case for case in (*TRAIN, PREDICT, LOAD, FIT, FIT_SINGLE)}
+TIMED = {case.name: case for case in (*TRAIN, *ADAM, PREDICT, LOAD, FIT, FIT_SINGLE)}

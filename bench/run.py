@@ -15,6 +15,7 @@ from bench.session import PeerError
 
 REFERENCE = {
     "bench.peers": "bench.peers.article",
+    "bench.adam": "bench.adam.scikit",
     "bench.loaders": "bench.loaders.loadtxt",
     "bench.estimators": "bench.estimators.scikit",
 }
