@@ -18,7 +18,7 @@ from command import ROOT
 
 import fcgpu
 from bench import measure, race
-from bench.cases import CHECKED, FIT, FIT_SINGLE, LOAD, PREDICT, Case
+from bench.cases import ADAM, CHECKED, FIT, FIT_SINGLE, LOAD, PREDICT, Case
 from bench.planted import delayed
 from bench.rows import Writer, read
 from bench.run import run_case
@@ -254,6 +254,17 @@ def test_both_estimators_learn_the_same_from_the_same_program(case, out, mnist, 
     assert 0.5 < accuracy < 1
     assert not case.agrees(accuracy - 0.003, accuracy)
     assert case.agrees(accuracy - 0.002, accuracy)
+
+
+@pytest.mark.parametrize("peer", ["ours", "pytorch", "jax_scan"])
+def test_adam_is_the_same_in_every_library(peer):
+    case = dataclasses.replace(ADAM[0], rows=640, batch=32)
+    try:
+        found, reference = (Session(f"bench.adam.{name}").check(case) for name in (peer, "scikit"))
+    except PeerError as error:
+        pytest.skip(str(error))
+    assert case.agrees(found, reference)
+    assert not case.agrees(1.001 * found, reference)
 
 
 def test_warm_up_is_on_other_data_of_the_same_shape():

@@ -112,6 +112,13 @@ def test_a_busy_machine_and_a_changed_tree_are_said(tmp_path, monkeypatch):
     page = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "kept the machine busy" in page
     assert "not committed" in page
+    monkeypatch.undo()
+    monkeypatch.setattr("bench.rows.os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr("bench.rows.commit", lambda: "abc1234")
+    monkeypatch.setattr("bench.rows.time.strftime", lambda how: "9999-01-01")
+    add_run(Writer(out.path, None))
+    report.write([out.path], tmp_path / "report", lambda text: None)
+    assert "Provisional" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_no_rows_is_one_line(tmp_path, capsys):

@@ -15,7 +15,7 @@ def setup(work):
 def steps(work, update):
     layers = [torch.nn.ReLU() if isinstance(m, torch.nn.Sigmoid) else m for m in pytorch.network(work)]
     model, X = torch.nn.Sequential(*layers), torch.from_numpy(standardised(work)).to(work.device)
-    y = torch.from_numpy(work.y).long().to(work.device)
+    y = torch.tensor(work.y, dtype=torch.long).to(work.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     batches = list(zip(X.split(work.batch), y.split(work.batch), strict=True))
 

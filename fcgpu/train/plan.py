@@ -31,9 +31,9 @@ TILE_BYTES = 8 << 20  # of workspace: wide inputs get fewer rows
 LANES = 16
 LANE_BYTES = 128 << 20  # of gradients: a large network gets fewer lanes
 LANE_FLOP = 2e8  # with fewer operations a lane is not worth waking a thread, which takes some 50 µs
-# Operations per number in a workspace from which a network is wide: products take nearly all of its time, and adding up
-# the gradients of two lanes as long as 20 samples. In batches of 128, 784-512-512-10, with 1,400, takes 0.85 of the time
-# as one tile; 784-256-10, with 930, takes 1.2 times as long.
+# Operations per number in a workspace from which a network is wide: nearly all time is spent in products, and adding up
+# the gradients of two lanes takes as long as 20 samples. 784-512-512-10, with 1,400, takes 0.85 of the time for a batch
+# of 128 if that is one tile; 784-256-10, with 930, takes 1.2 times as long for 512.
 WIDE = 1200
 WIDE_LANE_ROWS = 512
 
