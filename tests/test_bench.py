@@ -258,7 +258,7 @@ def test_both_estimators_learn_the_same_from_the_same_program(case, out, mnist, 
 
 @pytest.mark.parametrize("peer", ["ours", "pytorch", "jax_scan"])
 def test_adam_is_the_same_in_every_library(peer):
-    case = dataclasses.replace(ADAM[0], rows=640, batch=32)
+    case = dataclasses.replace(ADAM[0], rows=20 * 128)
     try:
         found, reference = (Session(f"bench.adam.{name}").check(case) for name in (peer, "scikit"))
     except PeerError as error:
