@@ -249,6 +249,9 @@ def test_features_and_targets_that_are_not_scaled_are_warned_of(tmp_path):
     assert "warning: feature 1 has a root mean square of " in ran("train", large, *few, tmp_path / "c").err
     words = ("--output", "identity", "--scale", 0.001)
     assert "warning: target 0 has a root mean square of " in ran("train", large, *words, *few, tmp_path / "d").err
+    numbers = csv(tmp_path / "n.csv", np.arange(len(X)), X)
+    assert f"warning: {len(X)} classes for {len(X)} samples: " in ran("train", numbers, *few, tmp_path / "e").err
+    assert "warning" not in ran("train", numbers, "--output", "identity", *few, tmp_path / "f").err
 
 
 def test_a_loss_beyond_all_measure_is_null_in_json(tmp_path):

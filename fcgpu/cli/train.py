@@ -25,7 +25,8 @@ from fcgpu.cli.samples import show_samples
 from fcgpu.cli.summary import summary
 from fcgpu.cli.tensorboard import TensorBoard
 from fcgpu.data import NAMED, load
-from fcgpu.data.dataset import Dataset, targets, unscaled
+from fcgpu.data.dataset import Dataset
+from fcgpu.data.doubts import doubts
 from fcgpu.errors import CheckpointError, ConfigError, DivergenceError
 from fcgpu.optim import FULL_BATCH
 from fcgpu.params import initial
@@ -93,11 +94,9 @@ class Job:
         assert isinstance(started, Started)
         self.started, self.cut = started, cut_of(started.plan, started.backend.on_gpu)
         self.device = started.backend
-        notes = [started.plan.note, unscaled("feature", self.data.X, recipe.scale or self.data.scale)]
-        if recipe.output == "identity":
-            notes.append(unscaled("target", targets(self.data, self.data.y)))
-        for note in filter(None, notes):
-            say(f"fcgpu: warning: {note}")
+        for note in (started.plan.note, *doubts(self.data, recipe.scale or self.data.scale, recipe.output)):
+            if note:
+                say(f"fcgpu: warning: {note}")
         if checkpoint is not None:
             check_cut(args.resume, checkpoint, self.cut)
             say(f"fcgpu: going on after epoch {checkpoint.state.epochs} of {recipe.epochs}")

@@ -15,7 +15,6 @@ LONG_DOUBLE = "g"  # 64 to 128 bits, depending on the machine; no GPU has it
 EXPECTED = "expected arrays as Dataset describes them; fcgpu.dataset(X, y) makes them of labels, lists and tables"
 EXACT = 2.0**53  # from here on, different whole numbers may round to the same float64
 ROWS_CHECKED_AT_ONCE = 4096  # bounds the temporary memory of a pass over X
-LARGE = 100  # root mean square from which a network learns poorly from a feature, or takes long to reach a target
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,23 +180,6 @@ def targets(data: Dataset, y: Any) -> Any:
             raise DataError(f"{data.name}: labels are text ({shown(data.classes)}); expected numbers as targets")
         y = np.asarray(data.classes, dtype=np.float64)[y]
     return y.reshape(len(y), -1)
-
-
-def unscaled(what: str, values: Any, scale: float = 1.0) -> str:
-    """Which column of `values` times `scale` is LARGE in the first samples, for a warning; "" if none is.
-
-    Bytes are not looked at: pixels have a scale, or are meant to be raw.
-    """
-    if values.dtype == np.uint8:
-        return ""
-    with np.errstate(all="ignore"):
-        size = np.sqrt(np.mean((as_numpy(values[:ROWS_CHECKED_AT_ONCE]).astype(np.float64) * scale) ** 2, axis=0))
-    if size.max() <= LARGE:
-        return ""
-    return (
-        f"{what} {size.argmax()} has a root mean square of {size.max():.3g}; a network learns better where it is about "
-        f"1: subtract each {what}'s mean and divide by its standard deviation"
-    )
 
 
 def check_weights(weights: Any, n: int, dtype: str, name: str) -> Any:

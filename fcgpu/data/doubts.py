@@ -1,0 +1,39 @@
+"""What looks wrong with data though it can be trained on. Each doubt is a sentence, which the command line prints."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fcgpu.backend import as_numpy
+from fcgpu.data.dataset import ROWS_CHECKED_AT_ONCE, Dataset, targets
+from fcgpu.kernels.losses import OUTPUTS
+
+LARGE = 100  # root mean square from which a network learns poorly from a feature, or takes long to reach a target
+MANY_CLASSES, FEW_SAMPLES = 20, 5  # so many classes with so few samples each are probably numbers to predict
+
+
+def doubts(data: Dataset, scale: float, output: str) -> Iterator[str]:
+    """The doubts about data whose features are multiplied by `scale` and whose y is the target of `output`."""
+    yield from _unscaled("feature", data.X, scale)
+    if output == "identity":
+        yield from _unscaled("target", targets(data, data.y))
+    n_classes = len(data.classes or ())
+    if OUTPUTS[output].classifies and n_classes > MANY_CLASSES and data.n_samples < FEW_SAMPLES * n_classes:
+        yield (
+            f"{n_classes} classes for {data.n_samples} samples: if the labels are numbers to predict, use "
+            "--output identity"
+        )
+
+
+def _unscaled(what: str, values: Any, scale: float = 1.0) -> Iterator[str]:
+    """Looks at the first samples, and not at bytes: pixels have a scale, or are meant to be raw."""
+    if values.dtype == np.uint8:
+        return
+    with np.errstate(all="ignore"):
+        size = np.sqrt(np.mean((as_numpy(values[:ROWS_CHECKED_AT_ONCE]).astype(np.float64) * scale) ** 2, axis=0))
+    if size.max() > LARGE:
+        yield (
+            f"{what} {size.argmax()} has a root mean square of {size.max():.3g}; a network learns better where it is "
+            f"about 1: subtract each {what}'s mean and divide by its standard deviation"
+        )
