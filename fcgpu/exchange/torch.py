@@ -70,7 +70,7 @@ def from_torch(network: Any, classes: Any = None) -> Model:
     if len(linears) != len(between) or not all(isinstance(m, nn.Linear) and m.bias is not None for m in linears):
         raise ConfigError(
             f"{' '.join(type(m).__name__ for m in modules)}: expected Linear with a bias and an activation in turn, "
-            "the last of them the output (Identity for values)"
+            "the last of them the output: append Softmax(dim=1), Sigmoid(), or Identity() for values"
         )
     sizes = (linears[0].in_features, *(m.out_features for m in linears)) if linears else ()
     if not sizes or any(m.in_features != size for m, size in zip(linears, sizes, strict=False)):
