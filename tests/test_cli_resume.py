@@ -16,6 +16,7 @@ from command import blobs, call, csv, finish, start
 import fcgpu
 from fcgpu.cli.checkpoints import Checkpoints, Every
 from fcgpu.cli.lock import Lock
+from fcgpu.progress import Progress
 from fcgpu.train import checkpoint
 from fcgpu.train.state import State
 
@@ -54,6 +55,30 @@ def test_the_last_few_and_the_best_are_kept(here):
 def scored(epoch, score):
     data = dict.fromkeys(("X", "y", "classes", "scale"), "")
     return checkpoint.Checkpoint(State(np.ones(3, np.float32), epochs=epoch), fcgpu.Recipe(), data, {}, score)
+
+
+def test_a_checkpoint_is_scored_by_what_early_stopping_watches(here):
+    assert call(*words(here, "--early-stopping", "--checkpoint-every", 1, "--keep", 99)).code == 0
+    history = [json.loads(line) for line in (here / "run/history.jsonl").read_text().splitlines()]
+    found = [
+        checkpoint.load(here / f"run/checkpoints/epoch-{epoch}.safetensors").score for epoch in epochs(here / "run")
+    ]
+    assert found == [line["monitored"] for line in history[: len(found)]]
+    assert len(found) > 1
+    assert found[0] != history[0]["loss"]
+
+
+def test_ctrl_c_in_the_last_epoch_changes_nothing(here, monkeypatch):
+    add = Progress.add
+
+    def interrupted(self, event):
+        add(self, event)
+        if event.epoch == event.epochs:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Progress, "add", interrupted)
+    assert call(*words(here)).code == 0
+    assert (here / "run/result.json").exists()
 
 
 def test_which_checkpoints_are_kept(tmp_path):
