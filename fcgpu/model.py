@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcgpu.backend import Backend, beside, choose, device_of, namespace_of, on_gpu
-from fcgpu.data.dataset import Dataset, check_features, dataset, encode_labels, not_a_label, shown, targets, type_of
+from fcgpu.data.dataset import Dataset, dataset, targets
+from fcgpu.data.features import check_features
+from fcgpu.data.labels import encode_labels, not_a_label, shown, type_of
 from fcgpu.errors import ConfigError, DataError, DivergenceError, whole
 from fcgpu.host import cpu_count
 from fcgpu.kernels.losses import OUTPUTS

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fcgpu
-from fcgpu.data.dataset import as_classes
+from fcgpu.data.labels import as_classes
 
 OPTIONS = {"hidden": (6,), "epochs": 60, "learning_rate": 0.05, "device": "cpu"}
 X = np.random.default_rng(0).normal(0, 1, (120, 4))

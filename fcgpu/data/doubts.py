@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import as_numpy
-from fcgpu.data.dataset import ROWS_CHECKED_AT_ONCE, Dataset, targets
+from fcgpu.data.dataset import Dataset, targets
+from fcgpu.data.features import ROWS_CHECKED_AT_ONCE
 from fcgpu.kernels.losses import OUTPUTS
 
 LARGE = 100  # root mean square from which a network learns poorly from a feature, or takes long to reach a target

@@ -14,7 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target
 
 from fcgpu.backend import beside, namespace_of
-from fcgpu.data.dataset import as_classes, shown
+from fcgpu.data.labels import as_classes, shown
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.estimator import arrays
 from fcgpu.estimator.base import BaseMLP

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.data.dataset import as_classes
+from fcgpu.data.labels import as_classes
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Spec

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.data.dataset import ROWS_CHECKED_AT_ONCE, Dataset
+from fcgpu.data.dataset import Dataset
+from fcgpu.data.features import ROWS_CHECKED_AT_ONCE
 from fcgpu.errors import CheckpointError, ConfigError
 from fcgpu.formats import sealed
 from fcgpu.train.plan import Plan

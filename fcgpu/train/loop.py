@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import Backend, as_numpy, beside, choose, device_of
-from fcgpu.data.dataset import Dataset, check_weights, dataset, not_a_label, shown, targets
+from fcgpu.data.dataset import Dataset, check_weights, dataset, targets
+from fcgpu.data.labels import not_a_label, shown
 from fcgpu.errors import ConfigError, DataError, whole
 from fcgpu.host import cpu_count
 from fcgpu.kernels.losses import OUTPUTS

@@ -1,0 +1,112 @@
+"""Labels as users hand them over, as classes and indices into them; or an error that names the sample."""
+
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from fcgpu.backend import as_numpy
+from fcgpu.data.features import as_array, refuse_long_doubles
+from fcgpu.errors import DataError
+
+EXACT = 2.0**53  # from here on, different whole numbers may round to the same float64
+
+
+def as_column(y: Any, name: str) -> Any:
+    """y as a NumPy array; a column (n, 1), as some libraries keep labels, becomes (n,)."""
+    given = as_numpy(y)
+    y = as_array("y", given, name)
+    if y.dtype.kind == "U" and not hasattr(given, "dtype"):  # a list: NumPy makes text of its numbers and of NaN, too
+        y = np.asarray(given, dtype=object)
+    if y.dtype.kind in "OT":  # T: text of any length
+        y = _alike(y)
+    return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+
+
+def check_labels(X: Any, y: Any, name: str) -> None:
+    if y.ndim not in (1, 2) or len(y) != len(X) or 0 in y.shape:
+        raise DataError(f"{name}: y has shape {y.shape} for {len(X)} samples; expected ({len(X)},)")
+    if y.dtype.kind not in "buifU":
+        first: dict[str, str] = {}
+        for i, value in enumerate(y.flat):
+            first.setdefault(type(value).__name__, f"{repr(value)[:40]} for sample {i // (y.size // len(y))}")
+        found = " and ".join(f"{kind} ({first[kind]})" for kind in sorted(first))
+        raise DataError(
+            f"{name}: y has {found}; labels must all be whole numbers or all text, targets real numbers: "
+            "drop samples without one"
+        )
+    refuse_long_doubles("y", y, name)
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        bad = int(np.argwhere(~np.isfinite(y))[0][0])
+        raise DataError(f"{name}: the label of sample {bad} is {y[bad]}; labels must be finite: drop such samples")
+
+
+def encode(y: Any, name: str) -> tuple[tuple[int | str, ...] | None, Any]:
+    """(classes, indices) for labels, (None, float64 targets) for anything else."""
+    if y.ndim == 2 or (y.dtype.kind == "f" and not _whole(y).all()):
+        return None, y.astype(np.float64)
+    values, index = np.unique(y, return_inverse=True)
+    return as_classes(values, name), index.astype(np.intp)
+
+
+def _whole(y: Any) -> Any:
+    """(n,) bool: which of the floats y (n,) represent exactly one whole number, as a label must."""
+    return (y == np.rint(y)) & (np.abs(y) < EXACT)
+
+
+def encode_labels(y: Any, classes: tuple[int | str, ...], name: str) -> Any:
+    """Labels (n,) as indices (n,) intp into `classes`. Raises DataError with the first label that is not in it."""
+    known = np.asarray(classes, dtype=type_of(classes))
+    if (known.dtype.kind == "U") != (y.dtype.kind == "U"):
+        raise DataError(f"{name}: label {y.flat[0]!s} is not one of the classes {shown(classes)}")
+    order = np.argsort(known)
+    index = order[np.minimum(np.searchsorted(known, y, sorter=order), len(known) - 1)]
+    wrong = np.flatnonzero(known[index] != y)
+    if wrong.size:
+        raise DataError(
+            f"{name}: label {y[wrong[0]]} of sample {wrong[0]} is out of range; the classes are {shown(classes)}"
+        )
+    return index.astype(np.intp)
+
+
+def as_classes(values: Any, name: str) -> tuple[int | str, ...]:
+    """Labels as Model.classes holds them: str, or int for whole numbers, True and False.
+
+    Raises DataError for any other number, and for more than 64 bits.
+    """
+    classes = []
+    for value in np.asarray(values).tolist():
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if not isinstance(value, str) and not (whole and -(2**63) <= value < 2**64):
+            raise DataError(f"{name}: label {value!r}; labels must be whole numbers of at most 64 bits, or text")
+        classes.append(value if isinstance(value, str) else int(value))
+    return tuple(classes)
+
+
+def type_of(classes: Sequence[Any]) -> Any:
+    """uint64 if a class needs it, where NumPy alone would choose float64 or object; else None, NumPy's choice."""
+    return np.uint64 if isinstance(classes[0], int) and max(classes) >= 2**63 else None
+
+
+def shown(classes: tuple[int | str, ...]) -> str:
+    """Classes for an error message; if there are more than 12, the middle is left out."""
+    words = [str(c) for c in classes]
+    return ", ".join(words if len(words) <= 12 else [*words[:5], "...", *words[-2:]])
+
+
+def not_a_label(y: Any) -> str:
+    """For an error message: why targets (n,) or (n, n_outputs) cannot be labels."""
+    if y.ndim == 2:
+        return f"{y.shape[1]} columns of targets"
+    first = int(np.flatnonzero(~_whole(y))[0])
+    return f"{y[first]:.9g} for sample {first}"
+
+
+def _alike(y: Any) -> Any:
+    """An object array that is all text or all numbers, as an array of that type; any other array unchanged."""
+    if all(isinstance(value, str) for value in y.flat):
+        return np.array(y.tolist(), str)
+    if all(isinstance(value, Real | np.bool_) for value in y.flat):
+        return np.array(y.tolist())
+    return y
