@@ -16,6 +16,7 @@ import pytest
 
 import fcgpu.data
 from fcgpu.data import load, load_features
+from fcgpu.data.doubts import doubts
 from fcgpu.data.idx import read_idx
 from fcgpu.errors import ConfigError, DataError, MissingExtraError
 
@@ -83,6 +84,13 @@ def peak_memory(function):
 @pytest.fixture(scope="module")
 def mnist():
     return load("mnist")
+
+
+def test_a_look_at_wide_features_copies_none_of_them():
+    data = fcgpu.dataset(np.full((64, 50_000), 1000, np.float32), np.arange(64) % 2)
+    said, peak = peak_memory(lambda: list(doubts(data, 1.0, "softmax")))
+    assert "feature 0 has a root mean square of 1e+03" in said[0]
+    assert peak < data.X.nbytes / 4
 
 
 def test_mnist_is_the_real_one(mnist):

@@ -31,8 +31,10 @@ def _unscaled(what: str, values: Any, scale: float = 1.0) -> Iterator[str]:
     """Looks at the first samples, and not at bytes: pixels have a scale, or are meant to be raw."""
     if values.dtype == np.uint8:
         return
+    some = as_numpy(values[:ROWS_CHECKED_AT_ONCE])
     with np.errstate(all="ignore"):
-        size = np.sqrt(np.mean((as_numpy(values[:ROWS_CHECKED_AT_ONCE]).astype(np.float64) * scale) ** 2, axis=0))
+        # einsum makes no copy, which could exceed the memory if the features are many and mapped from disk
+        size = np.sqrt(np.einsum("ij,ij->j", some, some, dtype=np.float64) / len(some)) * scale
     if size.max() > LARGE:
         yield (
             f"{what} {size.argmax()} has a root mean square of {size.max():.3g}; a network learns better where it is "
