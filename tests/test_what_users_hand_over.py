@@ -191,6 +191,7 @@ def test_models_and_datasets_are_compared_by_identity():
         ((X, SIDE), {"start": 3}, fcgpu.ConfigError, "start=3: expected a State"),
         ((X, SIDE), {"order": [1, 0]}, fcgpu.ConfigError, r"order=\[1, 0\]: expected an object with permutation"),
         ((X, SIDE), {"monitor": "loss"}, fcgpu.ConfigError, "monitor='loss': expected a function of EpochEnded"),
+        ((X, [["a", "b"]] * 120), {}, fcgpu.DataError, r"y has shape \(120, 2\) for 120 samples; expected \(120,\)"),
         ((X, np.zeros((120, 0))), {}, fcgpu.DataError, r"y has shape \(120, 0\) for 120 samples"),
         ((X, SIDE), {"dropout": 0.5, "sample_ids": [1, 2]}, fcgpu.DataError, r"sample_ids has shape \(2,\); expected"),
         ((X, SIDE), {"sample_weight": np.full(120, 1e37)}, fcgpu.DataError, r"add up to 1.2e\+39; .* by their mean"),

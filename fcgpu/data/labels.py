@@ -25,7 +25,8 @@ def as_column(y: Any, name: str) -> Any:
 
 
 def check_labels(X: Any, y: Any, name: str) -> None:
-    if y.ndim not in (1, 2) or len(y) != len(X) or 0 in y.shape:
+    dimensions = (1,) if y.dtype.kind == "U" else (1, 2)  # text is no target
+    if y.ndim not in dimensions or len(y) != len(X) or 0 in y.shape:
         raise DataError(f"{name}: y has shape {y.shape} for {len(X)} samples; expected ({len(X)},)")
     if y.dtype.kind not in "buifU":
         first: dict[str, str] = {}
