@@ -1,9 +1,9 @@
 """The plan of a run: tiles of rows, lanes of gradients, threads, and the memory needed, before it is allocated.
 
 A batch is cut into tiles, and tile t is added into lane t mod lanes. Tiles and lanes determine the order of every sum,
-and so the bits of the result; on the CPU they depend on the network and the batch alone. The number of threads only
-determines which lanes are filled at the same time. A small memory budget reduces the threads, and the lanes that are in
-memory at once.
+and so the bits of the result; on the CPU they depend on the network, the batch and the number of samples alone. The
+number of threads only determines which lanes are filled at the same time. A small memory budget reduces the threads,
+and the lanes that are in memory at once.
 
 On a GPU there is one lane; `plan_gpu.py` plans what is kept on the device.
 """
