@@ -123,3 +123,23 @@ def test_the_work_of_a_step_is_what_its_products_and_launches_are():
     assert BIG.flop == 60_000 * 2 * (2 * 784 * 128 + 3 * (128 * 64 + 64 * 10))
     assert BIG.launches == 16
     assert work_of(fcgpu.Spec((12_288, 1), output="sigmoid"), 1) == (4 * 12_288, 6, 1)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "samples", "batch", "lanes"),
+    [
+        ((512, 512), 1022, 511, 1),
+        ((512, 512), 1021, 511, 2),  # no batch is half of the samples: not one tile
+        ((512, 512), 1024, 512, 2),
+        ((512, 512), 4096, 1024, 4),
+        ((512, 512), 300, 300, 2),
+        ((512, 512), 1, 1, 1),
+        ((256,), 1022, 511, 2),
+        ((128, 64), 60_000, 60_000, 16),
+    ],
+)
+def test_wide_networks_have_few_lanes(hidden, samples, batch, lanes):
+    data = np.zeros((samples, 784), np.uint8), np.zeros(samples, np.intp)
+    spec = fcgpu.Spec((784, *hidden, 10))
+    cut = plan(spec, data, fcgpu.Recipe(hidden=hidden, batch=batch), fcgpu.choose("cpu"), threads=2)
+    assert (cut.lanes, cut.held) == (lanes, lanes)

@@ -32,10 +32,10 @@ LANES = 16
 LANE_BYTES = 128 << 20  # of gradients: a large network gets fewer lanes
 LANE_FLOP = 2e8  # with fewer operations a lane is not worth waking a thread, which takes some 50 µs
 # Operations per number in a workspace from which a network is wide: nearly all time is spent in products, and adding up
-# the gradients of two lanes takes as long as 20 samples. 784-512-512-10, with 1,400, takes 0.85 of the time for a batch
-# of 128 if that is one tile; 784-256-10, with 930, takes 1.2 times as long for 512.
+# the gradients of two lanes takes as long as 20 samples. With 784-512-512-10, which has 1,400, one tile takes 0.9 of
+# the time of two lanes for a batch of 128, 1.1 for 256 and 1.3 for 512; with 784-256-10, which has 930, 1.2 for 512.
 WIDE = 1200
-WIDE_LANE_ROWS = 512
+WIDE_LANE_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -150,11 +150,12 @@ def readable(n: float) -> str:
 
 def _cut_for_cpu(whole: Plan, spec: Spec, size: int) -> Plan:
     flop, values = 6.0 * spec.n_params, Workspace.values(spec)
-    wide = flop > WIDE * values
-    if wide and whole.batch <= min(TILE_ROWS, whole.samples // 2):
-        return replace(whole, held=1)  # one tile: the threads share each product
-    most = whole.batch // WIDE_LANE_ROWS if wide else whole.batch
-    lanes = int(max(1, min(LANES, LANE_BYTES // (size * spec.n_params), flop * whole.batch // LANE_FLOP, most)))
+    worth = flop * whole.batch // LANE_FLOP
+    if flop > WIDE * values:
+        if whole.batch < 2 * WIDE_LANE_ROWS and whole.batch <= whole.samples // 2:
+            return replace(whole, held=1)  # one tile: the threads share each product
+        worth = min(worth, max(2, whole.batch // WIDE_LANE_ROWS))
+    lanes = int(max(1, min(LANES, LANE_BYTES // (size * spec.n_params), worth, whole.batch)))
     lanes = 1 << lanes.bit_length() - 1  # a power of two, so that 2, 4, ... threads get equal work
     rows = max(32, min(TILE_ROWS, TILE_BYTES // (size * values)))
     rounds = max(1, round(whole.batch / (lanes * rows)))  # tiles per lane, all of one size, so that lanes end together
