@@ -13,6 +13,7 @@ TITLE, PACKAGES, CLOCKS = jax_scan.TITLE, jax_scan.PACKAGES, jax_scan.CLOCKS
 
 
 def setup(work):
+    jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU JAX would round to TF32
     X = jnp.asarray(standardised(work).reshape(-1, work.batch, work.X.shape[1]))
     y, params = jnp.asarray(work.y.reshape(-1, work.batch), jnp.int32), parameters(work)
     state = params, *(jax.tree.map(jnp.zeros_like, params) for _ in range(2)), jnp.zeros(())

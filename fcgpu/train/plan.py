@@ -34,6 +34,7 @@ LANE_FLOP = 2e8  # with fewer operations a lane is not worth waking a thread, wh
 # Operations per number in a workspace from which a network is wide: nearly all time is spent in products, and adding up
 # the gradients of two lanes takes as long as 20 samples. With 784-512-512-10, which has 1,400, one tile takes 0.9 of
 # the time of two lanes for a batch of 128, 1.1 for 256 and 1.3 for 512; with 784-256-10, which has 930, 1.2 for 512.
+# That was on two threads; eight can share one tile's products, and only two of them two lanes.
 WIDE = 1200
 WIDE_LANE_ROWS = 256
 

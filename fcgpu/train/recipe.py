@@ -123,7 +123,8 @@ class Recipe:
                     value = list(given) if isinstance(given := getattr(self, key), tuple) else given
                     raise ConfigError(
                         f"{key}={value!r} is not for optimizer={self.optimizer!r}, which needs the same loss at every "
-                        f"step: use optimizer='adam' or another first-order rule, or leave {key} out"
+                        "step and finds its step sizes by itself: use optimizer='adam' or another first-order rule, or "
+                        f"leave {key} out"
                     )
         if self.precision != "float32" and self.dtype != "float32":
             raise ConfigError(
