@@ -16,11 +16,19 @@ from fcgpu.kernels import blas
 from fcgpu.kernels.denormals import as_zeros, count_as_zero
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
-from fcgpu.train import cpu, kept, small, staircase
+from fcgpu.train import cpu, kept, samples, small, staircase
 from fcgpu.train.small import SmallBatches
 from fcgpu.workers import Workers
 
 IS_X86 = sys.platform == "linux" and platform.machine() == "x86_64"
+
+
+@pytest.fixture(autouse=True)
+def in_numpy(monkeypatch):
+    """Steps in NumPy, also where C has been compiled."""
+    monkeypatch.setattr(samples, "are_for", lambda *a: False)
+
+
 RULES = [name for name in UPDATES if name != "rprop"]
 REGULARISED = {"alpha": 0.1, "gradient_clip": 0.5, "dropout": 0.3}
 

@@ -165,6 +165,19 @@ CLONES static void N(softmax_loss)(const T* Z, Labels y, const T* t, const T* we
     }
 }
 
+/* losses (n) = weight ½ Σ over outputs of (z - t)². */
+CLONES static void N(squared_loss)(const T* Z, Labels y, const T* t, const T* weight, ptrdiff_t step, T* losses,
+                                   ptrdiff_t n, ptrdiff_t k) {
+    for (ptrdiff_t i = 0; i < n; i++, Z += k) {
+        T sum = 0;
+        for (ptrdiff_t j = 0; j < k; j++) {
+            T error = Z[j] - (t ? t[i * k + j] : k == 1 ? (T)label(y, i) : j == label(y, i));
+            sum += error * error;
+        }
+        losses[i] = sum / 2 * weight[i * step];
+    }
+}
+
 /* correct (n) = whether the largest of each row of Z (n, k) is that of class y; for k = 1, whether (z > 0) == y. */
 CLONES static void N(count_correct)(const T* Z, Labels y, unsigned char* correct, ptrdiff_t n, ptrdiff_t k) {
     for (ptrdiff_t i = 0; i < n; i++, Z += k) {

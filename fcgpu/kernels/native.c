@@ -39,25 +39,54 @@ static ALWAYS ptrdiff_t label(Labels y, ptrdiff_t i) {
     }
 }
 
+#if defined(__GNUC__) && !defined(_WIN32) /* vector types and POSIX threads */
+#define STEPS
 #define MOST_LAYERS 64
-#if defined(__GNUC__) /* passes.h needs vector types */
-#define PASSES
-#endif
+#define SOME_ROWS 16 /* of a layer's matrix, whose gradient is computed at once */
+enum Rule { GRADIENT_DESCENT, MOMENTUM, NESTEROV, RMSPROP, ADAM, ADAMW };
 
-typedef struct { /* a small batch and its network */
+typedef struct { /* batches of samples, a network, and the rule that updates it */
     const char* X;
-    ptrdiff_t row, samples;
-    const ptrdiff_t *rows, *sizes; /* rows: indices into X, or NULL for its first `samples` rows */
-    int bytes, layers, activation, softmax;
-    double scale;
-    ptrdiff_t widest;
+    ptrdiff_t row, samples, batch, some, steps, whole; /* some: samples of a task; whole: samples of an epoch */
+    const ptrdiff_t *order, *sizes;                    /* order: indices into the samples, or NULL for the first ones */
+    int bytes, layers, activation, output, counts, threads, many_registers, rule;
+    double scale, alpha, first, second, epsilon, weight_decay, t, longest;
     Labels y;
     const void *targets, *weights;
-    ptrdiff_t step;
-    uint8_t* seen; /* whether a feature is not zero in some sample of the batch */
-    ptrdiff_t* places;
-    void* room;
-} Batch;
+    void *params, *m, *v, *room, *divided;
+    const double* rates;
+    double* sums; /* loss without penalty, penalty, correct predictions */
+    ptrdiff_t done;
+} Steps;
+
+typedef struct { /* scratch memory, or NULL to count what is needed */
+    char* at;
+    ptrdiff_t used;
+} Memory;
+
+static void* take_memory(Memory* memory, ptrdiff_t bytes) {
+    void* taken = memory->at ? memory->at + memory->used : NULL;
+    memory->used += (bytes + 63) / 64 * 64;
+    return taken;
+}
+
+#include "team.h"
+
+/* Whether there are 32 vector registers, of 64 bytes, so that a tile of a product may have four vectors in a row. */
+static int has_many_registers(void) {
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
+#else
+    return 0;
+#endif
+}
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+#endif
 
 #define T float
 #define BITS uint32_t
@@ -76,7 +105,10 @@ typedef struct { /* a small batch and its network */
 #define LOG logf
 #define SQRT sqrtf
 #include "elementwise.h"
-#include "passes.h"
+#ifdef STEPS
+#include "panels.h"
+#include "epoch.h"
+#endif
 #undef T
 #undef BITS
 #undef N
@@ -111,7 +143,10 @@ typedef struct { /* a small batch and its network */
 #define LOG log
 #define SQRT sqrt
 #include "elementwise.h"
-#include "passes.h"
+#ifdef STEPS
+#include "panels.h"
+#include "epoch.h"
+#endif
 #include "tiles.h"
 
 typedef struct {
@@ -362,85 +397,110 @@ FUNCTION(load_tile) {
     DONE(done);
 }
 
-#ifdef PASSES
+#ifdef STEPS
 /* Read the layers' sizes from a contiguous array; False if they are not valid. */
-static int take_sizes(Batch* it, const Array* sizes) {
+static int take_sizes(Steps* it, const Array* sizes) {
     if (!(sizes->whole && sizes->type == 'b' && sizes->view.itemsize == sizeof(ptrdiff_t) && sizes->size >= 2 &&
           sizes->size <= MOST_LAYERS))
         return 0;
     it->sizes = sizes->view.buf, it->layers = (int)sizes->size - 1;
-    for (int i = 0; i <= it->layers; i++) {
+    for (int i = 0; i <= it->layers; i++)
         if (it->sizes[i] < 1) return 0;
-        if (i && it->sizes[i] > it->widest) it->widest = it->sizes[i];
-    }
-    return 1;
+    return it->sizes[it->layers] <= BLOCK;
 }
 
-/* Bytes of scratch memory for `places` and `seen`, which lie before the scratch memory for numbers. */
-static ptrdiff_t room_for_places(const Batch* it) {
-    ptrdiff_t places = it->sizes[0] + 1 + it->widest, bytes = places * (ptrdiff_t)sizeof(ptrdiff_t) + it->sizes[0];
-    return (bytes + 63) / 64 * 64;
-}
-
-static ptrdiff_t room_for(const Batch* it, int doubles) {
-    return room_for_places(it) + (doubles ? room_double(it) : room_float(it));
-}
-
-/* (sizes, samples, doubles) -> bytes of scratch memory that `passes` needs. */
-FUNCTION(passes_room) {
-    TAKES(3);
-    Batch it = {0};
+/* (sizes, batch, samples of a task, threads, doubles) -> bytes of scratch memory that `steps` needs. */
+FUNCTION(steps_room) {
+    TAKES(5);
+    Steps it = {.batch = PyLong_AsSsize_t(args[1]), .some = PyLong_AsSsize_t(args[2])};
     Array sizes = {0};
-    it.samples = PyLong_AsSsize_t(args[1]);
-    int doubles = PyObject_IsTrue(args[2]), done = open_array(args[0], &sizes, 0) && take_sizes(&it, &sizes);
-    ptrdiff_t bytes = done ? room_for(&it, doubles) : 0;
+    it.threads = (int)PyLong_AsLong(args[3]);
+    int doubles = PyObject_IsTrue(args[4]);
+    int done = open_array(args[0], &sizes, 0) && take_sizes(&it, &sizes) && it.batch > 0 && it.some > 0 &&
+               it.threads > 0 && it.threads <= MOST_THREADS;
+    ptrdiff_t bytes = done ? doubles ? room_double(&it) : room_float(&it) : 0;
     close_arrays(&sizes, 1);
     if (!done && !PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "expected the sizes of a few layers");
     return PyErr_Occurred() ? NULL : PyLong_FromSsize_t(bytes);
 }
 
-/* (X, indices or None, scale, sizes, activation, softmax, params, gradient, subtract, logits, y, weight, room):
-   gradient and logits are overwritten. With `subtract` the gradient of the first layer's W is not stored but subtracted
-   from W in params. */
-FUNCTION(passes) {
+static int open_indices(PyObject* object, Array* a, ptrdiff_t below) {
+    int good = open_array(object, a, 0) && a->whole && a->type == 'b' && a->view.itemsize == sizeof(ptrdiff_t);
+    const ptrdiff_t* index = a->view.buf;
+    for (ptrdiff_t i = 0; good && i < a->size; i++) good = index[i] >= 0 && index[i] < below;
+    return good;
+}
+
+/* (X, order or None, y, weights or None, params, m or None, v or None, rates, sums, sizes, room, whole numbers, real
+   numbers): the next len(rates) steps. Overwrites params, m and v, and adds to sums. Returns how many steps are done:
+   at least one, but no more are begun after so many seconds.
+
+   whole numbers: batch, samples of a task, threads, activation, output, counts, rule, samples of an epoch.
+   real numbers: scale, alpha, the rule's first and second factor, epsilon, weight decay, steps of the rule before,
+   seconds. */
+FUNCTION(steps) {
     TAKES(13);
-    Batch it = {0};
-    Compared c;
-    Array a[6] = {0};
-    Array *X = &a[0], *rows = &a[1], *sizes = &a[2], *params = &a[3], *gradient = &a[4], *room = &a[5];
-    it.scale = PyFloat_AsDouble(args[2]);
-    it.activation = (int)PyLong_AsLong(args[4]), it.softmax = PyObject_IsTrue(args[5]);
-    int subtract = PyObject_IsTrue(args[8]);
-    int done = open_compared(&c, args[9], NULL, args[10], args[11], NULL) && open_array(args[0], X, 0) &&
-               open_array(args[3], sizes, 0) && open_array(args[6], params, 1) && open_array(args[7], gradient, 1) &&
-               open_array(args[12], room, 1) && take_sizes(&it, sizes);
-    done = done && X->view.ndim == 2 && X->view.strides[1] == X->view.itemsize && params->type == c.Z.type &&
-           params->whole && is_like(gradient, params) && room->whole && room->view.itemsize == 1;
+    enum { X, ORDER, Y, WEIGHTS, PARAMS, M, V, RATES, SUMS, SIZES, ROOM, WHOLES, REALS, ALL };
+    Array a[ALL] = {0};
+    Steps it = {0};
+    int done = 1;
+    for (int i = 0; i < ALL; i++) {
+        const int optional = i == ORDER || i == WEIGHTS || i == M || i == V;
+        const int writable = i == PARAMS || i == M || i == V || i == SUMS || i == ROOM;
+        if (i == ORDER || (optional && args[i] == Py_None)) continue;
+        done = done && open_array(args[i], &a[i], writable) && (i == X || a[i].whole);
+    }
+    done = done && take_sizes(&it, &a[SIZES]) && a[X].view.ndim == 2 && a[X].view.strides[1] == a[X].view.itemsize &&
+           a[X].view.shape[1] == it.sizes[0] && a[WHOLES].type == 'b' && a[WHOLES].view.itemsize == 8 &&
+           a[WHOLES].size == 8 && a[REALS].type == 'd' && a[REALS].size == 8 && a[RATES].type == 'd' &&
+           a[SUMS].type == 'd' && a[SUMS].size == 3 && a[ROOM].view.itemsize == 1;
     if (done) {
-        it.X = X->view.buf, it.row = X->view.strides[0], it.bytes = X->type == 'u' && X->view.itemsize == 1;
-        it.samples = c.n, it.y = c.labels, it.targets = c.targets, it.weights = c.weights, it.step = c.step;
+        const int64_t* n = a[WHOLES].view.buf;
+        const double* x = a[REALS].view.buf;
+        const ptrdiff_t k = it.sizes[it.layers], rows = a[X].view.shape[0];
         ptrdiff_t size = 0;
+        it.batch = n[0], it.some = n[1], it.threads = (int)n[2], it.activation = (int)n[3], it.output = (int)n[4];
+        it.counts = (int)n[5], it.rule = (int)n[6], it.whole = n[7];
+        it.scale = x[0], it.alpha = x[1], it.first = x[2], it.second = x[3], it.epsilon = x[4], it.weight_decay = x[5];
+        it.t = x[6], it.longest = x[7], it.X = a[X].view.buf, it.row = a[X].view.strides[0];
+        it.bytes = a[X].type == 'u' && a[X].view.itemsize == 1;
+        it.samples = rows, it.steps = a[RATES].size, it.rates = a[RATES].view.buf, it.sums = a[SUMS].view.buf;
         for (int i = 0; i < it.layers; i++) size += (it.sizes[i] + 1) * it.sizes[i + 1];
-        done = (it.bytes || X->type == c.Z.type) && params->size == size && X->view.shape[1] == it.sizes[0] &&
-               c.k == it.sizes[it.layers] && room->size >= room_for(&it, c.Z.type == 'd');
-        it.places = room->view.buf;
-        it.seen = (uint8_t*)(it.places + it.sizes[0] + 1 + it.widest);
-        it.room = (char*)room->view.buf + room_for_places(&it);
+        const char type = a[PARAMS].type;
+        done = (type == 'f' || type == 'd') && a[PARAMS].size == size && (it.bytes || a[X].type == type) &&
+               it.batch > 0 && it.some > 0 && it.threads > 0 && it.threads <= MOST_THREADS && it.whole > 0 &&
+               it.rule >= GRADIENT_DESCENT && it.rule <= ADAMW && a[Y].view.ndim && a[Y].view.shape[0] == rows;
+        if (done && args[ORDER] != Py_None) {
+            done = open_indices(args[ORDER], &a[ORDER], rows);
+            it.order = a[ORDER].view.buf, it.samples = a[ORDER].size;
+        }
+        done = done && it.steps > 0 && it.samples > (it.steps - 1) * it.batch;
+        for (int i = M; done && i <= V; i++) {
+            const int needed = i == M ? it.rule >= ADAM : it.rule > GRADIENT_DESCENT;
+            done = needed ? a[i].view.obj && is_like(&a[i], &a[PARAMS]) : 1;
+        }
+        if (done && a[WEIGHTS].view.obj) done = a[WEIGHTS].type == type && a[WEIGHTS].size == rows;
+        if (done && a[Y].type == type && a[Y].size == rows * k) it.targets = a[Y].view.buf;
+        else if (done) {
+            done = a[Y].view.ndim == 1 && (a[Y].type == 'b' || a[Y].type == 'u');
+            it.y = (Labels){a[Y].view.buf, (int)a[Y].view.itemsize, a[Y].type == 'b'};
+            for (ptrdiff_t i = 0; done && k > 1 && i < rows; i++) done = label(it.y, i) >= 0 && label(it.y, i) < k;
+        }
+        it.weights = a[WEIGHTS].view.buf, it.params = a[PARAMS].view.buf;
+        it.m = a[M].view.buf, it.v = a[V].view.buf;
+        it.many_registers = has_many_registers();
+        if (done) done = a[ROOM].size >= (type == 'd' ? room_double(&it) : room_float(&it));
+        it.room = a[ROOM].view.buf;
+        if (done) {
+            PyThreadState* saved = PyEval_SaveThread();
+            if (type == 'd') run_double(&it);
+            else run_float(&it);
+            PyEval_RestoreThread(saved);
+        }
     }
-    if (done && args[1] == Py_None) {
-        done = X->view.shape[0] == c.n;
-    } else if (done) {
-        done = open_array(args[1], rows, 0) && rows->whole && rows->type == 'b' &&
-               rows->view.itemsize == sizeof(ptrdiff_t) && rows->size == c.n;
-        it.rows = rows->view.buf;
-        for (ptrdiff_t i = 0; done && i < rows->size; i++) done = it.rows[i] >= 0 && it.rows[i] < X->view.shape[0];
-    }
-    if (done && !PyErr_Occurred())
-        CALL(*params, passes, &it, params->view.buf, gradient->view.buf, subtract ? params->view.buf : NULL,
-             c.Z.view.buf);
-    close_compared(&c);
-    close_arrays(a, 6);
-    return PyErr_Occurred() ? NULL : PyBool_FromLong(done);
+    close_arrays(a, ALL);
+    if (!done) PyErr_SetString(PyExc_TypeError, "expected contiguous arrays of one float type, and indices in range");
+    return PyErr_Occurred() ? NULL : PyLong_FromSsize_t(it.done);
 }
 #endif
 
@@ -522,9 +582,9 @@ static PyMethodDef methods[] = {
     METHOD("adam", adam),
     METHOD("add_l2", add_l2),
     METHOD("load_tile", load_tile),
-#ifdef PASSES
-    METHOD("passes", passes),
-    METHOD("passes_room", passes_room),
+#ifdef STEPS
+    METHOD("steps", steps),
+    METHOD("steps_room", steps_room),
 #endif
     METHOD("to_bytes", to_bytes),
     METHOD("multiply_bytes", multiply_bytes_),

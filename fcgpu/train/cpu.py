@@ -8,7 +8,6 @@ import numpy as np
 
 from fcgpu.backend import Backend
 from fcgpu.params import Spec
-from fcgpu.train.passes import Passes
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.samples import Samples
@@ -41,7 +40,7 @@ class OnCpu:
         count: bool,
     ) -> None:
         self.spec, self.plan, self.recipe, self._stairs = spec, plan, recipe, samples.stairs
-        evaluate = Passes if samples.in_one_call else SmallBatches if is_small(plan) else Evaluate
+        evaluate = SmallBatches if is_small(plan) else Evaluate
         weights = None if samples.weights is None else samples.weights.reshape(-1, 1)
         self._evaluate: Evaluate = evaluate(
             spec, (samples.X, samples.y, weights), plan, backend, workers, recipe,

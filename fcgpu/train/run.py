@@ -24,6 +24,7 @@ from fcgpu.optim.first_order import FirstOrder
 from fcgpu.optim.lbfgs import LBFGS
 from fcgpu.optim.schedules import Position
 from fcgpu.params import Spec, initial, weights_only
+from fcgpu.train.compiled import Compiled
 from fcgpu.train.cpu import OnCpu
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.plan import Plan
@@ -83,7 +84,7 @@ class Run:
         self._training_set = (X if plan.chunk else samples.X, scale) if backend.on_gpu else (data.X, self.scale)
         self.plan = replace(plan, data_bytes=plan.data_bytes + samples.copied)
         first = start.epochs if start else 0
-        self.steps: OnCpu | OnGpu
+        self.steps: OnCpu | Compiled | OnGpu
         if backend.on_gpu:
             from fcgpu.train import gpu  # late: a third of the time of `import fcgpu`
 
@@ -91,6 +92,9 @@ class Run:
                 spec, (samples.X, samples.y, samples.weights), plan, backend, recipe,
                 scale=scale, count=self.counts, ids=samples.ids, shuffled=self.shuffled, done=first,
             )  # fmt: skip
+        elif samples.in_c:
+            data_of_steps = samples.X, samples.y, samples.weights
+            self.steps = Compiled(spec, data_of_steps, plan, backend, recipe, scale=scale, count=self.counts)
         else:
             self.steps = OnCpu(spec, samples, plan, backend, recipe, self.workers, scale=scale, count=self.counts)
         self.plan = replace(self.plan, data_bytes=self.plan.data_bytes + self.steps.resident)

@@ -1,0 +1,436 @@
+"""Steps in C: against the formulas, and in training against the steps in NumPy."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from native_cases import at_the_end, digits
+
+import fcgpu
+from fcgpu.kernels import REFERENCE, compiled
+from fcgpu.kernels.activations import ACTIVATIONS as REFERENCES
+from fcgpu.kernels.denormals import as_zeros
+from fcgpu.kernels.losses import OUTPUTS as LOSSES
+from fcgpu.kernels.updates import UPDATES
+from fcgpu.params import Spec, aligned, initial, weights_only
+from fcgpu.train import compiled as steps
+from fcgpu.train import plan, samples
+from fcgpu.train.compiled import ACTIVATIONS, OUTPUTS, RULES, Pace
+from fcgpu.train.loop import fit_to
+
+pytestmark = pytest.mark.skipif(not hasattr(compiled.native, "steps"), reason="native.c was not compiled")
+SIZES = [(1, 1, 2), (5, 17, 3), (40, 130, 64, 10), (200, 16, 16, 1), (33, 4), (6, 5, 4, 3, 2, 20, 7), (9, 300, 2)]
+HYPERPARAMETERS = {"momentum": 0.8, "rho": 0.7, "beta_1": 0.7, "beta_2": 0.8, "epsilon": 1e-3, "weight_decay": 0.3}
+RATES = np.array([0.3, 0.2])
+
+
+class Problem:
+    """Two batches of a network, the second smaller if `samples` is more than 1, and what two steps come to."""
+
+    def __init__(self, sizes, samples, activation, output, rule, dtype, features="bytes", *, weighted=False,
+                 dense=False, alpha=0.0):  # fmt: skip
+        random = np.random.default_rng(0)
+        output = "sigmoid" if output == "softmax" and sizes[-1] == 1 else output
+        self.spec, self.dtype, self.scale, self.alpha = Spec(sizes, activation, output), np.dtype(dtype), 1 / 255, alpha
+        self.samples, self.rule = samples, rule
+        n = samples + max(1, samples // 2)
+        self.X = random.integers(0, 256, (2 * n, sizes[0]), dtype=np.uint8)
+        self.X[random.random(self.X.shape) < 0.7] = 0
+        if features == "numbers":
+            self.X = (self.X * random.normal(0, 1, self.X.shape)).astype(dtype)
+        self.order = random.permutation(2 * n)[:n]
+        k = max(2, sizes[-1])
+        dense = dense or output == "identity"
+        self.y = random.random((2 * n, sizes[-1])).astype(dtype) if dense else random.integers(0, k, 2 * n)
+        if dense and output == "softmax":
+            self.y /= self.y.sum(1, keepdims=True)
+        self.weights = random.integers(0, 3, 2 * n).astype(dtype) if weighted else None
+        self.params = initial(self.spec, 1).astype(dtype)
+        self.params += random.normal(0, 0.1, self.params.shape).astype(dtype)
+        self.state = [random.random(self.params.shape).astype(dtype) for _ in "mv"]
+        self.given = {key: HYPERPARAMETERS[key] for key in UPDATES[rule].defaults}
+
+    def arguments(self, threads=1, some=5, **changes):
+        """Those of the C, by name: the arrays that it overwrites are copies."""
+        m, v = (array.copy() for array in self.state)
+        first = [self.given[key] for key in ("momentum", "rho", "beta_1") if key in self.given] or [0.0]
+        others = (self.given.get(key, 0.0) for key in ("beta_2", "epsilon", "weight_decay"))
+        reals = [self.scale, self.alpha, *first, *others, 3.0, 1.0]
+        wholes = [
+            self.samples, some, threads, ACTIVATIONS.index(self.spec.activation), OUTPUTS.index(self.spec.output),
+            self.spec.output != "identity", RULES.index(self.rule), 10,
+        ]  # fmt: skip
+        sizes = np.array(self.spec.sizes, np.intp)
+        room = compiled.native.steps_room(sizes, self.samples, some, threads, self.dtype == np.float64)
+        return {
+            "X": self.X, "order": self.order, "y": self.y, "weights": self.weights, "params": self.params.copy(),
+            "m": m, "v": v, "rates": RATES.copy(), "sums": np.zeros(3), "sizes": sizes,
+            "room": aligned(room, np.uint8), "wholes": np.array(wholes), "reals": np.array(reals), **changes,
+        }  # fmt: skip
+
+    def run(self, **changes):
+        """(params, m, v, sums) after two steps in C."""
+        given = self.arguments(**changes)
+        assert compiled.native.steps(*given.values()) == len(given["rates"])
+        return [given[name] for name in ("params", "m", "v", "sums")]
+
+    def right(self):
+        """The same in float64, by the references."""
+        w, state, sums = self.params.astype(float), [array.astype(float) for array in self.state], np.zeros(3)
+        kind, loss = UPDATES[self.rule].state, LOSSES[self.spec.output].loss
+        given = dict(self.given)
+        if "weight_decay" in given:
+            given["weight_decay"] = weights_only(self.spec, given["weight_decay"])
+        named = {"m": state[0], "v": state[1], "t": np.array([3.0])}
+        for i, rate in enumerate(RATES):
+            rows = self.order[i * self.samples : (i + 1) * self.samples]
+            n, y = len(rows), self.y[rows]
+            weight = np.ones((n, 1)) if self.weights is None else self.weights[rows].astype(float)[:, None]
+            weight = weight / (weight.sum() or 1)
+            total = n if self.weights is None else self.weights[rows].sum()
+            share = 1 / total if total else 0
+            gradient = np.zeros(w.shape)
+            layers = self.spec.layers(w)
+            A = [self.X[rows] * self.scale]
+            for j, (W, b) in enumerate(layers):
+                A.append(A[-1] @ W)
+                if j < len(layers) - 1:
+                    REFERENCES[self.spec.activation].forward(A[-1], b, xp=np)
+            A[-1] += layers[-1].b
+            losses = np.zeros((n, 1))
+            REFERENCE[loss](A[-1], y, weight, losses, xp=np)
+            sums[0] += losses.sum() * n / 10
+            if self.spec.output != "identity" and y.ndim == 1:
+                correct = np.zeros(n, bool)
+                REFERENCE["count_correct"](A[-1], y, correct, xp=np)
+                sums[2] += correct.sum()
+            dZ = A[-1]
+            REFERENCE[f"{loss}_delta"](dZ, 0.0, y, weight, xp=np)
+            for j, (dW, db) in reversed(list(enumerate(self.spec.layers(gradient)))):
+                dW[...], db[...] = A[j].T @ dZ, dZ.sum(0)
+                dZ = dZ @ layers[j].W.T
+                if j and self.spec.activation != "identity":
+                    REFERENCES[self.spec.activation].backward(A[j], dZ, xp=np)
+                penalty = np.zeros(())
+                REFERENCE["add_l2"](layers[j].W, dW, self.alpha, share, penalty, xp=np)
+                sums[1] += penalty * n / 10
+            UPDATES[self.rule].update(w, gradient, kind(*(named[f] for f in kind._fields)), rate, **given, xp=np)
+        return [w, *state, sums]
+
+
+def assert_near(found, right, dtype):
+    near = 200 * np.finfo(dtype).eps
+    for one, other in zip(found, right, strict=True):
+        np.testing.assert_allclose(one, other, rtol=near, atol=near * max(1, np.abs(other).max()))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("features", ["bytes", "numbers"])
+@pytest.mark.parametrize("batch", [1, 2, 7, 10, 29, 75])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_two_steps_are_those_of_the_references(sizes, batch, features, dtype):
+    at = SIZES.index(sizes) + batch + (features == "bytes")
+    for i, output in enumerate(OUTPUTS):
+        activation, rule = ACTIVATIONS[(at + i) % len(ACTIVATIONS)], RULES[(at + 2 * i) % len(RULES)]
+        it = Problem(
+            sizes, batch, activation, output, rule, dtype, features, weighted=at % 2 == 0, dense=at % 3 == 0,
+            alpha=0.1 * (at % 5 == i),
+        )  # fmt: skip
+        if it.y.ndim == 2 and output != "identity":
+            it.spec = Spec(sizes, activation, it.spec.output)
+        found = it.run(wholes=counting(it, counts=it.y.ndim == 1))
+        assert_near(found, it.right(), dtype)
+
+
+def counting(it, *, counts):
+    wholes = it.arguments()["wholes"]
+    wholes[5] = counts
+    return wholes
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_every_rule_activation_and_output(rule, activation, output):
+    it = Problem((20, 30, 10, 4), 10, activation, output, rule, "float64", alpha=0.2, weighted=True)
+    assert_near(it.run(), it.right(), "float64")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", ["gradient_descent", "adam"])
+def test_no_bit_depends_on_the_threads(rule, dtype):
+    it = Problem((40, 130, 64, 10), 75, "relu", "softmax", rule, dtype, alpha=0.1)
+    expected = it.run()
+    for threads in (2, 3, 8):  # more than there are processors, too
+        for _ in range(20):
+            for one, other in zip(it.run(threads=threads), expected, strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+def test_rows_may_be_named_or_the_first_ones():
+    it = Problem((20, 30, 4), 10, "relu", "softmax", "adam", "float32", weighted=True)
+    wide = np.zeros((len(it.order), 60), np.uint8)
+    wide[:, 20:40] = it.X[it.order]
+    first = {"y": it.y[it.order], "weights": it.weights[it.order], "order": None}
+    for X in (it.X[it.order], wide[:, 20:40]):
+        for one, other in zip(it.run(X=X, **first), it.run(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_labels_may_be_integers_of_any_type():
+    it = Problem((20, 30, 4), 10, "relu", "softmax", "adam", "float32")
+    for dtype in "bBhHiIlLqQ":
+        np.testing.assert_array_equal(it.run(y=it.y.astype(dtype))[0], it.run()[0])
+
+
+def test_a_batch_whose_weights_are_all_0_has_no_gradient():
+    it = Problem((20, 30, 4), 10, "relu", "softmax", "gradient_descent", "float64", alpha=0.1)
+    params, *_, sums = it.run(weights=np.zeros(len(it.X)))
+    np.testing.assert_array_equal(params, it.params)
+    assert not sums[:2].any()
+
+
+def test_not_a_number_and_infinities_reach_the_loss():
+    for value in (np.nan, np.inf):
+        it = Problem((20, 30, 4), 10, "relu", "softmax", "adam", "float32", "numbers")
+        it.X[it.order[3], 5] = value
+        assert not np.isfinite(it.run()[3][0])
+
+
+def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
+    it = Problem((20, 30, 4), 10, "relu", "softmax", "adam", "float32")
+    still = it.params.copy()
+    still.flags.writeable = False
+    room = compiled.native.steps_room(np.array(it.spec.sizes), 10, 5, 1, False)
+    behind, wholes, dense = it.order.copy(), it.arguments()["wholes"], np.zeros((len(it.X), 4))
+    behind[9] = len(it.X)
+
+    def whole(i, value):
+        changed = wholes.copy()
+        changed[i] = value
+        return {"wholes": changed}
+
+    for changes in (
+        {"X": it.X.astype(float)}, {"X": it.X[:, ::2]}, {"X": it.X[:, :19]}, {"X": None}, {"X": it.X[:5]},
+        {"order": it.order + len(it.X)}, {"order": it.order - len(it.X)}, {"order": it.order[:10]}, {"order": behind},
+        {"order": it.order.astype(np.int32)}, {"order": it.order[::-1]}, {"order": it.order[:0]},
+        {"params": it.params.astype(float)}, {"params": it.params[:-1]}, {"params": None}, {"params": still},
+        {"m": None}, {"v": None}, {"v": still}, {"m": it.state[0][:-1].copy()}, {"m": it.state[0].astype(float)},
+        {"y": it.y + 4}, {"y": it.y - 4}, {"y": it.y[:-1]}, {"y": dense}, {"y": dense[:, :3].astype(np.float32)},
+        {"y": None}, {"y": it.y.astype(str)},
+        {"weights": np.ones(3, np.float32)}, {"weights": np.ones(len(it.X))},
+        {"rates": RATES.astype(np.float32)}, {"rates": RATES[:0]}, {"rates": np.ones(3)}, {"sums": np.zeros(2)},
+        {"room": np.zeros(room - 1, np.uint8)}, {"sizes": np.array([20, 30])}, {"sizes": np.array([20, 29, 4])},
+        {"sizes": np.array([20, 0, 4])}, {"sizes": np.array([20.0, 30.0, 4.0])}, {"sizes": np.full(65, 2)},
+        {"wholes": wholes[:-1]}, {"wholes": wholes.astype(float)}, {"reals": np.zeros(7)},
+        whole(0, 0), whole(1, 0), whole(2, 0), whole(2, 65), whole(6, 6), whole(6, -1), whole(7, 0),
+    ):  # fmt: skip
+        given = it.arguments(**changes)
+        before = {name: given[name].copy() for name in ("params", "m", "v") if given[name] is not None}
+        with pytest.raises(TypeError, match="expected contiguous arrays of one float type"):
+            compiled.native.steps(*given.values())
+        for name, array in before.items():
+            np.testing.assert_array_equal(given[name], array)
+    for bad in ((np.array([3]), 10, 5, 1), (np.array([3, 2]), 0, 5, 1), (np.array([3, 2]), 10, 5, 65)):
+        with pytest.raises(TypeError, match="expected the sizes of a few layers"):
+            compiled.native.steps_room(*bad, False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", [(5, 3, 1), (33, 17, 9), (20, 16, 8)], ids=str)
+def test_nothing_is_read_or_written_behind_the_arrays(sizes, dtype):
+    """Each array ends at an inaccessible page; an access behind it kills the process."""
+    for batch, rule in ((1, "adam"), (10, "gradient_descent"), (32, "momentum")):
+        it = Problem(sizes, batch, "tanh", "softmax", rule, dtype, weighted=True)
+        expected, given = it.run(), it.arguments(threads=2)
+        given = {name: array if array is None else at_the_end(array) for name, array in given.items()}
+        assert compiled.native.steps(*given.values()) == 2
+        for name, array in zip(("params", "m", "v", "sums"), expected, strict=True):
+            np.testing.assert_array_equal(given[name], array)
+
+
+def test_it_returns_after_the_given_seconds_and_goes_on_from_there():
+    it = Problem((40, 130, 64, 10), 75, "relu", "softmax", "adam", "float32")
+    expected, given, done = it.run(), it.arguments(), 0
+    given["reals"][-1] = 0.0
+    rates, order = given.pop("rates"), given["order"]
+    while done < 2:
+        given["order"], given["reals"][-2] = order[75 * done :], 3.0 + done
+        names = list(it.arguments())
+        made = compiled.native.steps(*({**given, "rates": rates[done:]}[name] for name in names))
+        assert made == 1
+        done += made
+    for name, array in zip(("params", "m", "v", "sums"), expected, strict=True):
+        np.testing.assert_array_equal(given[name], array)
+
+
+def test_denormal_numbers_count_as_zero_in_every_thread():
+    """As in the thread that calls: squares of tiny gradients would be denormal."""
+    it = Problem((40, 130, 64, 10), 75, "relu", "softmax", "rmsprop", "float32")
+    it.X = np.full(it.X.shape, 1e-20, np.float32)
+    with as_zeros():
+        alone, both = it.run(), it.run(threads=2)
+    np.testing.assert_array_equal(alone[2], both[2])
+
+
+OPTIONS = [
+    {"optimizer": "gradient_descent", "learning_rate": 0.5},
+    {"optimizer": "momentum", "batch": 32, "activation": "sigmoid"},
+    {"optimizer": "adam", "alpha": 0.1, "output": "sigmoid", "batch": 64},
+    {"optimizer": "adamw", "batch": 7, "activation": "tanh", "weight_decay": 0.1},
+    {"optimizer": "rmsprop", "batch": 1, "epochs": 1, "sample_weight": np.linspace(0, 2, 300)},
+    {"optimizer": "nesterov", "shuffle": False, "hidden": (), "warmup": 1},
+    {"optimizer": "adam", "output": "identity", "batch": 100, "early_stopping": True, "n_iter_no_change": 2},
+]
+
+
+def used(monkeypatch):
+    """A list with an entry for each call of the C: how many steps it made."""
+    taken, real = [], compiled.native.steps
+    ours = SimpleNamespace(**{**vars(compiled.native), "steps": lambda *a: taken.append(real(*a)) or taken[-1]})
+    monkeypatch.setattr(compiled, "native", ours)
+    monkeypatch.setattr(compiled, "multiplies_bytes", lambda: False)  # else the tile unit takes batches of pixels
+    return taken
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: o["optimizer"])
+def test_a_training_ends_where_one_in_numpy_ends(options, monkeypatch):
+    options = {"hidden": (24, 12), "epochs": 5, "device": "cpu", "seed": 3, "dtype": "float64", "batch": 10, **options}
+    taken = used(monkeypatch)
+    _, *mine = fcgpu.train(digits(300), **options)
+    assert sum(taken) == mine[-1].steps
+    monkeypatch.setattr(samples, "are_for", lambda *a: False)
+    _, *others = fcgpu.train(digits(300), **options)
+    assert sum(taken) == mine[-1].steps
+    np.testing.assert_allclose(mine[-1].model.params, others[-1].model.params, rtol=1e-9, atol=1e-9)
+    assert len(mine) == len(others)
+    for one, other in zip(mine[:-1], others[:-1], strict=True):
+        assert (one.loss, one.penalty) == pytest.approx((other.loss, other.penalty), rel=1e-9)
+        assert (one.accuracy, one.samples, one.step) == (other.accuracy, other.samples, other.step)
+
+
+def test_no_bit_depends_on_threads_memory_or_the_type_of_pixels(monkeypatch):
+    data, taken, found = digits(300), used(monkeypatch), []
+    floats = fcgpu.dataset(data.X / 255, data.y)
+    recipe = fcgpu.Recipe(hidden=(24, 12), batch=70)
+    least = plan.plan(fit_to(recipe, floats)[0], (floats.X, floats.y), recipe, fcgpu.choose("cpu")).bytes
+    for shuffle in (True, False):
+        for given, options in (
+            (data, {"threads": 1}), (data, {"threads": 3}), (floats, {}), (floats, {"memory_budget": least}),
+        ):  # fmt: skip
+            *_, finished = fcgpu.train(
+                given, hidden=(24, 12), epochs=3, batch=70, device="cpu", optimizer="adam", seed=3, shuffle=shuffle,
+                **options,
+            )  # fmt: skip
+            found.append(finished.model.params)
+    assert sum(taken) == 8 * finished.steps
+    for i, params in enumerate(found):
+        np.testing.assert_array_equal(params, found[i // 4 * 4])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch": 200}, {"dropout": 0.2}, {"output": "exp"}, {"dtype": "float64"}, {"batch": "full"},
+        {"hidden": (3,) * 63, "activation": "tanh"}, {"gradient_clip": 1.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_runs_go_another_way(changes, monkeypatch):
+    data, taken = digits(300), used(monkeypatch)
+    X = (data.X / 254).astype(np.float32)  # no pixels; for dtype="float64", X has another dtype
+    *_, finished = fcgpu.train((X, data.y), **{"hidden": (6,), "epochs": 1, "batch": 10, "device": "cpu", **changes})
+    assert not taken
+    assert finished.epochs == 1
+
+
+def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
+    taken = used(monkeypatch)
+    monkeypatch.setattr(steps.compiled, "multiplies_bytes", lambda: True)
+    data = digits(300)
+    spec, recipe = Spec((50, 6, 4), "relu", "softmax"), fcgpu.Recipe(hidden=(6,), batch=32)
+    cut = plan.plan(spec, (data.X, data.y), recipe, fcgpu.choose("cpu"))
+    assert not steps.are_for(cut, spec, recipe, data.X, data.y)
+    assert steps.are_for(cut, spec, recipe, data.X.astype(np.float32), data.y)
+    assert not taken
+
+
+class TestPace:
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        now = SimpleNamespace(seconds=0.0)
+        monkeypatch.setattr(steps, "perf_counter", lambda: now.seconds)
+        return now
+
+    def test_all_threads_and_one_are_tried_and_the_faster_is_used(self, clock):
+        for team, alone in ((1.0, 2.0), (2.0, 1.0)):
+            pace = Pace(4)
+            assert pace.next() == (4, steps.TRIAL)
+            pace.took(team)
+            assert pace.next() == (1, steps.TRIAL)
+            pace.took(alone)
+            for _ in range(3):
+                assert pace.next() == (4 if team < alone else 1, steps.SLICE)
+                pace.took(min(team, alone))
+
+    def test_now_and_then_the_other_is_tried_again(self, clock):
+        pace = Pace(4)
+        for seconds in (1.0, 2.0):
+            pace.next()
+            pace.took(seconds)
+        clock.seconds = 1.01 * steps.EVERY
+        assert pace.next() == (1, steps.TRIAL)
+        pace.took(0.5)
+        assert pace.next() == (1, steps.SLICE)
+
+    def test_one_thread_is_never_two(self, clock):
+        pace = Pace(1)
+        for _ in range(3):
+            assert pace.next()[0] == 1
+            pace.took(1.0)
+            clock.seconds += 2 * steps.EVERY
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX")
+def test_an_interrupt_is_heard_within_an_epoch():
+    program = """
+import numpy as np, fcgpu
+random = np.random.default_rng(0)
+data = random.normal(size=(20000, 300)).astype(np.float32), random.integers(0, 3, 20000)
+try:
+    for event in fcgpu.train(data, hidden=(300, 300), batch=1, epochs=1, optimizer="adam"):
+        print("begun", flush=True)
+except KeyboardInterrupt:
+    print("heard")
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    began = time.perf_counter()
+    assert process.communicate(timeout=60)[0] == "heard\n"
+    assert time.perf_counter() - began < 5
+
+
+def test_two_trainings_at_once_do_not_disturb_each_other():
+    options = {"hidden": (24, 12), "epochs": 20, "device": "cpu", "batch": 70, "optimizer": "adam"}
+    *_, expected = fcgpu.train(digits(300), **options)
+    found = [None, None]
+
+    def train(i):
+        *_, finished = fcgpu.train(digits(300), **options)
+        found[i] = finished.model.params
+
+    threads = [threading.Thread(target=train, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for params in found:
+        np.testing.assert_array_equal(params, expected.model.params)
