@@ -333,4 +333,4 @@ static void N(run)(Steps* it) {
 #endif
 #undef VECTOR
 #undef WHOLE_VECTORS
-#undef AT
+#undef TILE

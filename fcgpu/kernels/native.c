@@ -72,14 +72,16 @@ static void* take_memory(Memory* memory, ptrdiff_t bytes) {
 
 #include "team.h"
 
-/* Whether there are 32 vector registers, of 64 bytes, so that a tile of a product may have four vectors in a row. */
+/* Functions for processors with 32 vector registers of 64 bytes; whether this is one. */
+#if defined(__x86_64__) && defined(__linux__)
+#define MANY_REGISTERS __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,fma")))
 static int has_many_registers(void) {
-#if defined(__x86_64__)
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
-#else
-    return 0;
-#endif
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
 }
+#else
+static int has_many_registers(void) { return 0; }
+#endif
 
 static double seconds(void) {
     struct timespec now;

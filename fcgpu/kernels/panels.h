@@ -6,8 +6,9 @@
 #define VECTOR ((ptrdiff_t)(64 / sizeof(T)))
 #define WHOLE_VECTORS(n) (((n) + VECTOR - 1) / VECTOR * VECTOR)
 #define DEEP 64 /* rows of b that stay in the L1 cache */
-typedef T N(vector) __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));
-#define AT(x) (*(N(vector)*)(x))
+
+typedef T N(whole) __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));
+typedef T N(half) __attribute__((vector_size(32), aligned(sizeof(T)), may_alias));
 
 typedef struct {
     const T* const* a;     /* rows */
@@ -22,62 +23,66 @@ typedef struct {
 #pragma GCC push_options
 #pragma GCC optimize("O2") /* the code uses vector types already, and -O3 takes three times as long to compile */
 
-/* A few rows and vectors of c, for k from `from` on. */
-static ALWAYS void N(tile)(const N(Product) * it, ptrdiff_t first, ptrdiff_t j, ptrdiff_t from, ptrdiff_t to,
-                           const int rows, const int vectors) {
-    N(vector) sum[6][4] = {0};
-    const T *const *a = it->a + first, *b = it->b + j;
-    T* c = it->c + first * it->c_row + j;
-    if (from)
-#pragma GCC unroll 6
-        for (int i = 0; i < rows; i++)
-#pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) sum[i][v] = AT(c + i * it->c_row + v * VECTOR);
-    for (ptrdiff_t k = from; k < to; k++) {
-        N(vector) its[4];
-        const ptrdiff_t at = it->a_at[k];
-        const T* row = b + it->b_at[k];
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) its[v] = AT(row + v * VECTOR);
-#pragma GCC unroll 6
-        for (int i = 0; i < rows; i++)
-#pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) sum[i][v] += a[i][at] * its[v];
+/* A few rows of c, from k on: `count` vectors of a type in each. */
+#define TILE(name, vector, most)                                                                                       \
+    static ALWAYS void N(name)(const N(Product) * it, ptrdiff_t first, ptrdiff_t j, ptrdiff_t from, ptrdiff_t to,      \
+                               const int rows) {                                                                       \
+        const ptrdiff_t each = sizeof(vector) / sizeof(T);                                                             \
+        vector sum[6][most] = {0};                                                                                     \
+        const T *const *a = it->a + first, *b = it->b + j;                                                             \
+        T* c = it->c + first * it->c_row + j;                                                                          \
+        if (from) {                                                                                                    \
+            _Pragma("GCC unroll 6") for (int i = 0; i < rows; i++)                                                     \
+                _Pragma("GCC unroll 4") for (int v = 0; v < most; v++) sum[i][v] =                                     \
+                    *(const vector*)(c + i * it->c_row + v * each);                                                    \
+        }                                                                                                              \
+        for (ptrdiff_t k = from; k < to; k++) {                                                                        \
+            vector its[most];                                                                                          \
+            const ptrdiff_t at = it->a_at[k];                                                                          \
+            const T* row = b + it->b_at[k];                                                                            \
+            _Pragma("GCC unroll 4") for (int v = 0; v < most; v++) its[v] = *(const vector*)(row + v * each);          \
+            _Pragma("GCC unroll 6") for (int i = 0; i < rows; i++)                                                     \
+                _Pragma("GCC unroll 4") for (int v = 0; v < most; v++) sum[i][v] += a[i][at] * its[v];                 \
+        }                                                                                                              \
+        _Pragma("GCC unroll 6") for (int i = 0; i < rows; i++)                                                         \
+                _Pragma("GCC unroll 4") for (int v = 0; v < most; v++) *                                               \
+            (vector*)(c + i * it->c_row + v * each) = sum[i][v];                                                       \
+    }                                                                                                                  \
+                                                                                                                       \
+    /* All rows of c, a few at a time. */                                                                              \
+    static ALWAYS void N(name##s)(const N(Product) * it, ptrdiff_t j) {                                                \
+        ptrdiff_t from = 0, to = 0;                                                                                    \
+        do {                                                                                                           \
+            to = it->depth - from < DEEP ? it->depth : from + DEEP;                                                    \
+            for (ptrdiff_t i = 0, left; (left = it->rows - i) > 0;) {                                                  \
+                const int some = left >= 12 || left == 6 ? 6 : left > 6 ? (int)(left + 1) / 2 : (int)left;             \
+                switch (some) {                                                                                        \
+                    case 6: N(name)(it, i, j, from, to, 6); break;                                                     \
+                    case 5: N(name)(it, i, j, from, to, 5); break;                                                     \
+                    case 4: N(name)(it, i, j, from, to, 4); break;                                                     \
+                    case 3: N(name)(it, i, j, from, to, 3); break;                                                     \
+                    case 2: N(name)(it, i, j, from, to, 2); break;                                                     \
+                    default: N(name)(it, i, j, from, to, 1);                                                           \
+                }                                                                                                      \
+                i += some;                                                                                             \
+            }                                                                                                          \
+            from = to;                                                                                                 \
+        } while (from < it->depth);                                                                                    \
     }
-#pragma GCC unroll 6
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) AT(c + i * it->c_row + v * VECTOR) = sum[i][v];
-}
+TILE(narrow_tile, N(half), 2)
+CLONES static void N(narrow)(const N(Product) * it, ptrdiff_t j) { N(narrow_tiles)(it, j); }
 
-/* All rows of some vectors of c. */
-static ALWAYS void N(strip)(const N(Product) * it, ptrdiff_t j, const int vectors) {
-    ptrdiff_t from = 0, to = 0;
-    do {
-        to = it->depth - from < DEEP ? it->depth : from + DEEP;
-        for (ptrdiff_t i = 0, left; (left = it->rows - i) > 0;) {
-            const int some = left >= 12 || left == 6 ? 6 : left > 6 ? (int)(left + 1) / 2 : (int)left;
-            switch (some) {
-                case 6: N(tile)(it, i, j, from, to, 6, vectors); break;
-                case 5: N(tile)(it, i, j, from, to, 5, vectors); break;
-                case 4: N(tile)(it, i, j, from, to, 4, vectors); break;
-                case 3: N(tile)(it, i, j, from, to, 3, vectors); break;
-                case 2: N(tile)(it, i, j, from, to, 2, vectors); break;
-                default: N(tile)(it, i, j, from, to, 1, vectors);
-            }
-            i += some;
-        }
-        from = to;
-    } while (from < it->depth);
-}
-
-CLONES static void N(narrow)(const N(Product) * it, ptrdiff_t j) { N(strip)(it, j, 1); }
-CLONES static void N(wide)(const N(Product) * it, ptrdiff_t j) { N(strip)(it, j, 4); }
+#ifdef MANY_REGISTERS
+TILE(wide_tile, N(whole), 4)
+MANY_REGISTERS static void N(wide)(const N(Product) * it, ptrdiff_t j) { N(wide_tiles)(it, j); }
+#endif
 
 /* The product, for rows of b with n columns. `edge` is scratch memory for `depth` vectors and their places. */
 static void N(multiply)(N(Product) it, ptrdiff_t n, int many_registers, T* edge, ptrdiff_t* edge_at) {
     ptrdiff_t j = 0;
+#ifdef MANY_REGISTERS
     for (; many_registers && j + 4 * VECTOR <= n; j += 4 * VECTOR) N(wide)(&it, j);
+#endif
     for (; j + VECTOR <= n; j += VECTOR) N(narrow)(&it, j);
     if (j == n) return;
     for (ptrdiff_t k = 0; k < it.depth; k++, edge += VECTOR) {
