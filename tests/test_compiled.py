@@ -20,9 +20,11 @@ from fcgpu.kernels.losses import OUTPUTS as LOSSES
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.params import Spec, aligned, initial, weights_only
 from fcgpu.train import compiled as steps
-from fcgpu.train import plan, samples
-from fcgpu.train.compiled import ACTIVATIONS, OUTPUTS, RULES, Pace
+from fcgpu.train import plan, plan_c
+from fcgpu.train.compiled import Pace
 from fcgpu.train.loop import fit_to
+from fcgpu.train.pixels import Pixels
+from fcgpu.train.plan_c import ACTIVATIONS, OUTPUTS, RULES
 
 pytestmark = pytest.mark.skipif(not hasattr(compiled.native, "steps"), reason="native.c was not compiled")
 SIZES = [(1, 1, 2), (5, 17, 3), (40, 130, 64, 10), (200, 16, 16, 1), (33, 4), (6, 5, 4, 3, 2, 20, 7), (9, 300, 2)]
@@ -305,7 +307,7 @@ def test_a_training_ends_where_one_in_numpy_ends(options, monkeypatch):
     taken = used(monkeypatch)
     _, *mine = fcgpu.train(digits(300), **options)
     assert sum(taken) == mine[-1].steps
-    monkeypatch.setattr(samples, "are_for", lambda *a: False)
+    monkeypatch.setattr(plan_c, "are_for", lambda *a: False)
     _, *others = fcgpu.train(digits(300), **options)
     assert sum(taken) == mine[-1].steps
     np.testing.assert_allclose(mine[-1].model.params, others[-1].model.params, rtol=1e-9, atol=1e-9)
@@ -319,7 +321,8 @@ def test_no_bit_depends_on_threads_memory_or_the_type_of_pixels(monkeypatch):
     data, taken, found = digits(300), used(monkeypatch), []
     floats = fcgpu.dataset(data.X / 255, data.y)
     recipe = fcgpu.Recipe(hidden=(24, 12), batch=70)
-    least = plan.plan(fit_to(recipe, floats)[0], (floats.X, floats.y), recipe, fcgpu.choose("cpu")).bytes
+    given, taken_as = (floats.X, floats.y), Pixels(floats.X, 255)
+    least = plan.plan(fit_to(recipe, floats)[0], given, recipe, fcgpu.choose("cpu"), threads=1, taken=taken_as).bytes
     for shuffle in (True, False):
         for given, options in (
             (data, {"threads": 1}), (data, {"threads": 3}), (floats, {}), (floats, {"memory_budget": least}),
@@ -352,12 +355,12 @@ def test_other_runs_go_another_way(changes, monkeypatch):
 
 def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
     taken = used(monkeypatch)
-    monkeypatch.setattr(steps.compiled, "multiplies_bytes", lambda: True)
+    monkeypatch.setattr(compiled, "multiplies_bytes", lambda: True)
     data = digits(300)
     spec, recipe = Spec((50, 6, 4), "relu", "softmax"), fcgpu.Recipe(hidden=(6,), batch=32)
-    cut = plan.plan(spec, (data.X, data.y), recipe, fcgpu.choose("cpu"))
-    assert not steps.are_for(cut, spec, recipe, data.X, data.y)
-    assert steps.are_for(cut, spec, recipe, data.X.astype(np.float32), data.y)
+    assert not plan_c.are_for(300, 32, spec, recipe, data.X, data.y)
+    assert plan_c.are_for(300, 31, spec, recipe, data.X, data.y)
+    assert plan_c.are_for(300, 32, spec, recipe, data.X.astype(np.float32), data.y)
     assert not taken
 
 

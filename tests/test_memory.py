@@ -9,7 +9,8 @@ from command import call
 import fcgpu
 from fcgpu.data import npy
 from fcgpu.train.loop import fit_to
-from fcgpu.train.plan import is_mapped, plan
+from fcgpu.train.pixels import is_mapped
+from fcgpu.train.plan import plan
 
 N, FEATURES, CPU = 40_000, 100, fcgpu.choose("cpu")
 RECIPE = fcgpu.Recipe(hidden=(128,), epochs=2)

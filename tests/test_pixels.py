@@ -99,7 +99,7 @@ def test_no_bit_depends_on_the_copy(monkeypatch):
     expected = trained(X, 1.0, batch=50)
     spec, targets = fit_to(fcgpu.Recipe(hidden=(6,)), fcgpu.dataset(X, y))
     recipe = fcgpu.Recipe(hidden=(6,), batch=50, optimizer="adam")
-    least = plan.plan(spec, (X, targets), recipe, fcgpu.choose("cpu")).bytes
+    least = plan.plan(spec, (X, targets), recipe, fcgpu.choose("cpu"), taken=Pixels(X, 255)).bytes
     monkeypatch.setattr(Pixels, "copy", None)
     np.testing.assert_array_equal(trained(X, 1.0, batch=50, memory_budget=least).model.params, expected.model.params)
 

@@ -16,7 +16,7 @@ from fcgpu.kernels import blas
 from fcgpu.kernels.denormals import as_zeros, count_as_zero
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
-from fcgpu.train import cpu, kept, samples, small, staircase
+from fcgpu.train import cpu, kept, plan_c, small, staircase
 from fcgpu.train.small import SmallBatches
 from fcgpu.workers import Workers
 
@@ -26,7 +26,7 @@ IS_X86 = sys.platform == "linux" and platform.machine() == "x86_64"
 @pytest.fixture(autouse=True)
 def in_numpy(monkeypatch):
     """Steps in NumPy, also where C has been compiled."""
-    monkeypatch.setattr(samples, "are_for", lambda *a: False)
+    monkeypatch.setattr(plan_c, "are_for", lambda *a: False)
 
 
 RULES = [name for name in UPDATES if name != "rprop"]

@@ -11,8 +11,8 @@ from fcgpu.optim import FULL_BATCH, OPTIMIZERS
 from fcgpu.params import initial
 from fcgpu.train.staircase import EPOCHS
 
-NAMES = ("loop", "plan", "samples", "staircase")
-loop, plan, samples, staircase = (import_module(f"fcgpu.train.{name}") for name in NAMES)
+NAMES = ("loop", "plan", "plan_c", "samples", "staircase")
+loop, plan, plan_c, samples, staircase = (import_module(f"fcgpu.train.{name}") for name in NAMES)
 
 
 def sparse(n=300, n_features=40, dtype=np.uint8, seed=0):
@@ -75,7 +75,7 @@ def trained(data, monkeypatch, *, stairs, **options):
         return seen[-1]
 
     monkeypatch.setattr(samples, "staircase", noted)
-    monkeypatch.setattr(samples, "are_for", lambda *a: False)  # steps in C need no staircase
+    monkeypatch.setattr(plan_c, "are_for", lambda *a: False)  # steps in C need no staircase
     *_, done = fcgpu.train(data, device="cpu", **options)
     assert (seen[0] is not None) == stairs
     return done.model.params

@@ -25,12 +25,11 @@ typedef struct {
 
 /* A few rows of c, from k on: `count` vectors of a type in each. */
 #define TILE(name, vector, most)                                                                                       \
-    static ALWAYS void N(name)(const N(Product) * it, ptrdiff_t first, ptrdiff_t j, ptrdiff_t from, ptrdiff_t to,      \
-                               const int rows) {                                                                       \
+    static ALWAYS void N(name)(const N(Product) * it, ptrdiff_t first, ptrdiff_t from, ptrdiff_t to, const int rows) { \
         const ptrdiff_t each = sizeof(vector) / sizeof(T);                                                             \
         vector sum[6][most] = {0};                                                                                     \
-        const T *const *a = it->a + first, *b = it->b + j;                                                             \
-        T* c = it->c + first * it->c_row + j;                                                                          \
+        const T *const *a = it->a + first, *b = it->b;                                                                 \
+        T* c = it->c + first * it->c_row;                                                                              \
         if (from) {                                                                                                    \
             _Pragma("GCC unroll 6") for (int i = 0; i < rows; i++)                                                     \
                 _Pragma("GCC unroll 4") for (int v = 0; v < most; v++) sum[i][v] =                                     \
@@ -50,19 +49,19 @@ typedef struct {
     }                                                                                                                  \
                                                                                                                        \
     /* All rows of c, a few at a time. */                                                                              \
-    static ALWAYS void N(name##s)(const N(Product) * it, ptrdiff_t j) {                                                \
+    static ALWAYS void N(name##s)(const N(Product) * it) {                                                             \
         ptrdiff_t from = 0, to = 0;                                                                                    \
         do {                                                                                                           \
             to = it->depth - from < DEEP ? it->depth : from + DEEP;                                                    \
             for (ptrdiff_t i = 0, left; (left = it->rows - i) > 0;) {                                                  \
                 const int some = left >= 12 || left == 6 ? 6 : left > 6 ? (int)(left + 1) / 2 : (int)left;             \
                 switch (some) {                                                                                        \
-                    case 6: N(name)(it, i, j, from, to, 6); break;                                                     \
-                    case 5: N(name)(it, i, j, from, to, 5); break;                                                     \
-                    case 4: N(name)(it, i, j, from, to, 4); break;                                                     \
-                    case 3: N(name)(it, i, j, from, to, 3); break;                                                     \
-                    case 2: N(name)(it, i, j, from, to, 2); break;                                                     \
-                    default: N(name)(it, i, j, from, to, 1);                                                           \
+                    case 6: N(name)(it, i, from, to, 6); break;                                                        \
+                    case 5: N(name)(it, i, from, to, 5); break;                                                        \
+                    case 4: N(name)(it, i, from, to, 4); break;                                                        \
+                    case 3: N(name)(it, i, from, to, 3); break;                                                        \
+                    case 2: N(name)(it, i, from, to, 2); break;                                                        \
+                    default: N(name)(it, i, from, to, 1);                                                              \
                 }                                                                                                      \
                 i += some;                                                                                             \
             }                                                                                                          \
@@ -70,28 +69,32 @@ typedef struct {
         } while (from < it->depth);                                                                                    \
     }
 TILE(narrow_tile, N(half), 2)
-CLONES static void N(narrow)(const N(Product) * it, ptrdiff_t j) { N(narrow_tiles)(it, j); }
+CLONES static void N(narrow)(const N(Product) * it) { N(narrow_tiles)(it); }
 
 #ifdef MANY_REGISTERS
 TILE(wide_tile, N(whole), 4)
-MANY_REGISTERS static void N(wide)(const N(Product) * it, ptrdiff_t j) { N(wide_tiles)(it, j); }
+MANY_REGISTERS static void N(wide)(const N(Product) * it) { N(wide_tiles)(it); }
 #endif
 
 /* The product, for rows of b with n columns. `edge` is scratch memory for `depth` vectors and their places. */
 static void N(multiply)(N(Product) it, ptrdiff_t n, int many_registers, T* edge, ptrdiff_t* edge_at) {
-    ptrdiff_t j = 0;
+    for (ptrdiff_t count; n > 0; n -= count, it.b += count, it.c += count) {
+        count = VECTOR;
 #ifdef MANY_REGISTERS
-    for (; many_registers && j + 4 * VECTOR <= n; j += 4 * VECTOR) N(wide)(&it, j);
+        if (many_registers && n >= 4 * VECTOR) {
+            count = 4 * VECTOR;
+            N(wide)(&it);
+            continue;
+        }
 #endif
-    for (; j + VECTOR <= n; j += VECTOR) N(narrow)(&it, j);
-    if (j == n) return;
-    for (ptrdiff_t k = 0; k < it.depth; k++, edge += VECTOR) {
-        memset(edge, 0, 64);
-        memcpy(edge, it.b + it.b_at[k] + j, (size_t)(n - j) * sizeof(T));
-        edge_at[k] = k * VECTOR;
+        for (ptrdiff_t k = 0; n < VECTOR && k < it.depth; k++) { /* copy what is left, padded to a vector */
+            memset(edge + k * VECTOR, 0, 64);
+            memcpy(edge + k * VECTOR, it.b + it.b_at[k], (size_t)n * sizeof(T));
+            edge_at[k] = k * VECTOR;
+        }
+        if (n < VECTOR) it.b = edge, it.b_at = edge_at;
+        N(narrow)(&it);
     }
-    it.b = edge - it.depth * VECTOR - j, it.b_at = edge_at;
-    N(narrow)(&it, j);
 }
 
 #pragma GCC pop_options

@@ -12,37 +12,12 @@ import numpy as np
 from fcgpu.backend import Backend
 from fcgpu.kernels import compiled, kernels_for
 from fcgpu.params import Spec, aligned
+from fcgpu.train import plan_c
 from fcgpu.train.pixels import Pixels
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
-from fcgpu.train.small import LEAST_BYTES, is_small
 
-SAMPLES = 16  # most samples of a task; 32 were as fast
-THREAD_SAMPLES = 32  # a thread more needs so many: with fewer, handing over the parameters takes as long as it saves
 SLICE, TRIAL, EVERY = 0.05, 0.01, 1.0  # seconds of a call; of one that tries another number of threads; between those
-MOST_LAYERS, MOST_THREADS, MOST_OUTPUTS = 64, 64, 2048  # as in native.c; the input counts as a layer
-ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # in the order of their numbers in epoch.h
-OUTPUTS = ("sigmoid", "softmax", "identity")
-RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")
-
-
-def are_for(plan: Plan, spec: Spec, recipe: Recipe, X: Any, y: Any) -> bool:
-    """Whether batches are small, and epoch.h supports the recipe, X (n, n_features) and y (n, ...)."""
-    if not (hasattr(compiled.native, "steps") and is_small(plan) and isinstance(X, np.ndarray | Pixels)):
-        return False
-    on_tile_unit = X.dtype == np.uint8 and compiled.multiplies_bytes() and plan.batch >= LEAST_BYTES
-    return (
-        not on_tile_unit
-        and len(spec.sizes) <= MOST_LAYERS
-        and spec.sizes[-1] <= MOST_OUTPUTS
-        and not (recipe.dropout or recipe.gradient_clip)
-        and spec.activation in ACTIVATIONS
-        and spec.output in OUTPUTS
-        and recipe.optimizer in RULES
-        and X.dtype in (np.uint8, np.dtype(recipe.dtype))
-        and (isinstance(X, Pixels) or X.strides[1] == X.itemsize)
-        and (y.dtype.kind in "iu" if y.ndim == 1 else y.dtype == recipe.dtype)
-    )
 
 
 class Pace:
@@ -72,7 +47,7 @@ class Pace:
 
 
 class Compiled:
-    """The steps of a run for which `are_for` is true, with the methods and attributes of `OnCpu`."""
+    """The steps of a run for which `plan_c.are_for` is true, with the methods and attributes of `OnCpu`."""
 
     resident, how = 0, ""
 
@@ -93,14 +68,13 @@ class Compiled:
         self.history = np.zeros((recipe.epochs, 3))
         self.steps = self.samples = 0
         self._sizes = np.array(spec.sizes, np.intp)
-        tasks = 2 * -(-plan.batch // (2 * SAMPLES))
-        some = -(-plan.batch // tasks)
-        threads = min(plan.threads, max(1, plan.batch // THREAD_SAMPLES), MOST_THREADS)
-        self._pace = Pace(threads)
-        room = compiled.native.steps_room(self._sizes, plan.batch, some, threads, self.params.dtype == np.float64)
-        self._room = aligned(room, np.uint8)
-        kinds = ACTIVATIONS.index(spec.activation), OUTPUTS.index(spec.output), count, RULES.index(recipe.optimizer)
-        self._wholes = np.array([plan.batch, some, threads, *kinds, plan.samples], np.int64)
+        threads = plan_c.threads(plan.batch, plan.threads)
+        self._pace, self._room = Pace(threads), aligned(plan_c.room(spec, plan.batch, recipe, plan.threads), np.uint8)
+        kinds = (
+            plan_c.ACTIVATIONS.index(spec.activation), plan_c.OUTPUTS.index(spec.output), count,
+            plan_c.RULES.index(recipe.optimizer),
+        )  # fmt: skip
+        self._wholes = np.array([plan.batch, plan.tile, threads, *kinds, plan.samples], np.int64)
 
     def begin(self, rule: Any) -> None:
         self.rule = rule

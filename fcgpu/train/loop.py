@@ -16,8 +16,8 @@ from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Spec
 from fcgpu.train.attempts import Attempts
 from fcgpu.train.events import EpochEnded, Event
-from fcgpu.train.pixels import features
-from fcgpu.train.plan import Plan, is_mapped, plan, readable, work_of
+from fcgpu.train.pixels import features, is_mapped
+from fcgpu.train.plan import Plan, plan, readable, work_of
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.run import Monitor, Run
 from fcgpu.train.state import State
@@ -101,7 +101,7 @@ def train(
     X, times = features(data.X, backend, threads or cpu_count())
     cut = partial(
         plan, spec, (X if backend.on_gpu else data.X, y), recipe, backend,
-        threads=threads, weighted=weights is not None, beside=0 if held_out is None else held_out.X.nbytes,
+        threads=threads, weighted=weights is not None, beside=0 if held_out is None else held_out.X.nbytes, taken=X,
     )  # fmt: skip
 
     def build(made: Plan, again: Any) -> Run:

@@ -5,13 +5,13 @@ quarter or an eighth of the memory traffic, and products of bytes are the fastes
 products instead, which gives the same up to rounding.
 """
 
+from mmap import mmap
 from typing import Any
 
 import numpy as np
 
 from fcgpu.backend import Backend, choose
 from fcgpu.kernels import compiled
-from fcgpu.train.plan import is_mapped
 from fcgpu.workers import by_blocks
 
 TIMES = (1, 255)  # factors that may turn features into whole numbers
@@ -61,6 +61,13 @@ def features(X: Any, backend: Backend, threads: int) -> tuple[Any, int]:
     if found is None:
         return X, 1
     return found.copy(threads) if backend.on_gpu else found, found.times
+
+
+def is_mapped(X: Any) -> bool:
+    """Whether X is a NumPy array mapped from a file, which the system can drop from memory and read again."""
+    while isinstance(X, np.ndarray):
+        X = X.base
+    return isinstance(X, mmap)
 
 
 def _on_disk(X: Any) -> bool:

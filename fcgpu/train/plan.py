@@ -10,7 +10,6 @@ On a GPU there is one lane; `plan_gpu.py` plans what is kept on the device.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ from fcgpu.host import cpu_count
 from fcgpu.network import Workspace
 from fcgpu.optim import state_vectors
 from fcgpu.params import Spec
-from fcgpu.train import plan_gpu
+from fcgpu.train import plan_c, plan_gpu
+from fcgpu.train.pixels import is_mapped
 from fcgpu.train.recipe import Recipe
 
 # Chosen on a 2-core Xeon with 2 MB of L2 a core, 784-128-64-10, float32: tiles of 512 to 1,024 rows were within 3 % of
@@ -54,6 +54,7 @@ class Plan:
     held: int = LANES  # lanes that are in memory at once, at least 2 if there are several; they are used in turn
     chunk: int = 0  # rows of X that go through the GPU at a time; 0 if all of X is on the device
     note: str = ""  # if memory ran out: why this is not the plan that was made first
+    in_c: bool = False  # whether the steps are taken in C; then there are no lanes, and a tile is what a task takes
     why_layers: str = ""  # why a GPU's step goes layer by layer; "" if it does not
 
     @property
@@ -85,11 +86,13 @@ def plan(
     memory_budget: int | None = None,
     weighted: bool = False,
     beside: int = 0,
+    taken: Any = None,
 ) -> Plan:
     """The plan for X (n_samples, n_features) and y (n_samples, ...), within `memory_budget` bytes (None: what is free).
 
     X counts with its stored dtype; on the CPU it does not count if it is mapped from disk.
     weighted : whether samples have weights. beside : bytes of other samples, such as held-out ones, beside X.
+    taken : X as the steps on the CPU take it, such as Pixels; None for X itself.
 
     If the budget is short, first fewer lanes are held and then fewer threads used; on a GPU the tile shrinks, and then
     X stays on the host. Raises ConfigError for a batch larger than the data or a thread count below 1; DeviceError,
@@ -112,7 +115,7 @@ def plan(
         small = y.nbytes + n * plan_gpu.sample_bytes(recipe, weighted=weighted)
         cuts = _on_gpu(whole, spec, X, recipe, small, beside, movable=not there, xp=backend.xp)
     else:
-        cuts = _on_cpu(whole, spec, X, recipe, threads or cpu_count())
+        cuts = _on_cpu(whole, spec, X, (X if taken is None else taken, y), recipe, threads or cpu_count())
     cut = whole
     for cut in cuts:
         if cut.bytes <= budget:
@@ -132,13 +135,6 @@ def work_of(spec: Spec, batch: int, steps: int = 1) -> Work:
     """
     first, *others = (2 * n_in * n_out for n_in, n_out in spec.layer_sizes)
     return Work(float(batch * (2 * first + 3 * sum(others))), 1 + 5 * len(spec.layer_sizes), steps)
-
-
-def is_mapped(X: Any) -> bool:
-    """Whether X is a NumPy array mapped from a file, which the system can drop from memory and read again."""
-    while isinstance(X, np.ndarray):
-        X = X.base
-    return isinstance(X, mmap)
 
 
 def readable(n: float) -> str:
@@ -175,7 +171,12 @@ def _on_gpu(
         yield replace(whole, tile=tile, chunk=chunk, data_bytes=data, work_bytes=work, why_layers=why)
 
 
-def _on_cpu(whole: Plan, spec: Spec, X: Any, recipe: Recipe, threads: int) -> Iterator[Plan]:
+def _on_cpu(whole: Plan, spec: Spec, X: Any, taken: tuple[Any, Any], recipe: Recipe, threads: int) -> Iterator[Plan]:
+    if plan_c.are_for(whole.samples, whole.batch, spec, recipe, *taken):
+        cut = replace(whole, tile=plan_c.tile(spec, whole.batch, recipe.dtype), in_c=True)
+        for some in dict.fromkeys((threads, 1)):
+            yield replace(cut, threads=some, work_bytes=plan_c.work_bytes(spec, whole.batch, recipe, some))
+        return
     size, row = np.dtype(recipe.dtype).itemsize, X.dtype.itemsize * X.shape[1]
     cut = _cut_for_cpu(whole, spec, size)
     cut = replace(cut, threads=threads)

@@ -92,7 +92,7 @@ class Run:
                 spec, (samples.X, samples.y, samples.weights), plan, backend, recipe,
                 scale=scale, count=self.counts, ids=samples.ids, shuffled=self.shuffled, done=first,
             )  # fmt: skip
-        elif samples.in_c:
+        elif plan.in_c:
             data_of_steps = samples.X, samples.y, samples.weights
             self.steps = Compiled(spec, data_of_steps, plan, backend, recipe, scale=scale, count=self.counts)
         else:

@@ -6,7 +6,6 @@ import numpy as np
 
 from fcgpu.backend import Backend
 from fcgpu.params import Spec
-from fcgpu.train.compiled import are_for
 from fcgpu.train.pixels import Pixels
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
@@ -18,7 +17,7 @@ class Samples:
     """X (n, n_features), y, weights (n,) or None, and ids (n,) uint32 or None, for a plan.
 
     On a GPU they are on the device, or X is a `stream` of chunks from the host. On a CPU they may be in the order of
-    `stairs`, a Staircase with `widths` (n,). `in_c` is True if the steps are those of `compiled.py`.
+    `stairs`, a Staircase with `widths` (n,).
     `copied` is the number of bytes of X that were copied here, which the plan does not count.
     """
 
@@ -29,11 +28,9 @@ class Samples:
         (X, y, weights), self._plan, self.copied = data, plan, 0
         X = X if plan.chunk else on_device(X, backend)
         self.stairs = self.stream = self.widths = None
-        self.in_c = False
         if not backend.on_gpu and isinstance(X, np.ndarray | Pixels):
-            self.in_c = are_for(plan, spec, recipe, X, y)
             X = self._kept(X) if isinstance(X, Pixels) else X
-            self.stairs = None if self.in_c else staircase(X, plan, recipe.epochs, drawn=shuffled)
+            self.stairs = None if plan.in_c else staircase(X, plan, recipe.epochs, drawn=shuffled)
         if self.stairs is not None:
             samples, self.widths = self.stairs.samples, self.stairs.widths
             X = self._kept(self.stairs)

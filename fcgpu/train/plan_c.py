@@ -1,0 +1,73 @@
+"""Which runs take their steps in C (`compiled.py`), and how a batch is cut there.
+
+Each task takes a tile of samples through the network. No bit depends on the cut, nor on the number of threads.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fcgpu.kernels import compiled
+from fcgpu.network import Workspace
+from fcgpu.optim import state_vectors
+from fcgpu.params import Spec
+from fcgpu.train.pixels import Pixels
+from fcgpu.train.recipe import Recipe
+
+# On two cores of a Zen 4, with 32 to 512 units in a layer: batches of up to 2,048 took 0.6 to 0.95 of the time of tiles
+# and lanes, whose first layer skips more zeros of pixels: for 4,096 digits they were faster.
+MOST, MOST_BYTES = 2048, 16 << 20  # samples of a batch; bytes of its activations
+TILE, WIDE_TILE = 32, 64  # samples of a task; where a layer's weights do not fit into a cache of WIDE bytes
+WIDE = 4 << 20
+THREAD_SAMPLES = 32  # a thread more needs so many: with fewer, handing over the parameters takes as long as it saves
+LEAST_BYTES = 32  # from this many samples on, the tile unit multiplies bytes faster
+MOST_LAYERS, MOST_THREADS, MOST_OUTPUTS = 64, 64, 2048  # as in native.c; the input counts as a layer
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # in the order of their numbers in epoch.h
+OUTPUTS = ("sigmoid", "softmax", "identity")
+RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")
+
+
+def are_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any) -> bool:
+    """Whether batches are small, and epoch.h supports the recipe, X (n, n_features) and y (n, ...)."""
+    if not (hasattr(compiled.native, "steps") and isinstance(X, np.ndarray | Pixels)):
+        return False
+    dtype = np.dtype(recipe.dtype)
+    on_tile_unit = X.dtype == np.uint8 and compiled.multiplies_bytes() and batch >= LEAST_BYTES
+    return (
+        not on_tile_unit
+        and batch <= min(MOST, samples // 2)
+        and batch * Workspace.values(spec) * dtype.itemsize <= MOST_BYTES
+        and len(spec.sizes) <= MOST_LAYERS
+        and spec.sizes[-1] <= MOST_OUTPUTS
+        and not (recipe.dropout or recipe.gradient_clip)
+        and spec.activation in ACTIVATIONS
+        and spec.output in OUTPUTS
+        and recipe.optimizer in RULES
+        and X.dtype in (np.uint8, dtype)
+        and (isinstance(X, Pixels) or X.strides[1] == X.itemsize)
+        and (y.dtype.kind in "iu" if y.ndim == 1 else y.dtype == dtype)
+    )
+
+
+def tile(spec: Spec, batch: int, dtype: Any) -> int:
+    """Samples of a task: an even number of tasks, of one size."""
+    widest = max(n_in * n_out for n_in, n_out in spec.layer_sizes) * np.dtype(dtype).itemsize
+    tasks = 2 * -(-batch // (2 * (WIDE_TILE if widest > WIDE else TILE)))
+    return -(-batch // tasks)
+
+
+def threads(batch: int, most: int) -> int:
+    return min(most, max(1, batch // THREAD_SAMPLES), MOST_THREADS)
+
+
+def room(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
+    """Bytes of scratch memory for the steps."""
+    dtype, sizes = np.dtype(recipe.dtype), np.array(spec.sizes, np.intp)
+    rows, used = tile(spec, batch, dtype), threads(batch, most_threads)
+    return int(compiled.native.steps_room(sizes, batch, rows, used, dtype == np.float64))
+
+
+def work_bytes(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
+    """Bytes of the parameters, the optimizer's state and the scratch memory."""
+    vectors = 1 + state_vectors(recipe.optimizer, recipe.history_size)
+    return np.dtype(recipe.dtype).itemsize * vectors * spec.n_params + room(spec, batch, recipe, most_threads)
