@@ -15,7 +15,8 @@ def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
     table = Table(show_header=False, title=f"recipe {recipe.name}", title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    cut = f"{plan.batch:,} samples a step in tiles of {plan.tile:,}, {_some(plan.lanes, 'lane')}"
+    how = "in C" if plan.in_c else _some(plan.lanes, "lane")
+    cut = f"{plan.batch:,} samples a step in tiles of {plan.tile:,}, {how}"
     streamed = f", which come from the host {plan.chunk:,} rows at a time" if plan.chunk else ""
     rows = {
         "data": f"{started.data.name}: {plan.samples:,} samples of {spec.sizes[0]:,} features",
