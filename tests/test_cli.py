@@ -168,6 +168,13 @@ def test_evaluate_agrees_with_train(run, data, split):
     assert f"{found['samples']} {split} samples: loss {found['loss']:.4f}, accuracy {found['accuracy']:.2%}" in shown
 
 
+def test_samples_of_a_given_file_are_of_no_known_split(run, folder):
+    X, y = blobs(25, seed=8)
+    csv(folder / "others.csv", np.array([1, 2, 4])[y], X)
+    assert as_json(ran("evaluate", run[0], folder / "others.csv", "--device", "cpu", "--json"))["split"] is None
+    assert "others.csv, 25 samples: loss" in ran("evaluate", run[0], folder / "others.csv", "--device", "cpu").out
+
+
 def test_predict_reads_csv_npy_and_npz(run, folder):
     model = fcgpu.load_model(run[0] / "model.safetensors")
     X, y = blobs(25, seed=8)

@@ -33,6 +33,8 @@ def evaluate(args: Namespace) -> int:
             f"{data.name}: {data.n_features} features don't match the model: expected {model.spec.sizes[0]}"
         )
     X, y, split = _part(data, args.split)
+    if args.data is not None and data.X_test is None:
+        split = None  # whether the model was trained on these is unknown
     y = model.targets(data, y)
     Z = model.decision_function(X, device=backend, threads=threads)
     score = model.score_logits(Z, y)
@@ -43,8 +45,7 @@ def evaluate(args: Namespace) -> int:
     if args.json:
         print(json.dumps(result | {"loss": finite(score.loss)}))
     else:
-        unknown = args.data is not None and data.X_test is None  # whether the model was trained on them
-        _show(result, f"{data.name}, {score.samples:,} {'' if unknown else split + ' '}samples")
+        _show(result, f"{data.name}, {score.samples:,} {f'{split} ' if split else ''}samples")
     return 0
 
 
@@ -81,7 +82,7 @@ def _trained_on(path: Path) -> str:
     return source
 
 
-def _part(data: Dataset, split: str | None) -> tuple[Any, Any, str]:
+def _part(data: Dataset, split: str | None) -> tuple[Any, Any, str | None]:
     if split == "test" and data.X_test is None:
         raise DataError(f"{data.name}: there are no test samples; use --split train")
     split = split or ("train" if data.X_test is None else "test")
