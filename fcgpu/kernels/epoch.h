@@ -16,14 +16,15 @@
 typedef struct { /* of one thread */
     ptrdiff_t *a_at, *b_at, *edge_at, *labels, *rows;
     const T** a;
-    T *gradient, *edge, *logits, *outputs, *targets, *weights, *losses;
+    T *gradient, *edge, *unit, *logits, *outputs, *targets, *weights, *losses;
     uint8_t* correct;
 } N(Desk);
 
 typedef struct {                                              /* of all threads; layer i is from A[i] to A[i + 1] */
     T *A[MOST_LAYERS], *D[MOST_LAYERS], *across[MOST_LAYERS]; /* across[i] (n, n_in) is Wᵀ of layer i */
     uint8_t* seen;                                            /* (tasks, n_features + 1) */
-    double *losses, *penalties;                               /* of each task */
+    double *losses, *penalties, *squares;                     /* of each task */
+    T* gradient;                                              /* (n_params), if it is clipped */
     ptrdiff_t* correct;
     ptrdiff_t first_task[MOST_LAYERS];
     N(Desk) desks[MOST_THREADS];
@@ -33,12 +34,13 @@ typedef struct {                                              /* of all threads;
 static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
     Memory memory = {it->room, 0};
     const ptrdiff_t *sizes = it->sizes, last = it->layers, some = it->some, tasks = (it->batch + some - 1) / some;
-    ptrdiff_t widest = 0, rows = 0;
+    ptrdiff_t widest = 0, rows = 0, params = 0;
     for (ptrdiff_t i = 0; i <= last; i++) {
         if (sizes[i] + 1 > widest) widest = sizes[i] + 1;
         if (i < last) room->A[i] = take_memory(&memory, it->batch * ROW(sizes[i] + 1) * sizeof(T));
         if (i) room->D[i] = take_memory(&memory, it->batch * ROW(sizes[i]) * sizeof(T));
         if (i && i < last) room->across[i] = take_memory(&memory, sizes[i + 1] * ROW(sizes[i]) * sizeof(T));
+        if (i) params += (sizes[i - 1] + 1) * sizes[i];
         room->first_task[i] = rows;
         rows += (sizes[i] + SOME_ROWS) / SOME_ROWS; /* of sizes[i] + 1 */
     }
@@ -46,6 +48,8 @@ static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
     room->losses = take_memory(&memory, tasks * sizeof(double));
     room->correct = take_memory(&memory, tasks * sizeof(ptrdiff_t));
     room->penalties = take_memory(&memory, rows * sizeof(double));
+    room->squares = take_memory(&memory, rows * sizeof(double));
+    room->gradient = take_memory(&memory, it->clip > 0 ? params * sizeof(T) : 0);
     const ptrdiff_t deep = widest > it->batch ? widest : it->batch, k = sizes[last];
     for (int i = 0; i < it->threads; i++) {
         N(Desk)* my = &room->desks[i];
@@ -55,6 +59,7 @@ static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
         my->a = take_memory(&memory, (some > SOME_ROWS ? some : SOME_ROWS) * sizeof(T*));
         my->gradient = take_memory(&memory, SOME_ROWS * WHOLE_VECTORS(widest) * sizeof(T));
         my->edge = take_memory(&memory, deep * VECTOR * sizeof(T));
+        my->unit = take_memory(&memory, widest * sizeof(T));
         T** numbers[] = {&my->logits, &my->outputs, &my->targets};
         for (int j = 0; j < 3; j++) *numbers[j] = take_memory(&memory, some * k * sizeof(T));
         my->weights = take_memory(&memory, some * sizeof(T));
@@ -109,6 +114,20 @@ static void N(derive)(int activation, const T* A, T* dA, ptrdiff_t n) {
     }
 }
 
+/* Inverted dropout of a sample's units in a layer: x = x keep / (1 - rate), as in dropout.py. */
+CLONES static void N(drop)(T* x, ptrdiff_t n, uint32_t id, const uint32_t* key, double rate) {
+    const double below = rint(rate * 4294967296.0);
+    const uint32_t least = below < 4294967295.0 ? (uint32_t)below : 4294967295u, factor = key[0], offset = key[1];
+    const T kept = (T)(1 / (1 - rate));
+    for (ptrdiff_t j = 0; j < n; j++) {
+        uint32_t hash = (id + (uint32_t)j * 0x9e3779b9u) * factor + offset;
+        hash ^= hash >> 16, hash *= 0x7feb352du;
+        hash ^= hash >> 15, hash *= 0x846ca68bu;
+        hash ^= hash >> 16;
+        x[j] = hash >= least ? x[j] * kept : 0;
+    }
+}
+
 /* From the logits of n samples to their losses, whose sum is returned, and to D of the last layer. */
 static double N(compare)(const Steps* it, N(Desk) * my, const ptrdiff_t* rows, ptrdiff_t n, double share, T* D,
                          ptrdiff_t* correct) {
@@ -149,7 +168,7 @@ static double N(compare)(const Steps* it, N(Desk) * my, const ptrdiff_t* rows, p
 
 /* Some samples through the network and back: A and D of every layer, for rows first to first + n of the batch. */
 static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t batch,
-                       ptrdiff_t start, double share) {
+                       ptrdiff_t start, double share, const uint32_t* keys) {
     const ptrdiff_t *sizes = it->sizes, last = it->layers, first = task * it->some;
     const ptrdiff_t n = batch - first < it->some ? batch - first : it->some;
     const T* layer = it->params;
@@ -170,6 +189,7 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
         layer += (n_in + 1) * n_out;
         for (ptrdiff_t s = 0; i + 1 < last && s < n; s++, Z += row) {
             N(activate)(it->activation, Z, n_out);
+            if (keys) N(drop)(Z, n_out, it->ids[my->rows[s]], keys + 2 * i, it->drops[i]);
             Z[n_out] = 1;
         }
     }
@@ -182,8 +202,16 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
         for (ptrdiff_t s = 0; s < n; s++) my->a[s] = room->D[i + 1] + (first + s) * ROW(n_out);
         N(multiply)((N(Product)){my->a, my->a_at, room->across[i], my->b_at, n_out, D, ROW(n_in), n},
                     WHOLE_VECTORS(n_in), it->many_registers, NULL, NULL);
-        for (ptrdiff_t s = 0; s < n; s++)
-            N(derive)(it->activation, room->A[i] + (first + s) * ROW(n_in + 1), D + s * ROW(n_in), n_in);
+        for (ptrdiff_t s = 0; s < n; s++, D += ROW(n_in)) {
+            const T* A = room->A[i] + (first + s) * ROW(n_in + 1);
+            if (keys) { /* the slope is that at A before dropout */
+                const double rate = it->drops[i - 1];
+                N(drop)(D, n_in, it->ids[my->rows[s]], keys + 2 * (i - 1), rate);
+                for (ptrdiff_t j = 0; j < n_in; j++) my->unit[j] = A[j] * (T)(1 - rate);
+                A = my->unit;
+            }
+            N(derive)(it->activation, A, D, n_in);
+        }
     }
 }
 
@@ -212,6 +240,16 @@ CLONES static void N(update)(const Steps* it, T* restrict w, const T* restrict g
     }
 }
 
+CLONES static double N(sum_of_squares)(const T* g, ptrdiff_t n) {
+    double sums[8] = {0}, sum = 0;
+    ptrdiff_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int l = 0; l < 8; l++) sums[l] += (double)g[i + l] * (double)g[i + l];
+    for (; i < n; i++) sum += (double)g[i] * (double)g[i];
+    for (int l = 0; l < 8; l++) sum += sums[l];
+    return sum;
+}
+
 /* across (n, rows) = Wᵀ, for W (rows, n). */
 CLONES static void N(turn)(const T* restrict W, ptrdiff_t rows, ptrdiff_t n, T* restrict across, ptrdiff_t row) {
     for (ptrdiff_t r = 0; r < rows; r += VECTOR)
@@ -223,47 +261,100 @@ CLONES static void N(turn)(const T* restrict W, ptrdiff_t rows, ptrdiff_t n, T* 
         }
 }
 
-/* The gradient of some rows of a layer's matrix, and their update. */
-static void N(rows)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t batch, double share,
-                    double rate, double step) {
-    ptrdiff_t i = 0, at = 0;
-    for (; room->first_task[i + 1] <= task; i++) at += (it->sizes[i] + 1) * it->sizes[i + 1];
-    const ptrdiff_t n_in = it->sizes[i], n = it->sizes[i + 1], top = (task - room->first_task[i]) * SOME_ROWS;
-    const ptrdiff_t count = n_in + 1 - top < SOME_ROWS ? n_in + 1 - top : SOME_ROWS;
-    const ptrdiff_t weights = top + count > n_in ? count - 1 : count, row = WHOLE_VECTORS(n);
+/* Rows of a layer's matrix, whose gradient is a task: its place in the parameters, and how many rows are weights. */
+typedef struct {
+    ptrdiff_t layer, top, count, weights, n, at;
+} N(Rows);
+
+static N(Rows) N(rows_of)(const Steps* it, const N(Room) * room, ptrdiff_t task) {
+    N(Rows) rows = {0};
+    ptrdiff_t i = 0;
+    for (; room->first_task[i + 1] <= task; i++) rows.at += (it->sizes[i] + 1) * it->sizes[i + 1];
+    rows.layer = i, rows.n = it->sizes[i + 1], rows.top = (task - room->first_task[i]) * SOME_ROWS;
+    const ptrdiff_t left = it->sizes[i] + 1 - rows.top;
+    rows.count = left < SOME_ROWS ? left : SOME_ROWS;
+    rows.weights = left <= SOME_ROWS ? left - 1 : SOME_ROWS;
+    rows.at += rows.top * rows.n;
+    return rows;
+}
+
+/* The gradient of those rows that are not zero: they follow each other, as whole vectors, and my->rows names them.
+   Returns how many there are. */
+static ptrdiff_t N(gradient)(const Steps* it, const N(Room) * room, N(Desk) * my, N(Rows) of, ptrdiff_t batch) {
+    const ptrdiff_t i = of.layer, width = it->sizes[i] + 1;
     ptrdiff_t depth = 0, rows = 0;
     uint8_t seen[SOME_ROWS];
     memset(seen, i > 0, sizeof seen);
     for (ptrdiff_t first = 0; first < batch; first += it->some) {
         uint8_t any = i > 0;
-        const uint8_t* here = room->seen + first / it->some * (n_in + 1) + top;
-        for (ptrdiff_t r = 0; !i && r < count; r++) seen[r] |= here[r], any |= here[r];
+        const uint8_t* here = room->seen + first / it->some * width + of.top;
+        for (ptrdiff_t r = 0; !i && r < of.count; r++) seen[r] |= here[r], any |= here[r];
         for (ptrdiff_t s = first; any && s < first + it->some && s < batch; s++, depth++)
-            my->a_at[depth] = s * ROW(n_in + 1), my->b_at[depth] = s * ROW(n);
+            my->a_at[depth] = s * ROW(width), my->b_at[depth] = s * ROW(of.n);
     }
-    for (ptrdiff_t r = 0; r < count; r++)
-        if (seen[r]) my->a[rows] = room->A[i] + top + r, my->rows[rows++] = r;
-    T *g = my->gradient, *w = (T*)it->params + at + top * n;
+    for (ptrdiff_t r = 0; r < of.count; r++)
+        if (seen[r]) my->a[rows] = room->A[i] + of.top + r, my->rows[rows++] = r;
+    const ptrdiff_t row = WHOLE_VECTORS(of.n);
     if (rows)
-        N(multiply)((N(Product)){my->a, my->a_at, room->D[i + 1], my->b_at, depth, g, row, rows}, row,
+        N(multiply)((N(Product)){my->a, my->a_at, room->D[i + 1], my->b_at, depth, my->gradient, row, rows}, row,
                     it->many_registers, NULL, NULL);
-    if (it->rule == GRADIENT_DESCENT && it->alpha == 0) { /* then nothing changes where there is no gradient */
-        for (ptrdiff_t r = 0; r < rows; r++) N(update)(it, w + my->rows[r] * n, g + r * row, NULL, NULL, n, rate, 0, 0);
-    } else {
-        T *m = it->m, *v = it->v;
-        for (ptrdiff_t r = 0; r < rows && row != n; r++) memmove(g + r * n, g + r * row, (size_t)n * sizeof(T));
-        for (ptrdiff_t r = count - 1; r >= 0 && rows < count; r--) { /* rows without samples in between are 0 */
-            const int there = rows && my->rows[rows - 1] == r;
-            if (there) memmove(g + r * n, g + --rows * n, (size_t)n * sizeof(T));
-            else memset(g + r * n, 0, (size_t)n * sizeof(T));
-        }
-        if (it->alpha != 0) room->penalties[task] = N(add_l2)(w, g, weights * n, it->alpha * share);
-        m = m ? m + at + top * n : NULL, v = v ? v + at + top * n : NULL;
-        N(update)(it, w, g, m, v, weights * n, rate, step, rate * it->weight_decay);
-        const ptrdiff_t done = weights * n;
-        if (weights < count) N(update)(it, w + done, g + done, m ? m + done : m, v ? v + done : v, n, rate, step, 0);
+    return rows;
+}
+
+/* Put rows from `gradient` to their places among all rows, of which the others are zero. */
+static void N(spread)(N(Desk) * my, N(Rows) of, ptrdiff_t rows) {
+    const ptrdiff_t row = WHOLE_VECTORS(of.n);
+    const size_t bytes = (size_t)of.n * sizeof(T);
+    T* g = my->gradient;
+    for (ptrdiff_t r = 0; r < rows && row != of.n; r++) memmove(g + r * of.n, g + r * row, bytes);
+    for (ptrdiff_t r = of.count - 1; r >= 0 && rows < of.count; r--) {
+        const int there = rows && my->rows[rows - 1] == r;
+        if (there) memmove(g + r * of.n, g + --rows * of.n, bytes);
+        else memset(g + r * of.n, 0, bytes);
     }
-    if (i) N(turn)(w, weights, n, room->across[i] + top, ROW(n_in));
+}
+
+static void N(update_rows)(const Steps* it, const N(Room) * room, N(Rows) of, const T* g, double rate, double step) {
+    T *w = (T*)it->params + of.at, *m = it->m ? (T*)it->m + of.at : NULL, *v = it->v ? (T*)it->v + of.at : NULL;
+    const ptrdiff_t done = of.weights * of.n;
+    N(update)(it, w, g, m, v, done, rate, step, rate * it->weight_decay);
+    if (of.weights < of.count)
+        N(update)(it, w + done, g + done, m ? m + done : m, v ? v + done : v, of.n, rate, step, 0);
+    if (of.layer) N(turn)(w, of.weights, of.n, room->across[of.layer] + of.top, ROW(it->sizes[of.layer]));
+}
+
+/* The gradient of a task's rows, and their update unless the gradient is clipped first. */
+static void N(rows)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t batch, double share,
+                    double rate, double step) {
+    const N(Rows) of = N(rows_of)(it, room, task);
+    const ptrdiff_t rows = N(gradient)(it, room, my, of, batch), size = of.count * of.n;
+    T *g = my->gradient, *w = (T*)it->params + of.at;
+    if (!of.layer && it->rule == GRADIENT_DESCENT && it->alpha == 0 && it->clip == 0) {
+        for (ptrdiff_t r = 0; r < rows; r++) /* weights without a gradient stay as they are */
+            N(update)(it, w + my->rows[r] * of.n, g + r * WHOLE_VECTORS(of.n), NULL, NULL, of.n, rate, 0, 0);
+        return;
+    }
+    N(spread)(my, of, rows);
+    if (it->alpha != 0) room->penalties[task] = N(add_l2)(w, g, of.weights * of.n, it->alpha * share);
+    if (it->clip == 0) {
+        N(update_rows)(it, room, of, g, rate, step);
+        return;
+    }
+    memcpy(room->gradient + of.at, g, (size_t)size * sizeof(T));
+    room->squares[task] = N(sum_of_squares)(g, size);
+}
+
+/* The update of a task's rows by their gradient, whose norm becomes at most `clip`. */
+static void N(clipped_rows)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t tasks,
+                            double rate, double step) {
+    const N(Rows) of = N(rows_of)(it, room, task);
+    double squares = 0;
+    for (ptrdiff_t i = 0; i < tasks; i++) squares += room->squares[i];
+    const double norm = sqrt(squares);
+    const T factor = (T)(norm > it->clip ? it->clip / norm : norm >= 0 ? 1 : norm); /* NaN stays NaN */
+    const T* g = room->gradient + of.at;
+    for (ptrdiff_t i = 0; i < of.count * of.n; i++) my->gradient[i] = g[i] * factor;
+    N(update_rows)(it, room, of, my->gradient, rate, step);
 }
 
 /* 1 / Σ weights of the batch, or 0 if all are 0. */
@@ -287,14 +378,20 @@ static void N(steps)(void* job, Team* team, int thread) {
         const ptrdiff_t parts = (n + it->some - 1) / it->some;
         const double share = N(share_of)(it, start, n), part = (double)n / (double)it->whole, rate = it->rates[step];
         const double t = it->t + (double)step + 1;
-        double adam = rate * sqrt(-expm1(t * log(it->second))) / -expm1(t * log(it->first));
+        const uint32_t* keys = it->keys ? it->keys + 2 * step * (it->layers - 1) : NULL;
+        const double adam = rate * sqrt(-expm1(t * log(it->second))) / -expm1(t * log(it->first));
         for (ptrdiff_t task; (task = next_task(team, thread, parts)) >= 0;)
-            N(samples)(it, room, my, task, n, start, share);
+            N(samples)(it, room, my, task, n, start, share, keys);
         end_phase(team);
         for (ptrdiff_t i = 0; !thread && i < parts; i++)
             it->sums[0] += part * room->losses[i], it->sums[2] += (double)room->correct[i];
         for (ptrdiff_t task; (task = next_task(team, thread, tasks)) >= 0;)
             N(rows)(it, room, my, task, n, share, rate, adam);
+        if (it->clip > 0) {
+            end_phase(team);
+            for (ptrdiff_t task; (task = next_task(team, thread, tasks)) >= 0;)
+                N(clipped_rows)(it, room, my, task, tasks, rate, adam);
+        }
         if (!thread) {
             it->done = step + 1;
             if (seconds() - began > it->longest) __atomic_store_n(&team->leave, 1, __ATOMIC_RELAXED);

@@ -50,9 +50,11 @@ typedef struct { /* batches of samples, a network, and the rule that updates it 
     ptrdiff_t row, samples, batch, some, steps, whole; /* some: samples of a task; whole: samples of an epoch */
     const ptrdiff_t *order, *sizes;                    /* order: indices into the samples, or NULL for the first ones */
     int bytes, layers, activation, output, counts, threads, many_registers, rule;
-    double scale, alpha, first, second, epsilon, weight_decay, t, longest;
+    double scale, alpha, first, second, epsilon, weight_decay, clip, t, longest;
     Labels y;
     const void *targets, *weights;
+    const uint32_t *ids, *keys; /* for dropout, or NULL: of each sample; (steps, hidden layers, 2) */
+    const double* drops;        /* rates of the hidden layers */
     void *params, *m, *v, *room, *divided;
     const double* rates;
     double* sums; /* loss without penalty, penalty, correct predictions */
@@ -411,13 +413,14 @@ static int take_sizes(Steps* it, const Array* sizes) {
     return it->sizes[it->layers] <= BLOCK;
 }
 
-/* (sizes, batch, samples of a task, threads, doubles) -> bytes of scratch memory that `steps` needs. */
+/* (sizes, batch, samples of a task, threads, doubles, clipped) -> bytes of scratch memory that `steps` needs. */
 FUNCTION(steps_room) {
-    TAKES(5);
+    TAKES(6);
     Steps it = {.batch = PyLong_AsSsize_t(args[1]), .some = PyLong_AsSsize_t(args[2])};
     Array sizes = {0};
     it.threads = (int)PyLong_AsLong(args[3]);
     int doubles = PyObject_IsTrue(args[4]);
+    it.clip = PyObject_IsTrue(args[5]);
     int done = open_array(args[0], &sizes, 0) && take_sizes(&it, &sizes) && it.batch > 0 && it.some > 0 &&
                it.threads > 0 && it.threads <= MOST_THREADS;
     ptrdiff_t bytes = done ? doubles ? room_double(&it) : room_float(&it) : 0;
@@ -433,28 +436,32 @@ static int open_indices(PyObject* object, Array* a, ptrdiff_t below) {
     return good;
 }
 
+static int is_words(const Array* a, ptrdiff_t size) {
+    return a->view.obj && a->type == 'u' && a->view.itemsize == 4 && a->size == size;
+}
+
 /* (X, order or None, y, weights or None, params, m or None, v or None, rates, sums, sizes, room, whole numbers, real
-   numbers): the next len(rates) steps. Overwrites params, m and v, and adds to sums. Returns how many steps are done:
-   at least one, but no more are begun after so many seconds.
+   numbers, ids, keys, drops): the next len(rates) steps. Overwrites params, m and v, and adds to sums. Returns how many
+   steps are done: at least one, but no more are begun after so many seconds.
 
    whole numbers: batch, samples of a task, threads, activation, output, counts, rule, samples of an epoch.
    real numbers: scale, alpha, the rule's first and second factor, epsilon, weight decay, steps of the rule before,
    seconds. */
 FUNCTION(steps) {
-    TAKES(13);
-    enum { X, ORDER, Y, WEIGHTS, PARAMS, M, V, RATES, SUMS, SIZES, ROOM, WHOLES, REALS, ALL };
+    TAKES(16);
+    enum { X, ORDER, Y, WEIGHTS, PARAMS, M, V, RATES, SUMS, SIZES, ROOM, WHOLES, REALS, IDS, KEYS, DROPS, ALL };
     Array a[ALL] = {0};
     Steps it = {0};
     int done = 1;
     for (int i = 0; i < ALL; i++) {
-        const int optional = i == ORDER || i == WEIGHTS || i == M || i == V;
+        const int optional = i == ORDER || i == WEIGHTS || i == M || i == V || i >= IDS;
         const int writable = i == PARAMS || i == M || i == V || i == SUMS || i == ROOM;
         if (i == ORDER || (optional && args[i] == Py_None)) continue;
         done = done && open_array(args[i], &a[i], writable) && (i == X || a[i].whole);
     }
     done = done && take_sizes(&it, &a[SIZES]) && a[X].view.ndim == 2 && a[X].view.strides[1] == a[X].view.itemsize &&
            a[X].view.shape[1] == it.sizes[0] && a[WHOLES].type == 'b' && a[WHOLES].view.itemsize == 8 &&
-           a[WHOLES].size == 8 && a[REALS].type == 'd' && a[REALS].size == 8 && a[RATES].type == 'd' &&
+           a[WHOLES].size == 8 && a[REALS].type == 'd' && a[REALS].size == 9 && a[RATES].type == 'd' &&
            a[SUMS].type == 'd' && a[SUMS].size == 3 && a[ROOM].view.itemsize == 1;
     if (done) {
         const int64_t* n = a[WHOLES].view.buf;
@@ -464,7 +471,7 @@ FUNCTION(steps) {
         it.batch = n[0], it.some = n[1], it.threads = (int)n[2], it.activation = (int)n[3], it.output = (int)n[4];
         it.counts = (int)n[5], it.rule = (int)n[6], it.whole = n[7];
         it.scale = x[0], it.alpha = x[1], it.first = x[2], it.second = x[3], it.epsilon = x[4], it.weight_decay = x[5];
-        it.t = x[6], it.longest = x[7], it.X = a[X].view.buf, it.row = a[X].view.strides[0];
+        it.clip = x[6], it.t = x[7], it.longest = x[8], it.X = a[X].view.buf, it.row = a[X].view.strides[0];
         it.bytes = a[X].type == 'u' && a[X].view.itemsize == 1;
         it.samples = rows, it.steps = a[RATES].size, it.rates = a[RATES].view.buf, it.sums = a[SUMS].view.buf;
         for (int i = 0; i < it.layers; i++) size += (it.sizes[i] + 1) * it.sizes[i + 1];
@@ -487,6 +494,12 @@ FUNCTION(steps) {
             done = a[Y].view.ndim == 1 && (a[Y].type == 'b' || a[Y].type == 'u');
             it.y = (Labels){a[Y].view.buf, (int)a[Y].view.itemsize, a[Y].type == 'b'};
             for (ptrdiff_t i = 0; done && k > 1 && i < rows; i++) done = label(it.y, i) >= 0 && label(it.y, i) < k;
+        }
+        if (done && args[IDS] != Py_None) {
+            const ptrdiff_t hidden = it.layers - 1;
+            done = hidden && is_words(&a[IDS], rows) && is_words(&a[KEYS], 2 * hidden * it.steps) &&
+                   a[DROPS].type == 'd' && a[DROPS].size == hidden;
+            it.ids = a[IDS].view.buf, it.keys = a[KEYS].view.buf, it.drops = a[DROPS].view.buf;
         }
         it.weights = a[WEIGHTS].view.buf, it.params = a[PARAMS].view.buf;
         it.m = a[M].view.buf, it.v = a[V].view.buf;

@@ -1,4 +1,4 @@
-"""Which runs take their steps in C (`compiled.py`), and how a batch is cut there.
+"""Which runs take their steps in C (`in_c.py`), and how a batch is cut there.
 
 Each task takes a tile of samples through the network. No bit depends on the cut, nor on the number of threads.
 """
@@ -39,7 +39,6 @@ def are_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any
         and batch * Workspace.values(spec) * dtype.itemsize <= MOST_BYTES
         and len(spec.sizes) <= MOST_LAYERS
         and spec.sizes[-1] <= MOST_OUTPUTS
-        and not (recipe.dropout or recipe.gradient_clip)
         and spec.activation in ACTIVATIONS
         and spec.output in OUTPUTS
         and recipe.optimizer in RULES
@@ -64,7 +63,7 @@ def room(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
     """Bytes of scratch memory for the steps."""
     dtype, sizes = np.dtype(recipe.dtype), np.array(spec.sizes, np.intp)
     rows, used = tile(spec, batch, dtype), threads(batch, most_threads)
-    return int(compiled.native.steps_room(sizes, batch, rows, used, dtype == np.float64))
+    return int(compiled.native.steps_room(sizes, batch, rows, used, dtype == np.float64, bool(recipe.gradient_clip)))
 
 
 def work_bytes(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:

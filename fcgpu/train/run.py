@@ -24,9 +24,9 @@ from fcgpu.optim.first_order import FirstOrder
 from fcgpu.optim.lbfgs import LBFGS
 from fcgpu.optim.schedules import Position
 from fcgpu.params import Spec, initial, weights_only
-from fcgpu.train.compiled import Compiled
 from fcgpu.train.cpu import OnCpu
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
+from fcgpu.train.in_c import InC
 from fcgpu.train.plan import Plan
 from fcgpu.train.rates import Rates
 from fcgpu.train.recipe import KEYS, Recipe
@@ -84,7 +84,7 @@ class Run:
         self._training_set = (X if plan.chunk else samples.X, scale) if backend.on_gpu else (data.X, self.scale)
         self.plan = replace(plan, data_bytes=plan.data_bytes + samples.copied)
         first = start.epochs if start else 0
-        self.steps: OnCpu | Compiled | OnGpu
+        self.steps: OnCpu | InC | OnGpu
         if backend.on_gpu:
             from fcgpu.train import gpu  # late: a third of the time of `import fcgpu`
 
@@ -93,8 +93,7 @@ class Run:
                 scale=scale, count=self.counts, ids=samples.ids, shuffled=self.shuffled, done=first,
             )  # fmt: skip
         elif plan.in_c:
-            data_of_steps = samples.X, samples.y, samples.weights
-            self.steps = Compiled(spec, data_of_steps, plan, backend, recipe, scale=scale, count=self.counts)
+            self.steps = InC(spec, samples, plan, backend, recipe, scale=scale, count=self.counts)
         else:
             self.steps = OnCpu(spec, samples, plan, backend, recipe, self.workers, scale=scale, count=self.counts)
         self.plan = replace(self.plan, data_bytes=self.plan.data_bytes + self.steps.resident)

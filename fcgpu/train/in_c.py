@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import Backend
-from fcgpu.kernels import compiled, kernels_for
+from fcgpu.kernels import compiled, dropout, kernels_for
 from fcgpu.params import Spec, aligned
 from fcgpu.train import plan_c
 from fcgpu.train.pixels import Pixels
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
+from fcgpu.train.samples import Samples
 
 SLICE, TRIAL, EVERY = 0.05, 0.01, 1.0  # seconds of a call; of one that tries another number of threads; between those
 
@@ -46,27 +47,22 @@ class Pace:
         self._seconds[self._now] = seconds
 
 
-class Compiled:
+class InC:
     """The steps of a run for which `plan_c.are_for` is true, with the methods and attributes of `OnCpu`."""
 
     resident, how = 0, ""
 
     def __init__(
-        self,
-        spec: Spec,
-        data: tuple[Any, Any, Any],
-        plan: Plan,
-        backend: Backend,
-        recipe: Recipe,
-        *,
-        scale: float,
-        count: bool,
+        self, spec: Spec, samples: Samples, plan: Plan, backend: Backend, recipe: Recipe, *, scale: float, count: bool
     ) -> None:
-        self.plan, self.recipe, self._scale, self._count = plan, recipe, scale, count
-        self._data = data
+        self.plan, self.recipe, self._scale = plan, recipe, scale
         self.params, self.kernels = aligned(spec.n_params, recipe.dtype), kernels_for(backend)
         self.history = np.zeros((recipe.epochs, 3))
         self.steps = self.samples = 0
+        self._drops, ids = np.array(recipe.dropout_of(spec)), None
+        if recipe.dropout:
+            ids = np.arange(plan.samples, dtype=np.uint32) if samples.ids is None else samples.ids
+        self._data = (samples.X, samples.y, samples.weights, ids)
         self._sizes = np.array(spec.sizes, np.intp)
         threads = plan_c.threads(plan.batch, plan.threads)
         self._pace, self._room = Pace(threads), aligned(plan_c.room(spec, plan.batch, recipe, plan.threads), np.uint8)
@@ -78,39 +74,42 @@ class Compiled:
 
     def begin(self, rule: Any) -> None:
         self.rule = rule
-        given, state = rule.hyperparameters, rule.state
+        given, recipe = rule.hyperparameters, self.recipe
         first = next((given[key] for key in ("momentum", "rho", "beta_1") if key in given), 0.0)
-        decay = self.recipe.weight_decay if "weight_decay" in given else 0.0
-        self._moments = getattr(state, "m", None), getattr(state, "v", None)
-        self._steps_of_rule = getattr(state, "t", np.zeros(1))
-        self._reals = np.array([
-            self._scale, self.recipe.alpha, first, given.get("beta_2", 0.0), given.get("epsilon", 0.0), decay, 0.0, 0.0,
-        ])  # fmt: skip
+        others = (given.get("beta_2", 0.0), given.get("epsilon", 0.0), "weight_decay" in given and recipe.weight_decay)
+        self._moments = getattr(rule.state, "m", None), getattr(rule.state, "v", None)
+        self._t = getattr(rule.state, "t", np.zeros(1))  # the rule's steps
+        self._reals = np.array([self._scale, recipe.alpha, first, *others, recipe.gradient_clip, 0.0, 0.0])
 
     def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drawn_by: Any, order: Any) -> None:
         its, sums, done = np.array(rates(self.plan.steps_per_epoch)), np.zeros(3), 0
+        keys = self._keys(len(its)) if self.recipe.dropout else None
         while done < len(its):  # between calls Python looks for signals
-            rows, steps = slice(done * self.plan.batch, None), len(its) - done
+            rows, last = slice(done * self.plan.batch, None), len(its)
             if isinstance(self._data[0], Pixels):  # converted a batch at a time: there is no memory for more
-                rows, steps = slice(rows.start, rows.start + self.plan.batch), 1
-                (X, y, weights), named = self._at(rows if order is None else order[rows]), None
+                rows, last = slice(rows.start, rows.start + self.plan.batch), done + 1
+                (X, *others, ids), named = self._at(rows if order is None else order[rows]), None
             elif order is None:
-                (X, y, weights), named = self._at(rows), None
+                (X, *others, ids), named = self._at(rows), None
             else:
-                (X, y, weights), named = self._data, order[rows]
+                (X, *others, ids), named = self._data, order[rows]
             self._wholes[2], longest = self._pace.next()
-            self._reals[-2:] = self._steps_of_rule.item(), longest
+            self._reals[-2:] = self._t.item(), longest
             began = perf_counter()
             made = compiled.native.steps(
-                X, named, y, weights, self.params, *self._moments, its[done : done + steps], sums, self._sizes,
-                self._room, self._wholes, self._reals,
+                X, named, *others, self.params, *self._moments, its[done:last], sums, self._sizes, self._room,
+                self._wholes, self._reals, ids, keys if keys is None else keys[done:last], self._drops,
             )  # fmt: skip
             self._pace.took((perf_counter() - began) / made)
             done += made
-            self._steps_of_rule += made
+            self._t += made
         self.history[number] = sums[0] + sums[1], sums[1], sums[2]
         self.steps += done
         self.samples += self.plan.samples
+
+    def _keys(self, steps: int) -> Any:
+        """dropout's keys of the next steps: (steps, hidden layers, 2)."""
+        return np.stack([dropout.keys(self.recipe.seed, self.steps + i, len(self._drops)) for i in range(steps)])
 
     def _at(self, rows: Any) -> list[Any]:
         return [a if a is None else a[rows] for a in self._data]
