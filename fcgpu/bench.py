@@ -143,12 +143,12 @@ def _on_cpu(backend: Backend, cores: int) -> tuple[list[Work], list[Work]]:
         Work(square, lambda core: np.matmul(A, B, out=C[core])),
         Work(layer, lambda core: np.matmul(F, W, out=Z[core])),
     ]
-    if not compiled.multiplies_bytes():
+    if not compiled.has_tile_unit():
         return floats, []
     multiply = compiled.native.multiply_bytes
     return floats, [
-        Work(layer, lambda core: multiply(X, W, Z[core], 1.0, False)),
-        Work(layer, lambda core: multiply(X.mT, dZ, dW[core], 1.0, False)),
+        Work(layer, lambda core: multiply(X, W, Z[core], 1.0, False, True)),
+        Work(layer, lambda core: multiply(X.mT, dZ, dW[core], 1.0, False, True)),
     ]
 
 

@@ -218,7 +218,7 @@ def test_predictions_of_the_article_and_of_ours_are_equal(out):
     assert len(np.unique(Session("bench.peers.article").check(case))) >= 4  # otherwise a constant would pass
 
 
-@pytest.mark.parametrize(("peer", "absent"), [("ours_without_amx", ["multiply_bytes"]), ("ours_without_c", None)])
+@pytest.mark.parametrize(("peer", "absent"), [("ours_without_amx", []), ("ours_without_c", None)])
 @pytest.mark.parametrize("batch", [16, 640])
 def test_fcgpu_without_a_part_of_its_c_does_the_same_work(batch, peer, absent, monkeypatch):
     session, case = Session(f"bench.peers.{peer}"), dataclasses.replace(SMALL, batch=batch)
@@ -230,7 +230,7 @@ def test_fcgpu_without_a_part_of_its_c_does_the_same_work(batch, peer, absent, m
     session.call()
     monkeypatch.undo()
     assert case.agrees(found, Session("bench.peers.ours").check(case))
-    assert compiled.multiplies_bytes() == compiled.native.has_tiles()
+    assert compiled.has_tile_unit() == compiled.native.has_tiles()
 
 
 def test_readers_of_the_csv_agree(out, tmp_path, monkeypatch):

@@ -68,15 +68,15 @@ def timed(monkeypatch, seconds):
 
 def test_the_limit_of_pixels_is_that_of_the_unit_which_multiplies_them(small, monkeypatch):
     called = []
-    unit = SimpleNamespace(multiply_bytes=lambda A, B, C, alpha, add: called.append((A.shape, B.shape, C.shape)))
-    monkeypatch.setattr(bench, "compiled", SimpleNamespace(native=unit, multiplies_bytes=lambda: True))
+    unit = SimpleNamespace(multiply_bytes=lambda A, B, C, alpha, add, tiles: called.append((A.shape, B.shape, C.shape)))
+    monkeypatch.setattr(bench, "compiled", SimpleNamespace(native=unit, has_tile_unit=lambda: True))
     monkeypatch.setattr(bench, "cpu_count", lambda: 2)
     timed(monkeypatch, [8.0, 64.0, 4.0, 2.0, 1.0])  # two products of float32, two of bytes, a copy
     limits = bench._limits(fcgpu.choose("cpu"), 1.0)
     layer, square = 2 * 2 * 16 * 784 * 128, 2 * 2 * 16**3
     assert (limits.flops, limits.pixel_flops) == (max(square / 8, layer / 64), layer / 2)
     assert called == [((16, 784), (784, 128), (16, 128))] * 2 + [((784, 16), (16, 128), (784, 128))] * 2
-    monkeypatch.setattr(bench, "compiled", SimpleNamespace(multiplies_bytes=lambda: False))
+    monkeypatch.setattr(bench, "compiled", SimpleNamespace(has_tile_unit=lambda: False))
     timed(monkeypatch, [8.0, 64.0, 1.0])
     limits = bench._limits(fcgpu.choose("cpu"), 1.0)
     assert limits.pixel_flops == limits.flops

@@ -318,7 +318,7 @@ def used(monkeypatch):
     taken, real = [], compiled.native.steps
     ours = SimpleNamespace(**{**vars(compiled.native), "steps": lambda *a: taken.append(real(*a)) or taken[-1]})
     monkeypatch.setattr(compiled, "native", ours)
-    monkeypatch.setattr(compiled, "multiplies_bytes", lambda: False)  # else the tile unit takes batches of pixels
+    monkeypatch.setattr(compiled, "has_tile_unit", lambda: False)  # else the tile unit takes batches of pixels
     return taken
 
 
@@ -376,7 +376,7 @@ def test_other_runs_go_another_way(changes, monkeypatch):
 
 def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
     taken = used(monkeypatch)
-    monkeypatch.setattr(compiled, "multiplies_bytes", lambda: True)
+    monkeypatch.setattr(compiled, "has_tile_unit", lambda: True)
     data = digits(300)
     spec, recipe = Spec((50, 6, 4), "relu", "softmax"), fcgpu.Recipe(hidden=(6,), batch=32)
     assert not plan_c.are_for(300, 32, spec, recipe, data.X, data.y)

@@ -31,7 +31,8 @@ ELSEWHERE = {
 }  # what kernel_cases does not call
 
 needs_native = pytest.mark.skipif(compiled.native is None, reason="native.c was not compiled")
-needs_tiles = pytest.mark.skipif(not compiled.multiplies_bytes(), reason="this processor does not multiply bytes")
+needs_tiles = pytest.mark.skipif(not compiled.has_tile_unit(), reason="this processor has no tile unit")
+on_tiles = pytest.mark.parametrize("tiles", [False, pytest.param(True, marks=needs_tiles)])
 
 
 class Host(np.ndarray):
@@ -159,12 +160,12 @@ def stored_bytes(m, k, transposed):
     return beside.T[:m] if transposed else beside[:, :k]
 
 
-def multiplied(A, B, alpha, add):
+def multiplied(A, B, alpha, add, tiles=True):
     """alpha A B + C, the same in long doubles, the same with absolute values, and C."""
     m, n, wide = len(A), B.shape[1], np.longdouble
     around = np.random.default_rng(1).normal(0, 1, (m + 2, n + 3)).astype(B.dtype)
     C, before = around[1:-1, 1:-2], around.copy()
-    compiled.native.multiply_bytes(A, B, C, alpha, add)
+    compiled.native.multiply_bytes(A, B, C, alpha, add, tiles)
     C_before = before[1:-1, 1:-2] if add else np.zeros_like(C)
     found = C.copy()
     C[...] = before[1:-1, 1:-2]
@@ -174,17 +175,18 @@ def multiplied(A, B, alpha, add):
     return found, exact, abs(alpha) * (A.astype(wide) @ abs(B).astype(wide)) + abs(C_before), C_before
 
 
-@needs_tiles
+@needs_native
+@on_tiles
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("add", [False, True])
-def test_products_of_bytes_are_those_of_float32(shape, transposed, add):
+def test_products_of_bytes_are_those_of_float32(shape, transposed, add, tiles):
     """As accurate as float32 allows: each term has a relative error of 2^-24, and a sum rounds k times."""
     m, k, n = shape
     random = np.random.default_rng(0)
     B = random.normal(0, 1, (k, n + 3)).astype(np.float32)[:, :n]
     B *= np.exp2(random.integers(-30, 30, (k, 1))).astype(np.float32)
-    found, exact, terms, _ = multiplied(stored_bytes(m, k, transposed), B, -0.75, add)
+    found, exact, terms, _ = multiplied(stored_bytes(m, k, transposed), B, -0.75, add, tiles)
     assert (abs(found - exact) <= 2.0**-24 * (4 + k**0.5) * terms).all()
 
 
@@ -205,27 +207,29 @@ def test_products_of_bytes_are_those_of_float64(shape, transposed, add, spread):
     assert (abs(found - exact) <= rounded + 2.0**-53 * (4 * abs(exact) + 2 * abs(before))).all()
 
 
-@needs_tiles
+@needs_native
+@on_tiles
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("ends", [(0, 0, 0), (0, 70, 200), (70, 200, 0), (200, 0, 70), (1, 64, 65)])
-def test_rows_may_end_anywhere_in_zeros(transposed, dtype, ends):
+def test_rows_may_end_anywhere_in_zeros(transposed, dtype, ends, tiles):
     A, B = stored_bytes(48, 200, transposed).copy("K"), np.random.default_rng(0).normal(0, 1, (200, 20)).astype(dtype)
     for strip, end in enumerate(ends):
         A[16 * strip : 16 * strip + 16, end:] = 0
-    found, exact, terms, _ = multiplied(A, B, 1.0, False)
+    found, exact, terms, _ = multiplied(A, B, 1.0, False, tiles)
     assert (abs(found - exact) <= 100 * np.finfo(dtype).eps * terms).all()
 
 
-@needs_tiles
+@needs_native
+@on_tiles
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_nothing_is_read_or_written_behind_the_arrays(transposed, dtype):
+def test_nothing_is_read_or_written_behind_the_arrays(transposed, dtype, tiles):
     """Each array ends at an inaccessible page; an access behind it kills the process."""
     for m, k, n in ((1, 1, 1), (17, 33, 18), (40, 70, 9)):
         A = np.ones((k, m) if transposed else (m, k), np.uint8)
         A, B, C = at_the_end(A), at_the_end(np.ones((k, n), dtype)), at_the_end(np.zeros((m, n), dtype))
-        compiled.native.multiply_bytes(A.T if transposed else A, B, C, 1.0, False)
+        compiled.native.multiply_bytes(A.T if transposed else A, B, C, 1.0, False, tiles)
         np.testing.assert_array_equal(C, k)
 
 
@@ -238,16 +242,17 @@ def test_a_whole_number_is_multiplied_without_an_error():
     np.testing.assert_array_equal(multiplied(A, B, 1.0, False)[0], B)
 
 
-@needs_tiles
+@needs_native
+@on_tiles
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_column_with_a_number_that_is_none_has_none(dtype):
+def test_a_column_with_a_number_that_is_none_has_none(dtype, tiles):
     A, whole = stored_bytes(20, 70, False), np.random.default_rng(0).normal(0, 1, (70, 20)).astype(dtype)
-    expected = multiplied(A, whole, 1.0, False)[0]
+    expected = multiplied(A, whole, 1.0, False, tiles)[0]
     for wrong in (np.nan, np.inf, -np.inf):
         for row in (0, 69):
             B = whole.copy()
             B[row, 3] = wrong
-            found = multiplied(A, B, 1.0, False)[0]
+            found = multiplied(A, B, 1.0, False, tiles)[0]
             assert not np.isfinite(found[:, 3]).any()
             np.testing.assert_array_equal(np.delete(found, 3, axis=1), np.delete(expected, 3, axis=1))
 
@@ -261,7 +266,7 @@ def test_the_smallest_and_the_largest_are_multiplied_too(factor):
     np.testing.assert_allclose(found, exact.astype(float), rtol=1e-14, atol=70 * 255 * 2.0**-1014)
 
 
-@needs_tiles
+@needs_native
 def test_products_of_bytes_refuse_other_arrays():
     A, B, C = np.zeros((4, 6), np.uint8), np.zeros((6, 5), np.float32), np.zeros((4, 5), np.float32)
     still = C.copy()
@@ -272,12 +277,14 @@ def test_products_of_bytes_refuse_other_arrays():
         (A, B, still), (None, B, C), (A[0], B, C), (A, B.astype(int), C.astype(int)),
     ):  # fmt: skip
         with pytest.raises(TypeError, match="expected uint8 A"):
-            compiled.native.multiply_bytes(*wrong, 1.0, False)
+            compiled.native.multiply_bytes(*wrong, 1.0, False, False)
 
 
-@needs_tiles
+@needs_native
+@on_tiles
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_dense_layer_takes_bytes_also_where_it_is_not_the_first(dtype):
+def test_a_dense_layer_takes_bytes_also_where_it_is_not_the_first(dtype, tiles, monkeypatch):
+    monkeypatch.setattr(compiled, "has_tile_unit", lambda: tiles)
     random, eps = np.random.default_rng(0), np.finfo(dtype).eps
     A, W = random.integers(0, 256, (40, 30), dtype=np.uint8), random.normal(0, 1, (30, 20)).astype(dtype)
     dZ = random.normal(0, 1, (40, 20)).astype(dtype)
@@ -318,10 +325,12 @@ def test_a_training_without_it_ends_at_the_same_loss(options, without, dtype, ne
     np.testing.assert_allclose(mine.model.params, other.model.params, rtol=near, atol=near)
 
 
-@needs_tiles
+@needs_native
+@on_tiles
 @pytest.mark.parametrize("batch", ["full", 700, 64])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_bytes_are_trained_on_with_the_same_bits_on_any_number_of_threads(batch, dtype, tmp_path):
+def test_bytes_are_trained_on_with_the_same_bits_on_any_number_of_threads(batch, dtype, tiles, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled, "has_tile_unit", lambda: tiles)
     data, found = digits(3000), []
     np.save(tmp_path / "X.npy", data.X)
     mapped = fcgpu.dataset(np.load(tmp_path / "X.npy", mmap_mode="r"), data.y, scale=1 / 255)
@@ -382,6 +391,8 @@ def test_an_installation_compiles_it_or_goes_without(tmp_path):
     stub = tmp_path / "hatchling" / "builders" / "hooks" / "plugin"
     stub.mkdir(parents=True)
     (stub / "interface.py").write_text("class BuildHookInterface: pass\n")
+    for folder in (stub, *stub.parents[:3]):
+        (folder / "__init__.py").touch()  # else a Hatchling that is installed comes first
     program = f"""
 import sys
 sys.path[:0] = [{str(tmp_path)!r}, {str(clone / "fcgpu" / "kernels")!r}]

@@ -1,4 +1,4 @@
-"""fcgpu as on a processor without a tile unit (AMX): OpenBLAS also computes the products with the pixels."""
+"""fcgpu as on a processor without a tile unit (AMX)."""
 
 from unittest.mock import patch
 
@@ -8,8 +8,8 @@ from fcgpu.kernels import compiled
 
 TITLE = "fcgpu without AMX"
 PACKAGES = ours.PACKAGES
-CLOCKS = {"cpu": clocks.host} if compiled.multiplies_bytes() else {}
-WITHOUT = patch.object(compiled, "multiplies_bytes", lambda: False)
+CLOCKS = {"cpu": clocks.host} if compiled.has_tile_unit() else {}
+WITHOUT = patch.object(compiled, "has_tile_unit", lambda: False)
 
 setup = WITHOUT(ours.setup)
 

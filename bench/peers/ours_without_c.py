@@ -15,9 +15,9 @@ CLOCKS = {"cpu": clocks.host} if compiled.native else {}
 @contextmanager
 def without():
     with patch.object(compiled, "native", None):
-        compiled.multiplies_bytes.cache_clear()
+        compiled.has_tile_unit.cache_clear()
         yield
-    compiled.multiplies_bytes.cache_clear()
+    compiled.has_tile_unit.cache_clear()
 
 
 setup = without()(ours.setup)

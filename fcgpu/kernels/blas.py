@@ -87,7 +87,7 @@ def _number(value: Any) -> float:
 
 def _bytes(made: Sequence[Product], alpha: float, add: bool) -> None:
     for A, B, C in made:
-        compiled.native.multiply_bytes(A, B, C, alpha, add)
+        compiled.native.multiply_bytes(A, B, C, alpha, add, compiled.has_tile_unit())
 
 
 def _by_numpy(made: Sequence[Product], alpha: float, beta: float) -> None:

@@ -11,13 +11,18 @@ except ImportError:
 
 
 @cache
-def multiplies_bytes() -> bool:
-    """Whether native.c multiplies uint8 by float matrices here: it needs a processor with a tile unit (AMX)."""
+def has_tile_unit() -> bool:
+    """Whether native.c uses the processor's tile unit (AMX)."""
     return native is not None and bool(native.has_tiles())
+
+
+def multiplies_bytes() -> bool:
+    """Whether native.c multiplies uint8 by float matrices: on the tile unit, or by skipping zeros."""
+    return native is not None and (has_tile_unit() or hasattr(native, "steps"))
 
 
 def in_words() -> str:
     """For `fcgpu info`: which kernels the CPU uses."""
     if native is None:
         return "NumPy's; with a C compiler where fcgpu is installed they are faster"
-    return f"compiled C{', products of bytes on the tile unit (AMX)' if multiplies_bytes() else ''}"
+    return f"compiled C{', products of bytes on the tile unit (AMX)' if has_tile_unit() else ''}"

@@ -16,6 +16,7 @@
 typedef struct { /* of one thread */
     ptrdiff_t *a_at, *b_at, *edge_at, *labels, *rows;
     const T** a;
+    T** c;
     T *gradient, *edge, *unit, *logits, *outputs, *targets, *weights, *losses;
     uint8_t* correct;
 } N(Desk);
@@ -57,6 +58,7 @@ static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
         for (int j = 0; j < 4; j++) *places[j] = take_memory(&memory, deep * sizeof(ptrdiff_t));
         my->labels = take_memory(&memory, some * sizeof(ptrdiff_t));
         my->a = take_memory(&memory, (some > SOME_ROWS ? some : SOME_ROWS) * sizeof(T*));
+        my->c = take_memory(&memory, (some > SOME_ROWS ? some : SOME_ROWS) * sizeof(T*));
         my->gradient = take_memory(&memory, SOME_ROWS * WHOLE_VECTORS(widest) * sizeof(T));
         my->edge = take_memory(&memory, deep * VECTOR * sizeof(T));
         my->unit = take_memory(&memory, widest * sizeof(T));
@@ -183,8 +185,8 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
             if (i) my->a_at[k] = k;
             my->b_at[k] = my->a_at[k] * n_out;
         }
-        for (ptrdiff_t s = 0; s < n; s++) my->a[s] = room->A[i] + (first + s) * ROW(n_in + 1);
-        N(multiply)((N(Product)){my->a, my->a_at, layer, my->b_at, depth, Z, row, n}, n_out, it->many_registers,
+        for (ptrdiff_t s = 0; s < n; s++) my->a[s] = room->A[i] + (first + s) * ROW(n_in + 1), my->c[s] = Z + s * row;
+        N(multiply)((N(Product)){my->a, my->a_at, layer, my->b_at, depth, my->c, n, 0, 0}, n_out, it->many_registers,
                     my->edge, my->edge_at);
         layer += (n_in + 1) * n_out;
         for (ptrdiff_t s = 0; i + 1 < last && s < n; s++, Z += row) {
@@ -199,8 +201,9 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
         const ptrdiff_t n_in = sizes[i], n_out = sizes[i + 1];
         T* D = room->D[i] + first * ROW(n_in);
         for (ptrdiff_t k = 0; k < n_out; k++) my->a_at[k] = k, my->b_at[k] = k * ROW(n_in);
-        for (ptrdiff_t s = 0; s < n; s++) my->a[s] = room->D[i + 1] + (first + s) * ROW(n_out);
-        N(multiply)((N(Product)){my->a, my->a_at, room->across[i], my->b_at, n_out, D, ROW(n_in), n},
+        for (ptrdiff_t s = 0; s < n; s++)
+            my->a[s] = room->D[i + 1] + (first + s) * ROW(n_out), my->c[s] = D + s * ROW(n_in);
+        N(multiply)((N(Product)){my->a, my->a_at, room->across[i], my->b_at, n_out, my->c, n, 0, 0},
                     WHOLE_VECTORS(n_in), it->many_registers, NULL, NULL);
         for (ptrdiff_t s = 0; s < n; s++, D += ROW(n_in)) {
             const T* A = room->A[i] + (first + s) * ROW(n_in + 1);
@@ -281,7 +284,7 @@ static N(Rows) N(rows_of)(const Steps* it, const N(Room) * room, ptrdiff_t task)
 /* The gradient of those rows that are not zero: they follow each other, as whole vectors, and my->rows names them.
    Returns how many there are. */
 static ptrdiff_t N(gradient)(const Steps* it, const N(Room) * room, N(Desk) * my, N(Rows) of, ptrdiff_t batch) {
-    const ptrdiff_t i = of.layer, width = it->sizes[i] + 1;
+    const ptrdiff_t i = of.layer, width = it->sizes[i] + 1, row = WHOLE_VECTORS(of.n);
     ptrdiff_t depth = 0, rows = 0;
     uint8_t seen[SOME_ROWS];
     memset(seen, i > 0, sizeof seen);
@@ -293,10 +296,10 @@ static ptrdiff_t N(gradient)(const Steps* it, const N(Room) * room, N(Desk) * my
             my->a_at[depth] = s * ROW(width), my->b_at[depth] = s * ROW(of.n);
     }
     for (ptrdiff_t r = 0; r < of.count; r++)
-        if (seen[r]) my->a[rows] = room->A[i] + of.top + r, my->rows[rows++] = r;
-    const ptrdiff_t row = WHOLE_VECTORS(of.n);
+        if (seen[r])
+            my->a[rows] = room->A[i] + of.top + r, my->c[rows] = my->gradient + rows * row, my->rows[rows++] = r;
     if (rows)
-        N(multiply)((N(Product)){my->a, my->a_at, room->D[i + 1], my->b_at, depth, my->gradient, row, rows}, row,
+        N(multiply)((N(Product)){my->a, my->a_at, room->D[i + 1], my->b_at, depth, my->c, rows, 0, 0}, row,
                     it->many_registers, NULL, NULL);
     return rows;
 }

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define LEAK 0.01  /* as in activations.py */
@@ -73,6 +74,7 @@ static void* take_memory(Memory* memory, ptrdiff_t bytes) {
 }
 
 #include "team.h"
+#define MULTIPLIES_PIXELS 1
 
 /* Functions for processors with 32 vector registers of 64 bytes; whether this is one. */
 #if defined(__x86_64__) && defined(__linux__)
@@ -90,7 +92,18 @@ static double seconds(void) {
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
+#else
+#define MULTIPLIES_PIXELS 0
 #endif
+
+typedef struct {
+    const uint8_t* at;
+    ptrdiff_t row, column;
+} Bytes;
+typedef struct { /* with contiguous rows; row is their stride in bytes */
+    char* at;
+    ptrdiff_t row;
+} Matrix;
 
 #define T float
 #define BITS uint32_t
@@ -111,6 +124,7 @@ static double seconds(void) {
 #include "elementwise.h"
 #ifdef STEPS
 #include "panels.h"
+#include "pixels.h"
 #include "epoch.h"
 #endif
 #undef T
@@ -149,6 +163,7 @@ static double seconds(void) {
 #include "elementwise.h"
 #ifdef STEPS
 #include "panels.h"
+#include "pixels.h"
 #include "epoch.h"
 #endif
 #include "tiles.h"
@@ -539,17 +554,16 @@ FUNCTION(to_bytes) {
     return done ? PyBool_FromLong(good) : Py_NewRef(Py_None);
 }
 
-/* (A, B, C, alpha, add): C (m, n) = alpha A B, or C + alpha A B with `add`. A is uint8 with contiguous rows or columns;
-   B and C are of one type, float or double, with contiguous rows. */
+/* (A, B, C, alpha, add, tiles): C (m, n) = alpha A B, or C + alpha A B with `add`. A is uint8 with contiguous rows or
+   columns; B and C are of one type, float or double, with contiguous rows. tiles: whether to use the tile unit. */
 FUNCTION(multiply_bytes_) {
-    static int tiles = -1;
-    TAKES(5);
+    TAKES(6);
     Array a[3] = {0};
     Array *A = &a[0], *B = &a[1], *C = &a[2];
     double alpha = PyFloat_AsDouble(args[3]);
-    int add = PyObject_IsTrue(args[4]);
-    if (tiles < 0) tiles = has_tiles();
-    if (!tiles) PyErr_SetString(PyExc_RuntimeError, "this processor does not multiply bytes");
+    int add = PyObject_IsTrue(args[4]), tiles = PyObject_IsTrue(args[5]);
+    if (tiles ? !has_tiles() : !MULTIPLIES_PIXELS)
+        PyErr_SetString(PyExc_RuntimeError, "this processor does not multiply bytes");
     if (PyErr_Occurred()) return NULL;
     int fit = open_array(args[0], A, 0) && open_array(args[1], B, 0) && open_array(args[2], C, 1) && A->type == 'u' &&
               A->view.itemsize == 1 && (B->type == 'f' || B->type == 'd') && C->type == B->type && A->view.ndim == 2 &&
@@ -558,10 +572,17 @@ FUNCTION(multiply_bytes_) {
         const Py_ssize_t *m = C->view.shape, *k = B->view.shape, *by = A->view.strides;
         fit = A->view.shape[0] == m[0] && A->view.shape[1] == k[0] && k[1] == m[1] && (by[0] == 1 || by[1] == 1) &&
               B->view.strides[1] == B->view.itemsize && C->view.strides[1] == C->view.itemsize;
+        const Bytes bytes = {A->view.buf, by[0], by[1]};
+        const Matrix from = {B->view.buf, B->view.strides[0]}, to = {C->view.buf, C->view.strides[0]};
+        const int doubles = B->type == 'd';
         PyThreadState* saved = fit ? PyEval_SaveThread() : NULL;
-        int done = !fit || multiply_bytes(B->type == 'd', (Bytes){A->view.buf, by[0], by[1]},
-                                          (Matrix){B->view.buf, B->view.strides[0]},
-                                          (Matrix){C->view.buf, C->view.strides[0]}, m[0], m[1], k[0], alpha, add);
+        int done = 1;
+        if (fit && tiles) done = multiply_bytes(doubles, bytes, from, to, m[0], m[1], k[0], alpha, add);
+#ifdef STEPS
+        else if (fit)
+            done = (doubles ? multiply_pixels_double : multiply_pixels_float)(bytes, from, to, m[0], m[1], k[0], alpha,
+                                                                              add, has_many_registers());
+#endif
         if (saved) PyEval_RestoreThread(saved);
         if (!done) PyErr_NoMemory();
     }

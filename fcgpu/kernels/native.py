@@ -58,7 +58,7 @@ def _are_bytes(A: Any) -> bool:
 def dense_forward(A: Any, W: Any, Z: Any, scale: float = 1.0) -> bool:
     if not _are_bytes(A):
         return False
-    compiled.native.multiply_bytes(A, W, Z, scale, False)
+    compiled.native.multiply_bytes(A, W, Z, scale, False, compiled.has_tile_unit())
     return True
 
 
@@ -66,7 +66,7 @@ def dense_backward(dZ: Any, A: Any, W: Any, ones: Any, dW: Any, db: Any, dA: Any
     if not _are_bytes(A) or dA is not None:  # the layer of pixels is the first, and needs no dA
         return False
     np.matmul(ones, dZ, out=db)
-    compiled.native.multiply_bytes(A.mT, dZ, dW, scale, False)
+    compiled.native.multiply_bytes(A.mT, dZ, dW, scale, False, compiled.has_tile_unit())
     return True
 
 

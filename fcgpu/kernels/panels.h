@@ -1,5 +1,5 @@
-/* Matrix products of rows and columns that lie where they are named: c[i] = Σ over k of a[i][a_at[k]] b[b_at[k]], where
-   c[i] and b[...] are rows of vectors. Each number is summed in the order of k, whatever the sizes.
+/* Matrix products of rows that lie where they are named: c[i] = Σ over k of a[i][a_at[k]] (row of b at b_at[k]). Each
+   number is summed in the order of k, whatever the sizes.
 
    Included once for float and once for double; T is the type of numbers. */
 
@@ -16,8 +16,9 @@ typedef struct {
     const T* b;
     const ptrdiff_t* b_at; /* (depth) */
     ptrdiff_t depth;
-    T* c;
-    ptrdiff_t c_row, rows;
+    T* const* c;       /* rows */
+    ptrdiff_t rows, j; /* rows of c; the column that `tile` begins with */
+    int add;           /* whether the product is added to c */
 } N(Product);
 
 #pragma GCC push_options
@@ -28,12 +29,12 @@ typedef struct {
     static ALWAYS void N(name)(const N(Product) * it, ptrdiff_t first, ptrdiff_t from, ptrdiff_t to, const int rows) { \
         const ptrdiff_t each = sizeof(vector) / sizeof(T);                                                             \
         vector sum[6][most] = {0};                                                                                     \
-        const T *const *a = it->a + first, *b = it->b;                                                                 \
-        T* c = it->c + first * it->c_row;                                                                              \
-        if (from) {                                                                                                    \
+        const T *const *a = it->a + first, *b = it->b + it->j;                                                         \
+        T* const* c = it->c + first;                                                                                   \
+        if (from || it->add) {                                                                                         \
             _Pragma("GCC unroll 6") for (int i = 0; i < rows; i++)                                                     \
                 _Pragma("GCC unroll 4") for (int v = 0; v < most; v++) sum[i][v] =                                     \
-                    *(const vector*)(c + i * it->c_row + v * each);                                                    \
+                    *(const vector*)(c[i] + it->j + v * each);                                                         \
         }                                                                                                              \
         for (ptrdiff_t k = from; k < to; k++) {                                                                        \
             vector its[most];                                                                                          \
@@ -45,7 +46,7 @@ typedef struct {
         }                                                                                                              \
         _Pragma("GCC unroll 6") for (int i = 0; i < rows; i++)                                                         \
                 _Pragma("GCC unroll 4") for (int v = 0; v < most; v++) *                                               \
-            (vector*)(c + i * it->c_row + v * each) = sum[i][v];                                                       \
+            (vector*)(c[i] + it->j + v * each) = sum[i][v];                                                            \
     }                                                                                                                  \
                                                                                                                        \
     /* All rows of c, a few at a time. */                                                                              \
@@ -76,25 +77,21 @@ TILE(wide_tile, N(whole), 4)
 MANY_REGISTERS static void N(wide)(const N(Product) * it) { N(wide_tiles)(it); }
 #endif
 
-/* The product, for rows of b with n columns. `edge` is scratch memory for `depth` vectors and their places. */
+/* The product, for rows of b with n columns. `edge` is scratch memory for `depth` vectors and their places; it is not
+   used if rows of b are whole vectors. Rows of c must have room for whole vectors. */
 static void N(multiply)(N(Product) it, ptrdiff_t n, int many_registers, T* edge, ptrdiff_t* edge_at) {
-    for (ptrdiff_t count; n > 0; n -= count, it.b += count, it.c += count) {
-        count = VECTOR;
 #ifdef MANY_REGISTERS
-        if (many_registers && n >= 4 * VECTOR) {
-            count = 4 * VECTOR;
-            N(wide)(&it);
-            continue;
-        }
+    for (; many_registers && it.j + 4 * VECTOR <= n; it.j += 4 * VECTOR) N(wide)(&it);
 #endif
-        for (ptrdiff_t k = 0; n < VECTOR && k < it.depth; k++) { /* copy what is left, padded to a vector */
-            memset(edge + k * VECTOR, 0, 64);
-            memcpy(edge + k * VECTOR, it.b + it.b_at[k], (size_t)n * sizeof(T));
-            edge_at[k] = k * VECTOR;
-        }
-        if (n < VECTOR) it.b = edge, it.b_at = edge_at;
-        N(narrow)(&it);
+    for (; it.j + VECTOR <= n; it.j += VECTOR) N(narrow)(&it);
+    if (it.j == n) return;
+    for (ptrdiff_t k = 0; k < it.depth; k++) { /* copy what is left, padded to a vector */
+        memset(edge + k * VECTOR, 0, 64);
+        memcpy(edge + k * VECTOR, it.b + it.b_at[k] + it.j, (size_t)(n - it.j) * sizeof(T));
+        edge_at[k] = k * VECTOR - it.j;
     }
+    it.b = edge, it.b_at = edge_at;
+    N(narrow)(&it);
 }
 
 #pragma GCC pop_options

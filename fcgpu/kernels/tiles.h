@@ -28,12 +28,15 @@
 
 /* Whether this processor has the tile unit, and the system lets this process use it. */
 static int has_tiles(void) {
+    static int known = -1;
+    if (known >= 0) return known;
+    known = 0;
     enum { ASK_FOR = 0x1023, TILE_DATA = 18, BF16 = 1 << 22, TILES = 1 << 24, INT8 = 1 << 25 };
     const unsigned all = BF16 | TILES | INT8;
     unsigned a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & all) != all) return 0;
     if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq")) return 0;
-    return __builtin_cpu_supports("avx512vl") && syscall(SYS_arch_prctl, ASK_FOR, TILE_DATA) == 0;
+    return known = __builtin_cpu_supports("avx512vl") && syscall(SYS_arch_prctl, ASK_FOR, TILE_DATA) == 0;
 }
 
 TILE_ALWAYS __mmask16 first(ptrdiff_t n) { return n <= 0 ? 0 : n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
@@ -55,16 +58,6 @@ TILE_ALWAYS void transpose(__m512i* r) { /* 16 x 16 */
     for (int i = 0; i < 8; i++)
         r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88), r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
 }
-
-typedef struct { /* A or a slice of it, with its strides in bytes, of which one is 1 */
-    const uint8_t* at;
-    ptrdiff_t row, column;
-} Bytes;
-
-typedef struct { /* B or C, with contiguous rows; row is their stride in bytes */
-    char* at;
-    ptrdiff_t row;
-} Matrix;
 
 /* 2 x 2 tiles of C, from two strips of A and two of B; at the edges of C fewer. */
 typedef struct {
@@ -153,14 +146,6 @@ ON_TILES static int multiply_bytes(int doubles, Bytes A, Matrix B, Matrix C, ptr
     return 1;
 }
 #else
-typedef struct {
-    const uint8_t* at;
-    ptrdiff_t row, column;
-} Bytes;
-typedef struct {
-    char* at;
-    ptrdiff_t row;
-} Matrix;
 static int has_tiles(void) { return 0; }
 static int multiply_bytes(int doubles, Bytes A, Matrix B, Matrix C, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, double alpha,
                           int add) {

@@ -32,7 +32,7 @@ def are_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any
     if not (hasattr(compiled.native, "steps") and isinstance(X, np.ndarray | Pixels)):
         return False
     dtype = np.dtype(recipe.dtype)
-    on_tile_unit = X.dtype == np.uint8 and compiled.multiplies_bytes() and batch >= LEAST_BYTES
+    on_tile_unit = X.dtype == np.uint8 and compiled.has_tile_unit() and batch >= LEAST_BYTES
     return (
         not on_tile_unit
         and batch <= min(MOST, samples // 2)
