@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -356,6 +357,66 @@ def test_no_bit_depends_on_threads_memory_or_the_type_of_pixels(monkeypatch):
     assert sum(taken) == 8 * finished.steps
     for i, params in enumerate(found):
         np.testing.assert_array_equal(params, found[i // 4 * 4])
+
+
+def unaligned(array):
+    return np.ndarray(array.shape, array.dtype, bytes(1) + array.tobytes(), 1)
+
+
+def forms(array):
+    """The same numbers in other places and another order of bytes."""
+    return [unaligned(array), np.repeat(array, 2, axis=0)[::2], array.astype(array.dtype.newbyteorder())]
+
+
+class Drawn:
+    """An order that is another kind of array than NumPy's own."""
+
+    def __init__(self, form):
+        self._form, self._random = form, np.random.default_rng(1)
+
+    def permutation(self, n):
+        return self._form(self._random.permutation(n))
+
+
+class TestForms:
+    """What was given may have any form that NumPy takes."""
+
+    @pytest.fixture
+    def params(self, monkeypatch):
+        taken, data = used(monkeypatch), digits(300)
+
+        def trained(*, form=np.asarray, **changes):
+            options = {"hidden": (6,), "epochs": 2, "batch": 10, "device": "cpu", "output": "sigmoid", **changes}
+            *_, finished = fcgpu.train(replace(data, y=options.pop("y", data.y)), order=Drawn(form), **options)
+            assert sum(taken) == finished.steps
+            taken.clear()
+            return finished.model.params
+
+        return trained
+
+    def test_of_targets(self, params):
+        for y in (digits(300).y, np.random.default_rng(0).random((300, 3), np.float32)):
+            for form in forms(y):
+                np.testing.assert_array_equal(params(y=form), params(y=y))
+
+    def test_of_weights(self, params):
+        weights = np.linspace(0, 2, 300, dtype=np.float32)
+        for form in forms(weights):
+            np.testing.assert_array_equal(params(sample_weight=form), params(sample_weight=weights))
+
+    @pytest.mark.parametrize(
+        "form",
+        [lambda o: o.astype(np.int32), lambda o: o.astype(np.uint64), lambda o: forms(o)[1], lambda o: o - 300, list],
+    )
+    def test_of_the_order(self, params, form):
+        np.testing.assert_array_equal(params(form=form), params())
+
+    def test_of_features(self, monkeypatch):
+        taken, data = used(monkeypatch), digits(300)
+        X = (data.X / 254).astype(np.float32)
+        *_, finished = fcgpu.train((unaligned(X), data.y), hidden=(6,), epochs=1, batch=10, device="cpu")
+        assert not taken  # that one goes another way
+        assert finished.epochs == 1
 
 
 @pytest.mark.parametrize(

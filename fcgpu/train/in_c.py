@@ -84,6 +84,8 @@ class InC:
     def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drawn_by: Any, order: Any) -> None:
         its, sums, done = np.array(rates(self.plan.steps_per_epoch)), np.zeros(3), 0
         keys = self._keys(len(its)) if self.recipe.dropout else None
+        if order is not None:  # whatever indexes an array may have been drawn
+            order = np.arange(self.plan.samples)[order]
         while done < len(its):  # between calls Python looks for signals
             rows, last = slice(done * self.plan.batch, None), len(its)
             if isinstance(self._data[0], Pixels):  # converted a batch at a time: there is no memory for more

@@ -43,7 +43,7 @@ def are_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any
         and spec.output in OUTPUTS
         and recipe.optimizer in RULES
         and X.dtype in (np.uint8, dtype)
-        and (isinstance(X, Pixels) or X.strides[1] == X.itemsize)
+        and (isinstance(X, Pixels) or (X.strides[1] == X.itemsize and X.flags.aligned))
         and (y.dtype.kind in "iu" if y.ndim == 1 else y.dtype == dtype)
     )
 

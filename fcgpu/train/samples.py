@@ -36,7 +36,7 @@ class Samples:
             X = self._kept(self.stairs)
             y, weights = y[samples], None if weights is None else weights[samples]
             ids = samples if ids is None else ids[samples]
-        weights = None if weights is None else np.asarray(weights, dtype=recipe.dtype)
+        weights = None if weights is None else _plain(weights, recipe.dtype)
         if plan.chunk:
             if recipe.dropout:
                 ids = np.asarray(np.arange(plan.samples) if ids is None else ids, dtype=np.uint32)
@@ -44,7 +44,7 @@ class Samples:
             self.y, self.weights, self.ids = X.y, X.weights, X.ids
         else:
             y, self.weights = (None if a is None else backend.to_device(a) for a in (y, weights))
-            self.y = y if backend.on_gpu else np.ascontiguousarray(y)  # y's memory layout must not choose the kernel
+            self.y = y if backend.on_gpu else _plain(y)
             self.ids = None if ids is None else backend.to_device(ids, dtype=np.uint32)
         self.X = X
 
@@ -56,3 +56,8 @@ class Samples:
         kept = made.copy(self._plan.threads)
         made.X = None  # frees its source, which may be a copy itself
         return kept
+
+
+def _plain(array: Any, dtype: Any = None) -> Any:
+    """The array contiguous, aligned and in native byte order: its layout must not choose the kernel."""
+    return np.require(array, dtype or array.dtype.newbyteorder("="), ["C", "A"])
