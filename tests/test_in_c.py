@@ -252,6 +252,7 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
         {"ids": np.zeros(len(it.X), np.uint32)}, {**drops, "ids": drops["ids"][1:]}, {**drops, "drops": np.zeros(2)},
         {**drops, "keys": drops["keys"][1:]}, {**drops, "keys": drops["keys"].astype(int)}, {**drops, "drops": None},
         whole(0, 0), whole(1, 0), whole(2, 0), whole(2, 65), whole(6, 6), whole(6, -1), whole(7, 0),
+        whole(0, 2**62), whole(1, 2**62), {"sizes": np.array([20, 2**62, 4])},
     ):  # fmt: skip
         given = it.arguments(**changes)
         before = {name: given[name].copy() for name in ("params", "m", "v") if given[name] is not None}
@@ -259,7 +260,10 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
             compiled.native.steps(*given.values())
         for name, array in before.items():
             np.testing.assert_array_equal(given[name], array)
-    for bad in ((np.array([3]), 10, 5, 1), (np.array([3, 2]), 0, 5, 1), (np.array([3, 2]), 10, 5, 65)):
+    for bad in (
+        (np.array([3]), 10, 5, 1), (np.array([3, 2]), 0, 5, 1), (np.array([3, 2]), 10, 5, 65),
+        (np.array([3, 2]), 2**60, 5, 1), (np.array([3, 2]), 10, 2**60, 1), (np.array([2**60, 2]), 10, 5, 1),
+    ):  # fmt: skip
         with pytest.raises(TypeError, match="expected the sizes of a few layers"):
             compiled.native.steps_room(*bad, False, False)
 

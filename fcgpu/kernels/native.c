@@ -417,6 +417,8 @@ FUNCTION(load_tile) {
 }
 
 #ifdef STEPS
+#define LARGEST ((ptrdiff_t)1 << 24) /* layer or batch; the bytes for them, a product of two, do not overflow */
+
 /* Read the layers' sizes from a contiguous array; False if they are not valid. */
 static int take_sizes(Steps* it, const Array* sizes) {
     if (!(sizes->whole && sizes->type == 'b' && sizes->view.itemsize == sizeof(ptrdiff_t) && sizes->size >= 2 &&
@@ -424,8 +426,13 @@ static int take_sizes(Steps* it, const Array* sizes) {
         return 0;
     it->sizes = sizes->view.buf, it->layers = (int)sizes->size - 1;
     for (int i = 0; i <= it->layers; i++)
-        if (it->sizes[i] < 1) return 0;
+        if (it->sizes[i] < 1 || it->sizes[i] > LARGEST) return 0;
     return it->sizes[it->layers] <= BLOCK;
+}
+
+static int has_sane_cut(const Steps* it) {
+    return it->batch > 0 && it->batch <= LARGEST && it->some > 0 && it->some <= LARGEST && it->threads > 0 &&
+           it->threads <= MOST_THREADS;
 }
 
 /* (sizes, batch, samples of a task, threads, doubles, clipped) -> bytes of scratch memory that `steps` needs. */
@@ -436,8 +443,7 @@ FUNCTION(steps_room) {
     it.threads = (int)PyLong_AsLong(args[3]);
     int doubles = PyObject_IsTrue(args[4]);
     it.clip = PyObject_IsTrue(args[5]);
-    int done = open_array(args[0], &sizes, 0) && take_sizes(&it, &sizes) && it.batch > 0 && it.some > 0 &&
-               it.threads > 0 && it.threads <= MOST_THREADS;
+    int done = open_array(args[0], &sizes, 0) && take_sizes(&it, &sizes) && has_sane_cut(&it);
     ptrdiff_t bytes = done ? doubles ? room_double(&it) : room_float(&it) : 0;
     close_arrays(&sizes, 1);
     if (!done && !PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "expected the sizes of a few layers");
@@ -492,8 +498,8 @@ FUNCTION(steps) {
         for (int i = 0; i < it.layers; i++) size += (it.sizes[i] + 1) * it.sizes[i + 1];
         const char type = a[PARAMS].type;
         done = (type == 'f' || type == 'd') && a[PARAMS].size == size && (it.bytes || a[X].type == type) &&
-               it.batch > 0 && it.some > 0 && it.threads > 0 && it.threads <= MOST_THREADS && it.whole > 0 &&
-               it.rule >= GRADIENT_DESCENT && it.rule <= ADAMW && a[Y].view.ndim && a[Y].view.shape[0] == rows;
+               has_sane_cut(&it) && it.whole > 0 && it.rule >= GRADIENT_DESCENT && it.rule <= ADAMW && a[Y].view.ndim &&
+               a[Y].view.shape[0] == rows;
         if (done && args[ORDER] != Py_None) {
             done = open_indices(args[ORDER], &a[ORDER], rows);
             it.order = a[ORDER].view.buf, it.samples = a[ORDER].size;
