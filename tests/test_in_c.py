@@ -212,6 +212,15 @@ def test_a_batch_whose_weights_are_all_0_has_no_gradient():
     assert not sums[:2].any()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_batch_of_weights_below_the_normal_numbers_stays_finite(dtype):
+    it = Problem((20, 30, 4), 10, "relu", "softmax", "gradient_descent", dtype)
+    tiny = np.finfo(dtype).tiny
+    params, *_, sums = it.run(weights=np.full(len(it.X), tiny / 2**20, dtype))
+    assert np.isfinite(params).all()
+    assert np.isfinite(sums).all()
+
+
 def test_not_a_number_and_infinities_reach_the_loss():
     for value in (np.nan, np.inf):
         it = Problem((20, 30, 4), 10, "relu", "softmax", "adam", "float32", "numbers")

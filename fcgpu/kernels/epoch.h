@@ -366,7 +366,7 @@ static double N(share_of)(const Steps* it, ptrdiff_t start, ptrdiff_t batch) {
     double total = 0;
     if (!weights) return 1.0 / (double)batch;
     for (ptrdiff_t s = start; s < start + batch; s++) total += weights[it->order ? it->order[s] : s];
-    return total > 0 ? 1 / total : 0;
+    return total > 0 ? 1 / (total > TINY ? total : TINY) : 0;
 }
 
 /* What each thread does. */

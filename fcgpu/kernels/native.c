@@ -5,6 +5,7 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
+#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -119,6 +120,7 @@ typedef struct { /* with contiguous rows; row is their stride in bytes */
 #define HIGHEST 88.0f
 #define ONES 20.0f /* tanh z rounds to 1 for 2z above this */
 #define EPS 1.1920929e-7f
+#define TINY FLT_MIN
 #define LOG logf
 #define SQRT sqrtf
 #include "elementwise.h"
@@ -141,6 +143,7 @@ typedef struct { /* with contiguous rows; row is their stride in bytes */
 #undef HIGHEST
 #undef ONES
 #undef EPS
+#undef TINY
 #undef LOG
 #undef SQRT
 
@@ -158,6 +161,7 @@ typedef struct { /* with contiguous rows; row is their stride in bytes */
 #define HIGHEST 709.0
 #define ONES 40.0
 #define EPS 2.220446049250313e-16
+#define TINY DBL_MIN
 #define LOG log
 #define SQRT sqrt
 #include "elementwise.h"
