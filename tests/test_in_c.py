@@ -479,13 +479,23 @@ class TestPace:
 
     def test_now_and_then_the_other_is_tried_again(self, clock):
         pace = Pace(4)
-        for seconds in (1.0, 2.0):
+        for seconds in (0.001, 0.002):
             pace.next()
             pace.took(seconds)
         clock.seconds = 1.01 * in_c.EVERY
         assert pace.next() == (1, in_c.TRIAL)
-        pace.took(0.5)
+        pace.took(0.0005)
         assert pace.next() == (1, in_c.SLICE)
+
+    def test_long_steps_are_tried_less_often(self, clock):
+        pace = Pace(4)
+        for seconds in (0.1, 10 * in_c.SLICE):
+            pace.next()
+            pace.took(seconds)
+        clock.seconds = 9 * in_c.EVERY
+        assert pace.next() == (4, in_c.SLICE)
+        clock.seconds = 11 * in_c.EVERY
+        assert pace.next() == (1, in_c.TRIAL)
 
     def test_one_thread_is_never_two(self, clock):
         pace = Pace(1)

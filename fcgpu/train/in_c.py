@@ -34,10 +34,11 @@ class Pace:
 
     def next(self) -> tuple[int, float]:
         """How many threads to use next, and for how long."""
-        best = min(self._choices, key=lambda threads: (self._seconds[threads], -threads))
-        trial = len(self._choices) > 1 and perf_counter() - self._looked > EVERY
+        best, *others = sorted(self._choices, key=lambda threads: (self._seconds[threads], -threads))
+        # A trial takes a step at least: where that is long they are rarer, and take a twentieth of the time at most.
+        trial = any(perf_counter() - self._looked > EVERY * max(1, self._seconds[n] / SLICE) for n in others)
         if trial:
-            (best,) = self._choices - {best}
+            (best,) = others
             self._looked = perf_counter()
         self._now = best
         return best, TRIAL if trial or not self._seconds[best] else SLICE
