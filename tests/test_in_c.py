@@ -199,6 +199,13 @@ def test_rows_may_be_named_or_the_first_ones():
             np.testing.assert_array_equal(one, other)
 
 
+def test_only_the_labels_of_the_named_rows_count():
+    it = Problem((20, 30, 4), 10, "relu", "softmax", "adam", "float32")
+    y = np.full(len(it.y), 4)
+    y[it.order] = it.y[it.order]
+    np.testing.assert_array_equal(it.run(y=y)[0], it.run()[0])
+
+
 def test_labels_may_be_integers_of_any_type():
     it = Problem((20, 30, 4), 10, "relu", "softmax", "adam", "float32")
     for dtype in "bBhHiIlLqQ":
@@ -457,6 +464,21 @@ def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
     assert plan_c.are_for(300, 31, spec, recipe, data.X, data.y)
     assert plan_c.are_for(300, 32, spec, recipe, data.X.astype(np.float32), data.y)
     assert not taken
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_call_is_given_so_many_samples(shuffle, monkeypatch):
+    taken, params = used(monkeypatch), []
+    for most in (1 << 16, 150, 1):
+        monkeypatch.setattr(steps, "CALL", most)
+        *_, finished = fcgpu.train(
+            digits(300), hidden=(6,), epochs=1, batch=70, device="cpu", shuffle=shuffle, threads=1
+        )
+        params.append(finished.model.params)
+    assert taken[-5:] == [1] * 5
+    assert sum(taken) == 15
+    for one in params[1:]:
+        np.testing.assert_array_equal(one, params[0])
 
 
 class TestPace:

@@ -518,7 +518,10 @@ FUNCTION(steps) {
         else if (done) {
             done = a[Y].view.ndim == 1 && (a[Y].type == 'b' || a[Y].type == 'u');
             it.y = (Labels){a[Y].view.buf, (int)a[Y].view.itemsize, a[Y].type == 'b'};
-            for (ptrdiff_t i = 0; done && k > 1 && i < rows; i++) done = label(it.y, i) >= 0 && label(it.y, i) < k;
+            for (ptrdiff_t i = 0; done && k > 1 && i < it.samples; i++) {
+                const ptrdiff_t class = label(it.y, it.order ? it.order[i] : i);
+                done = class >= 0 && class < k;
+            }
         }
         if (done && args[IDS] != Py_None) {
             const ptrdiff_t hidden = it.layers - 1;

@@ -19,6 +19,7 @@ from fcgpu.train.recipe import Recipe
 from fcgpu.train.samples import Samples
 
 SLICE, TRIAL, EVERY = 0.05, 0.01, 1.0  # seconds of a call; of one that tries another number of threads; between those
+CALL = 1 << 16  # samples of a call: it looks at all their indices and labels before its first step
 
 
 class Pace:
@@ -88,12 +89,11 @@ class InC:
         if order is not None:  # whatever indexes an array may have been drawn
             order = np.arange(self.plan.samples)[order]
         while done < len(its):  # between calls Python looks for signals
-            rows, last = slice(done * self.plan.batch, None), len(its)
-            if isinstance(self._data[0], Pixels):  # converted a batch at a time: there is no memory for more
-                rows, last = slice(rows.start, rows.start + self.plan.batch), done + 1
+            pixels = isinstance(self._data[0], Pixels)  # converted a batch at a time: there is no memory for more
+            last = done + (1 if pixels else max(1, CALL // self.plan.batch))
+            rows = slice(done * self.plan.batch, last * self.plan.batch)
+            if pixels or order is None:
                 (X, *others, ids), named = self._at(rows if order is None else order[rows]), None
-            elif order is None:
-                (X, *others, ids), named = self._at(rows), None
             else:
                 (X, *others, ids), named = self._data, order[rows]
             self._wholes[2], longest = self._pace.next()
