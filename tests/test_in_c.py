@@ -470,7 +470,7 @@ def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
 def test_a_call_is_given_so_many_samples(shuffle, monkeypatch):
     taken, params = used(monkeypatch), []
     for most in (1 << 16, 150, 1):
-        monkeypatch.setattr(steps, "CALL", most)
+        monkeypatch.setattr(in_c, "CALL", most)
         *_, finished = fcgpu.train(
             digits(300), hidden=(6,), epochs=1, batch=70, device="cpu", shuffle=shuffle, threads=1
         )
@@ -504,6 +504,8 @@ class TestPace:
         for seconds in (0.001, 0.002):
             pace.next()
             pace.took(seconds)
+        pace.next()
+        pace.took(5.0)  # held up, once
         clock.seconds = 1.01 * in_c.EVERY
         assert pace.next() == (1, in_c.TRIAL)
         pace.took(0.0005)

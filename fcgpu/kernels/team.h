@@ -72,8 +72,9 @@ static void work_as_team(void (*work)(void*, Team*, int), void* job, int threads
     Member members[MOST_THREADS];
     sigset_t all, before;
     int n = 1;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for Python's threads */
+    sigfillset(&all); /* signals are for Python's threads, but for those of a crash */
+    sigdelset(&all, SIGSEGV), sigdelset(&all, SIGBUS), sigdelset(&all, SIGFPE), sigdelset(&all, SIGILL);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     for (; n < threads && n < MOST_THREADS; n++) {
         members[n] = (Member){&team, n};
         if (pthread_create(&others[n], NULL, join_team, &members[n])) break;

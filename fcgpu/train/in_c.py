@@ -3,6 +3,7 @@
 `kernels/epoch.h` has the formulas. `cpu.py` does the same in NumPy, and all that this does not support.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
@@ -29,24 +30,27 @@ class Pace:
     """
 
     def __init__(self, threads: int) -> None:
-        self._choices = {1, threads}
-        self._seconds = dict.fromkeys(self._choices, 0.0)  # of a step, when last tried
+        self._took = {n: deque([0.0], maxlen=2) for n in {1, threads}}  # seconds of a step, when last tried
         self._now, self._looked = threads, perf_counter()
 
     def next(self) -> tuple[int, float]:
         """How many threads to use next, and for how long."""
-        best, *others = sorted(self._choices, key=lambda threads: (self._seconds[threads], -threads))
+        seconds = {n: min(took) for n, took in self._took.items()}  # the better of two: one may have been held up
+        best, *others = sorted(seconds, key=lambda n: (seconds[n], -n))
         # A trial takes a step at least: where that is long they are rarer, and take a twentieth of the time at most.
-        trial = any(perf_counter() - self._looked > EVERY * max(1, self._seconds[n] / SLICE) for n in others)
+        trial = any(perf_counter() - self._looked > EVERY * max(1, seconds[n] / SLICE) for n in others)
         if trial:
             (best,) = others
             self._looked = perf_counter()
         self._now = best
-        return best, TRIAL if trial or not self._seconds[best] else SLICE
+        return best, TRIAL if trial or not seconds[best] else SLICE
 
     def took(self, seconds: float) -> None:
         """A step took so long."""
-        self._seconds[self._now] = seconds
+        took = self._took[self._now]
+        if not took[0]:  # it has not been tried before
+            took.clear()
+        took.append(seconds)
 
 
 class InC:
