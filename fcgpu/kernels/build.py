@@ -10,7 +10,11 @@ from packaging.tags import sys_tags
 from setuptools import Distribution, Extension
 
 MODULE, SOURCE = "fcgpu.kernels._native", "native.c"
-HEADERS = ("elementwise.h", "epoch.h", "panels.h", "pixels.h", "team.h", "tiles.h", "tiles_float.h", "tiles_double.h")
+HEADERS = (
+    *("arrays.h", "elementwise.h", "panels.h", "pixels.h"),
+    *("steps.h", "team.h", "room.h", "samples.h", "rows.h", "epoch.h", "call_steps.h"),
+    *("tiles.h", "tiles_float.h", "tiles_double.h"),
+)
 # Nothing reads floating-point exception flags or sqrt's errno; without them the compiler can vectorize the loops.
 OPTIONS = [] if sys.platform == "win32" else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 

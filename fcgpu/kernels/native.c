@@ -43,58 +43,7 @@ static ALWAYS ptrdiff_t label(Labels y, ptrdiff_t i) {
 
 #if defined(__GNUC__) && !defined(_WIN32) /* vector types and POSIX threads */
 #define STEPS
-#define MOST_LAYERS 64
-#define SOME_ROWS 16 /* of a layer's matrix, whose gradient is computed at once */
-enum Rule { GRADIENT_DESCENT, MOMENTUM, NESTEROV, RMSPROP, ADAM, ADAMW };
-
-typedef struct { /* batches of samples, a network, and the rule that updates it */
-    const char* X;
-    ptrdiff_t row, samples, batch, some, steps, whole; /* some: samples of a task; whole: samples of an epoch */
-    const ptrdiff_t *order, *sizes;                    /* order: indices into the samples, or NULL for the first ones */
-    int bytes, layers, activation, output, counts, threads, many_registers, rule;
-    double scale, alpha, first, second, epsilon, weight_decay, clip, t, longest;
-    Labels y;
-    const void *targets, *weights;
-    const uint32_t *ids, *keys; /* for dropout, or NULL: of each sample; (steps, hidden layers, 2) */
-    const double* drops;        /* rates of the hidden layers */
-    void *params, *m, *v, *room, *divided;
-    const double* rates;
-    double* sums; /* loss without penalty, penalty, correct predictions */
-    ptrdiff_t done;
-} Steps;
-
-typedef struct { /* scratch memory, or NULL to count what is needed */
-    char* at;
-    ptrdiff_t used;
-} Memory;
-
-static void* take_memory(Memory* memory, ptrdiff_t bytes) {
-    void* taken = memory->at ? memory->at + memory->used : NULL;
-    memory->used += (bytes + 63) / 64 * 64;
-    return taken;
-}
-
-#include "team.h"
-#define MULTIPLIES_PIXELS 1
-
-/* Functions for processors with 32 vector registers of 64 bytes; whether this is one. */
-#if defined(__x86_64__) && defined(__linux__)
-#define MANY_REGISTERS __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,fma")))
-static int has_many_registers(void) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
-}
-#else
-static int has_many_registers(void) { return 0; }
-#endif
-
-static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-#else
-#define MULTIPLIES_PIXELS 0
+#include "steps.h"
 #endif
 
 typedef struct {
@@ -127,6 +76,9 @@ typedef struct { /* with contiguous rows; row is their stride in bytes */
 #ifdef STEPS
 #include "panels.h"
 #include "pixels.h"
+#include "room.h"
+#include "samples.h"
+#include "rows.h"
 #include "epoch.h"
 #endif
 #undef T
@@ -168,60 +120,14 @@ typedef struct { /* with contiguous rows; row is their stride in bytes */
 #ifdef STEPS
 #include "panels.h"
 #include "pixels.h"
+#include "room.h"
+#include "samples.h"
+#include "rows.h"
 #include "epoch.h"
 #endif
 #include "tiles.h"
 
-typedef struct {
-    Py_buffer view;
-    char type;      /* f or d; b for signed and u for unsigned integers; 0 for anything else */
-    ptrdiff_t size; /* in elements */
-    int whole;      /* whether it is C-contiguous */
-} Array;
-
-/* Open the buffer of an array. False if it is none of a known type. The caller must close it in either case. */
-static int open_array(PyObject* object, Array* a, int writable) {
-    memset(a, 0, sizeof *a);
-    if (PyObject_GetBuffer(object, &a->view, PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0))) {
-        PyErr_Clear();
-        return 0;
-    }
-    const char* format = a->view.format ? a->view.format : "B";
-    if (!format[1])
-        a->type = strchr("fd", *format)       ? *format
-                  : strchr("bhilq", *format)  ? 'b'
-                  : strchr("BHILQ?", *format) ? 'u'
-                                              : 0;
-    a->size = 1;
-    a->whole = 1;
-    for (int i = a->view.ndim - 1; i >= 0; i--) {
-        if (a->view.shape[i] > 1 && a->view.strides[i] != a->size * a->view.itemsize) a->whole = 0;
-        a->size *= a->view.shape[i];
-    }
-    return a->type != 0;
-}
-
-static void close_arrays(Array* a, int n) {
-    for (int i = 0; i < n; i++)
-        if (a[i].view.obj) PyBuffer_Release(&a[i].view);
-}
-
-static int is_matrix(const Array* a) { return (a->type == 'f' || a->type == 'd') && a->whole && a->view.ndim == 2; }
-static int is_like(const Array* a, const Array* b) { return a->type == b->type && a->whole && a->size == b->size; }
-
-/* Call f_float or f_double, by the type of `a`; for large arrays without Python's lock (GIL). */
-#define CALL(a, f, ...)                                                                                                \
-    do {                                                                                                               \
-        PyThreadState* saved = (a).size > LARGE ? PyEval_SaveThread() : NULL;                                          \
-        if ((a).type == 'f') f##_float(__VA_ARGS__);                                                                   \
-        else f##_double(__VA_ARGS__);                                                                                  \
-        if (saved) PyEval_RestoreThread(saved);                                                                        \
-    } while (0)
-
-#define FUNCTION(name) static PyObject* name(PyObject* self, PyObject* const* args, Py_ssize_t n)
-#define TAKES(count)                                                                                                   \
-    if (n != count) return PyErr_Format(PyExc_TypeError, "expected %d arguments", count)
-#define DONE(done) return PyBool_FromLong(done)
+#include "arrays.h"
 
 /* (Z, b): Z (n, k) is overwritten; b is (1, k), or the integer 0. */
 #define FORWARD_FUNCTION(python, f)                                                                                    \
@@ -421,130 +327,7 @@ FUNCTION(load_tile) {
 }
 
 #ifdef STEPS
-#define LARGEST ((ptrdiff_t)1 << 24) /* layer or batch; the bytes for them, a product of two, do not overflow */
-
-/* Read the layers' sizes from a contiguous array; False if they are not valid. */
-static int take_sizes(Steps* it, const Array* sizes) {
-    if (!(sizes->whole && sizes->type == 'b' && sizes->view.itemsize == sizeof(ptrdiff_t) && sizes->size >= 2 &&
-          sizes->size <= MOST_LAYERS))
-        return 0;
-    it->sizes = sizes->view.buf, it->layers = (int)sizes->size - 1;
-    for (int i = 0; i <= it->layers; i++)
-        if (it->sizes[i] < 1 || it->sizes[i] > LARGEST) return 0;
-    return it->sizes[it->layers] <= BLOCK;
-}
-
-static int has_sane_cut(const Steps* it) {
-    return it->batch > 0 && it->batch <= LARGEST && it->some > 0 && it->some <= LARGEST && it->threads > 0 &&
-           it->threads <= MOST_THREADS;
-}
-
-/* (sizes, batch, samples of a task, threads, doubles, clipped) -> bytes of scratch memory that `steps` needs. */
-FUNCTION(steps_room) {
-    TAKES(6);
-    Steps it = {.batch = PyLong_AsSsize_t(args[1]), .some = PyLong_AsSsize_t(args[2])};
-    Array sizes = {0};
-    it.threads = (int)PyLong_AsLong(args[3]);
-    int doubles = PyObject_IsTrue(args[4]);
-    it.clip = PyObject_IsTrue(args[5]);
-    int done = open_array(args[0], &sizes, 0) && take_sizes(&it, &sizes) && has_sane_cut(&it);
-    ptrdiff_t bytes = done ? doubles ? room_double(&it) : room_float(&it) : 0;
-    close_arrays(&sizes, 1);
-    if (!done && !PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "expected the sizes of a few layers");
-    return PyErr_Occurred() ? NULL : PyLong_FromSsize_t(bytes);
-}
-
-static int open_indices(PyObject* object, Array* a, ptrdiff_t below) {
-    int good = open_array(object, a, 0) && a->whole && a->type == 'b' && a->view.itemsize == sizeof(ptrdiff_t);
-    const ptrdiff_t* index = a->view.buf;
-    for (ptrdiff_t i = 0; good && i < a->size; i++) good = index[i] >= 0 && index[i] < below;
-    return good;
-}
-
-static int is_words(const Array* a, ptrdiff_t size) {
-    return a->view.obj && a->type == 'u' && a->view.itemsize == 4 && a->size == size;
-}
-
-/* (X, order or None, y, weights or None, params, m or None, v or None, rates, sums, sizes, room, whole numbers, real
-   numbers, ids, keys, drops): the next len(rates) steps. Overwrites params, m and v, and adds to sums. Returns how many
-   steps are done: at least one, but no more are begun after so many seconds.
-
-   whole numbers: batch, samples of a task, threads, activation, output, counts, rule, samples of an epoch.
-   real numbers: scale, alpha, the rule's first and second factor, epsilon, weight decay, steps of the rule before,
-   seconds. */
-FUNCTION(steps) {
-    TAKES(16);
-    enum { X, ORDER, Y, WEIGHTS, PARAMS, M, V, RATES, SUMS, SIZES, ROOM, WHOLES, REALS, IDS, KEYS, DROPS, ALL };
-    Array a[ALL] = {0};
-    Steps it = {0};
-    int done = 1;
-    for (int i = 0; i < ALL; i++) {
-        const int optional = i == ORDER || i == WEIGHTS || i == M || i == V || i >= IDS;
-        const int writable = i == PARAMS || i == M || i == V || i == SUMS || i == ROOM;
-        if (i == ORDER || (optional && args[i] == Py_None)) continue;
-        done = done && open_array(args[i], &a[i], writable) && (i == X || a[i].whole);
-    }
-    done = done && take_sizes(&it, &a[SIZES]) && a[X].view.ndim == 2 && a[X].view.strides[1] == a[X].view.itemsize &&
-           a[X].view.shape[1] == it.sizes[0] && a[WHOLES].type == 'b' && a[WHOLES].view.itemsize == 8 &&
-           a[WHOLES].size == 8 && a[REALS].type == 'd' && a[REALS].size == 9 && a[RATES].type == 'd' &&
-           a[SUMS].type == 'd' && a[SUMS].size == 3 && a[ROOM].view.itemsize == 1;
-    if (done) {
-        const int64_t* n = a[WHOLES].view.buf;
-        const double* x = a[REALS].view.buf;
-        const ptrdiff_t k = it.sizes[it.layers], rows = a[X].view.shape[0];
-        ptrdiff_t size = 0;
-        it.batch = n[0], it.some = n[1], it.threads = (int)n[2], it.activation = (int)n[3], it.output = (int)n[4];
-        it.counts = (int)n[5], it.rule = (int)n[6], it.whole = n[7];
-        it.scale = x[0], it.alpha = x[1], it.first = x[2], it.second = x[3], it.epsilon = x[4], it.weight_decay = x[5];
-        it.clip = x[6], it.t = x[7], it.longest = x[8], it.X = a[X].view.buf, it.row = a[X].view.strides[0];
-        it.bytes = a[X].type == 'u' && a[X].view.itemsize == 1;
-        it.samples = rows, it.steps = a[RATES].size, it.rates = a[RATES].view.buf, it.sums = a[SUMS].view.buf;
-        for (int i = 0; i < it.layers; i++) size += (it.sizes[i] + 1) * it.sizes[i + 1];
-        const char type = a[PARAMS].type;
-        done = (type == 'f' || type == 'd') && a[PARAMS].size == size && (it.bytes || a[X].type == type) &&
-               has_sane_cut(&it) && it.whole > 0 && it.rule >= GRADIENT_DESCENT && it.rule <= ADAMW && a[Y].view.ndim &&
-               a[Y].view.shape[0] == rows;
-        if (done && args[ORDER] != Py_None) {
-            done = open_indices(args[ORDER], &a[ORDER], rows);
-            it.order = a[ORDER].view.buf, it.samples = a[ORDER].size;
-        }
-        done = done && it.steps > 0 && it.samples > (it.steps - 1) * it.batch;
-        for (int i = M; done && i <= V; i++) {
-            const int needed = i == M ? it.rule >= ADAM : it.rule > GRADIENT_DESCENT;
-            done = needed ? a[i].view.obj && is_like(&a[i], &a[PARAMS]) : 1;
-        }
-        if (done && a[WEIGHTS].view.obj) done = a[WEIGHTS].type == type && a[WEIGHTS].size == rows;
-        if (done && a[Y].type == type && a[Y].size == rows * k) it.targets = a[Y].view.buf;
-        else if (done) {
-            done = a[Y].view.ndim == 1 && (a[Y].type == 'b' || a[Y].type == 'u');
-            it.y = (Labels){a[Y].view.buf, (int)a[Y].view.itemsize, a[Y].type == 'b'};
-            for (ptrdiff_t i = 0; done && k > 1 && i < it.samples; i++) {
-                const ptrdiff_t class = label(it.y, it.order ? it.order[i] : i);
-                done = class >= 0 && class < k;
-            }
-        }
-        if (done && args[IDS] != Py_None) {
-            const ptrdiff_t hidden = it.layers - 1;
-            done = hidden && is_words(&a[IDS], rows) && is_words(&a[KEYS], 2 * hidden * it.steps) &&
-                   a[DROPS].type == 'd' && a[DROPS].size == hidden;
-            it.ids = a[IDS].view.buf, it.keys = a[KEYS].view.buf, it.drops = a[DROPS].view.buf;
-        }
-        it.weights = a[WEIGHTS].view.buf, it.params = a[PARAMS].view.buf;
-        it.m = a[M].view.buf, it.v = a[V].view.buf;
-        it.many_registers = has_many_registers();
-        if (done) done = a[ROOM].size >= (type == 'd' ? room_double(&it) : room_float(&it));
-        it.room = a[ROOM].view.buf;
-        if (done) {
-            PyThreadState* saved = PyEval_SaveThread();
-            if (type == 'd') run_double(&it);
-            else run_float(&it);
-            PyEval_RestoreThread(saved);
-        }
-    }
-    close_arrays(a, ALL);
-    if (!done) PyErr_SetString(PyExc_TypeError, "expected contiguous arrays of one float type, and indices in range");
-    return PyErr_Occurred() ? NULL : PyLong_FromSsize_t(it.done);
-}
+#include "call_steps.h"
 #endif
 
 /* (X, times, made): made (n, k) uint8 is overwritten with times X (n, k), rounded. Returns whether all numbers were
@@ -575,8 +358,12 @@ FUNCTION(multiply_bytes_) {
     Array *A = &a[0], *B = &a[1], *C = &a[2];
     double alpha = PyFloat_AsDouble(args[3]);
     int add = PyObject_IsTrue(args[4]), tiles = PyObject_IsTrue(args[5]);
-    if (tiles ? !has_tiles() : !MULTIPLIES_PIXELS)
-        PyErr_SetString(PyExc_RuntimeError, "this processor does not multiply bytes");
+#ifdef STEPS
+    const int can = !tiles || has_tiles();
+#else
+    const int can = tiles && has_tiles();
+#endif
+    if (!can) PyErr_SetString(PyExc_RuntimeError, "this processor does not multiply bytes");
     if (PyErr_Occurred()) return NULL;
     int fit = open_array(args[0], A, 0) && open_array(args[1], B, 0) && open_array(args[2], C, 1) && A->type == 'u' &&
               A->view.itemsize == 1 && (B->type == 'f' || B->type == 'd') && C->type == B->type && A->view.ndim == 2 &&

@@ -3,7 +3,6 @@
 
    Included once for float and once for double, after panels.h. */
 
-#ifdef STEPS
 #define AT_ONCE 32 /* samples */
 
 typedef struct {
@@ -83,4 +82,3 @@ static int N(multiply_pixels)(Bytes A, Matrix B, Matrix C, ptrdiff_t m, ptrdiff_
     return 1;
 }
 #undef AT_ONCE
-#endif

@@ -1,0 +1,62 @@
+/* The scratch memory of epoch.h's steps. Included once for float and once for double, after panels.h. */
+
+/* Numbers in a row, an odd number of vectors: such rows do not compete for the same places of a cache. */
+#define ROW(n) (WHOLE_VECTORS(n) + (WHOLE_VECTORS(n) / VECTOR % 2 ? 0 : VECTOR))
+
+typedef struct { /* of one thread */
+    ptrdiff_t *a_at, *b_at, *edge_at, *labels, *rows;
+    const T** a;
+    T** c;
+    T *gradient, *edge, *unit, *logits, *outputs, *targets, *weights, *losses;
+    uint8_t* correct;
+} N(Desk);
+
+typedef struct {                                              /* of all threads; layer i is from A[i] to A[i + 1] */
+    T *A[MOST_LAYERS], *D[MOST_LAYERS], *across[MOST_LAYERS]; /* across[i] (n, n_in) is Wᵀ of layer i */
+    uint8_t* seen;                                            /* (tasks, n_features + 1) */
+    double *losses, *penalties, *squares;                     /* of each task */
+    T* gradient;                                              /* (n_params), if it is clipped */
+    ptrdiff_t* correct;
+    ptrdiff_t first_task[MOST_LAYERS];
+    N(Desk) desks[MOST_THREADS];
+} N(Room);
+
+/* Divide the scratch memory; returns the bytes needed. Nothing is written to it. */
+static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
+    Memory memory = {it->room, 0};
+    const ptrdiff_t *sizes = it->sizes, last = it->layers, some = it->some, tasks = (it->batch + some - 1) / some;
+    ptrdiff_t widest = 0, rows = 0, params = 0;
+    for (ptrdiff_t i = 0; i <= last; i++) {
+        if (sizes[i] + 1 > widest) widest = sizes[i] + 1;
+        if (i < last) room->A[i] = take_memory(&memory, it->batch * ROW(sizes[i] + 1) * sizeof(T));
+        if (i) room->D[i] = take_memory(&memory, it->batch * ROW(sizes[i]) * sizeof(T));
+        if (i && i < last) room->across[i] = take_memory(&memory, sizes[i + 1] * ROW(sizes[i]) * sizeof(T));
+        if (i) params += (sizes[i - 1] + 1) * sizes[i];
+        room->first_task[i] = rows;
+        rows += (sizes[i] + SOME_ROWS) / SOME_ROWS; /* of sizes[i] + 1 */
+    }
+    room->seen = take_memory(&memory, tasks * (sizes[0] + 1));
+    room->losses = take_memory(&memory, tasks * sizeof(double));
+    room->correct = take_memory(&memory, tasks * sizeof(ptrdiff_t));
+    room->penalties = take_memory(&memory, rows * sizeof(double));
+    room->squares = take_memory(&memory, rows * sizeof(double));
+    room->gradient = take_memory(&memory, it->clip > 0 ? params * sizeof(T) : 0);
+    const ptrdiff_t deep = widest > it->batch ? widest : it->batch, k = sizes[last];
+    for (int i = 0; i < it->threads; i++) {
+        N(Desk)* my = &room->desks[i];
+        ptrdiff_t** places[] = {&my->a_at, &my->b_at, &my->edge_at, &my->rows};
+        for (int j = 0; j < 4; j++) *places[j] = take_memory(&memory, deep * sizeof(ptrdiff_t));
+        my->labels = take_memory(&memory, some * sizeof(ptrdiff_t));
+        my->a = take_memory(&memory, (some > SOME_ROWS ? some : SOME_ROWS) * sizeof(T*));
+        my->c = take_memory(&memory, (some > SOME_ROWS ? some : SOME_ROWS) * sizeof(T*));
+        my->gradient = take_memory(&memory, SOME_ROWS * WHOLE_VECTORS(widest) * sizeof(T));
+        my->edge = take_memory(&memory, deep * VECTOR * sizeof(T));
+        my->unit = take_memory(&memory, widest * sizeof(T));
+        T** numbers[] = {&my->logits, &my->outputs, &my->targets};
+        for (int j = 0; j < 3; j++) *numbers[j] = take_memory(&memory, some * k * sizeof(T));
+        my->weights = take_memory(&memory, some * sizeof(T));
+        my->losses = take_memory(&memory, some * sizeof(T));
+        my->correct = take_memory(&memory, some);
+    }
+    return memory.used;
+}

@@ -1,0 +1,146 @@
+/* The second phase of a step: some rows of the gradient Aᵀ D of a layer, and the update of these rows while their
+   gradient is in the cache. It is stored as a whole only where its norm is clipped.
+
+   Included once for float and once for double, after samples.h. */
+
+/* w (n) and the rule's vectors, updated by the gradient g. `rate` is η, `step` that of Adam with its corrections. */
+CLONES static void N(update)(const Steps* it, T* restrict w, const T* restrict g, T* restrict m, T* restrict v,
+                             ptrdiff_t n, double rate, double step, double decay) {
+    const T eta = (T)rate, first = (T)it->first, rest = (T)(1 - it->first), e = (T)it->epsilon, lambda = (T)decay;
+    switch (it->rule) {
+        case GRADIENT_DESCENT:
+            for (ptrdiff_t i = 0; i < n; i++) w[i] -= eta * g[i];
+            break;
+        case MOMENTUM:
+            for (ptrdiff_t i = 0; i < n; i++) v[i] = first * v[i] - eta * g[i], w[i] += v[i];
+            break;
+        case NESTEROV:
+            for (ptrdiff_t i = 0; i < n; i++) v[i] = first * v[i] - eta * g[i], w[i] += first * v[i] - eta * g[i];
+            break;
+        case RMSPROP:
+            for (ptrdiff_t i = 0; i < n; i++)
+                v[i] = first * v[i] + rest * (g[i] * g[i]), w[i] -= eta * (g[i] / (SQRT(v[i]) + e));
+            break;
+        case ADAMW:
+            for (ptrdiff_t i = 0; i < n; i++) w[i] -= lambda * w[i];
+            /* fall through */
+        default: N(adam)(w, g, m, v, n, it->first, it->second, it->epsilon, step);
+    }
+}
+
+CLONES static double N(sum_of_squares)(const T* g, ptrdiff_t n) {
+    double sums[8] = {0}, sum = 0;
+    ptrdiff_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int l = 0; l < 8; l++) sums[l] += (double)g[i + l] * (double)g[i + l];
+    for (; i < n; i++) sum += (double)g[i] * (double)g[i];
+    for (int l = 0; l < 8; l++) sum += sums[l];
+    return sum;
+}
+
+/* across (n, rows) = Wᵀ, for W (rows, n). */
+CLONES static void N(turn)(const T* restrict W, ptrdiff_t rows, ptrdiff_t n, T* restrict across, ptrdiff_t row) {
+    for (ptrdiff_t r = 0; r < rows; r += VECTOR)
+        for (ptrdiff_t j = 0; j < n; j++) {
+            if (rows - r < VECTOR)
+                for (ptrdiff_t l = r; l < rows; l++) across[j * row + l] = W[l * n + j];
+            else
+                for (ptrdiff_t l = r; l < r + VECTOR; l++) across[j * row + l] = W[l * n + j];
+        }
+}
+
+/* Rows of a layer's matrix, whose gradient is a task: its place in the parameters, and how many rows are weights. */
+typedef struct {
+    ptrdiff_t layer, top, count, weights, n, at;
+} N(Rows);
+
+static N(Rows) N(rows_of)(const Steps* it, const N(Room) * room, ptrdiff_t task) {
+    N(Rows) rows = {0};
+    ptrdiff_t i = 0;
+    for (; room->first_task[i + 1] <= task; i++) rows.at += (it->sizes[i] + 1) * it->sizes[i + 1];
+    rows.layer = i, rows.n = it->sizes[i + 1], rows.top = (task - room->first_task[i]) * SOME_ROWS;
+    const ptrdiff_t left = it->sizes[i] + 1 - rows.top;
+    rows.count = left < SOME_ROWS ? left : SOME_ROWS;
+    rows.weights = left <= SOME_ROWS ? left - 1 : SOME_ROWS;
+    rows.at += rows.top * rows.n;
+    return rows;
+}
+
+/* The gradient of those rows that are not zero: they follow each other, as whole vectors, and my->rows names them.
+   Returns how many there are. */
+static ptrdiff_t N(gradient)(const Steps* it, const N(Room) * room, N(Desk) * my, N(Rows) of, ptrdiff_t batch) {
+    const ptrdiff_t i = of.layer, width = it->sizes[i] + 1, row = WHOLE_VECTORS(of.n);
+    ptrdiff_t depth = 0, rows = 0;
+    uint8_t seen[SOME_ROWS];
+    memset(seen, i > 0, sizeof seen);
+    for (ptrdiff_t first = 0; first < batch; first += it->some) {
+        uint8_t any = i > 0;
+        const uint8_t* here = room->seen + first / it->some * width + of.top;
+        for (ptrdiff_t r = 0; !i && r < of.count; r++) seen[r] |= here[r], any |= here[r];
+        for (ptrdiff_t s = first; any && s < first + it->some && s < batch; s++, depth++)
+            my->a_at[depth] = s * ROW(width), my->b_at[depth] = s * ROW(of.n);
+    }
+    for (ptrdiff_t r = 0; r < of.count; r++)
+        if (seen[r])
+            my->a[rows] = room->A[i] + of.top + r, my->c[rows] = my->gradient + rows * row, my->rows[rows++] = r;
+    if (rows)
+        N(multiply)((N(Product)){my->a, my->a_at, room->D[i + 1], my->b_at, depth, my->c, rows, 0, 0}, row,
+                    it->many_registers, NULL, NULL);
+    return rows;
+}
+
+/* Put rows from `gradient` to their places among all rows, of which the others are zero. */
+static void N(spread)(N(Desk) * my, N(Rows) of, ptrdiff_t rows) {
+    const ptrdiff_t row = WHOLE_VECTORS(of.n);
+    const size_t bytes = (size_t)of.n * sizeof(T);
+    T* g = my->gradient;
+    for (ptrdiff_t r = 0; r < rows && row != of.n; r++) memmove(g + r * of.n, g + r * row, bytes);
+    for (ptrdiff_t r = of.count - 1; r >= 0 && rows < of.count; r--) {
+        const int there = rows && my->rows[rows - 1] == r;
+        if (there) memmove(g + r * of.n, g + --rows * of.n, bytes);
+        else memset(g + r * of.n, 0, bytes);
+    }
+}
+
+static void N(update_rows)(const Steps* it, const N(Room) * room, N(Rows) of, const T* g, double rate, double step) {
+    T *w = (T*)it->params + of.at, *m = it->m ? (T*)it->m + of.at : NULL, *v = it->v ? (T*)it->v + of.at : NULL;
+    const ptrdiff_t done = of.weights * of.n;
+    N(update)(it, w, g, m, v, done, rate, step, rate * it->weight_decay);
+    if (of.weights < of.count)
+        N(update)(it, w + done, g + done, m ? m + done : m, v ? v + done : v, of.n, rate, step, 0);
+    if (of.layer) N(turn)(w, of.weights, of.n, room->across[of.layer] + of.top, ROW(it->sizes[of.layer]));
+}
+
+/* The gradient of a task's rows, and their update unless the gradient is clipped first. */
+static void N(rows)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t batch, double share,
+                    double rate, double step) {
+    const N(Rows) of = N(rows_of)(it, room, task);
+    const ptrdiff_t rows = N(gradient)(it, room, my, of, batch), size = of.count * of.n;
+    T *g = my->gradient, *w = (T*)it->params + of.at;
+    if (!of.layer && it->rule == GRADIENT_DESCENT && it->alpha == 0 && it->clip == 0) {
+        for (ptrdiff_t r = 0; r < rows; r++) /* weights without a gradient stay as they are */
+            N(update)(it, w + my->rows[r] * of.n, g + r * WHOLE_VECTORS(of.n), NULL, NULL, of.n, rate, 0, 0);
+        return;
+    }
+    N(spread)(my, of, rows);
+    if (it->alpha != 0) room->penalties[task] = N(add_l2)(w, g, of.weights * of.n, it->alpha * share);
+    if (it->clip == 0) {
+        N(update_rows)(it, room, of, g, rate, step);
+        return;
+    }
+    memcpy(room->gradient + of.at, g, (size_t)size * sizeof(T));
+    room->squares[task] = N(sum_of_squares)(g, size);
+}
+
+/* The update of a task's rows by their gradient, whose norm becomes at most `clip`. */
+static void N(clipped_rows)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t tasks,
+                            double rate, double step) {
+    const N(Rows) of = N(rows_of)(it, room, task);
+    double squares = 0;
+    for (ptrdiff_t i = 0; i < tasks; i++) squares += room->squares[i];
+    const double norm = sqrt(squares);
+    const T factor = (T)(norm > it->clip ? it->clip / norm : norm >= 0 ? 1 : norm); /* NaN stays NaN */
+    const T* g = room->gradient + of.at;
+    for (ptrdiff_t i = 0; i < of.count * of.n; i++) my->gradient[i] = g[i] * factor;
+    N(update_rows)(it, room, of, my->gradient, rate, step);
+}

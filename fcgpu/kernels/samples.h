@@ -1,0 +1,151 @@
+/* The first phase of a step: some samples through the network and back. This leaves the inputs A and the gradients D of
+   every layer. Features that are zero in all samples of a task are skipped.
+
+   Included once for float and once for double, after room.h. */
+
+/* A (n, features + 1) = scale X and a column of ones, for the samples of `rows`. seen (features + 1): what is not zero
+   in every sample; place: where that is. Returns how many there are. */
+CLONES static ptrdiff_t N(take)(const Steps* it, const ptrdiff_t* rows, ptrdiff_t n, T* A, uint8_t* seen,
+                                ptrdiff_t* place) {
+    const ptrdiff_t features = it->sizes[0];
+    const T scale = (T)it->scale;
+    ptrdiff_t count = 0;
+    memset(seen, 0, (size_t)features);
+    seen[features] = 1;
+    for (ptrdiff_t s = 0; s < n; s++, A += ROW(features + 1)) {
+        const char* x = it->X + it->row * rows[s];
+        if (it->bytes) {
+            for (ptrdiff_t j = 0; j < features; j++) A[j] = scale * (T)((const uint8_t*)x)[j];
+            for (ptrdiff_t j = 0; j < features; j++) seen[j] |= ((const uint8_t*)x)[j];
+        } else {
+            for (ptrdiff_t j = 0; j < features; j++) A[j] = scale * ((const T*)x)[j];
+            for (ptrdiff_t j = 0; j < features; j++) seen[j] |= ((const T*)x)[j] != 0;
+        }
+        A[features] = 1;
+    }
+    for (ptrdiff_t j = 0; j <= features; j++) {
+        place[count] = j;
+        count += seen[j] != 0;
+    }
+    return count;
+}
+
+static void N(activate)(int activation, T* Z, ptrdiff_t n) {
+    switch (activation) {
+        case 0: N(sigmoid_all)(Z, NULL, 1, n); break;
+        case 1: N(tanh_all)(Z, NULL, 1, n); break;
+        case 2: N(relu_all)(Z, NULL, 1, n); break;
+        case 3: N(leaky_relu_all)(Z, NULL, 1, n); break;
+    }
+}
+
+static void N(derive)(int activation, const T* A, T* dA, ptrdiff_t n) {
+    switch (activation) {
+        case 0: N(sigmoid_backward)(A, dA, n); break;
+        case 1: N(tanh_backward)(A, dA, n); break;
+        case 2: N(relu_backward)(A, dA, n); break;
+        case 3: N(leaky_relu_backward)(A, dA, n); break;
+    }
+}
+
+/* Inverted dropout of a sample's units in a layer: x = x keep / (1 - rate), as in dropout.py. */
+CLONES static void N(drop)(T* x, ptrdiff_t n, uint32_t id, const uint32_t* key, double rate) {
+    const double below = rint(rate * 4294967296.0);
+    const uint32_t least = below < 4294967295.0 ? (uint32_t)below : 4294967295u, factor = key[0], offset = key[1];
+    const T kept = (T)(1 / (1 - rate));
+    for (ptrdiff_t j = 0; j < n; j++) {
+        uint32_t hash = (id + (uint32_t)j * 0x9e3779b9u) * factor + offset;
+        hash ^= hash >> 16, hash *= 0x7feb352du;
+        hash ^= hash >> 15, hash *= 0x846ca68bu;
+        hash ^= hash >> 16;
+        x[j] = hash >= least ? x[j] * kept : 0;
+    }
+}
+
+/* From the logits of n samples to their losses, whose sum is returned, and to D of the last layer. */
+static double N(compare)(const Steps* it, N(Desk) * my, const ptrdiff_t* rows, ptrdiff_t n, double share, T* D,
+                         ptrdiff_t* correct) {
+    const ptrdiff_t k = it->sizes[it->layers];
+    const T *targets = it->targets, *weights = it->weights;
+    const Labels y = {(const char*)my->labels, sizeof(ptrdiff_t), 1};
+    for (ptrdiff_t s = 0; s < n; s++) {
+        memcpy(my->logits + s * k, D + s * ROW(k), (size_t)k * sizeof(T));
+        if (targets) memcpy(my->targets + s * k, targets + rows[s] * k, (size_t)k * sizeof(T));
+        else my->labels[s] = label(it->y, rows[s]);
+        my->weights[s] = (T)(weights ? weights[rows[s]] * share : share);
+    }
+    targets = targets ? my->targets : NULL;
+    const size_t bytes = (size_t)(n * k) * sizeof(T);
+    memcpy(my->outputs, my->logits, bytes);
+    switch (it->output) {
+        case 0:
+            N(sigmoid_loss)(my->logits, y, targets, my->weights, 1, my->losses, n, k);
+            N(sigmoid_all)(my->outputs, NULL, n, k);
+            break;
+        case 1:
+            N(softmax_loss)(my->logits, y, targets, my->weights, 1, my->losses, n, k);
+            N(softmax_all)(my->outputs, NULL, n, k);
+            break;
+        default: N(squared_loss)(my->logits, y, targets, my->weights, 1, my->losses, n, k);
+    }
+    N(minus_target)(my->outputs, y, targets, my->weights, 1, n, k);
+    for (ptrdiff_t s = 0; s < n; s++) memcpy(D + s * ROW(k), my->outputs + s * k, (size_t)k * sizeof(T));
+    double sum = 0;
+    for (ptrdiff_t s = 0; s < n; s++) sum += my->losses[s];
+    *correct = 0;
+    if (it->counts) {
+        N(count_correct)(my->logits, y, my->correct, n, k);
+        for (ptrdiff_t s = 0; s < n; s++) *correct += my->correct[s];
+    }
+    return sum;
+}
+
+/* Some samples through the network and back: A and D of every layer, for rows first to first + n of the batch. */
+static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t batch,
+                       ptrdiff_t start, double share, const uint32_t* keys) {
+    const ptrdiff_t *sizes = it->sizes, last = it->layers, first = task * it->some;
+    const ptrdiff_t n = batch - first < it->some ? batch - first : it->some;
+    const T* layer = it->params;
+    for (ptrdiff_t s = 0; s < n; s++) my->rows[s] = it->order ? it->order[start + first + s] : start + first + s;
+    ptrdiff_t depth =
+        N(take)(it, my->rows, n, room->A[0] + first * ROW(sizes[0] + 1), room->seen + task * (sizes[0] + 1), my->a_at);
+    for (ptrdiff_t i = 0; i < last; i++) {
+        const ptrdiff_t n_in = sizes[i], n_out = sizes[i + 1], row = i + 1 < last ? ROW(n_out + 1) : ROW(n_out);
+        T* Z = (i + 1 < last ? room->A : room->D)[i + 1] + first * row;
+        if (i) depth = n_in + 1;
+        for (ptrdiff_t k = 0; k < depth; k++) {
+            if (i) my->a_at[k] = k;
+            my->b_at[k] = my->a_at[k] * n_out;
+        }
+        for (ptrdiff_t s = 0; s < n; s++) my->a[s] = room->A[i] + (first + s) * ROW(n_in + 1), my->c[s] = Z + s * row;
+        N(multiply)((N(Product)){my->a, my->a_at, layer, my->b_at, depth, my->c, n, 0, 0}, n_out, it->many_registers,
+                    my->edge, my->edge_at);
+        layer += (n_in + 1) * n_out;
+        for (ptrdiff_t s = 0; i + 1 < last && s < n; s++, Z += row) {
+            N(activate)(it->activation, Z, n_out);
+            if (keys) N(drop)(Z, n_out, it->ids[my->rows[s]], keys + 2 * i, it->drops[i]);
+            Z[n_out] = 1;
+        }
+    }
+    room->losses[task] =
+        N(compare)(it, my, my->rows, n, share, room->D[last] + first * ROW(sizes[last]), room->correct + task);
+    for (ptrdiff_t i = last - 1; i > 0; i--) {
+        const ptrdiff_t n_in = sizes[i], n_out = sizes[i + 1];
+        T* D = room->D[i] + first * ROW(n_in);
+        for (ptrdiff_t k = 0; k < n_out; k++) my->a_at[k] = k, my->b_at[k] = k * ROW(n_in);
+        for (ptrdiff_t s = 0; s < n; s++)
+            my->a[s] = room->D[i + 1] + (first + s) * ROW(n_out), my->c[s] = D + s * ROW(n_in);
+        N(multiply)((N(Product)){my->a, my->a_at, room->across[i], my->b_at, n_out, my->c, n, 0, 0},
+                    WHOLE_VECTORS(n_in), it->many_registers, NULL, NULL);
+        for (ptrdiff_t s = 0; s < n; s++, D += ROW(n_in)) {
+            const T* A = room->A[i] + (first + s) * ROW(n_in + 1);
+            if (keys) { /* the slope is that at A before dropout */
+                const double rate = it->drops[i - 1];
+                N(drop)(D, n_in, it->ids[my->rows[s]], keys + 2 * (i - 1), rate);
+                for (ptrdiff_t j = 0; j < n_in; j++) my->unit[j] = A[j] * (T)(1 - rate);
+                A = my->unit;
+            }
+            N(derive)(it->activation, A, D, n_in);
+        }
+    }
+}

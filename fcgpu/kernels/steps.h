@@ -1,0 +1,51 @@
+/* What steps on batches are given, and what pixels.h, panels.h and epoch.h share whatever the type of numbers. */
+
+#define MOST_LAYERS 64
+#define SOME_ROWS 16 /* of a layer's matrix, whose gradient is computed at once */
+enum Rule { GRADIENT_DESCENT, MOMENTUM, NESTEROV, RMSPROP, ADAM, ADAMW };
+
+typedef struct { /* batches of samples, a network, and the rule that updates it */
+    const char* X;
+    ptrdiff_t row, samples, batch, some, steps, whole; /* some: samples of a task; whole: samples of an epoch */
+    const ptrdiff_t *order, *sizes;                    /* order: indices into the samples, or NULL for the first ones */
+    int bytes, layers, activation, output, counts, threads, many_registers, rule;
+    double scale, alpha, first, second, epsilon, weight_decay, clip, t, longest;
+    Labels y;
+    const void *targets, *weights;
+    const uint32_t *ids, *keys; /* for dropout, or NULL: of each sample; (steps, hidden layers, 2) */
+    const double* drops;        /* rates of the hidden layers */
+    void *params, *m, *v, *room, *divided;
+    const double* rates;
+    double* sums; /* loss without penalty, penalty, correct predictions */
+    ptrdiff_t done;
+} Steps;
+
+typedef struct { /* scratch memory, or NULL to count what is needed */
+    char* at;
+    ptrdiff_t used;
+} Memory;
+
+static void* take_memory(Memory* memory, ptrdiff_t bytes) {
+    void* taken = memory->at ? memory->at + memory->used : NULL;
+    memory->used += (bytes + 63) / 64 * 64;
+    return taken;
+}
+
+#include "team.h"
+
+/* Functions for processors with 32 vector registers of 64 bytes; whether this is one. */
+#if defined(__x86_64__) && defined(__linux__)
+#define MANY_REGISTERS __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,fma")))
+static int has_many_registers(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
+}
+#else
+static int has_many_registers(void) { return 0; }
+#endif
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
