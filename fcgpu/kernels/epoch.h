@@ -77,3 +77,4 @@ static void N(run)(Steps* it) {
 #undef VECTOR
 #undef WHOLE_VECTORS
 #undef TILE
+#undef UNROLL

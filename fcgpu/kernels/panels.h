@@ -21,6 +21,12 @@ typedef struct {
     int add;           /* whether the product is added to c */
 } N(Product);
 
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 6")
+#endif
+
 #pragma GCC push_options
 #pragma GCC optimize("O2") /* the code uses vector types already, and -O3 takes three times as long to compile */
 
@@ -32,20 +38,18 @@ typedef struct {
         const T *const *a = it->a + first, *b = it->b + it->j;                                                         \
         T* const* c = it->c + first;                                                                                   \
         if (from || it->add) {                                                                                         \
-            _Pragma("GCC unroll 6") for (int i = 0; i < rows; i++)                                                     \
-                _Pragma("GCC unroll 4") for (int v = 0; v < most; v++) sum[i][v] =                                     \
-                    *(const vector*)(c[i] + it->j + v * each);                                                         \
+            UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < most; v++) sum[i][v] =                    \
+                *(const vector*)(c[i] + it->j + v * each);                                                             \
         }                                                                                                              \
         for (ptrdiff_t k = from; k < to; k++) {                                                                        \
             vector its[most];                                                                                          \
             const ptrdiff_t at = it->a_at[k];                                                                          \
             const T* row = b + it->b_at[k];                                                                            \
-            _Pragma("GCC unroll 4") for (int v = 0; v < most; v++) its[v] = *(const vector*)(row + v * each);          \
-            _Pragma("GCC unroll 6") for (int i = 0; i < rows; i++)                                                     \
-                _Pragma("GCC unroll 4") for (int v = 0; v < most; v++) sum[i][v] += a[i][at] * its[v];                 \
+            UNROLL for (int v = 0; v < most; v++) its[v] = *(const vector*)(row + v * each);                           \
+            UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < most; v++) sum[i][v] +=                   \
+                a[i][at] * its[v];                                                                                     \
         }                                                                                                              \
-        _Pragma("GCC unroll 6") for (int i = 0; i < rows; i++)                                                         \
-                _Pragma("GCC unroll 4") for (int v = 0; v < most; v++) *                                               \
+        UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < most; v++) *                                  \
             (vector*)(c[i] + it->j + v * each) = sum[i][v];                                                            \
     }                                                                                                                  \
                                                                                                                        \
