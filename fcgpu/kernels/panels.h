@@ -30,7 +30,7 @@ typedef struct {
 #pragma GCC push_options
 #pragma GCC optimize("O2") /* the code uses vector types already, and -O3 takes three times as long to compile */
 
-/* A few rows of c, from k on: `count` vectors of a type in each. */
+/* A few rows of c, `most` vectors of a type in each; k runs from `from` to `to`. */
 #define TILE(name, vector, most)                                                                                       \
     static ALWAYS void N(name)(const N(Product) * it, ptrdiff_t first, ptrdiff_t from, ptrdiff_t to, const int rows) { \
         const ptrdiff_t each = sizeof(vector) / sizeof(T);                                                             \

@@ -21,10 +21,10 @@ TILE, WIDE_TILE = 32, 64  # samples of a task; where a layer's weights do not fi
 WIDE = 4 << 20
 THREAD_SAMPLES = 32  # a thread more needs so many: with fewer, handing over the parameters takes as long as it saves
 LEAST_BYTES = 32  # from this many samples on, the tile unit multiplies bytes faster
-MOST_LAYERS, MOST_THREADS, MOST_OUTPUTS = 64, 64, 2048  # as in native.c; the input counts as a layer
-ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # in the order of their numbers in epoch.h
+MOST_LAYERS, MOST_THREADS, MOST_OUTPUTS = 64, 64, 2048  # as in steps.h, team.h, elementwise.h; the input is a layer
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # in the order of their numbers in samples.h
 OUTPUTS = ("sigmoid", "softmax", "identity")
-RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")
+RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")  # as in steps.h
 
 
 def are_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any) -> bool:
