@@ -446,7 +446,7 @@ class TestForms:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"batch": 200}, {"output": "exp"}, {"dtype": "float64"}, {"batch": "full"},
+        {"optimizer": "rprop", "batch": "full"}, {"output": "exp"}, {"dtype": "float64"},
         {"hidden": (3,) * 63, "activation": "tanh"},
     ],
     ids=str,
@@ -457,6 +457,15 @@ def test_other_runs_go_another_way(changes, monkeypatch):
     *_, finished = fcgpu.train((X, data.y), **{"hidden": (6,), "epochs": 1, "batch": 10, "device": "cpu", **changes})
     assert not taken
     assert finished.epochs == 1
+
+
+@pytest.mark.parametrize(("batch", "goes"), [(99, True), (100, True), (101, False), ("full", False)])
+def test_larger_batches_go_another_way(batch, goes, monkeypatch):
+    data, taken = digits(300), used(monkeypatch)
+    monkeypatch.setattr(plan_c, "MOST", 100)
+    for _event in fcgpu.train((data.X, data.y), hidden=(6,), epochs=1, batch=batch, optimizer="adam", device="cpu"):
+        pass
+    assert bool(taken) == goes
 
 
 def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
@@ -514,6 +523,19 @@ class TestPace:
         assert pace.next() == (1, in_c.TRIAL)
         pace.took(0.0005)
         assert pace.next() == (1, in_c.SLICE)
+
+    def test_if_one_is_faster_all_are_tried_soon_and_then_ever_less_often(self, clock):
+        pace, tried = Pace(4), []
+        while clock.seconds < 4 * in_c.EVERY:
+            threads, _longest = pace.next()
+            pace.took(0.002 if threads == 4 else 0.001)
+            if threads == 4:
+                tried.append(clock.seconds)
+            clock.seconds += 0.001
+        waits = np.diff(tried)
+        np.testing.assert_allclose(waits[:4], in_c.SOON * np.array([1, 2, 4, 8]), atol=0.003)
+        np.testing.assert_allclose(waits[5:], in_c.EVERY, atol=0.003)
+        assert len(waits) >= 7
 
     def test_long_steps_are_tried_less_often(self, clock):
         pace = Pace(4)

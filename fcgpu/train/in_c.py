@@ -19,7 +19,8 @@ from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.samples import Samples
 
-SLICE, TRIAL, EVERY = 0.05, 0.01, 1.0  # seconds of a call; of one that tries another number of threads; between those
+SLICE, TRIAL = 0.05, 0.01  # seconds of a call; of one that tries another number of threads
+SOON, EVERY = 0.05, 1.0  # seconds to the next such trial: if one thread seems faster, SOON, then twice as long each time
 CALL = 1 << 16  # samples of a call: it looks at all their indices and labels before its first step
 
 
@@ -31,17 +32,19 @@ class Pace:
 
     def __init__(self, threads: int) -> None:
         self._took = {n: deque([0.0], maxlen=2) for n in {1, threads}}  # seconds of a step, when last tried
-        self._now, self._looked = threads, perf_counter()
+        self._now, self._all, self._looked, self._soon = threads, threads, perf_counter(), SOON
 
     def next(self) -> tuple[int, float]:
         """How many threads to use next, and for how long."""
         seconds = {n: min(took) for n, took in self._took.items()}  # the better of two: one may have been held up
         best, *others = sorted(seconds, key=lambda n: (seconds[n], -n))
+        # What keeps the others from their work is often gone soon, such as BLAS's threads, which spin after a product.
+        wait = EVERY if best == self._all else self._soon
         # A trial takes a step at least: where that is long they are rarer, and take a twentieth of the time at most.
-        trial = any(perf_counter() - self._looked > EVERY * max(1, seconds[n] / SLICE) for n in others)
+        trial = any(perf_counter() - self._looked > wait * max(1, seconds[n] / SLICE) for n in others)
         if trial:
             (best,) = others
-            self._looked = perf_counter()
+            self._looked, self._soon = perf_counter(), min(EVERY, 2 * self._soon)
         self._now = best
         return best, TRIAL if trial or not seconds[best] else SLICE
 

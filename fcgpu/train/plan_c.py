@@ -35,7 +35,7 @@ def are_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any
     on_tile_unit = X.dtype == np.uint8 and compiled.has_tile_unit() and batch >= LEAST_BYTES
     return (
         not on_tile_unit
-        and batch <= min(MOST, samples // 2)
+        and batch <= min(MOST, samples)
         and batch * Workspace.values(spec) * dtype.itemsize <= MOST_BYTES
         and len(spec.sizes) <= MOST_LAYERS
         and spec.sizes[-1] <= MOST_OUTPUTS
