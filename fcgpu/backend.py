@@ -20,9 +20,9 @@ INSTALL = "pip install 'fcgpu[cuda12]' (or cuda13, by the CUDA version that nvid
 
 
 # The cost model of "auto": seconds per step on a CPU or per launch on a GPU, and operations per second. Measured on two
-# Xeon cores, and on an H100 with CUDA graphs, where a launch takes some 2 µs. A run on a GPU takes GPU_START seconds
+# EPYC cores, and on an H100 with CUDA graphs, where a launch takes some 2 µs. A run on a GPU takes GPU_START seconds
 # more, to load CUDA, cuBLAS and the kernels.
-CPU_STEP, CPU_FLOPS = 60e-6, 1.5e11
+CPU_STEP, CPU_FLOPS = 10e-6, 1.5e11
 GPU_LAUNCH, GPU_FLOPS = 2e-6, 3e13
 GPU_START = 2.0
 

@@ -104,7 +104,7 @@ def test_auto_leaves_to_the_cpu_what_is_done_there_first_and_says_why(monkeypatc
     monkeypatch.setattr("fcgpu.backend._gpu", lambda number, reason: asked.append(number) or double_backend())
     small = fcgpu.choose("auto", SMALL)
     assert small.device == "cpu"
-    assert small.reason == f"expected to take 0.006 s here, and {GPU_START:.2g} s on a GPU with its start"
+    assert small.reason == f"expected to take 0.001 s here, and {GPU_START:.2g} s on a GPU with its start"
     assert not asked  # the GPU was not initialised for it
     assert fcgpu.choose("auto", BIG).device == fcgpu.choose("auto").device == "cuda:0"
     assert fcgpu.choose("cuda", SMALL).device == "cuda:0"
