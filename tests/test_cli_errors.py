@@ -216,7 +216,8 @@ OPTIONS = {
     "--loss": {
         "squared_error": "output='softmax' with loss='squared_error' is not a legal pair; use loss='cross_entropy', or "
         "output='identity'",
-        "mse": "loss='mse': expected one of binary_cross_entropy, cross_entropy, squared_error, poisson\n",
+        "hinge": "loss='hinge': expected one of binary_cross_entropy, cross_entropy, squared_error, poisson\n",
+        "mse": "loss='mse': expected one of .*did you mean 'squared_error'",
     },
     "--optimizer": {"adm": "optimizer='adm': expected one of .*did you mean 'adam'"},
     "--init": {"hee": "init='hee': expected one of .*did you mean 'he'"},
@@ -274,8 +275,9 @@ def test_cuda_where_there_is_none(here):
             "'zzz' is not a command; choose from train, .*, report, info, bench, recipes",
         ),
         ((*TRAIN, "--epoch", "5"), "fcgpu train: error: --epoch is not an option; did you mean '--epochs'"),
+        ((*TRAIN, "--lr", "0.1"), "--lr is not an option; did you mean '--learning-rate'"),
+        ((*TRAIN, "--hidden-layer-sizes=9"), "--hidden-layer-sizes is not an option; did you mean '--hidden'"),
         ((*TRAIN, "--momentun=0.5"), "--momentun is not an option; did you mean '--momentum'"),
-        ((*TRAIN, "--lr", "0.1"), "--lr is not an option .see fcgpu train --help"),
         ((*TRAIN, "--zzz"), "--zzz is not an option .see fcgpu train --help"),
         ((*TRAIN, "--description=x"), "--description is not an option; it is for the TOML file of a recipe .see"),
         (

@@ -265,6 +265,8 @@ def test_refusals_name_value_and_remedy(blobs, mnist):
         (fcgpu.ConfigError, {"batch": 151}, r'batch=151 is more than the 150 samples; use batch="full"'),
         (fcgpu.ConfigError, {"threads": 0}, "threads=0"),
         (fcgpu.ConfigError, {"learning_rat": 1}, "did you mean 'learning_rate'"),
+        (fcgpu.ConfigError, {"lr": 1}, "did you mean 'learning_rate'"),
+        (fcgpu.ConfigError, {"optimizer": "SGD"}, "did you mean 'gradient_descent'"),
         (fcgpu.ConfigError, {"device": "gpu"}, "choose from auto, cpu, cuda, cuda:N"),
         (fcgpu.ConfigError, {"output": "softmax", "loss": "squared_error"}, "not a legal pair"),
         (fcgpu.ConfigError, {"hidden": (5, 0)}, "hidden"),

@@ -20,7 +20,7 @@ from fcgpu.train.recipe import Recipe
 from fcgpu.train.samples import Samples
 
 SLICE, TRIAL = 0.05, 0.01  # seconds of a call; of one that tries another number of threads
-SOON, EVERY = 0.05, 1.0  # seconds to the next such trial: if one thread seems faster, SOON, then twice as long each time
+SOON, EVERY = 0.05, 1.0  # seconds between such trials; if one thread seems faster, first SOON, then ever longer
 CALL = 1 << 16  # samples of a call: it looks at all their indices and labels before its first step
 
 
