@@ -15,9 +15,9 @@ UNKNOWN_MEMORY = 8 << 30  # bytes, assumed if the system does not say
 
 
 def cpu_count() -> int:
-    """Number of processors: those that the process may run on, but no more than its CPU quota allows."""
+    """Number of processors: those that the process may run on, but no more than its CPU quota or OMP_NUM_THREADS."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min([allowed, *_quotas()])
+    return min([allowed, *_quotas(), *_asked_for()])
 
 
 def free_memory() -> int:
@@ -37,6 +37,13 @@ def _files(group: Path) -> int:
     """Bytes of the group's file cache that the system can reclaim."""
     lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+
+
+def _asked_for() -> Iterator[int]:
+    """OMP_NUM_THREADS, OpenMP's limit. joblib sets it in its processes, so that they do not use each other's share."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # the others are for nested regions
+    if first.isdecimal() and int(first):
+        yield int(first)
 
 
 @cache

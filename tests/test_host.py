@@ -21,6 +21,7 @@ def machine(tmp_path, monkeypatch):
         monkeypatch.setattr(host, name, path)
     monkeypatch.setattr(host, "GROUPS", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     host._quotas.cache_clear()
 
     def group(**files):
@@ -41,6 +42,14 @@ def test_without_limits_it_is_the_machine(machine):
 @pytest.mark.parametrize(("quota", "cores"), [(200_000, 2), (150_000, 2), (50_000, 1), (1_600_000, 8)])
 def test_a_share_of_processors_counts_as_so_many(quota, cores, machine):
     machine(a_b__cpu_max=f"{quota} 100000\n")
+    assert host.cpu_count() == cores
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"), [("3", 3), (" 2,1 ", 2), ("9", 8), ("0", 8), ("", 8), ("-1", 8), ("two", 8), ("1.5", 8)]
+)
+def test_no_more_threads_than_openmp_may_use(limit, cores, machine, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
     assert host.cpu_count() == cores
 
 
