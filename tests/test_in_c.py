@@ -21,6 +21,7 @@ from fcgpu.kernels.losses import OUTPUTS as LOSSES
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.params import Spec, aligned, initial, weights_only
 from fcgpu.train import in_c, plan, plan_c
+from fcgpu.train.converted import Converted
 from fcgpu.train.in_c import Pace
 from fcgpu.train.loop import fit_to
 from fcgpu.train.pixels import Pixels
@@ -411,7 +412,8 @@ class TestForms:
 
         def trained(*, form=np.asarray, **changes):
             options = {"hidden": (6,), "epochs": 2, "batch": 10, "device": "cpu", "output": "sigmoid", **changes}
-            *_, finished = fcgpu.train(replace(data, y=options.pop("y", data.y)), order=Drawn(form), **options)
+            given = replace(data, X=options.pop("X", data.X), y=options.pop("y", data.y))
+            *_, finished = fcgpu.train(given, order=Drawn(form), **options)
             assert sum(taken) == finished.steps
             taken.clear()
             return finished.model.params
@@ -435,25 +437,52 @@ class TestForms:
     def test_of_the_order(self, params, form):
         np.testing.assert_array_equal(params(form=form), params())
 
-    def test_of_features(self, monkeypatch):
-        taken, data = used(monkeypatch), digits(300)
-        X = (data.X / 254).astype(np.float32)
-        *_, finished = fcgpu.train((unaligned(X), data.y), hidden=(6,), epochs=1, batch=10, device="cpu")
-        assert not taken  # that one goes another way
-        assert finished.epochs == 1
+    @pytest.mark.parametrize("batch", [10, "full"])
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_of_features(self, dtype, batch, params):
+        X = (digits(300).X / 254).astype(np.float32)  # no pixels
+        options = {"dtype": dtype, "batch": batch, "optimizer": "adam"}
+        expected = params(X=X, **options)
+        for form in (*forms(X), np.asfortranarray(X), X[:, ::-1].copy()[:, ::-1], X.astype(np.float64)):
+            np.testing.assert_array_equal(params(X=form, **options), expected)
+        whole = np.rint(1000 * X)
+        expected = params(X=whole.astype(dtype), **options)
+        np.testing.assert_array_equal(params(X=whole.astype(np.int64), **options), expected)
+
+    def test_of_bytes(self, params):
+        X = digits(300).X
+        for form in (*forms(X), np.asfortranarray(X), X[:, ::-1].copy()[:, ::-1]):
+            np.testing.assert_array_equal(params(X=form), params())
+
+    @pytest.mark.parametrize("sparse", [True, False])
+    def test_of_features_that_are_converted_a_batch_at_a_time(self, sparse, params, monkeypatch):
+        X = (digits(300).X / 254).astype(np.float32)
+        expected = params(X=X)
+        monkeypatch.setattr(Converted, "copy", None)
+        if sparse:  # a copy is not even tried, whatever the budget
+            matrix = pytest.importorskip("scipy.sparse").csr_array(X.astype(np.float64))
+            pytest.importorskip("sklearn")
+            from fcgpu.estimator.arrays import SparseRows
+
+            np.testing.assert_array_equal(params(X=SparseRows(matrix)), expected)
+            return
+        data, recipe = fcgpu.dataset(X.astype(np.float64), digits(300).y), fcgpu.Recipe(hidden=(6,), batch=10)
+        spec, y = fit_to(recipe.but(output="sigmoid"), data)
+        least = plan.plan(spec, (data.X, y), recipe, fcgpu.choose("cpu")).bytes
+        np.testing.assert_array_equal(params(X=data.X, memory_budget=least), expected)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"optimizer": "rprop", "batch": "full"}, {"output": "exp"}, {"dtype": "float64"},
+        {"optimizer": "rprop", "batch": "full"}, {"output": "exp"},
         {"hidden": (3,) * 63, "activation": "tanh"},
     ],
     ids=str,
 )  # fmt: skip
 def test_other_runs_go_another_way(changes, monkeypatch):
     data, taken = digits(300), used(monkeypatch)
-    X = (data.X / 254).astype(np.float32)  # no pixels; for dtype="float64", X has another dtype
+    X = (data.X / 254).astype(np.float32)
     *_, finished = fcgpu.train((X, data.y), **{"hidden": (6,), "epochs": 1, "batch": 10, "device": "cpu", **changes})
     assert not taken
     assert finished.epochs == 1

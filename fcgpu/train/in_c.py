@@ -14,7 +14,7 @@ from fcgpu.backend import Backend
 from fcgpu.kernels import compiled, dropout, kernels_for
 from fcgpu.params import Spec, aligned
 from fcgpu.train import plan_c
-from fcgpu.train.pixels import Pixels
+from fcgpu.train.converted import Converted
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.samples import Samples
@@ -96,10 +96,10 @@ class InC:
         if order is not None:  # whatever indexes an array may have been drawn
             order = np.arange(self.plan.samples)[order]
         while done < len(its):  # between calls Python looks for signals
-            pixels = isinstance(self._data[0], Pixels)  # converted a batch at a time: there is no memory for more
-            last = done + (1 if pixels else max(1, CALL // self.plan.batch))
+            converts = isinstance(self._data[0], Converted)  # a batch at a time: there is no memory for more
+            last = done + (1 if converts else max(1, CALL // self.plan.batch))
             rows = slice(done * self.plan.batch, last * self.plan.batch)
-            if pixels or order is None:
+            if converts or order is None:
                 (X, *others, ids), named = self._at(rows if order is None else order[rows]), None
             else:
                 (X, *others, ids), named = self._data, order[rows]

@@ -12,35 +12,21 @@ import numpy as np
 
 from fcgpu.backend import Backend, choose
 from fcgpu.kernels import compiled
+from fcgpu.train.converted import Converted
 from fcgpu.workers import by_blocks
 
 TIMES = (1, 255)  # factors that may turn features into whole numbers
 
 
-class Pixels:
-    """X (n, n_features) whose numbers, multiplied by `times`, are whole ones from 0 to 255, up to rounding.
-
-    `pixels[part]` converts a part to bytes. `copy` converts all, which is faster if they are used often; the bits are
-    the same.
-    """
-
-    dtype = np.dtype(np.uint8)
+class Pixels(Converted):
+    """As bytes X (n, n_features), whose numbers times `times` are whole ones from 0 to 255, up to rounding."""
 
     def __init__(self, X: Any, times: int) -> None:
-        self.X, self.times, self.shape, self.itemsize, self.nbytes = X, times, X.shape, 1, X.size
+        super().__init__(X, np.uint8)
+        self.times = times
 
     def __getitem__(self, part: Any) -> Any:
         return _to_bytes(self.X[part], self.times)[0]
-
-    def copy(self, threads: int) -> Any:
-        """All of the bytes (n, n_features)."""
-        made = np.empty(self.shape, np.uint8)
-
-        def fill(rows: slice) -> None:
-            made[rows] = self[rows]
-
-        by_blocks(len(made), threads, fill)
-        return made
 
 
 def features(X: Any, backend: Backend, threads: int) -> tuple[Any, int]:

@@ -11,7 +11,6 @@ from fcgpu.kernels import compiled
 from fcgpu.network import Workspace
 from fcgpu.optim import state_vectors
 from fcgpu.params import Spec
-from fcgpu.train.pixels import Pixels
 from fcgpu.train.recipe import Recipe
 
 # On two cores of a Zen 4, with 32 to 512 units in a layer: batches of up to 2,048 took 0.6 to 0.95 of the time of tiles
@@ -29,7 +28,7 @@ RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")
 
 def are_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any) -> bool:
     """Whether batches are small, and epoch.h supports the recipe, X (n, n_features) and y (n, ...)."""
-    if not (hasattr(compiled.native, "steps") and isinstance(X, np.ndarray | Pixels)):
+    if not hasattr(compiled.native, "steps"):
         return False
     dtype = np.dtype(recipe.dtype)
     on_tile_unit = X.dtype == np.uint8 and compiled.has_tile_unit() and batch >= LEAST_BYTES
@@ -42,8 +41,6 @@ def are_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any
         and spec.activation in ACTIVATIONS
         and spec.output in OUTPUTS
         and recipe.optimizer in RULES
-        and X.dtype in (np.uint8, dtype)
-        and (isinstance(X, Pixels) or (X.strides[1] == X.itemsize and X.flags.aligned))
         and (y.dtype.kind in "iu" if y.ndim == 1 else y.dtype == dtype)
     )
 
@@ -67,6 +64,7 @@ def room(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
 
 
 def work_bytes(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
-    """Bytes of the parameters, the optimizer's state and the scratch memory."""
+    """Bytes of the parameters, the optimizer's state, a batch that is converted, and the scratch memory."""
     vectors = 1 + state_vectors(recipe.optimizer, recipe.history_size)
-    return np.dtype(recipe.dtype).itemsize * vectors * spec.n_params + room(spec, batch, recipe, most_threads)
+    numbers = vectors * spec.n_params + batch * spec.sizes[0]
+    return np.dtype(recipe.dtype).itemsize * numbers + room(spec, batch, recipe, most_threads)

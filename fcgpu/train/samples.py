@@ -6,7 +6,7 @@ import numpy as np
 
 from fcgpu.backend import Backend
 from fcgpu.params import Spec
-from fcgpu.train.pixels import Pixels
+from fcgpu.train.converted import Converted, is_plain, plain
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.staircase import Staircase, staircase
@@ -28,15 +28,19 @@ class Samples:
         (X, y, weights), self._plan, self.copied = data, plan, 0
         X = X if plan.chunk else on_device(X, backend)
         self.stairs = self.stream = self.widths = None
-        if not backend.on_gpu and isinstance(X, np.ndarray | Pixels):
-            X = self._kept(X) if isinstance(X, Pixels) else X
-            self.stairs = None if plan.in_c else staircase(X, plan, recipe.epochs, drawn=shuffled)
+        dtype = np.uint8 if X.dtype == np.uint8 else recipe.dtype
+        if plan.in_c and not isinstance(X, Converted) and not is_plain(X, dtype):
+            X = Converted(X, dtype)
+        if isinstance(X, Converted) and isinstance(X.X, np.ndarray):  # a sparse matrix could need far more memory
+            X = self._kept(X)
+        if not (backend.on_gpu or plan.in_c) and isinstance(X, np.ndarray | Converted):
+            self.stairs = staircase(X, plan, recipe.epochs, drawn=shuffled)
         if self.stairs is not None:
             samples, self.widths = self.stairs.samples, self.stairs.widths
             X = self._kept(self.stairs)
             y, weights = y[samples], None if weights is None else weights[samples]
             ids = samples if ids is None else ids[samples]
-        weights = None if weights is None else _plain(weights, recipe.dtype)
+        weights = None if weights is None else plain(weights, recipe.dtype)
         if plan.chunk:
             if recipe.dropout:
                 ids = np.asarray(np.arange(plan.samples) if ids is None else ids, dtype=np.uint32)
@@ -44,11 +48,11 @@ class Samples:
             self.y, self.weights, self.ids = X.y, X.weights, X.ids
         else:
             y, self.weights = (None if a is None else backend.to_device(a) for a in (y, weights))
-            self.y = y if backend.on_gpu else _plain(y)
+            self.y = y if backend.on_gpu else plain(y)
             self.ids = None if ids is None else backend.to_device(ids, dtype=np.uint32)
         self.X = X
 
-    def _kept(self, made: Staircase | Pixels) -> Any:
+    def _kept(self, made: Staircase | Converted) -> Any:
         """A copy of the converted data if the budget allows it, else `made`, which converts them at every use."""
         if self._plan.bytes + self.copied + made.nbytes > self._plan.budget:
             return made
@@ -56,8 +60,3 @@ class Samples:
         kept = made.copy(self._plan.threads)
         made.X = None  # frees its source, which may be a copy itself
         return kept
-
-
-def _plain(array: Any, dtype: Any = None) -> Any:
-    """The array contiguous, aligned and in native byte order: its layout must not choose the kernel."""
-    return np.require(array, dtype or array.dtype.newbyteorder("="), ["C", "A"])
