@@ -57,9 +57,11 @@ def _quotas() -> tuple[int, ...]:
     return tuple(found)
 
 
-def _groups() -> Iterator[Path]:
+@cache
+def _groups() -> tuple[Path, ...]:
     """The process's control group and its parents, whose limits apply to it, too."""
     with suppress(OSError, StopIteration):
         lines = OWN_GROUP.read_text(encoding="utf-8").splitlines()
         own = Path(next(line.removeprefix("0::") for line in lines if line.startswith("0::")))
-        yield from (GROUPS / folder.relative_to("/") for folder in (own, *own.parents))
+        return tuple(GROUPS / folder.relative_to("/") for folder in (own, *own.parents))
+    return ()

@@ -22,7 +22,12 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(host, "GROUPS", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    host._quotas.cache_clear()
+
+    def forget():
+        host._quotas.cache_clear()
+        host._groups.cache_clear()
+
+    forget()
 
     def group(**files):
         (tmp_path / "a/b").mkdir(parents=True, exist_ok=True)
@@ -31,7 +36,7 @@ def machine(tmp_path, monkeypatch):
             (tmp_path / folder.replace("_", "/") / name.replace("_", ".", 1)).write_text(text, encoding="ascii")
 
     yield group
-    host._quotas.cache_clear()
+    forget()
 
 
 def test_without_limits_it_is_the_machine(machine):

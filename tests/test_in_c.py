@@ -497,6 +497,14 @@ def test_larger_batches_go_another_way(batch, goes, monkeypatch):
     assert bool(taken) == goes
 
 
+@pytest.mark.parametrize(
+    ("sizes", "batch", "threads"),
+    [((784, 128, 64, 10), 31, 1), ((784, 128, 64, 10), 64, 2), ((784, 128, 64, 10), 2048, 8), ((20, 32, 3), 200, 1)],
+)
+def test_a_thread_more_must_be_worth_its_start(sizes, batch, threads):
+    assert plan_c.threads(Spec(sizes, "relu", "softmax"), batch, 8) == threads
+
+
 def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
     taken = used(monkeypatch)
     monkeypatch.setattr(compiled, "has_tile_unit", lambda: True)

@@ -98,8 +98,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             held_out = self._validation(validation_data)
         elif found["early_stopping"]:
             samples, held_out = self._split(samples, found, random)
-        n = samples.X.shape[0]
-        recipe = recipe.but(batch=batch_of(found, n))
+        if held_out is not None:  # n may be fewer
+            n = samples.X.shape[0]
+            recipe = recipe.but(batch=batch_of(found, n))
         if (size := found["batch_size"]) not in ("auto", "full") and size > n and recipe.batch != "full":
             warnings.warn(f"batch_size={size} is more than the {n} samples: it is clipped to them", stacklevel=3)
         curves = {name: copy(getattr(self, name)) for name in CURVES}

@@ -19,6 +19,7 @@ MOST, MOST_BYTES = 2048, 16 << 20  # samples of a batch; bytes of its activation
 TILE, WIDE_TILE = 32, 64  # samples of a task; where a layer's weights do not fit into a cache of WIDE bytes
 WIDE = 4 << 20
 THREAD_SAMPLES = 32  # a thread more needs so many: with fewer, handing over the parameters takes as long as it saves
+THREAD_FLOP = 2_000_000  # and so many operations, some 20 µs: starting it takes longer, once a call
 LEAST_BYTES = 32  # from this many samples on, the tile unit multiplies bytes faster
 MOST_LAYERS, MOST_THREADS, MOST_OUTPUTS = 64, 64, 2048  # as in steps.h, team.h, elementwise.h; the input is a layer
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # in the order of their numbers in samples.h
@@ -52,14 +53,15 @@ def tile(spec: Spec, batch: int, dtype: Any) -> int:
     return -(-batch // tasks)
 
 
-def threads(batch: int, most: int) -> int:
-    return min(most, max(1, batch // THREAD_SAMPLES), MOST_THREADS)
+def threads(spec: Spec, batch: int, most: int) -> int:
+    worth = min(batch // THREAD_SAMPLES, 6 * batch * spec.n_params // THREAD_FLOP)
+    return min(most, max(1, worth), MOST_THREADS)
 
 
 def room(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
     """Bytes of scratch memory for the steps."""
     dtype, sizes = np.dtype(recipe.dtype), np.array(spec.sizes, np.intp)
-    rows, used = tile(spec, batch, dtype), threads(batch, most_threads)
+    rows, used = tile(spec, batch, dtype), threads(spec, batch, most_threads)
     return int(compiled.native.steps_room(sizes, batch, rows, used, dtype == np.float64, bool(recipe.gradient_clip)))
 
 

@@ -149,11 +149,13 @@ class Recipe:
         return samples if self.batch == "full" else int(self.batch)
 
     def but(self, **changes: Any) -> "Recipe":
-        """A copy of the recipe with some keys changed.
+        """The recipe with some keys changed.
 
         Raises ConfigError as the constructor does, for an unknown key, and for a key that the optimizer or schedule
         does not use.
         """
+        if not changes:
+            return self
         refuse_unknown(changes, "recipe")
         changed = replace(self, **changes)
         for key in changes:
