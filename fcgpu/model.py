@@ -14,7 +14,7 @@ from fcgpu.data.labels import encode_labels, not_a_label, shown, type_of
 from fcgpu.errors import ConfigError, DataError, DivergenceError, whole
 from fcgpu.host import cpu_count
 from fcgpu.kernels.losses import OUTPUTS
-from fcgpu.network import Network, Workspace
+from fcgpu.network import Network, Workspace, in_effect
 from fcgpu.params import Layer, Spec
 from fcgpu.workers import Workers
 
@@ -179,7 +179,7 @@ def in_tiles(
         with backend.current():
             return _in_tiles(compute, spec, params, X, backend, threads, scale, tile)
 
-    row = params.dtype.itemsize * Workspace.values(spec)
+    row = params.dtype.itemsize * Workspace.values(in_effect(spec, X))
     if not backend.on_gpu:
         return in_tiles_of(max(16, TILE_BYTES // row))
     tile = min(X.shape[0], max(1, min(GPU_TILE_BYTES, backend.memory() // 2) // (row + X.dtype.itemsize * X.shape[1])))

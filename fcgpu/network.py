@@ -12,6 +12,7 @@ optimizers.
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from fcgpu.backend import Backend
 from fcgpu.kernels import kernels_for
+from fcgpu.kernels.dense import is_sparse
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Layer, Spec
 
@@ -66,6 +68,11 @@ class Workspace:
         return sum(spec.sizes) + sum(spec.sizes[1:-1]) + 2
 
 
+def in_effect(spec: Spec, X: Any) -> Spec:
+    """The Spec by which to estimate work and memory: a sparse X has as many features as numbers in a row are not 0."""
+    return replace(spec, sizes=(-(-X.nnz // X.shape[0]) or 1, *spec.sizes[1:])) if is_sparse(X) else spec
+
+
 class Products(NamedTuple):
     """The matrix products of each layer, as functions without arguments."""
 
@@ -94,8 +101,8 @@ class Network:
         )
 
     def load(self, X: Any, rows: Any, work: Workspace) -> Workspace:
-        """`work` with X[rows] as its tile: converted to its dtype or, if the products take bytes, as bytes."""
-        if self.takes_bytes(X):
+        """`work` with X[rows] as its tile: converted to its dtype, or as it is if the products take that."""
+        if self.takes_bytes(X) or is_sparse(X):
             return work.over(X[rows])
         self.kernels.load_tile(X, rows, work.A[0])
         return work

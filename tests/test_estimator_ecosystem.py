@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import fcgpu
+from fcgpu.estimator import arrays
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -110,6 +111,37 @@ def test_sparse_rows_are_their_dense_selves(kind, container):
     both = pair(kind, batch_size=16, max_iter=10)
     assert_same_fit(*(estimator.fit(container(X), y) for estimator in both))
     assert_same_network(*(estimator.partial_fit(container(X), y) for estimator in both))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int64", "uint8"])
+@pytest.mark.parametrize("container", [sparse.csr_array, sparse.csc_matrix])
+@pytest.mark.parametrize("kind", ["binary", "multilabel", "regression"])
+def test_very_sparse_rows_are_multiplied_as_such(kind, container, dtype, monkeypatch):
+    X = np.zeros((60, 300), dtype)
+    random = np.random.default_rng(0)
+    X[np.repeat(np.arange(60), 4), random.integers(0, 300, 240)] = random.integers(1, 5, 240)
+    y = problem(kind, n=60)[1]
+    rows, multiplied = container(X), []
+    real = arrays.VerySparseRows.__getitem__
+    monkeypatch.setattr(arrays.VerySparseRows, "__getitem__", lambda s, i: multiplied.append(real(s, i)) or real(s, i))
+    for given in (
+        {"batch_size": 16}, {"batch_size": 16, "dropout": 0.3, "threads": 3}, {"solver": "lbfgs", "max_iter": 5},
+        {"early_stopping": True, "batch_size": 7}, {"batch_size": 60, "alpha": 0.1},
+    ):  # fmt: skip
+        dense, model = quick(kind, **given).fit(X, y), quick(kind, **given).fit(rows, y)
+        atol = 1e-6 if dtype in ("float64", "int64") else 1e-3
+        assert_same_fit(model, dense, atol)
+        found, expected = model._outputs(rows, "predict")[0], model._outputs(X, "predict")[0]
+        np.testing.assert_allclose(found, expected, atol=atol)
+        assert found.dtype == expected.dtype
+    assert all(sparse.issparse(part) for part in multiplied)
+    assert len(multiplied) > 100
+
+
+def test_a_matrix_without_numbers():
+    rows, y = sparse.csr_array((40, 9)), np.arange(40) % 3
+    model = quick("multiclass", batch_size=8).fit(rows, y)
+    assert_same_fit(model, quick("multiclass", batch_size=8).fit(rows.toarray(), y))
 
 
 def test_a_sparse_multilabel_target():

@@ -18,6 +18,7 @@ from fcgpu.data import check_features
 from fcgpu.errors import DataError
 
 CPU = 1  # DLPack's number for this device type
+DENSE = 32  # how often a number must be 0, on average, before products that skip it are faster
 HASHED_AT_ONCE = 1024  # rows; bounds the temporary memory
 SMALL = ("float32", "float16", "bool", "int8", "uint8", "int16", "uint16")  # types that float32 holds exactly
 
@@ -37,6 +38,20 @@ class SparseRows:
 
     def __len__(self) -> int:
         return int(self.shape[0])
+
+
+class VerySparseRows(SparseRows):
+    """One with so few numbers that are not 0 that products of only those are faster; `self[rows]` stays sparse."""
+
+    def __init__(self, matrix: Any) -> None:
+        super().__init__(matrix)
+        self.nnz = matrix.nnz
+
+    def __getitem__(self, rows: Any) -> Any:
+        return self.matrix[rows]
+
+    def tocsr(self) -> Any:
+        return self.matrix
 
 
 class Given(NamedTuple):
@@ -109,11 +124,15 @@ def compute_dtype(asked: str, stored: Any) -> str:
     return "float32" if stored.name in SMALL else "float64"
 
 
-def for_backend(X: Any, backend: Any) -> Any:
-    """X for `train`: a sparse matrix becomes SparseRows, or for a GPU dense; other arrays are returned as they are."""
-    if hasattr(X, "tocsr"):
-        return X.toarray() if backend.on_gpu else SparseRows(X)
-    return X
+def for_backend(X: Any, backend: Any, dtype: Any) -> Any:
+    """X for `train` in a dtype: a sparse matrix as SparseRows, or for a GPU dense; other arrays are returned as they
+    are.
+    """
+    if not hasattr(X, "tocsr"):
+        return X
+    if backend.on_gpu:
+        return X.toarray()
+    return VerySparseRows(X.astype(dtype)) if X.nnz * DENSE <= X.shape[0] * X.shape[1] else SparseRows(X)
 
 
 def row_hashes(X: Any) -> Any:
@@ -133,7 +152,8 @@ def _row_hashes(X: Any, xp: Any) -> Any:
     for start in range(0, n, HASHED_AT_ONCE):
         stop = min(n, start + HASHED_AT_ONCE)
         part = xp.zeros((stop - start, d), dtype=np.float64)
-        part += X[start:stop]  # -0 is 0
+        rows = X[start:stop]
+        part += rows.toarray() if hasattr(rows, "toarray") else rows  # -0 is 0
         words = part.view(np.uint64)
         words ^= words >> np.uint64(32)
         words *= factors

@@ -105,8 +105,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             warnings.warn(f"batch_size={size} is more than the {n} samples: it is clipped to them", stacklevel=3)
         curves = {name: copy(getattr(self, name)) for name in CURVES}
         try:
-            watch = Watch(self, found, backend, held_out)
-            X = arrays.for_backend(samples.X, backend)
+            watch = Watch(self, found, backend, held_out, dtype)
+            X = arrays.for_backend(samples.X, backend, dtype)
             data = Dataset(X, samples.y, classes=self._loop_classes, name=type(self).__name__)
             events = train(
                 data, recipe, device=backend, threads=found["threads"], sample_weight=samples.weights, monitor=watch,
@@ -280,7 +280,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         else:
             X = validate_data(self, taken.array, accept_sparse=["csr", "csc"], dtype="numeric", reset=False)
         backend = backend_for(device_of(self.device, X), work_of(self._spec(), X.shape[0]))
-        flat, X = backend.to_device(self._flat()), arrays.for_backend(X, backend)
+        flat = backend.to_device(self._flat())
+        X = arrays.for_backend(X, backend, flat.dtype)
         return in_tiles(Network.predict, self._spec(), flat, X, backend, self.threads), taken.back
 
 

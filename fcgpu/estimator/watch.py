@@ -26,9 +26,9 @@ class Watch:
     parameter `monitor` is "loss", else minus the score by `monitor` or, if that is None, minus the validation score.
     """
 
-    def __init__(self, estimator: Any, found: dict[str, Any], backend: Backend, held_out: Any) -> None:
+    def __init__(self, estimator: Any, found: dict[str, Any], backend: Backend, held_out: Any, dtype: Any) -> None:
         self.estimator, self.backend = estimator, backend
-        self.held_out, self.X = held_out, held_out and arrays.for_backend(held_out.X, backend)
+        self.held_out, self.X = held_out, held_out and arrays.for_backend(held_out.X, backend, dtype)
         self.early, self.verbose, self.monitor = found["early_stopping"], found["verbose"], found["monitor"]
         self.scorer, self.weighs = None, False  # weighs: whether the scorer takes sample weights
         if callable(self.monitor):

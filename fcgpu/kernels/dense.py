@@ -11,12 +11,21 @@ def load_tile(X: Any, rows: Any, A: Any, *, xp: Any) -> None:
     A[...] = X[rows]
 
 
+def is_sparse(A: Any) -> bool:
+    """Whether A is a sparse matrix, whose products skip the numbers that are 0."""
+    return hasattr(A, "tocsr")
+
+
 def dense_forward(A: Any, W: Any, Z: Any, scale: float = 1.0, *, xp: Any) -> None:
     """Overwrite Z (..., n, n_out) with scale A W, from A (..., n, n_in) and W (..., n_in, n_out).
 
-    The scale, such as 1/255 for pixels, is applied to Z, which has fewer columns than A.
+    A may also be a sparse matrix of SciPy's. The scale, such as 1/255 for pixels, is applied to Z, which has fewer
+    columns than A.
     """
-    xp.matmul(A, W, out=Z)
+    if is_sparse(A):
+        Z[...] = A @ W
+    else:
+        xp.matmul(A, W, out=Z)
     if scale != 1:
         Z *= scale
 
@@ -32,6 +41,9 @@ def dense_backward(
     xp.matmul(ones, dZ, out=db)
     if scale != 1:
         dZ *= scale
-    xp.matmul(A.mT, dZ, out=dW)
+    if is_sparse(A):
+        dW[...] = A.T @ dZ
+    else:
+        xp.matmul(A.mT, dZ, out=dW)
     if dA is not None:
         xp.matmul(dZ, W.mT, out=dA)

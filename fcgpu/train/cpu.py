@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import Backend
+from fcgpu.kernels.dense import is_sparse
 from fcgpu.params import Spec
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
@@ -40,7 +41,7 @@ class OnCpu:
         count: bool,
     ) -> None:
         self.spec, self.plan, self.recipe, self._stairs = spec, plan, recipe, samples.stairs
-        evaluate = SmallBatches if is_small(plan) else Evaluate
+        evaluate = SmallBatches if is_small(plan) and not is_sparse(samples.X) else Evaluate
         weights = None if samples.weights is None else samples.weights.reshape(-1, 1)
         self._evaluate: Evaluate = evaluate(
             spec, (samples.X, samples.y, weights), plan, backend, workers, recipe,

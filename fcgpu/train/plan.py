@@ -17,7 +17,8 @@ import numpy as np
 from fcgpu.backend import Backend, Work
 from fcgpu.errors import ConfigError, DeviceError
 from fcgpu.host import cpu_count
-from fcgpu.network import Workspace
+from fcgpu.kernels.dense import is_sparse
+from fcgpu.network import Workspace, in_effect
 from fcgpu.optim import state_vectors
 from fcgpu.params import Spec
 from fcgpu.train import plan_c, plan_gpu
@@ -145,8 +146,8 @@ def readable(n: float) -> str:
     return f"{n / 1024**power:,.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
 
 
-def _cut_for_cpu(whole: Plan, spec: Spec, size: int) -> Plan:
-    flop, values = 6.0 * spec.n_params, Workspace.values(spec)
+def _cut_for_cpu(whole: Plan, spec: Spec, seen: Spec, size: int) -> Plan:
+    flop, values = 6.0 * seen.n_params, Workspace.values(seen)
     worth = flop * whole.batch // LANE_FLOP
     if flop > WIDE * values:
         if whole.batch < 2 * WIDE_LANE_ROWS and whole.batch <= whole.samples // 2:
@@ -178,10 +179,13 @@ def _on_cpu(whole: Plan, spec: Spec, X: Any, taken: tuple[Any, Any], recipe: Rec
             yield replace(cut, threads=some, work_bytes=plan_c.work_bytes(spec, whole.batch, recipe, some))
         return
     size, row = np.dtype(recipe.dtype).itemsize, X.dtype.itemsize * X.shape[1]
-    cut = _cut_for_cpu(whole, spec, size)
+    seen = in_effect(spec, X)
+    if is_sparse(X):
+        row = size * seen.sizes[0]
+    cut = _cut_for_cpu(whole, spec, seen, size)
     cut = replace(cut, threads=threads)
     while True:
-        yield _sized(cut, spec, size, row, recipe)
+        yield _sized(cut, spec, seen, size, row, recipe)
         if cut == (cut := _fewer_at_once(cut)):
             return
 
@@ -192,12 +196,12 @@ def _fewer_at_once(cut: Plan) -> Plan:
     return replace(cut, threads=threads, held=min(cut.lanes, max(threads + 1, cut.held // 2)))
 
 
-def _sized(cut: Plan, spec: Spec, size: int, row: int, recipe: Recipe) -> Plan:
+def _sized(cut: Plan, spec: Spec, seen: Spec, size: int, row: int, recipe: Recipe) -> Plan:
     """The plan with its work_bytes: vectors of n_params numbers, a workspace and a scratch gradient per thread, and for
     each row of a tile the `row` bytes of a copy of its stored features.
     """
     vectors = (
         1 + state_vectors(recipe.optimizer, recipe.history_size) + min(cut.held, cut.lanes) + cut.at_once + 2
     )  # 2: temporaries of the update
-    work = cut.at_once * cut.tile * (size * Workspace.values(spec) + row)
+    work = cut.at_once * cut.tile * (size * Workspace.values(seen) + row)
     return replace(cut, work_bytes=size * vectors * spec.n_params + work)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.kernels import compiled
+from fcgpu.kernels.dense import is_sparse
 from fcgpu.network import Workspace
 from fcgpu.optim import state_vectors
 from fcgpu.params import Spec
@@ -34,7 +35,7 @@ def are_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any
     dtype = np.dtype(recipe.dtype)
     on_tile_unit = X.dtype == np.uint8 and compiled.has_tile_unit() and batch >= LEAST_BYTES
     return (
-        not on_tile_unit
+        not (on_tile_unit or is_sparse(X))
         and batch <= min(MOST, samples)
         and batch * Workspace.values(spec) * dtype.itemsize <= MOST_BYTES
         and len(spec.sizes) <= MOST_LAYERS
