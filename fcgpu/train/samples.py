@@ -28,13 +28,10 @@ class Samples:
         (X, y, weights), self._plan, self.copied = data, plan, 0
         X = X if plan.chunk else on_device(X, backend)
         self.stairs = self.stream = self.widths = None
-        dtype = np.uint8 if X.dtype == np.uint8 else recipe.dtype
-        if plan.in_c and not isinstance(X, Converted) and not is_plain(X, dtype):
-            X = Converted(X, dtype)
-        if isinstance(X, Converted) and isinstance(X.X, np.ndarray):  # a sparse matrix could need far more memory
-            X = self._kept(X)
-        if not (backend.on_gpu or plan.in_c) and isinstance(X, np.ndarray | Converted):
-            self.stairs = staircase(X, plan, recipe.epochs, drawn=shuffled)
+        if not backend.on_gpu:
+            X = self._converted(X, np.uint8 if X.dtype == np.uint8 else recipe.dtype)
+            if not plan.in_c and isinstance(X, np.ndarray | Converted):
+                self.stairs = staircase(X, plan, recipe.epochs, drawn=shuffled)
         if self.stairs is not None:
             samples, self.widths = self.stairs.samples, self.stairs.widths
             X = self._kept(self.stairs)
@@ -51,6 +48,15 @@ class Samples:
             self.y = y if backend.on_gpu else plain(y)
             self.ids = None if ids is None else backend.to_device(ids, dtype=np.uint32)
         self.X = X
+
+    def _converted(self, X: Any, dtype: Any) -> Any:
+        """X of that dtype and contiguous, if there is memory for it; tiles convert their part as well."""
+        if is_plain(X, dtype):
+            return X
+        made = X if isinstance(X, Converted) else Converted(X, dtype)
+        if isinstance(made.X, np.ndarray) and (kept := self._kept(made)) is not made:  # else a copy could be far larger
+            return kept
+        return made if self._plan.in_c else X
 
     def _kept(self, made: Staircase | Converted) -> Any:
         """A copy of the converted data if the budget allows it, else `made`, which converts them at every use."""
