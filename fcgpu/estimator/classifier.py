@@ -65,7 +65,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     progress : whether to show a progress line on standard error.
     device : "auto" (where X is, else the GPU if it works, else the CPU), "cpu", "cuda" or "cuda:N".
     dtype : "float32", "float64", or "auto": float32 if it holds the features exactly, else float64.
-    threads : CPU threads; None for all processors. No bit of the result depends on it.
+    threads : CPU threads; None for all processors, or OMP_NUM_THREADS if that is less. They change no bit of the
+        result.
 
     Additional attributes:
 

@@ -49,7 +49,8 @@ def train(
         multilabel problems; for "softmax" each row must add up to 1.
     recipe, **changes : a Recipe, by default Recipe(), and keys of it to change.
     device : "auto", "cpu", "cuda", "cuda:N" or a Backend; see `choose`.
-    threads : CPU threads; None for all processors. They change no bit of the result.
+    threads : CPU threads; None for all processors, or OMP_NUM_THREADS if that is less. They change no bit of the
+        result.
     memory_budget : bytes; None for what is free. On the CPU it changes no bit of the result, and an X that is mapped
         from disk (np.load(..., mmap_mode="r")) does not count.
     sample_weight : (n_samples,) finite numbers of 0 or more; None for equal weights. The loss of a batch is its
