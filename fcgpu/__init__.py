@@ -1,7 +1,8 @@
 """fcgpu trains fully-connected networks at the speed of the hardware, with CuPy on a GPU and NumPy without one."""
 
 from importlib import import_module
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from fcgpu.backend import Backend, choose
 from fcgpu.data import load
@@ -26,6 +27,11 @@ from fcgpu.train.recipe import Recipe
 from fcgpu.train.recipe_files import load_recipe, recipe_names
 from fcgpu.train.state import State
 from fcgpu.version import __version__
+
+if TYPE_CHECKING:  # so that editors know their parameters
+    from fcgpu.estimator import MLPClassifier, MLPRegressor
+    from fcgpu.exchange.sklearn import from_sklearn, to_sklearn
+    from fcgpu.exchange.torch import from_torch, to_torch
 
 __all__ = [
     "Backend",
@@ -73,6 +79,17 @@ LAZY = {
     "from_torch": ("fcgpu.exchange.torch", "torch", "torch"),
     "to_torch": ("fcgpu.exchange.torch", "torch", "torch"),
 }
+
+
+def _installed(library: str) -> bool:
+    try:
+        return find_spec(library) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+# A star import, help() and tab completion ask for every name in __all__: it leaves out those that would raise.
+__all__[:] = [name for name in __all__ if name not in LAZY or _installed(LAZY[name][2])]
 
 
 def __getattr__(name: str) -> Any:

@@ -208,6 +208,11 @@ try:
     fcgpu.MLPClasifier
 except AttributeError as error:
     print(error)
+
+import inspect, pydoc
+from fcgpu import *
+print(train is fcgpu.train, "MLPClassifier" in dir(fcgpu), len(inspect.getmembers(fcgpu)) > 20)
+print("load_model" in pydoc.render_doc(fcgpu))
 """
 
 
@@ -219,12 +224,13 @@ def run(code):
 
 def test_without_scikit_learn_the_error_says_how_to_install_it():
     lines = run(WITHOUT_SKLEARN).splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 7
     for name, line in (("MLPClassifier", lines[0]), ("MLPRegressor", lines[2])):
         assert name in line
         assert "pip install 'fcgpu[sklearn]'" in line
     assert lines[1] == "from MLPClassifier"
     assert "MLPClasifier" in lines[4]
+    assert lines[5:] == ["True False True", "True"]  # a star import, inspect and help() do without those names
 
 
 def test_importing_fcgpu_imports_neither_scikit_learn_nor_cupy():
