@@ -1,6 +1,8 @@
 """Labels, features and arguments in all the forms that users pass: accepted, or refused with a clear message."""
 
+from collections.abc import Generator
 from dataclasses import replace
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -98,6 +100,10 @@ def test_a_list_is_no_text_because_some_of_it_is():
 def test_pictures_and_missing_labels_are_told_what_to_do():
     with pytest.raises(fcgpu.DataError, match=r"X has shape \(120, 2, 2\); expected .*: of pictures X.reshape"):
         fcgpu.dataset(X.reshape(120, 2, 2), SIDE)
+    with pytest.raises(fcgpu.DataError, match=r"X has shape \(120,\); .* of one feature X.reshape\(-1, 1\)"):
+        fcgpu.dataset(X[:, 0], SIDE)
+    with pytest.raises(fcgpu.DataError, match=r"X has shape \(4,\); .*: of one sample X.reshape\(1, -1\)"):
+        learned(SIDE, epochs=1).predict(X[0])
     with pytest.raises(fcgpu.DataError, match=r"label of sample 0 is nan; labels must be finite: drop such samples"):
         fcgpu.dataset(X, [np.nan] * 120)
 
@@ -185,6 +191,7 @@ def test_models_and_datasets_are_compared_by_identity():
         (X, {}, fcgpu.DataError, r"data=a ndarray: expected \(X, y\)"),
         ((X, SIDE), {"recipe": "mnist"}, fcgpu.ConfigError, r"recipe='mnist': expected a Recipe; fcgpu.load_recipe"),
         ((X, SIDE), {"recipe": {"epochs": 3}}, fcgpu.ConfigError, r"recipe=\{'epochs': 3\}: expected a Recipe"),
+        (X, {"recipe": SIDE}, fcgpu.ConfigError, r"recipe=a ndarray: .* one argument: train\(\(X, y\), \.\.\.\)"),
         ((X, SIDE), {"threads": "2"}, fcgpu.ConfigError, "threads='2': expected a whole number of 1 or more"),
         ((X, SIDE), {"threads": 0}, fcgpu.ConfigError, "threads=0: expected a whole number of 1 or more"),
         ((X, SIDE), {"memory_budget": "300MB"}, fcgpu.ConfigError, "memory_budget='300MB': .* of bytes"),
@@ -201,6 +208,13 @@ def test_models_and_datasets_are_compared_by_identity():
 def test_arguments_of_train_that_mean_nothing_are_refused(data, options, error, message):
     with pytest.raises(error, match=message):
         fcgpu.train(data, **options)
+
+
+def test_the_types_of_train_are_what_it_takes_and_gives():
+    types = get_type_hints(fcgpu.train)
+    assert tuple[Any, Any, Any, Any] in get_args(types["data"])
+    assert get_origin(types["return"]) is Generator
+    assert isinstance(fcgpu.train((X, SIDE, X, SIDE), **OPTIONS), Generator)
 
 
 @pytest.mark.parametrize("random", [np.random.RandomState(0), np.random.Generator(np.random.MT19937(0))])

@@ -21,9 +21,10 @@ def check_features(X: Any, name: str) -> Any:
     xp = namespace_of(X)
     X = as_array("X", X, name, xp)
     if X.ndim != 2:
-        raise DataError(
-            f"{name}: X has shape {X.shape}; expected (n_samples, n_features): of pictures X.reshape(len(X), -1)"
-        )
+        remedy = "of pictures X.reshape(len(X), -1)"
+        if X.ndim < 2:
+            remedy = "of one sample X.reshape(1, -1), of one feature X.reshape(-1, 1)"
+        raise DataError(f"{name}: X has shape {X.shape}; expected (n_samples, n_features): {remedy}")
     if X.dtype == object:
         X = _numbers(X, name)
     if 0 in X.shape:

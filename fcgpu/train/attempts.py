@@ -3,7 +3,7 @@
 A run has allocated all its memory by the end of its first epoch, so little is lost by starting again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,7 @@ class Attempts:
     ) -> None:
         self._backend, self._plan, self._build, self._redrawn = backend, plan, build, redrawn
 
-    def events(self, memory_budget: int | None) -> Iterator[Event]:
+    def events(self, memory_budget: int | None) -> Generator[Event, None, None]:
         """The events of the run. The run is built by this call, not by the first `next`."""
         with self._backend.current():
             plan = self._plan(memory_budget=memory_budget)
@@ -54,7 +54,7 @@ class Attempts:
         note = f"{device} ran out of memory: {readable(less.bytes)} planned, in place of {readable(plan.bytes)}"
         return replace(less, note=note)
 
-    def _events(self, run: Run) -> Iterator[Event]:
+    def _events(self, run: Run) -> Generator[Event, None, None]:
         events, done, note = run.events(), run.epochs, ""
         yield next(events)
         while True:

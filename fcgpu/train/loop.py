@@ -1,6 +1,6 @@
 """`train`: checks recipe and data, plans the run, and yields its events."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ SHARES_OFF = 0.02  # how far the shares of a sample may be from adding up to 1, 
 
 
 def train(
-    data: Dataset | tuple[Any, Any],
+    data: Dataset | tuple[Any, Any] | tuple[Any, Any, Any, Any],
     recipe: Recipe | None = None,
     *,
     device: str | Backend = "auto",
@@ -38,7 +38,7 @@ def train(
     monitor: Monitor | None = None,
     sample_ids: Any = None,
     **changes: Any,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Train a network and yield Started, an EpochEnded for each epoch, and Finished with the model.
 
         *_, finished = fcgpu.train((X, y), hidden=(128, 64), epochs=50)
@@ -121,6 +121,8 @@ def train(
 def _recipe(given: Any) -> Recipe:
     if given is None:
         return Recipe()
+    if isinstance(given, list | tuple) or hasattr(given, "__array__"):  # train(X, y), as other libraries have it
+        raise ConfigError(f"recipe={shortened(given)}: samples and labels are one argument: train((X, y), ...)")
     if not isinstance(given, Recipe):
         raise ConfigError(
             f"recipe={shortened(given)}: expected a Recipe; fcgpu.load_recipe(name) loads one by its name or from a "
