@@ -210,6 +210,13 @@ def test_arguments_of_train_that_mean_nothing_are_refused(data, options, error, 
         fcgpu.train(data, **options)
 
 
+@pytest.mark.parametrize("answer", [None, "0.5", [0.5]])
+def test_a_monitor_that_returns_no_number_is_named(answer):
+    events = fcgpu.train((X, SIDE), monitor=lambda event: answer, early_stopping=True, **OPTIONS)
+    with pytest.raises(fcgpu.ConfigError, match=r"monitor returned .* after epoch 1: expected a number"):
+        list(events)
+
+
 def test_the_types_of_train_are_what_it_takes_and_gives():
     types = get_type_hints(fcgpu.train)
     assert tuple[Any, Any, Any, Any] in get_args(types["data"])

@@ -262,6 +262,10 @@ class Run:
         if self.monitor is None and not recipe.n_iter_no_change:
             return event, ""
         value = event.loss if self.monitor is None else self.monitor(event)
+        if not hasattr(value, "__float__"):
+            raise ConfigError(
+                f"monitor returned {value!r} after epoch {event.epoch}: expected a number; less is better"
+            )
         if self.patience.improved(value) and self.best is not None:
             self.best[...] = self.steps.params
         event = replace(event, monitored=value)
