@@ -257,7 +257,9 @@ def test_features_and_targets_that_are_not_scaled_are_warned_of(tmp_path):
     words = ("--output", "identity", "--scale", 0.001)
     assert "warning: target 0 has a root mean square of " in ran("train", large, *words, *few, tmp_path / "d").err
     numbers = csv(tmp_path / "n.csv", np.arange(len(X)), X)
-    assert f"warning: {len(X)} classes for {len(X)} samples: " in ran("train", numbers, *few, tmp_path / "e").err
+    warned = ran("train", numbers, *few, tmp_path / "e").err
+    assert f"warning: {len(X)} classes for {len(X)} samples: " in warned
+    assert "if they only number the samples, leave them out" in warned
     assert "warning" not in ran("train", numbers, "--output", "identity", *few, tmp_path / "f").err
 
 

@@ -69,6 +69,8 @@ def files(tmp_path_factory):
     csv(root / "good.csv", LABELS, X)
     csv(root / "real.csv", X[:, 0], X)
     csv(root / "wide.csv", LABELS, np.hstack([X, X]))
+    csv(root / "bare.csv", X[:, 0], X[:, 1:])
+    csv(root / "last.csv", X[:, 0], np.c_[X[:, 1:], LABELS])
     csv(root / "four.csv", np.arange(30) % 4, X)
     csv(root / "one.csv", np.ones(30, int), X)
     for name, text in {
@@ -300,6 +302,7 @@ def test_cuda_where_there_is_none(here):
         ),
         (("train", "--recipe", "deep", "--out", "full"), "full: the run directory is not empty"),
         (("train", "real.csv", "--output", "sigmoid"), "output='sigmoid' needs .*use output='identity'"),
+        (("train", "last.csv"), r"not -?[\d.]+ for sample 0; the label is the first column; for real-valued"),
         (("recipes", ""), "recipe='' is not known; choose from"),
         (("recipes", "mnist", "--keys"), "argument --keys: not allowed with argument NAME"),
         (("train", "--recipe", "deep", "--out", ""), "out='': expected a folder; omit --out"),
@@ -317,6 +320,10 @@ def test_words(here, words, pattern):
     [
         (("evaluate", "model", "none.csv"), "no such file"),
         (("evaluate", "model", "wide.csv"), r"wide\.csv: 8 features don't match the model: expected 4"),
+        (
+            ("evaluate", "model", "bare.csv"),
+            r"3 features don't .* 4 after the label; .* without labels .* fcgpu predict",
+        ),
         (("evaluate", "model", "mnist"), "mnist: 784 features don't match the model: expected 4"),
         (("evaluate", "model", "four.csv"), r"four\.csv: label 3 of sample 3 is out of range; the classes are 0, 1, 2"),
         (

@@ -410,6 +410,10 @@ def test_idx_that_claims_too_much_is_refused_before_it_is_allocated(tmp_path, pa
         (b",2,3\n4,5,6\n", ", line 1, column 1: ''; expected a number"),
         (b"1,2,x\n4,5,6\n", ", line 1, column 3: 'x'; expected a number"),
         (b"1,2,3\r\n4,,6\r\n", ", line 2, column 2: ''; expected a number: put the label first, fill what is missing"),
+        (b"1,2,3\n,5,6\n", ", line 2, column 1: ''; expected a number: put the label first, fill what is missing"),
+        (b"0;1,5;2,5\n1;0,5;3,5\n", ", line 2, column 1: '1;0'; expected a number: separate them by commas, .* point"),
+        (b"1,2\t3\n4,5\t6\n", r", line 1, column 2: '2\\t3'; expected a number: separate them by commas"),
+        (b'0,1\n1,"1,234.5"\n', ", line 2: 3 values; expected 2, .*; a comma in quotes separates, too"),
         (b"1,2,3\n4,5,1_0\n", ", line 2, column 3: '1_0'; expected a number"),
         (b"1,2,3\n4,5," + b"x" * 999, ", line 2, column 3: 'x{40}'; expected a number"),
         (b"1,2,3\n4,5,nan\n", ", line 2, column 3: nan; values must be finite"),
@@ -557,6 +561,7 @@ def test_features_from_tables(tmp_path, name, content):
     ("name", "content", "message"),
     [
         ("x.csv", csv(TABLE), "21 columns don't match the model: expected 30 features, or 31 columns"),
+        ("semicolons.csv", b"1;2;3\n", "one column; expected 30 features, separated by commas, not '1;2;3'"),
         ("last.csv", b"a" + b",b" * 29 + b",target\n" + csv(np.ones((2, 31))), "column 31 is named target"),
         ("x.npy", npy(TABLE), "21 features don't match the model: expected 30"),
         ("x.npz", npz(X=PIXELS), "20 features don't match the model: expected 30"),

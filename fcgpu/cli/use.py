@@ -29,8 +29,11 @@ def evaluate(args: Namespace) -> int:
     resize = source not in NAMED and is_image_folder(source)
     data = load(source, image_shape=model.image_shape if resize else None)
     if data.n_features != model.spec.sizes[0]:
+        n_features = model.spec.sizes[0]
+        unlabelled = " after the label; for samples without labels there is fcgpu predict"
         raise DataError(
-            f"{data.name}: {data.n_features} features don't match the model: expected {model.spec.sizes[0]}"
+            f"{data.name}: {data.n_features} features don't match the model: expected {n_features}"
+            + unlabelled * (data.n_features == n_features - 1)
         )
     X, y, split = _part(data, args.split)
     if args.data is not None and data.X_test is None:

@@ -60,6 +60,9 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
                 f"{path}: line 1 numbers the columns, as pandas does if they have no names; "
                 "name them, or write no header: header=False"
             )
+        if columns == 1 and n_features != 1:
+            wanted = "a label and features" if n_features is None else f"{n_features} features"
+            raise DataError(f"{path}: one column; expected {wanted}, separated by commas, not {first[:40]!r}")
         if n_features is not None and columns not in (n_features, n_features + 1):
             raise DataError(
                 f"{path}: {columns} columns don't match the model: expected {n_features} features, "
@@ -68,10 +71,6 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
         labels = int(columns != n_features)
         if header and labels:
             _check_label_first(path, fields, dropped=n_features is not None)
-        if columns == labels:
-            raise DataError(
-                f"{path}: one column; expected a label and features, separated by commas, not {first[:40]!r}"
-            )
         X, y = np.empty((0, columns - labels), np.uint8), []
         begun = start.lstrip().partition(b"\n")[2] if header else start
         blocks = (block for block in chain([begun], _blocks(read, CSV_BLOCK)) if block.strip())
@@ -212,14 +211,17 @@ def _csv_fault(path: Path, columns: int, header: bool) -> DataError:
                 continue
             fields = _fields(line.decode())
             if len(fields) != columns:
+                quoted = "; a comma in quotes separates, too: write 1,234.5 as 1234.5" if b'"' in line else ""
                 return DataError(
-                    f"{path}, line {number}: {len(fields)} values; expected {columns}, as in the first line"
+                    f"{path}, line {number}: {len(fields)} values; expected {columns}, as in the first line{quoted}"
                 )
             for column, field in enumerate([] if header else fields, 1):
                 at = f"{path}, line {number}, column {column}"
                 if not _is_number(field):
                     why = "put the label first, fill what is missing, and write text as numbers, without quotes"
-                    if column == 1:
+                    if ";" in field or "\t" in field:
+                        why = "separate them by commas, and write numbers with a point, as 1.5"
+                    elif column == 1 and field:
                         why = "replace text labels by numbers, without quotes, or save an NPZ file, which takes text"
                     return DataError(f"{at}: {field[:40]!r}; expected a number: {why}")
                 if not np.isfinite(float(field)):

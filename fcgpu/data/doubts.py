@@ -21,9 +21,10 @@ def doubts(data: Dataset, scale: float, output: str) -> Iterator[str]:
         yield from _unscaled("target", targets(data, data.y))
     n_classes = len(data.classes or ())
     if OUTPUTS[output].classifies and n_classes > MANY_CLASSES and data.n_samples < FEW_SAMPLES * n_classes:
+        distinct = "; if they only number the samples, leave them out" if n_classes == data.n_samples else ""
         yield (
             f"{n_classes} classes for {data.n_samples} samples: if the labels are numbers to predict, use "
-            "--output identity"
+            f"--output identity{distinct}"
         )
 
 

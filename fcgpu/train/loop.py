@@ -172,9 +172,10 @@ def fit_to(recipe: Recipe, data: Dataset) -> tuple[Spec, Any]:
         y = y.astype(recipe.dtype, copy=False)
         n_outputs = y.shape[1]
     elif data.classes is None:
+        first = "; the label is the first column" if data.name.endswith((".csv", ".csv.gz", ".npy")) else ""
         raise DataError(
             f"{data.name}: output={recipe.output!r} needs whole-number or text labels in one column, not "
-            f"{not_a_label(y)}; for real-valued targets use output='identity'"
+            f"{not_a_label(y)}{first}; for real-valued targets use output='identity'"
         )
     elif len(data.classes) < 2:
         raise DataError(
