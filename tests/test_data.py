@@ -568,7 +568,7 @@ def test_features_from_tables(tmp_path, name, content):
         ("y.npz", npz(a=ROWS, b=ROWS), "no array X, found a, b"),
         ("nan.npy", npy(np.full((1, 30), np.nan)), "feature 0 of sample 0 is nan"),
         ("one.npy", npy(np.zeros(30)), r"shape \(30,\); expected \(n_samples, n_features\)"),
-        ("x.txt", b"1", "not a file of a known kind"),
+        ("x.txt", b"1", r"not a file of a known kind; .*\.npz, or a picture \(\.png .* or a folder of them"),
     ],
 )
 def test_features_that_do_not_match(tmp_path, name, content, message):
@@ -702,6 +702,10 @@ def test_transparent_palettes(tmp_path, picture):
         ({"1.png": PIXELS[0]}, "0 class folders"),
         ({"a/1.png": PIXELS[0]}, "1 class folders"),
         ({"a/1.png": PIXELS[0], "b/notes.txt": b""}, r"b: no pictures in this folder; expected files ending in \.png"),
+        (
+            {"a/1.png": PIXELS[0], "b/2.png": PIXELS[1], "b/3.HEIC": b"phone"},
+            r"3\.HEIC: this kind of picture is not read; convert it",
+        ),
         ({"a/1.png": PIXELS[0], "b/2.png": b"junk"}, r"2\.png: not a readable picture"),
         ({"a/1.png": PIXELS[0], "b/2.png": b""}, r"2\.png: not a readable picture"),
         ({"a/1.png": PIXELS[0], "b/2.png": PIXELS[1] * np.uint16(9)}, r"2\.png: mode I.*expected 8 bits a channel"),

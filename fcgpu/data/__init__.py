@@ -130,7 +130,7 @@ def _load_table(path: Path, memory_budget: int | None) -> Dataset:
 def _table_features(path: Path, n_features: int) -> Any:
     from fcgpu.data import csv, npy
 
-    kind = _kind(path)
+    kind = _kind(path, pictures=True)
     if kind == ".csv":
         return csv.read_csv(path, n_features)[0]
     stored = npy.read_npy(path) if kind == ".npy" else npy.read_npz(path, features_only=True)[0]
@@ -164,11 +164,12 @@ def _picture(source: PathLike) -> Path:
     return path
 
 
-def _kind(path: Path) -> str:
+def _kind(path: Path, *, pictures: bool = False) -> str:
     """The kind of a table by its suffix, one of TABLES. Raises DataError for others and for what is not a file."""
     kind = ".csv" if path.name.lower().endswith(".csv.gz") else path.suffix.lower()
     if kind not in TABLES or not path.is_file():
-        raise DataError(f"{path}: not a file of a known kind; expected .csv, .csv.gz, .npy or .npz, or a folder")
+        others = "a folder" if not pictures else f"a picture ({' '.join(images.SUFFIXES)}) or a folder of them"
+        raise DataError(f"{path}: not a file of a known kind; expected .csv, .csv.gz, .npy or .npz, or {others}")
     return kind
 
 

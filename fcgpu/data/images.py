@@ -14,6 +14,7 @@ from fcgpu.data.idx import EXPANSION
 from fcgpu.errors import DataError, MissingExtraError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2")  # pictures, too: to skip them would lose samples unnoticed
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow's others include EPS, which runs Ghostscript
 MAX_PIXELS = 64 * 2**20  # checked before decoding: a small file can claim a picture that fills the memory
 SPARE_PIXELS = 8 * 2**20  # a larger picture may have at most EXPANSION pixels per byte of its file
@@ -43,8 +44,14 @@ def load_folder(root: Path, image_size: tuple[int, int] | None, shape: tuple[int
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The picture files of a folder sorted by name, without hidden ones. Raises DataError if there are none."""
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
+    """The picture files of a folder sorted by name, without hidden ones.
+
+    Raises DataError if there are none, and for pictures of the kinds in UNREAD.
+    """
+    files = [path for path in sorted(folder.iterdir()) if path.name[0] != "."]
+    paths = [path for path in files if path.suffix.lower() in SUFFIXES]
+    if unread := [path for path in files if path.suffix.lower() in UNREAD]:
+        raise DataError(f"{unread[0]}: this kind of picture is not read; convert it to PNG or JPEG, or remove it")
     if not paths:
         raise DataError(f"{folder}: no pictures in this folder; expected files ending in {' '.join(SUFFIXES)}")
     return paths
