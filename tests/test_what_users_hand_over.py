@@ -265,6 +265,30 @@ class TestEstimator:
         np.testing.assert_array_equal(found, fitted.predict(X))
 
     @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+    def test_text_has_scikit_learns_dtype_in_whatever_it_comes(self):
+        text = np.where(SIDE, "yes", "no").astype(object)
+        for fitted in (
+            fcgpu.MLPClassifier((6,), max_iter=2).fit(X, text),
+            fcgpu.MLPClassifier((6,)).partial_fit(X, text, classes=np.array(["yes", "no"], object)),
+        ):
+            assert fitted.classes_.dtype == fitted.predict(X).dtype == np.dtype("<U3")
+
+    @pytest.mark.parametrize(
+        ("name", "X", "y", "message"),
+        [
+            ("MLPClassifier", X, SIDE.astype(object), r"Unknown label type: unknown; .* y.astype\(int\), or"),
+            ("MLPClassifier", X, X[:, 0], "Unknown label type: continuous; .* are for MLPRegressor"),
+            ("MLPClassifier", X, np.c_[SIDE, [0, 1, 2] * 40], r"multioutput; .*\.MultiOutputClassifier fits"),
+            ("MLPRegressor", X, np.where(SIDE, "1", "0"), "y has dtype <U1: expected real numbers; text .* MLPClass"),
+            ("MLPRegressor", X, np.full(120, "2026-01-01", "M8[D]"), "y has dtype datetime64.*: expected real"),
+            ("MLPRegressor", X.astype("M8[s]"), X[:, 0], "X has dtype datetime64.*; encode text, categories and dates"),
+        ],
+    )
+    def test_what_an_estimator_cannot_learn_has_a_remedy(self, name, X, y, message):
+        with pytest.raises(fcgpu.DataError, match=message):
+            getattr(fcgpu, name)(hidden_layer_sizes=(6,)).fit(X, y)
+
+    @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
     def test_whole_numbers_below_zero_are_features_like_others(self):
         whole = np.random.default_rng(0).integers(-5, 6, (600, 8))
         y = (whole[:, 0] < -2).astype(int) + (whole[:, 1] < 0)

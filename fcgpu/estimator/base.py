@@ -134,7 +134,10 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
                 self, taken.array, y, accept_sparse=["csr", "csc"], dtype="numeric", reset=reset, **checks
             )
         if X.dtype.kind not in "buif" or X.dtype.itemsize > 8:
-            raise DataError(f"X has dtype {X.dtype}: expected real numbers of at most 64 bits")
+            raise DataError(
+                f"X has dtype {X.dtype}: expected real numbers of at most 64 bits; encode text, categories and dates "
+                "as numbers, as OneHotEncoder does"
+            )
         if sample_weight is not None:
             sample_weight = _check_sample_weight(arrays.on_host(sample_weight), np.empty(X.shape[0]))
         return X, y, sample_weight

@@ -22,6 +22,13 @@ from fcgpu.estimator.parameters import NEED_AN_END
 from fcgpu.model import of_both
 from fcgpu.optim import FULL_BATCH
 
+REMEDIES = {  # for targets that are no labels, by scikit-learn's names for them
+    "continuous": "numbers to predict are for MLPRegressor",
+    "continuous-multioutput": "numbers to predict are for MLPRegressor",
+    "multiclass-multioutput": "sklearn.multioutput.MultiOutputClassifier fits a classifier to each column",
+    "unknown": "make them one type: y.astype(int), or y.astype(str)",
+}
+
 
 def check_partial_fit(estimator: Any) -> bool:
     if estimator.solver in FULL_BATCH:
@@ -33,6 +40,12 @@ def check_partial_fit(estimator: Any) -> bool:
             f"partial_fit does not support learning_rate={estimator.learning_rate!r}, which must know its end"
         )
     return True
+
+
+def _distinct(labels: Any) -> Any:
+    """The labels in order, each once; text that is objects in the dtype that NumPy has for it, as scikit-learn does."""
+    found = np.unique(labels)
+    return np.array(found.tolist()) if found.dtype == object else found
 
 
 def _are_weights(values: Iterable[Any]) -> bool:
@@ -186,7 +199,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
                 "a dict of the weights that sklearn.utils.class_weight.compute_class_weight finds for all of the data"
             )
         if classes is not None:
-            classes = np.unique(arrays.on_host(classes))
+            classes = _distinct(arrays.on_host(classes))
         if not hasattr(self, "classes_"):
             if classes is None:
                 raise DataError("classes=None in the first call of partial_fit: expected all labels that will come")
@@ -240,12 +253,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         """Class indices (n,), or for multilabel problems floats (n, n_labels). Sets classes_ and n_outputs_."""
         kind = type_of_target(y, input_name="y")
         if kind not in ("binary", "multiclass", "multilabel-indicator"):
-            raise DataError(f"Unknown label type: {kind}; expected labels (n,), or 0 and 1 (n, n_labels)")
+            remedy = REMEDIES.get(kind, "give X and y in this order")
+            raise DataError(f"Unknown label type: {kind}; expected labels (n,), or 0 and 1 (n, n_labels): {remedy}")
         multilabel = kind == "multilabel-indicator"
         y = (y.toarray() if hasattr(y, "toarray") else np.asarray(y)) if multilabel else column_or_1d(y, warn=True)
         if first or not hasattr(self, "classes_"):
             self._multilabel = multilabel
-            known = np.arange(y.shape[1]) if multilabel else np.unique(y)
+            known = np.arange(y.shape[1]) if multilabel else _distinct(y)
             self.classes_ = getattr(self, "_all_classes", known) if incremental and not multilabel else known
             self.n_outputs_ = self._count_outputs()
         elif multilabel != self._multilabel or (multilabel and y.shape[1] != len(self.classes_)):

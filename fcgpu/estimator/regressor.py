@@ -139,6 +139,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         """Targets (n, n_outputs) float64."""
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
+        if y.dtype.kind not in "buif":
+            raise DataError(
+                f"y has dtype {y.dtype}: expected real numbers; text and other labels are for MLPClassifier"
+            )
         y = np.asarray(y, dtype=np.float64).reshape(len(y), -1)
         if self.loss == "poisson" and y.min() < 0:
             raise DataError(f"loss='poisson' needs y >= 0, y has {y.min():g}: expected counts of 0 or more")
