@@ -269,3 +269,19 @@ def test_verbose_reports_each_epoch_and_silence_is_the_default(capsys):
     assert capsys.readouterr() == ("", "")
     ours("multiclass", max_iter=3, verbose=True).fit(X, y)
     assert "".join(capsys.readouterr()).lower().count("loss") == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({}, "the loss"),
+        ({"early_stopping": True}, "the validation score"),
+        ({"early_stopping": True, "monitor": "loss"}, "the validation loss"),
+    ],
+)
+def test_verbose_and_callbacks_are_told_why_a_training_stopped(given, what, capsys):
+    X, y = problem("multiclass")
+    told = []
+    ours("multiclass", tol=9, n_iter_no_change=2, verbose=True, callbacks=[told.append], **given).fit(X, y)
+    assert told[-1].stopped == f"{what} did not improve by more than 9 in 2 epochs"
+    assert capsys.readouterr().out.endswith(f"\nStopped: {told[-1].stopped}\n")

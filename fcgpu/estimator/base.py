@@ -181,6 +181,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
                         self._why = "a callback stopped it" if stop else ""
                     elif isinstance(event, Finished):
                         self._why = event.stopped
+                        if event.stopped and found["verbose"]:
+                            print(f"Stopped: {event.stopped}")
                     if stop:
                         break
             except DivergenceError:

@@ -20,7 +20,7 @@ from fcgpu.train.events import EpochEnded
 class Watch:
     """A monitor for `train`: it appends to the estimator's curves, and returns a number; less is better.
 
-    held_out : Samples with labels, or None.
+    held_out : Samples with labels, or None. what : the name of the number, for the reason to stop.
 
     The number is the training loss as scikit-learn reports it. With early stopping it is the validation loss if the
     parameter `monitor` is "loss", else minus the score by `monitor` or, if that is None, minus the validation score.
@@ -30,6 +30,7 @@ class Watch:
         self.estimator, self.backend = estimator, backend
         self.held_out, self.X = held_out, held_out and arrays.for_backend(held_out.X, backend, dtype)
         self.early, self.verbose, self.monitor = found["early_stopping"], found["verbose"], found["monitor"]
+        self.what = f"the validation {'loss' if self.monitor == 'loss' else 'score'}" if self.early else "the loss"
         self.scorer, self.weighs = None, False  # weighs: whether the scorer takes sample weights
         if callable(self.monitor):
             self.scorer, self.weighs = self.monitor, _takes_weights(self.monitor)

@@ -274,7 +274,7 @@ class Run:
         if recipe.schedule == "adaptive" and (event.learning_rate or 0) > 1e-6:
             self.drops, self.patience.waited = self.drops + 1, 0
             return event, ""
-        what = "the loss" if self.monitor is None else "the validation loss"
+        what = "the loss" if self.monitor is None else getattr(self.monitor, "what", "the validation loss")
         return event, f"{what} did not improve by more than {recipe.tol:g} in {self.patience.patience} epochs"
 
     def _then(self, epoch: int, ask: Callable[[], Any]) -> Callable[[], Any]:
