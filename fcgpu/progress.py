@@ -6,6 +6,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 from fcgpu.streams import drop, say, unheard
 from fcgpu.train.events import EpochEnded
@@ -27,8 +28,9 @@ class Progress:
         self._console = Console(stderr=True)
         self._shown, self._live = shown, shown and self._console.is_terminal
         self._every, self._looked = max(1, epochs // LINES), 0.0
+        whole = Column(no_wrap=True, min_width=len(f"epoch {epochs}/{epochs}"))  # else rich cuts 16/500 to 16/5…
         self._bar = Bar(
-            TextColumn("epoch {task.completed}/{task.total}"),
+            TextColumn("epoch {task.completed}/{task.total}", table_column=whole),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(compact=True),

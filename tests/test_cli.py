@@ -362,6 +362,17 @@ def test_the_line_in_a_terminal_looks_ten_times_a_second_and_is_erased(shown, mo
     assert not shown or screen.getvalue().endswith("\x1b[1A\x1b[2K")
 
 
+def test_a_narrow_terminal_shows_the_whole_number_of_the_epoch(monkeypatch):
+    screen, looked = io.StringIO(), []
+    screen.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", screen)
+    for name, value in {"TERM": "xterm", "COLUMNS": "40"}.items():
+        monkeypatch.setenv(name, value)
+    with Progress(500, shown=True) as progress:
+        progress.add(Epoch(16, 500, looked))
+    assert "epoch 16/500  loss 0.5000" in plain(screen.getvalue())
+
+
 def plain(shown):
     return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown)
 
