@@ -703,6 +703,14 @@ def test_transparent_palettes(tmp_path, picture):
         ({"a/1.png": PIXELS[0]}, "1 class folders"),
         ({"a/1.png": PIXELS[0], "b/notes.txt": b""}, r"b: no pictures in this folder; expected files ending in \.png"),
         (
+            {"a/1.png": PIXELS[0], "b/2.png": PIXELS[1], "b/2026/3.png": PIXELS[2]},
+            r"2026: pictures so deep are not read; expected CLASS/PICTURE, or train/CLASS",
+        ),
+        (
+            {"train/a/1.png": PIXELS[0], "train/b/2.png": PIXELS[1], "val/a/3.png": PIXELS[2]},
+            "a: pictures so deep are not read; .* with no other folder beside train and test",
+        ),
+        (
             {"a/1.png": PIXELS[0], "b/2.png": PIXELS[1], "b/3.HEIC": b"phone"},
             r"3\.HEIC: this kind of picture is not read; convert it",
         ),

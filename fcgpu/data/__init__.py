@@ -75,7 +75,8 @@ def load(
         for name, sides in given.items():
             if not pictures:
                 raise ConfigError(
-                    f"{name}={sides} is not for {source}: only a folder of images is resized; leave it out"
+                    f"{name}={sides} is not for {source}: only a folder of images is resized; leave it out, or make it "
+                    "[] where a recipe has it"
                 )
         if named:
             return named()

@@ -29,7 +29,8 @@ def load_folder(root: Path, image_size: tuple[int, int] | None, shape: tuple[int
     by file name. Pictures are resized to `image_size` (height, width); without it all must have one size. If `shape`,
     (height, width) for grey or (height, width, 3), is given, they are resized and converted to it instead.
 
-    Raises DataError for fewer than two classes, for a class without pictures, and as `read_pictures` does.
+    Raises DataError for fewer than two classes, for a class without pictures or with pictures in folders of its folder,
+    and as `read_pictures` does.
     """
     classes = _sub_folders(root)
     split = [folder.name for folder in classes] == ["test", "train"] and all(map(_sub_folders, classes))
@@ -120,7 +121,14 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _labelled(root: Path) -> tuple[list[Path], list[str]]:
     """The paths of the pictures in all class folders, and the class name of each."""
-    found = [(path, folder.name) for folder in _sub_folders(root) for path in pictures_in(folder)]
+    classes = _sub_folders(root)
+    for inner in (inner for folder in classes for inner in _sub_folders(folder)):
+        if any(path.suffix.lower() in (*SUFFIXES, *UNREAD) for path in inner.iterdir()):
+            raise DataError(
+                f"{inner}: pictures so deep are not read; expected CLASS/PICTURE, or train/CLASS/PICTURE and "
+                "test/CLASS/PICTURE with no other folder beside train and test"
+            )
+    found = [(path, folder.name) for folder in classes for path in pictures_in(folder)]
     return [path for path, _ in found], [name for _, name in found]
 
 
