@@ -55,7 +55,8 @@ def train(
         from disk (np.load(..., mmap_mode="r")) does not count.
     sample_weight : (n_samples,) finite numbers of 0 or more; None for equal weights. The loss of a batch is its
         weighted mean.
-    start : the State of an earlier run to resume; State(params) starts from these parameters.
+    start : the State of an earlier run to resume: its epochs count, and none follow if they are all of `epochs`.
+        State(params) starts from these parameters with epoch 1.
     order : an object with NumPy's permutation(n), which draws the order of mini-batches. None: from the seed.
     monitor : a function of EpochEnded that returns the number that early stopping watches; less is better. None: with
         early_stopping the loss of the held-out samples, else the training loss.
@@ -78,8 +79,14 @@ def train(
         raise ConfigError(f"order={shortened(order)}: expected an object with permutation(n), as a NumPy Generator has")
     if monitor is not None and not callable(monitor):
         raise ConfigError(f"monitor={shortened(monitor)}: expected a function of EpochEnded; less is better")
-    if start is not None and start.params.shape != (spec.n_params,):
-        raise ConfigError(f"start has {start.params.size} parameters, this network {spec.n_params}: expected the same")
+    if start is not None and (found := getattr(start.params, "shape", None)) != (spec.n_params,):
+        wrong = f"{start.params.size} parameters" if found else f"params={shortened(start.params)}"
+        raise ConfigError(f"start has {wrong}: expected an array of this network's {spec.n_params} parameters")
+    if start is not None and start.epochs > recipe.epochs:
+        raise ConfigError(
+            f"epochs={recipe.epochs} is less than the {start.epochs} epochs of start, which it counts, too: "
+            "State(start.params) begins again with epoch 1"
+        )
     if isinstance(device, Backend):
         device_of(device.device, data.X)
         backend = device
