@@ -290,6 +290,8 @@ class TestEstimator:
         ("name", "X", "y", "message"),
         [
             ("MLPClassifier", X, SIDE.astype(object), r"Unknown label type: unknown; .* y.astype\(int\), or"),
+            ("MLPClassifier", X, np.array([None, "a"] * 60), r"y has NoneType \(None for sample 0\) .*: drop sam"),
+            ("MLPClassifier", X, np.array(["a", None] * 60), "y has NoneType .* and str .*: drop samples without one"),
             ("MLPClassifier", X, X[:, 0], "Unknown label type: continuous; .* are for MLPRegressor"),
             ("MLPClassifier", X, np.c_[SIDE, [0, 1, 2] * 40], r"multioutput; .*\.MultiOutputClassifier fits"),
             ("MLPRegressor", X, np.where(SIDE, "1", "0"), "y has dtype <U1: expected real numbers; text .* MLPClass"),

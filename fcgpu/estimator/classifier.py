@@ -14,7 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target
 
 from fcgpu.backend import beside, namespace_of
-from fcgpu.data.labels import as_classes, shown
+from fcgpu.data.labels import as_classes, check_labels, shown
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.estimator import arrays
 from fcgpu.estimator.base import BaseMLP
@@ -251,7 +251,14 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
 
     def _encoded(self, y: Any, *, first: bool, incremental: bool) -> Any:
         """Class indices (n,), or for multilabel problems floats (n, n_labels). Sets classes_ and n_outputs_."""
-        kind = type_of_target(y, input_name="y")
+        try:
+            kind = type_of_target(y, input_name="y")
+        except TypeError:  # of what cannot be put in order, as None among text
+            if y.dtype != object:
+                raise
+            kind = "unknown"
+        if kind == "unknown" and y.dtype == object and len(set(map(type, y.flat))) > 1:
+            check_labels(y, y, type(self).__name__)  # raises DataError that names samples of each type
         if kind not in ("binary", "multiclass", "multilabel-indicator"):
             remedy = REMEDIES.get(kind, "give X and y in this order")
             raise DataError(f"Unknown label type: {kind}; expected labels (n,), or 0 and 1 (n, n_labels): {remedy}")
