@@ -126,8 +126,9 @@ PROBA = (
     "sum to 1"
 )
 DATA = (
-    "mnist, another data set's name, a folder of IDX files or of images, a .csv or .npy file of numbers with the label "
-    "in the first column, a .npz file of arrays X and y, with X_test and y_test if there are any"
+    "mnist, another data set's name, a folder of IDX files, a folder of images with one sub-folder a class or with "
+    "such in train and test, a .csv or .npy file of numbers with the label in the first column, a .npz file of arrays "
+    "X and y, with X_test and y_test if there are any"
 )
 
 
