@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +43,7 @@ class Model:
     """A network with its parameters, and the meaning of its inputs and outputs."""
 
     spec: Spec
-    params: Any  # (n_params,) float32 or float64, on the host; `spec.layers(params)` are views of W and b
+    params: Any = field(repr=False)  # (n_params,) float32 or float64, on the host; views of W, b: spec.layers(params)
     classes: tuple[int | str, ...] | None = None  # the labels of the outputs; None for a regression
     scale: float = 1.0  # features are multiplied by it before the first layer, such as 1/255 for pixels
     image_shape: tuple[int, ...] | None = None  # (height, width[, 3]) if samples are pictures

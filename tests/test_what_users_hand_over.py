@@ -223,6 +223,15 @@ def test_arguments_of_train_that_mean_nothing_are_refused(data, options, error, 
         fcgpu.train(data, **options)
 
 
+def test_what_is_printed_of_a_training_holds_no_arrays():
+    """A first look at the events is print(event); Started was 500 labels, Finished all parameters."""
+    events = list(fcgpu.train((X, SIDE, X, SIDE), **{**OPTIONS, "epochs": 1}))
+    state = fcgpu.State(np.zeros(9), {"m": np.zeros(9)}, best=np.zeros(9))
+    for one in (*events, events[-1].model, fcgpu.dataset(X, SIDE), state):
+        assert "array(" not in repr(one)
+    assert "classes=(0, 1)" in repr(events[-1])
+
+
 @pytest.mark.parametrize("answer", [None, "0.5", [0.5]])
 def test_a_monitor_that_returns_no_number_is_named(answer):
     events = fcgpu.train((X, SIDE), monitor=lambda event: answer, early_stopping=True, **OPTIONS)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
@@ -32,10 +32,10 @@ class Dataset:
     Raises DataError if X and y do not have these shapes, dtypes and index range; the values of X are not checked.
     """
 
-    X: Any
-    y: Any
-    X_test: Any = None
-    y_test: Any = None
+    X: Any = field(repr=False)
+    y: Any = field(repr=False)
+    X_test: Any = field(default=None, repr=False)
+    y_test: Any = field(default=None, repr=False)
     classes: tuple[int | str, ...] | None = None
     image_shape: tuple[int, ...] | None = None
     scale: float = 1.0
