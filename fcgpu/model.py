@@ -11,6 +11,7 @@ from fcgpu.backend import Backend, beside, choose, device_of, namespace_of, on_g
 from fcgpu.data.dataset import Dataset, dataset, targets
 from fcgpu.data.features import check_features
 from fcgpu.data.labels import encode_labels, not_a_label, shown, type_of
+from fcgpu.data.names import Names, check_names, names_of
 from fcgpu.errors import ConfigError, DataError, DivergenceError, whole
 from fcgpu.host import cpu_count
 from fcgpu.kernels.losses import OUTPUTS
@@ -48,6 +49,7 @@ class Model:
     scale: float = 1.0  # features are multiplied by it before the first layer, such as 1/255 for pixels
     image_shape: tuple[int, ...] | None = None  # (height, width[, 3]) if samples are pictures
     recipe: str = "custom"  # name of the recipe that it was trained with
+    feature_names: Names = field(default=None, repr=False)  # (n_features,), if the training data had names
 
     def predict_proba(self, X: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Any:
         """Probabilities (n, n_classes) in the dtype of `params`; without classes the values (n, n_outputs).
@@ -57,8 +59,9 @@ class Model:
         threads : CPU threads; None for all processors.
 
         X is processed in tiles, so memory is bounded. The result is on X's device.
-        Raises DataError if X does not fit the model, ConfigError for threads below 1 or X on another GPU, DeviceError
-        if the device cannot be used, DivergenceError if an output is not finite.
+        Raises DataError if X does not fit the model, or is a DataFrame with other columns than in training; ConfigError
+        for threads below 1 or X on another GPU, DeviceError if the device cannot be used, DivergenceError if an output
+        is not finite.
         """
         P = self._outputs(X, device, threads, Network.predict)
         return of_both(P) if self.classes is not None and P.shape[1] == 1 else P
@@ -88,6 +91,7 @@ class Model:
         Raises DataError for a label that is not in `classes` and for another number of labels than samples; else as
         `predict_proba`.
         """
+        check_names(names_of(X), self.feature_names, "X and y")
         samples = dataset(X, y, name="X and y")
         return self.score_encoded(samples.X, self.targets(samples, samples.y), device=device, threads=threads)
 
@@ -140,6 +144,7 @@ class Model:
 
     def _outputs(self, X: Any, device: str | Backend | None, threads: int | None, compute: Compute) -> Any:
         backend, threads = where(device, X), whole("threads", threads)
+        check_names(names_of(X), self.feature_names, "X")
         if not backend.holds(X):
             X = check_features(X, "X")
         if X.shape[1] != self.spec.sizes[0]:

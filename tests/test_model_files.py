@@ -17,7 +17,10 @@ SPEC = fcgpu.Spec((3, 2, 2), "tanh", "softmax", "glorot")
 
 def model(dtype="float32", **changes):
     params = np.random.default_rng(0).standard_normal(SPEC.n_params).astype(dtype)
-    about = {"classes": ("cat", "dög"), "scale": 1 / 255, "image_shape": (1, 3), "recipe": 'a "quoted" name'}
+    about = {
+        "classes": ("cat", "dög"), "scale": 1 / 255, "image_shape": (1, 3), "recipe": 'a "quoted" name',
+        "feature_names": ("a", "höhe", ""),
+    }  # fmt: skip
     return fcgpu.Model(SPEC, params, **(about | changes))
 
 
@@ -29,13 +32,17 @@ def test_what_comes_back_is_what_was_saved(tmp_path, dtype, classes):
     loaded = fcgpu.load_model(tmp_path / "m.safetensors")
     assert loaded.params.tobytes() == saved.params.tobytes()
     assert loaded.params.dtype == dtype
-    for field in ("spec", "classes", "scale", "image_shape", "recipe"):
+    for field in ("spec", "classes", "scale", "image_shape", "recipe", "feature_names"):
         assert getattr(loaded, field) == getattr(saved, field)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"params": np.zeros(13)}, {"image_shape": (-1, -3)}, {"image_shape": (1, 4)}, {"classes": (0, 1, 2)}]
-)
+    "changes",
+    [
+        {"params": np.zeros(13)}, {"image_shape": (-1, -3)}, {"image_shape": (1, 4)}, {"classes": (0, 1, 2)},
+        {"feature_names": ("a", "b")}, {"feature_names": ("a", "b", 3)},
+    ],
+)  # fmt: skip
 def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path, changes):
     with pytest.raises(fcgpu.ConfigError, match="the model is not valid"):
         fcgpu.save_model(dataclasses.replace(model(), **changes), tmp_path / "m.safetensors")

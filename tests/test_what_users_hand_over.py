@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fcgpu
+from fcgpu.cli import main
 from fcgpu.data.labels import as_classes
 
 OPTIONS = {"hidden": (6,), "epochs": 60, "learning_rate": 0.05, "device": "cpu"}
@@ -352,3 +353,68 @@ class TestEstimator:
 def test_a_dataset_that_is_none_is_refused_where_it_is_made(X, y, classes, message):
     with pytest.raises(fcgpu.DataError, match=message):
         fcgpu.Dataset(X, y, classes=classes)
+
+
+ORDER = "feature 0 is 'c', the model was trained with 'a': give the same features in the same order"
+
+
+def test_a_frame_with_its_columns_in_another_order_is_refused(tmp_path):
+    pd = pytest.importorskip("pandas")
+    frame, y = pd.DataFrame(X, columns=list("abcd")), SIDE.astype(int)
+    trained = learned(y, frame)
+    fcgpu.save_model(trained, tmp_path / "model.safetensors")
+    for model in (trained, fcgpu.load_model(tmp_path / "model.safetensors")):
+        np.testing.assert_array_equal(model.predict(frame), model.predict(X))
+        np.testing.assert_array_equal(model.predict(frame.rename(columns=str.upper).to_numpy()), model.predict(X))
+        with pytest.raises(fcgpu.DataError, match=f"^X: {ORDER}$"):
+            model.predict(frame[list("cbad")])
+        with pytest.raises(fcgpu.DataError, match=f"^X and y: {ORDER}$"):
+            model.score(frame[list("cbad")], y)
+        with pytest.raises(
+            fcgpu.DataError, match="feature 3 is 'x', .* with 'd': give the features of the tr"
+        ):
+            model.predict(frame.rename(columns={"d": "x"}))
+        with pytest.raises(fcgpu.DataError, match="X has 3 features, the model was trained with 4"):
+            model.predict(frame[list("abc")])
+    with pytest.raises(fcgpu.DataError, match=r"^arrays \(test\): feature 0 is 'c'"):
+        fcgpu.dataset(frame, y, frame[list("cbad")], y)
+    assert learned(y, frame.rename(columns={"a": 0})).feature_names is None  # not all are text
+
+
+@pytest.mark.filterwarnings("ignore:.*converge")
+def test_the_estimators_models_know_the_names_of_a_frame():
+    pd, _ = pytest.importorskip("pandas"), pytest.importorskip("sklearn")
+    from sklearn.neural_network import MLPClassifier
+
+    frame, y = pd.DataFrame(X, columns=list("abcd")), SIDE.astype(int)
+    ours = fcgpu.MLPClassifier(max_iter=2, tol=0).fit(frame, y).model_
+    theirs = fcgpu.from_sklearn(MLPClassifier(max_iter=300).fit(frame, y))
+    for model in (ours, theirs):
+        assert model.feature_names == tuple("abcd")
+        with pytest.raises(fcgpu.DataError, match=ORDER):
+            model.predict(frame[list("cbad")])
+
+
+def test_names_in_a_table_must_be_those_of_the_training(tmp_path, capsys):
+    def table(name, header, columns):
+        np.savetxt(tmp_path / name, columns, "%.17g", ",", header=header, comments="")
+        return str(tmp_path / name)
+
+    y, out = SIDE.astype(int)[:, None], str(tmp_path / "run")
+    train = table("train.csv", "label,a, 'b',c,\"d\"", np.hstack([y, X]))
+    assert main(["train", train, "--epochs", "2", "--quiet", "--out", out]) == 0
+    assert fcgpu.load_model(tmp_path / "run" / "model.safetensors").feature_names == tuple("abcd")
+    for name, header, columns, message in (
+        ("same.csv", "a,b,c,d", X, ""),
+        ("labelled.csv", "y,a,b,c,d", np.hstack([y, X]), ""),
+        ("bare.csv", "", X, ""),
+        ("turned.csv", "c,b,a,d", X[:, [2, 1, 0, 3]], ORDER),
+        ("labelled_turned.csv", "y,c,b,a,d", np.hstack([y, X]), ORDER),
+        ("other.csv", "a,b,c,x", X, "feature 3 is 'x', the model was trained with 'd'"),
+    ):
+        capsys.readouterr()
+        assert main(["predict", out, table(name, header, columns)]) == (2 if message else 0)
+        assert message in capsys.readouterr().err
+    assert main(["evaluate", out, table("turned.csv", "label,c,b,a,d", np.hstack([y, X]))]) == 2
+    assert ORDER in capsys.readouterr().err
+    assert main(["evaluate", out]) == 0

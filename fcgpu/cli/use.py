@@ -13,6 +13,7 @@ from fcgpu.cli.options import count
 from fcgpu.cli.run_directory import model_file
 from fcgpu.data import NAMED, is_image_folder, load, load_features
 from fcgpu.data.dataset import Dataset
+from fcgpu.data.names import check_names
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.formats.safetensors import load as load_model
 from fcgpu.model import class_index, confusion
@@ -35,6 +36,7 @@ def evaluate(args: Namespace) -> int:
             f"{data.name}: {data.n_features} features don't match the model: expected {n_features}"
             + unlabelled * (data.n_features == n_features - 1)
         )
+    check_names(data.feature_names, model.feature_names, data.name)
     X, y, split = _part(data, args.split)
     if args.data is not None and data.X_test is None:
         split = None  # whether the model was trained on these is unknown
@@ -56,7 +58,7 @@ def predict(args: Namespace) -> int:
     path = model_file(args.model)
     model, threads, backend = load_model(path), count("threads", args.threads), choose(args.device)
     sources = args.inputs[0] if len(args.inputs) == 1 else args.inputs
-    X = load_features(sources, model.spec.sizes[0], image_shape=model.image_shape)
+    X = load_features(sources, model.spec.sizes[0], image_shape=model.image_shape, feature_names=model.feature_names)
     labels = model.predict(X, device=backend, threads=threads)
     proba = None
     if args.proba:

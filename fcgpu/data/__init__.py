@@ -15,6 +15,7 @@ from fcgpu.data import article, idx, images
 from fcgpu.data.dataset import Dataset, dataset
 from fcgpu.data.features import check_features
 from fcgpu.data.labels import encode_labels
+from fcgpu.data.names import Names, check_names
 from fcgpu.errors import ConfigError, DataError, choices
 
 __all__ = ["NAMED", "Dataset", "check_features", "dataset", "encode_labels", "is_image_folder", "load", "load_features"]
@@ -91,7 +92,11 @@ def is_image_folder(path: PathLike) -> bool:
 
 
 def load_features(
-    source: PathLike | Sequence[PathLike], n_features: int, *, image_shape: Sequence[int] | None = None
+    source: PathLike | Sequence[PathLike],
+    n_features: int,
+    *,
+    image_shape: Sequence[int] | None = None,
+    feature_names: Names = None,
 ) -> Any:
     """Load samples without labels, for a model of `n_features` to predict: (n, n_features) in their stored dtype.
 
@@ -99,6 +104,7 @@ def load_features(
         pictures. If a CSV or .npy has n_features + 1 columns, the first is taken for the label and dropped.
     image_shape : (height, width) for grey or (height, width, 3): pictures are converted and resized to it. Without it
         all pictures must have one size, with n_features pixels, or a third of that in colour.
+    feature_names : the names that the header of a CSV must have, if there is one; None for any.
 
     Raises DataError as `load` does, and if the number of features is not n_features; ConfigError if image_shape does
     not have n_features entries; MissingExtraError for pictures without Pillow.
@@ -116,7 +122,7 @@ def load_features(
             return _picture_features(images.pictures_in(path), n_features, shape)
         if path.suffix.lower() in images.SUFFIXES:
             return _picture_features([path], n_features, shape)
-        return _table_features(path, n_features)
+        return _table_features(path, n_features, feature_names)
 
 
 def _load_table(path: Path, memory_budget: int | None) -> Dataset:
@@ -128,12 +134,14 @@ def _load_table(path: Path, memory_budget: int | None) -> Dataset:
     return csv.load_csv(path) if kind == ".csv" else npy.load_npz(path)
 
 
-def _table_features(path: Path, n_features: int) -> Any:
+def _table_features(path: Path, n_features: int, feature_names: Names) -> Any:
     from fcgpu.data import csv, npy
 
     kind = _kind(path, pictures=True)
     if kind == ".csv":
-        return csv.read_csv(path, n_features)[0]
+        X, _, names = csv.read_csv(path, n_features)
+        check_names(names, feature_names, str(path))
+        return X
     stored = npy.read_npy(path) if kind == ".npy" else npy.read_npz(path, features_only=True)[0]
     X = npy.rolled_out(stored)[0]
     labelled = kind == ".npy" and X.ndim == 2 and X.shape[1] == n_features + 1

@@ -17,6 +17,7 @@ import numpy as np
 
 from fcgpu.data.dataset import Dataset, dataset, scale_of
 from fcgpu.data.idx import GZIP, unpacked_limit
+from fcgpu.data.names import Names
 from fcgpu.errors import DataError
 from fcgpu.host import cpu_count
 from fcgpu.workers import Workers
@@ -31,12 +32,13 @@ LABEL = ("label", "class", "target", "y")  # names of a label column in a header
 
 def load_csv(path: Path) -> Dataset:
     """A Dataset from numbers separated by commas, the label first; see `read_csv`."""
-    X, y = read_csv(path)
-    return dataset(X, y, scale=scale_of(X), name=str(path))
+    X, y, names = read_csv(path)
+    return dataset(X, y, scale=scale_of(X), name=str(path), feature_names=names)
 
 
-def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
-    """X (n, n_features), uint8 if every feature is a whole number from 0 to 255, else float64; y (n,) float64.
+def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any, Names]:
+    """X (n, n_features), uint8 if every feature is a whole number from 0 to 255, else float64; y (n,) float64; the
+    features' names in the header, or None.
 
     The file is UTF-8, plain or gzip. The first line is a header if its first field is text, or if none of its fields is
     a number. The first column is the label, unless `n_features` is given and equals the number of columns: then y is
@@ -89,7 +91,8 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any]:
                 y.append(rows[:, 0].astype(np.float64))
     if not y:
         raise DataError(f"{path}: a header and nothing else; expected lines of numbers after it")
-    return X, np.concatenate(y) if labels else None
+    names = tuple(field.strip().strip("\"'") for field in fields[labels:]) if header else None
+    return X, np.concatenate(y) if labels else None, names
 
 
 def _check_label_first(path: Path, header: list[str], *, dropped: bool) -> None:

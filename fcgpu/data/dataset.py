@@ -11,6 +11,7 @@ import numpy as np
 from fcgpu.backend import as_numpy
 from fcgpu.data.features import check_features
 from fcgpu.data.labels import as_column, check_labels, encode, encode_labels, shown
+from fcgpu.data.names import Names, check_names, names_of
 from fcgpu.errors import DataError
 
 EXPECTED = "expected arrays as Dataset describes them; fcgpu.dataset(X, y) makes them of labels, lists and tables"
@@ -28,6 +29,7 @@ class Dataset:
     image_shape : (height, width) or (height, width, 3) if each row is a flattened picture, else None.
     scale : factor by which features are multiplied when they are used, such as 1/255 for pixels.
     name : what error messages call the data.
+    feature_names : (n_features,) names of the features, or None.
 
     Raises DataError if X and y do not have these shapes, dtypes and index range; the values of X are not checked.
     """
@@ -40,6 +42,7 @@ class Dataset:
     image_shape: tuple[int, ...] | None = None
     scale: float = 1.0
     name: str = "arrays"
+    feature_names: Names = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         pairs = [(self.X, self.y)] if self.X_test is None else [(self.X, self.y), (self.X_test, self.y_test)]
@@ -48,6 +51,8 @@ class Dataset:
                 raise DataError(f"{self.name}: {_kind(X)} and {_kind(y)}; {EXPECTED}")
             if y.dtype.kind not in "buif":
                 raise DataError(f"{self.name}: y of dtype {y.dtype}; {EXPECTED}")
+            if self.feature_names is not None and len(self.feature_names) != X.shape[1]:
+                raise DataError(f"{self.name}: {len(self.feature_names)} feature_names for {X.shape[1]} features")
             if (
                 self.classes is not None
                 and y.ndim == 1
@@ -77,12 +82,14 @@ def dataset(
     image_shape: tuple[int, ...] | None = None,
     scale: float = 1.0,
     name: str = "arrays",
+    feature_names: Names = None,
 ) -> Dataset:
     """A checked Dataset from arrays: X (n_samples, n_features) of numbers, y (n_samples,) labels or targets.
 
     X may be in GPU memory (an array of CuPy or of another library) and stays there; y is copied to the host.
     image_shape : (height, width) or (height, width, 3) if a row is a flattened picture.
     scale : factor by which features are multiplied when they are used.
+    feature_names : (n_features,) names of the features; None for those of X's columns, if X is a DataFrame.
 
     Labels that are all text, or all whole numbers below 2**53 in magnitude, become classes (integers of up to 64 bits
     do, too). Other floats, and a y with several columns, become float64 targets.
@@ -90,6 +97,9 @@ def dataset(
     Raises DataError for shapes that disagree, no samples, a dtype that is not numeric, long doubles, NaN or infinity, a
     test label that no training sample has, a scale that is not above 0, or an image_shape that does not fit a row.
     """
+    if feature_names is None:
+        feature_names = names_of(X)
+        check_names(names_of(X_test), feature_names, f"{name} (test)")
     X, y = check_features(X, name), as_column(y, name)
     if not (isinstance(scale, Real) and 0 < scale < np.inf):
         raise DataError(f"{name}: scale={scale!r}; expected a finite number above 0, which features are multiplied by")
@@ -113,7 +123,7 @@ def dataset(
             )
         else:
             y_test = y_test.astype(np.float64)
-    return Dataset(X, encoded, X_test, y_test, classes, image_shape, float(scale), name)
+    return Dataset(X, encoded, X_test, y_test, classes, image_shape, float(scale), name, feature_names)
 
 
 def targets(data: Dataset, y: Any) -> Any:

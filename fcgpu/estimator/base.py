@@ -271,7 +271,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         """The network as an fcgpu.Model, a copy. Raises AttributeError for labels that a Model does not support."""
         check_is_fitted(self)
         try:
-            return Model(self._spec(), self._flat(), self._model_classes())
+            names = tuple(getattr(self, "feature_names_in_", ())) or None
+            return Model(self._spec(), self._flat(), self._model_classes(), feature_names=names)
         except FcgpuError as error:  # hasattr, which notebooks call for every attribute, expects AttributeError
             raise AttributeError(str(error)) from error
 

@@ -36,7 +36,8 @@ def from_sklearn(estimator: Any) -> Model:
     spec = Spec(sizes, ACTIVATIONS[estimator.activation], OUTPUTS[estimator.out_activation_])
     one_label = isinstance(estimator, MLPClassifier) and not estimator._label_binarizer.y_type_.startswith("multilabel")
     params = flat(zip(estimator.coefs_, estimator.intercepts_, strict=True))
-    return Model(spec, params, labels(spec, estimator.classes_) if one_label else None)
+    names = tuple(getattr(estimator, "feature_names_in_", ())) or None
+    return Model(spec, params, labels(spec, estimator.classes_) if one_label else None, feature_names=names)
 
 
 def to_sklearn(model: Model) -> Any:

@@ -34,6 +34,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> str:
         "classes": None if model.classes is None else list(model.classes),
         "scale": model.scale,
         "image_shape": None if model.image_shape is None else list(model.image_shape),
+        "feature_names": None if model.feature_names is None else list(model.feature_names),
     }
     try:
         tensors = dict(_tensors(model.spec, model.params))
@@ -80,8 +81,11 @@ def _model(about: dict[str, Any], tensors: dict[str, Any]) -> Model:
         raise ValueError(f"image_shape={shape} for {spec.sizes[0]} features")
     if not isinstance(about["recipe"], str) or not isinstance(scale, int | float) or not math.isfinite(scale):
         raise ValueError(f"recipe={about['recipe']!r}, scale={scale!r}")
-    shape = None if shape is None else _whole(shape)
-    return Model(spec, params, None if classes is None else tuple(classes), scale, shape, about["recipe"])
+    names = about["feature_names"]
+    if names is not None and (len(names) != spec.sizes[0] or {type(name) for name in names} != {str}):
+        raise ValueError(f"{len(names)} feature names for {spec.sizes[0]} features")
+    shape, classes, names = (None if part is None else tuple(part) for part in (shape, classes, names))
+    return Model(spec, params, classes, scale, shape, about["recipe"], names)
 
 
 def _whole(values: Any) -> tuple[int, ...]:

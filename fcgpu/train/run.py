@@ -321,10 +321,9 @@ class Run:
         return self.steps.outside(self.backend.to_host(vectors))
 
     def model(self) -> Model:
-        classes = self.data.classes if self.counts else None
-        return Model(
-            self.spec, self._outside(self.steps.params), classes, self.scale, self.data.image_shape, self.recipe.name
-        )
+        data, params = self.data, self._outside(self.steps.params)
+        classes = data.classes if self.counts else None
+        return Model(self.spec, params, classes, self.scale, data.image_shape, self.recipe.name, data.feature_names)
 
     def _test_now(self) -> Score | None:
         """The score of the current network on the test samples; the run's clock stands still meanwhile."""
