@@ -651,6 +651,29 @@ def test_a_palette_with_transparency_is_its_colours(tmp_path, picture, transpare
     np.testing.assert_array_equal(X, expected)
 
 
+@pytest.mark.parametrize("orientation", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+def test_photographs_are_upright(tmp_path, picture, orientation):
+    image, turned = pytest.importorskip("PIL.Image"), pytest.importorskip("PIL.ImageOps").exif_transpose
+    exif = image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    path = picture(tmp_path / "1.jpg", pixels, exif=exif)
+    with image.open(path) as found:
+        expected = np.asarray(turned(found))
+    assert (expected.shape == (24, 16, 3)) == (orientation in (5, 6, 7, 8))
+    np.testing.assert_array_equal(load_features(path, expected.size, image_shape=expected.shape)[0], expected.ravel())
+    picture(tmp_path / "folder/a/1.jpg", pixels, exif=exif)
+    picture(tmp_path / "folder/b/2.jpg", pixels, exif=exif)
+    data = load(tmp_path / "folder")
+    assert data.image_shape == expected.shape
+    np.testing.assert_array_equal(data.X[0], expected.ravel())
+
+
+def test_damaged_metadata_of_a_photograph_are_not_used(tmp_path, picture):
+    path = picture(tmp_path / "1.jpg", COLOURS[0], exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
+    assert load_features(path, 60).shape == (1, 60)
+
+
 def test_grey_stays_grey_unless_a_picture_has_colour(tmp_path, picture):
     picture(tmp_path / "a/1.png", PIXELS[0])
     picture(tmp_path / "b/2.png", PIXELS[1], "LA")

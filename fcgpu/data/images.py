@@ -16,6 +16,9 @@ from fcgpu.errors import DataError, MissingExtraError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2")  # pictures, too: to skip them would lose samples unnoticed
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow's others include EPS, which runs Ghostscript
+ORIENTATION = 0x0112  # EXIF's tag; its values and Pillow's transpositions, and which of these exchange the sides
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+SIDEWAYS = (2, 4, 5, 6)
 MAX_PIXELS = 64 * 2**20  # checked before decoding: a small file can claim a picture that fills the memory
 SPARE_PIXELS = 8 * 2**20  # a larger picture may have at most EXPANSION pixels per byte of its file
 GREY_MODES = ("1", "L", "LA")
@@ -68,6 +71,8 @@ def common_shape(paths: Sequence[Path], image_size: tuple[int, int] | None = Non
         with _opened(path) as picture:
             grey = grey and picture.mode in GREY_MODES
             found = (picture.height, picture.width)
+            if _turn(picture) in SIDEWAYS:
+                found = found[::-1]
         size = size or found
         if image_size is None and found != size:
             raise DataError(
@@ -86,7 +91,10 @@ def read_pictures(paths: Sequence[Path], shape: tuple[int, ...]) -> Any:
     X = np.empty((len(paths), math.prod(shape)), np.uint8)
     for path, row in zip(paths, X, strict=True):
         with _opened(path) as picture:
+            turn = _turn(picture)
             picture = picture.convert("L" if len(shape) == 2 else "RGB")
+            if turn is not None:
+                picture = picture.transpose(turn)
             if picture.size != (shape[1], shape[0]):
                 picture = picture.resize((shape[1], shape[0]))
             row[:] = np.asarray(picture).reshape(-1)
@@ -117,6 +125,16 @@ def _opened(path: Path) -> Iterator[Any]:
         raise
     except Exception as error:  # Pillow's decoders raise errors of many kinds
         raise DataError(f"{path}: not a readable picture ({error}); replace or remove it") from error
+
+
+def _turn(picture: Any) -> int | None:
+    """How to transpose a photograph (Image.Transpose) of a camera that was turned, as it notes in EXIF; else None."""
+    if picture.format not in ("JPEG", "MPO"):  # others have to be decoded first
+        return None
+    try:
+        return TURNS.get(picture.getexif().get(ORIENTATION))
+    except Exception:  # damaged metadata
+        return None
 
 
 def _labelled(root: Path) -> tuple[list[Path], list[str]]:
