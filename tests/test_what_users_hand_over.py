@@ -370,7 +370,7 @@ def test_a_frame_with_its_columns_in_another_order_is_refused(tmp_path):
             model.predict(frame[list("cbad")])
         with pytest.raises(fcgpu.DataError, match=f"^X and y: {ORDER}$"):
             model.score(frame[list("cbad")], y)
-        with pytest.raises(fcgpu.DataError, match="feature 3 is 'x', .* with 'd': give the features of the tr"):
+        with pytest.raises(fcgpu.DataError, match=r"feature 3 is 'x', .* with 'd': give the features of the tr"):
             model.predict(frame.rename(columns={"d": "x"}))
         with pytest.raises(fcgpu.DataError, match="X has 3 features, the model was trained with 4"):
             model.predict(frame[list("abc")])
