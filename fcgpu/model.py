@@ -37,6 +37,7 @@ class Score(NamedTuple):
     loss: float  # mean over samples of the sum over outputs, without the regulariser
     accuracy: float | None  # fraction from 0 to 1; None for a model without classes
     samples: int  # number of samples
+    r2: float | None = None  # of a regression on 2 samples or more, R²: the mean over targets, as in scikit-learn
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,17 +110,20 @@ class Model:
         Raises DataError for targets of another shape than Z.
         """
         shares = np.full(len(Z), 1 / len(Z)) if weights is None else weights / np.sum(weights, dtype=float)
-        accuracy = None
+        accuracy = r2 = None
         if self.classes is not None:
             accuracy = float(np.mean(class_index(Z) == y) if weights is None else shares @ (class_index(Z) == y))
         else:
             y = y.reshape(len(y), -1)
             if y.shape != Z.shape:
                 raise DataError(f"targets of shape {y.shape} don't match the model: expected {Z.shape}")
-        losses = np.empty((len(Z), 1))
+        output, Z, losses = OUTPUTS[self.spec.output], Z.astype(np.float64), np.empty((len(Z), 1))
         with np.errstate(all="ignore"):  # a loss may overflow to infinity, an exponential underflow to 0
-            OUTPUTS[self.spec.output].measure(Z.astype(np.float64), y, shares[:, None], losses, xp=np)
-        return Score(float(losses.sum()), accuracy, len(Z))
+            output.measure(Z, y, shares[:, None], losses, xp=np)
+            if not output.classifies and len(Z) > 1:
+                output.mean(Z, 0.0, xp=np)
+                r2 = _r2(y, Z, shares)
+        return Score(float(losses.sum()), accuracy, len(Z), r2)
 
     def targets(self, data: Dataset, y: Any) -> Any:
         """y, an array of `data`, as `score_encoded` takes it: indices into this model's classes, or targets
@@ -162,6 +166,15 @@ class Model:
                 f"scale it was trained on, in the range of {self.params.dtype}"
             )
         return out
+
+
+def _r2(y: Any, predicted: Any, shares: Any) -> float:
+    """R², 1 - Σ (y - predicted)² / Σ (y - mean)², the mean over the targets; y and predicted are (n, n_outputs).
+
+    A constant target counts as 1 if all predictions are right, else as 0.
+    """
+    errors, spread, varies = shares @ (y - predicted) ** 2, shares @ (y - shares @ y) ** 2, np.ptp(y, axis=0) > 0
+    return float(np.mean(np.where(varies, 1 - errors / np.where(varies, spread, 1), errors == 0)))
 
 
 def where(device: str | Backend | None, X: Any) -> Backend:

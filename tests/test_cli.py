@@ -237,13 +237,17 @@ def test_regression_trains_evaluates_and_predicts(tmp_path, columns):
     said = as_json(ran("train", source, *words, "--out", tmp_path / "run", "--json"))
     assert said["train_accuracy"] is None
     assert said["train_loss"] < 1e-3
+    assert 0.99 < said["train_r2"] < 1
     found = as_json(ran("evaluate", tmp_path / "run", source, "--device", "cpu", "--json"))
     assert found["loss"] == pytest.approx(said["train_loss"], rel=1e-6)
+    assert found["r2"] == pytest.approx(said["train_r2"], rel=1e-6)
     assert "confusion_matrix" not in found
     np.save(tmp_path / "x.npy", X)
     predicted = ran("predict", tmp_path / "run", tmp_path / "x.npy").out.splitlines()
     np.testing.assert_allclose([[float(v) for v in line.split()] for line in predicted], Y, atol=0.2)
-    assert " 60 train samples: loss" in ran("evaluate", tmp_path / "run").out
+    assert (
+        f" 60 train samples: loss {found['loss']:.4f}, R² {found['r2']:.4f}\n" in ran("evaluate", tmp_path / "run").out
+    )
     assert " 60 samples: loss" in ran("evaluate", tmp_path / "run", source).out  # of a file it may not know
 
 

@@ -351,6 +351,26 @@ def test_predicting_on_other_features_is_refused():
             model.predict(np.zeros((2, 3)), threads=threads)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("output", ["identity", "exp"])
+def test_r2_is_that_of_scikit_learn(output, weighted):
+    r2_score = pytest.importorskip("sklearn.metrics").r2_score
+    random = np.random.default_rng(0)
+    Z, weights = random.normal(size=(50, 3)), random.random(50) if weighted else None
+    predicted = np.exp(Z) if output == "exp" else Z
+    y = predicted + 0.3 * random.random((50, 3))
+    y[:, 1] = 1  # constant, and not predicted
+    y[:, 2] = predicted[:, 2]
+    model = fcgpu.Model(fcgpu.Spec((2, 3), output=output), np.zeros(9))
+    found = model.score_logits(Z, y, weights)
+    expected = r2_score(y[:, [0, 2]], predicted[:, [0, 2]], sample_weight=weights)  # with weights 1 is not their mean
+    assert found.r2 == pytest.approx((2 * expected + 0) / 3, rel=1e-12)
+    assert found.accuracy is None
+    one = fcgpu.Model(fcgpu.Spec((2, 1), output="identity"), np.zeros(3))
+    assert one.score_logits(np.ones((4, 1)), np.ones(4)).r2 == 1
+    assert one.score_logits(Z[:1, :1], y[:1, 0]).r2 is None
+
+
 @pytest.mark.parametrize(("output", "loss"), [("softmax", 0), ("sigmoid", 0), ("exp", math.inf)])
 def test_a_score_does_not_depend_on_what_numpy_does_about_its_errors(output, loss):
     classes = (0, 1) if OUTPUTS[output].classifies else None

@@ -141,6 +141,6 @@ def _line(event: EpochEnded, test: Score | None) -> dict[str, Any]:
     return line if test is None else {**line, "test_loss": finite(test.loss), "test_accuracy": test.accuracy}
 
 
-def finite(value: float) -> float | None:
+def finite(value: float | None) -> float | None:
     """The value; None for NaN and infinity, which JSON does not have."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None

@@ -46,4 +46,9 @@ def _some(n: int, word: str) -> str:
 
 
 def _score(score: Any) -> str:
-    return f"loss {score.loss:.4f}" + ("" if score.accuracy is None else f", accuracy {score.accuracy:.2%}")
+    return f"loss {score.loss:.4f}{quality(score.accuracy, score.r2)}"
+
+
+def quality(accuracy: float | None, r2: float | None) -> str:
+    """What follows a loss: the accuracy or, of a regression, R²."""
+    return f", accuracy {accuracy:.2%}" if accuracy is not None else f", R² {r2:.4f}" if r2 is not None else ""

@@ -11,6 +11,7 @@ from fcgpu.backend import choose
 from fcgpu.cli.history import finite
 from fcgpu.cli.options import count
 from fcgpu.cli.run_directory import model_file
+from fcgpu.cli.summary import quality
 from fcgpu.data import NAMED, is_image_folder, load, load_features
 from fcgpu.data.dataset import Dataset
 from fcgpu.data.names import check_names
@@ -43,12 +44,12 @@ def evaluate(args: Namespace) -> int:
     y = model.targets(data, y)
     Z = model.decision_function(X, device=backend, threads=threads)
     score = model.score_logits(Z, y)
-    result: dict[str, Any] = {"loss": score.loss, "accuracy": score.accuracy, "samples": score.samples, "split": split}
+    result: dict[str, Any] = score._asdict() | {"split": split}
     if model.classes is not None:
         matrix = confusion(y, class_index(Z), len(model.classes))
         result |= {"classes": list(model.classes), "confusion_matrix": matrix.tolist()}
     if args.json:
-        print(json.dumps(result | {"loss": finite(score.loss)}))
+        print(json.dumps(result | {key: finite(result[key]) for key in ("loss", "r2")}))
     else:
         _show(result, f"{data.name}, {score.samples:,} {f'{split} ' if split else ''}samples")
     return 0
@@ -97,8 +98,7 @@ def _part(data: Dataset, split: str | None) -> tuple[Any, Any, str | None]:
 def _show(result: dict[str, Any], what: str) -> None:
     from rich.table import Table
 
-    accuracy = "" if result["accuracy"] is None else f", accuracy {result['accuracy']:.2%}"
-    print(f"{what}: loss {result['loss']:.4f}{accuracy}")
+    print(f"{what}: loss {result['loss']:.4f}{quality(result['accuracy'], result['r2'])}")
     if "classes" in result:
         labels = [str(c) for c in result["classes"]]
         wide = f"the confusion matrix of {len(labels)} classes is too wide to show; --json has it"

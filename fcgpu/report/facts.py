@@ -31,15 +31,17 @@ def loss(value: float) -> str:
 # A row per result: its title, its key in result.json, the history's column to use if that is missing, and its format.
 RESULTS: tuple[tuple[str, str, str, Show], ...] = (
     ("test accuracy", "test_accuracy", "test_accuracy", percent),
+    ("test R²", "test_r2", "", loss),
     ("test loss", "test_loss", "test_loss", loss),
     ("training accuracy", "train_accuracy", "accuracy", percent),
+    ("training R²", "train_r2", "", loss),
     ("training loss", "train_loss", "", loss),
     ("epochs", "epochs", "epoch", whole),
     ("training time", "seconds", "seconds", seconds),
     ("samples a second", "samples_per_second", "", whole),
     ("parameters", "parameters", "", whole),
 )
-BEST = {"test accuracy": max, "test loss": min, "training time": min, "samples a second": max}
+BEST = {"test accuracy": max, "test R²": max, "test loss": min, "training time": min, "samples a second": max}
 ALWAYS = ("data", "hidden", "activation", "output", "optimizer", "batch", "epochs", "seed", "dtype")  # shown always
 MACHINE = ("device", "hardware", "threads", "system", "fcgpu_version", "python", "packages", "blas")
 
