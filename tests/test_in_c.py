@@ -334,6 +334,7 @@ OPTIONS = [
     {"optimizer": "rmsprop", "batch": 1, "epochs": 1, "sample_weight": np.linspace(0, 2, 300)},
     {"optimizer": "nesterov", "shuffle": False, "hidden": (), "warmup": 1},
     {"optimizer": "adam", "dropout": (0.2, 0.5), "batch": 64},
+    {"optimizer": "adam", "dropout": 0.2, "hidden": ()},
     {"optimizer": "rmsprop", "dropout": 0.3, "batch": 10, "sample_ids": np.arange(300)[::-1] // 2, "alpha": 0.1},
     {"optimizer": "adam", "output": "identity", "batch": 100, "early_stopping": True, "n_iter_no_change": 2},
 ]

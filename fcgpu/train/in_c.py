@@ -69,7 +69,7 @@ class InC:
         self.history = np.zeros((recipe.epochs, 3))
         self.steps = self.samples = 0
         self._drops, ids = np.array(recipe.dropout_of(spec)), None
-        if recipe.dropout:
+        if self._drops.size:
             ids = np.arange(plan.samples, dtype=np.uint32) if samples.ids is None else samples.ids
         self._data = (samples.X, samples.y, samples.weights, ids)
         self._sizes = np.array(spec.sizes, np.intp)
@@ -92,7 +92,7 @@ class InC:
 
     def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drawn_by: Any, order: Any) -> None:
         its, sums, done = np.array(rates(self.plan.steps_per_epoch)), np.zeros(3), 0
-        keys = self._keys(len(its)) if self.recipe.dropout else None
+        keys = self._keys(len(its)) if self._drops.size else None
         if order is not None:  # whatever indexes an array may have been drawn
             order = np.arange(self.plan.samples)[order]
         while done < len(its):  # between calls Python looks for signals
