@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -255,6 +256,15 @@ def test_an_order_that_cannot_go_on_from_the_state_of_the_start_is_refused(rando
     with pytest.raises(fcgpu.ConfigError, match=f"order={type(random).__name__}: expected a Generator of PCG64"):
         fcgpu.train((X, SIDE), batch=30, device="cpu", start=state, order=random)
     next(fcgpu.train((X, SIDE), batch=30, device="cpu", start=replace(state, order=None), order=random))
+
+
+@pytest.mark.parametrize("made", [np.arange(119), np.arange(121) % 120, np.zeros((120, 1), int)])
+def test_an_order_of_another_shape_is_refused(made):
+    events = fcgpu.train((X, SIDE), batch=30, device="cpu", order=SimpleNamespace(permutation=lambda n: made))
+    with pytest.raises(
+        fcgpu.ConfigError, match=r"order=SimpleNamespace: permutation\(120\) has shape .*; expected \(120,\)"
+    ):
+        list(events)
 
 
 def test_numpys_numbers_are_numbers():

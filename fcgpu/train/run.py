@@ -239,6 +239,11 @@ class Run:
     def _draw(self) -> Any:
         """The order (n,) of the samples in the next epoch, on the host."""
         order = self.order.permutation(self.plan.samples) if self._again is None else self._again
+        if np.shape(order) != (self.plan.samples,):
+            raise ConfigError(
+                f"order={type(self.order).__name__}: permutation({self.plan.samples}) has shape {np.shape(order)}; "
+                f"expected ({self.plan.samples},)"
+            )
         self.drawn, self._again = order if self.drawn is None else self.drawn, None
         return order
 
