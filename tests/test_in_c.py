@@ -1,5 +1,6 @@
 """Steps in C: against the formulas, and in training against the steps in NumPy."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -248,6 +249,10 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
         "ids": np.zeros(len(it.X), np.uint32), "keys": np.zeros((2, 1, 2), np.uint32), "drops": np.array([0.5]),
     }  # fmt: skip
 
+    shared = aligned(room, np.uint8)
+    named = shared[: it.order.nbytes].view(np.intp)
+    named[:] = it.order
+
     def whole(i, value):
         changed = wholes.copy()
         changed[i] = value
@@ -267,9 +272,12 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
         {"sizes": np.array([20, 0, 4])}, {"sizes": np.array([20.0, 30.0, 4.0])}, {"sizes": np.full(65, 2)},
         {"wholes": wholes[:-1]}, {"wholes": wholes.astype(float)}, {"reals": np.zeros(8)},
         {"ids": np.zeros(len(it.X), np.uint32)}, {**drops, "ids": drops["ids"][1:]}, {**drops, "drops": np.zeros(2)},
+        {**drops, "drops": np.array([1.0])}, {**drops, "drops": np.array([-0.1])},
         {**drops, "keys": drops["keys"][1:]}, {**drops, "keys": drops["keys"].astype(int)}, {**drops, "drops": None},
         whole(0, 0), whole(1, 0), whole(2, 0), whole(2, 65), whole(6, 6), whole(6, -1), whole(7, 0),
         whole(0, 2**62), whole(1, 2**62), {"sizes": np.array([20, 2**62, 4])},
+        {"y": unaligned(it.y)}, {"reals": (ctypes.c_double * 9)()}, {"room": aligned(room + 8, np.uint8)[8:]},
+        {"m": it.state[1], "v": it.state[1]}, {"order": named, "room": shared},
     ):  # fmt: skip
         given = it.arguments(**changes)
         before = {name: given[name].copy() for name in ("params", "m", "v") if given[name] is not None}
@@ -280,9 +288,19 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
     for bad in (
         (np.array([3]), 10, 5, 1), (np.array([3, 2]), 0, 5, 1), (np.array([3, 2]), 10, 5, 65),
         (np.array([3, 2]), 2**60, 5, 1), (np.array([3, 2]), 10, 2**60, 1), (np.array([2**60, 2]), 10, 5, 1),
+        (np.array([3, 2]), 10, 5, 0),
     ):  # fmt: skip
         with pytest.raises(TypeError, match="expected the sizes of a few layers"):
             compiled.native.steps_room(*bad, False, False)
+
+
+@pytest.mark.parametrize("clip", [-1.0, np.nan])
+def test_a_limit_of_the_gradient_that_is_not_positive_is_none(clip):
+    it = Problem((20, 30, 4), 10, "relu", "softmax", "adam", "float32")
+    reals = it.arguments()["reals"]
+    reals[6] = clip
+    for one, other in zip(it.run(reals=reals), it.run(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -281,6 +281,19 @@ def test_products_of_bytes_refuse_other_arrays():
 
 
 @needs_native
+@pytest.mark.parametrize("call", ["multiply_bytes", "steps_room"])
+def test_after_an_argument_that_is_no_number_none_is_asked_for(call):
+    asked, A, B, C = [], np.zeros((4, 6), np.uint8), np.zeros((6, 5)), np.zeros((4, 5))
+    truth = type("Truth", (), {"__bool__": lambda self: asked.append(self) or True})()
+    given = {"multiply_bytes": (A, B, C, "x", truth, truth), "steps_room": (np.array([3, 2]), "x", 5, 1, truth, truth)}
+    if not hasattr(compiled.native, call):
+        pytest.skip("this compiler has no vector types")
+    with pytest.raises(TypeError, match=r"real number|an integer"):
+        getattr(compiled.native, call)(*given[call])
+    assert not asked
+
+
+@needs_native
 @on_tiles
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_dense_layer_takes_bytes_also_where_it_is_not_the_first(dtype, tiles, monkeypatch):

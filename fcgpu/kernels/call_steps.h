@@ -21,12 +21,12 @@ static int has_sane_cut(const Steps* it) {
 /* (sizes, batch, samples of a task, threads, doubles, clipped) -> bytes of scratch memory that `steps` needs. */
 FUNCTION(steps_room) {
     TAKES(6);
-    Steps it = {.batch = PyLong_AsSsize_t(args[1]), .some = PyLong_AsSsize_t(args[2])};
+    Steps it = {0};
     Array sizes = {0};
-    it.threads = (int)PyLong_AsLong(args[3]);
-    int doubles = PyObject_IsTrue(args[4]);
-    it.clip = PyObject_IsTrue(args[5]);
-    int done = open_array(args[0], &sizes, 0) && take_sizes(&it, &sizes) && has_sane_cut(&it);
+    it.batch = whole_number(args[1]), it.some = whole_number(args[2]), it.threads = (int)whole_number(args[3]);
+    int doubles = is_true(args[4]);
+    it.clip = is_true(args[5]);
+    int done = !PyErr_Occurred() && open_array(args[0], &sizes, 0) && take_sizes(&it, &sizes) && has_sane_cut(&it);
     ptrdiff_t bytes = done ? doubles ? room_double(&it) : room_float(&it) : 0;
     close_arrays(&sizes, 1);
     if (!done && !PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "expected the sizes of a few layers");
@@ -67,7 +67,8 @@ FUNCTION(steps) {
     done = done && take_sizes(&it, &a[SIZES]) && a[X].view.ndim == 2 && a[X].view.strides[1] == a[X].view.itemsize &&
            a[X].view.shape[1] == it.sizes[0] && a[WHOLES].type == 'b' && a[WHOLES].view.itemsize == 8 &&
            a[WHOLES].size == 8 && a[REALS].type == 'd' && a[REALS].size == 9 && a[RATES].type == 'd' &&
-           a[SUMS].type == 'd' && a[SUMS].size == 3 && a[ROOM].view.itemsize == 1;
+           a[SUMS].type == 'd' && a[SUMS].size == 3 && a[ROOM].view.itemsize == 1 &&
+           (uintptr_t)a[ROOM].view.buf % 64 == 0;
     if (done) {
         const int64_t* n = a[WHOLES].view.buf;
         const double* x = a[REALS].view.buf;
@@ -103,11 +104,15 @@ FUNCTION(steps) {
                 done = class >= 0 && class < k;
             }
         }
+        for (int i = PARAMS; done && i <= ROOM; i++) /* what is written must not change what has been checked */
+            for (int j = X + 1; (i <= V || i == SUMS || i == ROOM) && j < ALL; j++)
+                done = done && (i == j || are_apart(&a[i], &a[j]));
         if (done && args[IDS] != Py_None) {
             const ptrdiff_t hidden = it.layers - 1;
             done = hidden && is_words(&a[IDS], rows) && is_words(&a[KEYS], 2 * hidden * it.steps) &&
                    a[DROPS].type == 'd' && a[DROPS].size == hidden;
             it.ids = a[IDS].view.buf, it.keys = a[KEYS].view.buf, it.drops = a[DROPS].view.buf;
+            for (ptrdiff_t i = 0; done && i < hidden; i++) done = it.drops[i] >= 0 && it.drops[i] < 1;
         }
         it.weights = a[WEIGHTS].view.buf, it.params = a[PARAMS].view.buf;
         it.m = a[M].view.buf, it.v = a[V].view.buf;

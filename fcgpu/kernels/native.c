@@ -273,7 +273,7 @@ FUNCTION(adam) {
     double number[4];
     for (int i = 0; i < 4; i++) {
         done = done && open_array(args[i], &a[i], i != 1) && is_like(&a[i], &a[0]) && a[0].view.ndim == 1;
-        number[i] = PyFloat_AsDouble(args[4 + i]);
+        number[i] = real_number(args[4 + i]);
     }
     done = done && (a[0].type == 'f' || a[0].type == 'd');
     if (done && !PyErr_Occurred())
@@ -356,15 +356,15 @@ FUNCTION(multiply_bytes_) {
     TAKES(6);
     Array a[3] = {0};
     Array *A = &a[0], *B = &a[1], *C = &a[2];
-    double alpha = PyFloat_AsDouble(args[3]);
-    int add = PyObject_IsTrue(args[4]), tiles = PyObject_IsTrue(args[5]);
+    double alpha = real_number(args[3]);
+    int add = is_true(args[4]), tiles = is_true(args[5]);
+    if (PyErr_Occurred()) return NULL;
 #ifdef STEPS
     const int can = !tiles || has_tiles();
 #else
     const int can = tiles && has_tiles();
 #endif
-    if (!can) PyErr_SetString(PyExc_RuntimeError, "this processor does not multiply bytes");
-    if (PyErr_Occurred()) return NULL;
+    if (!can) return PyErr_Format(PyExc_RuntimeError, "this processor does not multiply bytes");
     int fit = open_array(args[0], A, 0) && open_array(args[1], B, 0) && open_array(args[2], C, 1) && A->type == 'u' &&
               A->view.itemsize == 1 && (B->type == 'f' || B->type == 'd') && C->type == B->type && A->view.ndim == 2 &&
               B->view.ndim == 2 && C->view.ndim == 2;

@@ -117,14 +117,14 @@ static void N(rows)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff
     const N(Rows) of = N(rows_of)(it, room, task);
     const ptrdiff_t rows = N(gradient)(it, room, my, of, batch), size = of.count * of.n;
     T *g = my->gradient, *w = (T*)it->params + of.at;
-    if (!of.layer && it->rule == GRADIENT_DESCENT && it->alpha == 0 && it->clip == 0) {
+    if (!of.layer && it->rule == GRADIENT_DESCENT && it->alpha == 0 && !(it->clip > 0)) {
         for (ptrdiff_t r = 0; r < rows; r++) /* weights without a gradient stay as they are */
             N(update)(it, w + my->rows[r] * of.n, g + r * WHOLE_VECTORS(of.n), NULL, NULL, of.n, rate, 0, 0);
         return;
     }
     N(spread)(my, of, rows);
     if (it->alpha != 0) room->penalties[task] = N(add_l2)(w, g, of.weights * of.n, it->alpha * share);
-    if (it->clip == 0) {
+    if (!(it->clip > 0)) {
         N(update_rows)(it, room, of, g, rate, step);
         return;
     }
