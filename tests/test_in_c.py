@@ -20,6 +20,7 @@ from fcgpu.kernels.activations import ACTIVATIONS as REFERENCES
 from fcgpu.kernels.denormals import as_zeros, do_count_as_zero
 from fcgpu.kernels.losses import OUTPUTS as LOSSES
 from fcgpu.kernels.updates import UPDATES
+from fcgpu.network import Workspace
 from fcgpu.params import Spec, aligned, initial, weights_only
 from fcgpu.train import in_c, plan, plan_c
 from fcgpu.train.converted import Converted
@@ -181,14 +182,23 @@ def test_every_rule_activation_and_output(rule, activation, output):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("rule", ["gradient_descent", "adam"])
-def test_no_bit_depends_on_the_threads(rule, dtype):
-    it = Problem((40, 130, 64, 10), 75, "relu", "softmax", rule, dtype, alpha=0.1)
+@pytest.mark.parametrize(("rule", "clip"), [("gradient_descent", 0.0), ("adam", 0.0), ("adam", 0.05)])
+def test_no_bit_depends_on_the_threads(rule, clip, dtype):
+    it = Problem((40, 130, 64, 10), 75, "relu", "softmax", rule, dtype, alpha=0.1, clip=clip)
     expected = it.run()
-    for threads in (2, 3, 8):  # more than there are processors, too
-        for _ in range(20):
+    for threads, times in ((2, 20), (3, 20), (8, 20), (64, 2)):  # more than there are processors or tasks, too
+        for _ in range(times):
             for one, other in zip(it.run(threads=threads), expected, strict=True):
                 np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_bit_of_the_parameters_depends_on_the_samples_of_a_task(dtype):
+    it = Problem((40, 130, 64, 10), 75, "relu", "softmax", "adam", dtype, alpha=0.1, clip=0.05, drops=[0.3, 0.5])
+    expected = it.run()
+    for some in (1, 4, 32, 75, 100):
+        for one, other in zip(it.run(some=some)[:3], expected[:3], strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_rows_may_be_named_or_the_first_ones():
@@ -228,6 +238,15 @@ def test_a_batch_of_weights_below_the_normal_numbers_stays_finite(dtype):
     params, *_, sums = it.run(weights=np.full(len(it.X), tiny / 2**20, dtype))
     assert np.isfinite(params).all()
     assert np.isfinite(sums).all()
+
+
+def test_a_rate_of_0_drops_nothing_and_one_next_to_1_all():
+    it = Problem((20, 30, 4), 10, "relu", "softmax", "gradient_descent", "float32")
+    keys = np.array([[[1, 0]], [[1, 0]]], np.uint32)
+    dropped = {"ids": np.zeros(len(it.X), np.uint32), "keys": keys}  # the first unit's hash is 0
+    np.testing.assert_array_equal(it.run(**dropped, drops=np.zeros(1))[0], it.run()[0])
+    params = it.run(**dropped, drops=np.array([np.nextafter(1, 0)]))[0]
+    np.testing.assert_array_equal(params[:-4], it.params[:-4])
 
 
 def test_not_a_number_and_infinities_reach_the_loss():
@@ -524,6 +543,21 @@ def test_a_thread_more_must_be_worth_its_start(sizes, batch, threads):
     assert plan_c.threads(Spec(sizes, "relu", "softmax"), batch, 8) == threads
 
 
+def test_batches_with_more_activations_than_a_cache_holds_go_another_way(monkeypatch):
+    data, spec, recipe = digits(300), Spec((50, 6, 4), "relu", "softmax"), fcgpu.Recipe(hidden=(6,), batch=31)
+    for spare, goes in ((0, True), (-1, False)):
+        monkeypatch.setattr(plan_c, "MOST_BYTES", 31 * Workspace.values(spec) * 4 + spare)
+        assert plan_c.are_for(300, 31, spec, recipe, data.X, data.y) == goes
+
+
+@pytest.mark.parametrize(("outputs", "goes"), [(2048, True), (2049, False)])
+def test_more_outputs_than_a_block_holds_go_another_way(outputs, goes, monkeypatch):
+    taken, data = used(monkeypatch), (digits(4).X, np.zeros((4, outputs), np.float32))
+    for _event in fcgpu.train(data, hidden=(), output="identity", batch=2, epochs=1, device="cpu"):
+        pass
+    assert bool(taken) == goes
+
+
 def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
     taken = used(monkeypatch)
     monkeypatch.setattr(compiled, "has_tile_unit", lambda: True)
@@ -602,6 +636,21 @@ class TestPace:
         assert pace.next() == (4, in_c.SLICE)
         clock.seconds = 11 * in_c.EVERY
         assert pace.next() == (1, in_c.TRIAL)
+
+    def test_it_is_told_the_seconds_of_a_step_however_many_a_call_makes(self, clock, monkeypatch):
+        used(monkeypatch)
+        told, real = [], compiled.native.steps
+
+        def steps(*given):
+            made = real(*given)
+            clock.seconds += made
+            return made
+
+        monkeypatch.setattr(compiled.native, "steps", steps)
+        monkeypatch.setattr(Pace, "took", lambda self, seconds: told.append(seconds))
+        for _event in fcgpu.train(digits(300), hidden=(6,), epochs=2, batch=10, device="cpu"):
+            pass
+        assert set(told) == {1.0}
 
     def test_one_thread_is_never_two(self, clock):
         pace = Pace(1)

@@ -1,6 +1,7 @@
 """Which runs take their steps in C (`in_c.py`), and how a batch is cut there.
 
-Each task takes a tile of samples through the network. No bit depends on the cut, nor on the number of threads.
+Each task takes a tile of samples through the network. No bit of the parameters depends on the cut, and none at all on
+the number of threads.
 """
 
 from typing import Any
