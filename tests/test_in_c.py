@@ -30,7 +30,7 @@ from fcgpu.train.pixels import Pixels
 from fcgpu.train.plan_c import ACTIVATIONS, OUTPUTS, RULES
 
 pytestmark = pytest.mark.skipif(not hasattr(compiled.native, "steps"), reason="native.c was not compiled")
-SIZES = [(1, 1, 2), (5, 17, 3), (40, 130, 64, 10), (200, 16, 16, 1), (33, 4), (6, 5, 4, 3, 2, 20, 7), (9, 300, 2)]
+SIZES = [(1, 1, 2), (5, 17, 3), (40, 130, 64, 10), (200, 16, 16, 1), (33, 4), (6, 5, 4, 3, 2, 20, 7), (9, 303, 2)]
 HYPERPARAMETERS = {"momentum": 0.8, "rho": 0.7, "beta_1": 0.7, "beta_2": 0.8, "epsilon": 1e-3, "weight_decay": 0.3}
 RATES = np.array([0.3, 0.2])
 
@@ -254,6 +254,13 @@ def test_not_a_number_and_infinities_reach_the_loss():
         it = Problem((20, 30, 4), 10, "relu", "softmax", "adam", "float32", "numbers")
         it.X[it.order[3], 5] = value
         assert not np.isfinite(it.run()[3][0])
+
+
+def test_a_clipped_gradient_whose_norm_is_not_a_number_is_none():
+    it = Problem((20, 30, 4), 10, "relu", "softmax", "gradient_descent", "float32", "numbers", clip=1.0)
+    it.X[:, 7] = 0  # a feature without a gradient
+    it.X[it.order[3], 5] = np.nan
+    assert np.isnan(it.run(rates=RATES[:1])[0]).all()
 
 
 def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
