@@ -576,6 +576,12 @@ def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
     assert not taken
 
 
+def test_the_plan_counts_parameters_moments_and_scratch_memory():
+    spec, recipe = Spec((50, 6, 4), "relu", "softmax"), fcgpu.Recipe(hidden=(6,), batch=70, optimizer="adam")
+    scratch = compiled.native.steps_room(np.array(spec.sizes), 70, plan_c.tile(spec, 70, np.float32), 2, False, False)
+    assert plan_c.work_bytes(spec, 70, recipe, 2) == 4 * 3 * spec.n_params + scratch
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_a_call_is_given_so_many_samples(shuffle, monkeypatch):
     taken, params = used(monkeypatch), []
