@@ -278,6 +278,7 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
     shared = aligned(room, np.uint8)
     named = shared[: it.order.nbytes].view(np.intp)
     named[:] = it.order
+    both = np.array([0.3, 0.2, 0.0])
 
     def whole(i, value):
         changed = wholes.copy()
@@ -285,14 +286,15 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
         return {"wholes": changed}
 
     for changes in (
-        {"X": it.X.astype(float)}, {"X": it.X[:, ::2]}, {"X": it.X[:, :19]}, {"X": None}, {"X": it.X[:5]},
+        {"X": it.X.astype(float)}, {"X": np.repeat(it.X, 2, axis=1)[:, ::2]},
+        {"X": it.X[:, :19]}, {"X": None}, {"X": it.X[:5]},
         {"order": it.order + len(it.X)}, {"order": it.order - len(it.X)}, {"order": it.order[:10]}, {"order": behind},
         {"order": it.order.astype(np.int32)}, {"order": it.order[::-1]}, {"order": it.order[:0]},
         {"params": it.params.astype(float)}, {"params": it.params[:-1]}, {"params": None}, {"params": still},
         {"m": None}, {"v": None}, {"v": still}, {"m": it.state[0][:-1].copy()}, {"m": it.state[0].astype(float)},
         {"y": it.y + 4}, {"y": it.y - 4}, {"y": it.y[:-1]}, {"y": dense}, {"y": dense[:, :3].astype(np.float32)},
         {"y": None}, {"y": it.y.astype(str)},
-        {"weights": np.ones(3, np.float32)}, {"weights": np.ones(len(it.X))},
+        {"weights": np.ones(len(it.X) - 1, np.float32)}, {"weights": np.ones(len(it.X))},
         {"rates": RATES.astype(np.float32)}, {"rates": RATES[:0]}, {"rates": np.ones(3)}, {"sums": np.zeros(2)},
         {"room": np.zeros(room - 1, np.uint8)}, {"sizes": np.array([20, 30])}, {"sizes": np.array([20, 29, 4])},
         {"sizes": np.array([20, 0, 4])}, {"sizes": np.array([20.0, 30.0, 4.0])}, {"sizes": np.full(65, 2)},
@@ -304,6 +306,7 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
         whole(0, 2**62), whole(1, 2**62), {"sizes": np.array([20, 2**62, 4])},
         {"y": unaligned(it.y)}, {"reals": (ctypes.c_double * 9)()}, {"room": aligned(room + 8, np.uint8)[8:]},
         {"m": it.state[1], "v": it.state[1]}, {"order": named, "room": shared},
+        {"rates": both[:2], "sums": both},
     ):  # fmt: skip
         given = it.arguments(**changes)
         before = {name: given[name].copy() for name in ("params", "m", "v") if given[name] is not None}
@@ -314,7 +317,7 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
     for bad in (
         (np.array([3]), 10, 5, 1), (np.array([3, 2]), 0, 5, 1), (np.array([3, 2]), 10, 5, 65),
         (np.array([3, 2]), 2**60, 5, 1), (np.array([3, 2]), 10, 2**60, 1), (np.array([2**60, 2]), 10, 5, 1),
-        (np.array([3, 2]), 10, 5, 0),
+        (np.array([3, 2]), 10, 5, 0), (np.full(65, 2), 10, 5, 1), (np.array([3, 2049]), 10, 5, 1),
     ):  # fmt: skip
         with pytest.raises(TypeError, match="expected the sizes of a few layers"):
             compiled.native.steps_room(*bad, False, False)
