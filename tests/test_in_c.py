@@ -579,10 +579,11 @@ def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
     assert not taken
 
 
-def test_the_plan_counts_parameters_moments_and_scratch_memory():
+def test_the_plan_counts_parameters_moments_a_converted_batch_and_scratch_memory():
     spec, recipe = Spec((50, 6, 4), "relu", "softmax"), fcgpu.Recipe(hidden=(6,), batch=70, optimizer="adam")
-    scratch = compiled.native.steps_room(np.array(spec.sizes), 70, plan_c.tile(spec, 70, np.float32), 2, False, False)
-    assert plan_c.work_bytes(spec, 70, recipe, 2) == 4 * 3 * spec.n_params + scratch
+    scratch = compiled.native.steps_room(np.array(spec.sizes), 70, plan_c.tile(spec, 70, np.float32), 1, False, False)
+    converted = 70 * 50
+    assert plan_c.work_bytes(spec, 70, recipe, 2) == 4 * (3 * spec.n_params + converted) + scratch
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

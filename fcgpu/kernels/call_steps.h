@@ -33,15 +33,98 @@ FUNCTION(steps_room) {
     return PyErr_Occurred() ? NULL : PyLong_FromSsize_t(bytes);
 }
 
-static int open_indices(PyObject* object, Array* a, ptrdiff_t below) {
-    int good = open_array(object, a, 0) && a->whole && a->type == 'b' && a->view.itemsize == sizeof(ptrdiff_t);
-    const ptrdiff_t* index = a->view.buf;
-    for (ptrdiff_t i = 0; good && i < a->size; i++) good = index[i] >= 0 && index[i] < below;
-    return good;
+enum { X, ORDER, Y, WEIGHTS, PARAMS, M, V, RATES, SUMS, SIZES, ROOM, WHOLES, REALS, IDS, KEYS, DROPS, ARGUMENTS };
+
+static int is_written(int i) { return i == PARAMS || i == M || i == V || i == SUMS || i == ROOM; }
+static int is_there(const Array* a) { return a->view.obj != NULL; }
+static int is(const Array* a, char type, ptrdiff_t bytes, ptrdiff_t size) {
+    return a->type == type && a->view.itemsize == bytes && a->size == size;
 }
 
-static int is_words(const Array* a, ptrdiff_t size) {
-    return a->view.obj && a->type == 'u' && a->view.itemsize == 4 && a->size == size;
+/* Open the arguments of `steps`; each take_... below checks some of them and puts them into `it`. False if invalid. */
+static int open_arguments(PyObject* const* args, Array* a) {
+    for (int i = 0; i < ARGUMENTS; i++) {
+        const int optional = i == ORDER || i == WEIGHTS || i == M || i == V || i >= IDS;
+        if (optional && args[i] == Py_None) continue;
+        if (!open_array(args[i], &a[i], is_written(i)) || !(i == X || a[i].whole)) return 0;
+    }
+    for (int i = 0; i < ARGUMENTS; i++) /* what is written must not change what has been checked */
+        for (int j = X + 1; is_written(i) && j < ARGUMENTS; j++)
+            if (i != j && !are_apart(&a[i], &a[j])) return 0;
+    return 1;
+}
+
+static int take_numbers(Steps* it, const Array* a) {
+    const int64_t* n = a[WHOLES].view.buf;
+    const double* x = a[REALS].view.buf;
+    if (!is(&a[WHOLES], 'b', 8, 8) || !is(&a[REALS], 'd', 8, 9) || !is(&a[SUMS], 'd', 8, 3)) return 0;
+    it->batch = n[0], it->some = n[1], it->threads = (int)n[2], it->activation = (int)n[3], it->output = (int)n[4];
+    it->counts = (int)n[5], it->rule = (int)n[6], it->whole = n[7];
+    it->scale = x[0], it->alpha = x[1], it->first = x[2], it->second = x[3], it->epsilon = x[4];
+    it->weight_decay = x[5], it->clip = x[6], it->t = x[7], it->longest = x[8], it->sums = a[SUMS].view.buf;
+    return has_sane_cut(it) && it->whole > 0 && it->rule >= GRADIENT_DESCENT && it->rule <= ADAMW;
+}
+
+/* The parameters and the rule's vectors, of one type. */
+static int take_vectors(Steps* it, const Array* a) {
+    ptrdiff_t size = 0;
+    for (int i = 0; i < it->layers; i++) size += (it->sizes[i] + 1) * it->sizes[i + 1];
+    it->params = a[PARAMS].view.buf, it->m = a[M].view.buf, it->v = a[V].view.buf;
+    return (a[PARAMS].type == 'f' || a[PARAMS].type == 'd') && a[PARAMS].size == size &&
+           (it->rule < ADAM || (is_there(&a[M]) && is_like(&a[M], &a[PARAMS]))) &&
+           (it->rule == GRADIENT_DESCENT || (is_there(&a[V]) && is_like(&a[V], &a[PARAMS])));
+}
+
+static int take_samples(Steps* it, const Array* a) {
+    const Py_buffer* x = &a[X].view;
+    if (x->ndim != 2 || x->strides[1] != x->itemsize || x->shape[1] != it->sizes[0] || a[RATES].type != 'd') return 0;
+    const ptrdiff_t rows = x->shape[0];
+    it->X = x->buf, it->row = x->strides[0], it->bytes = a[X].type == 'u' && x->itemsize == 1;
+    it->samples = rows, it->steps = a[RATES].size, it->rates = a[RATES].view.buf, it->weights = a[WEIGHTS].view.buf;
+    if (is_there(&a[ORDER])) {
+        it->samples = a[ORDER].size, it->order = a[ORDER].view.buf;
+        if (!is(&a[ORDER], 'b', sizeof(ptrdiff_t), it->samples)) return 0;
+        for (ptrdiff_t i = 0; i < it->samples; i++)
+            if (it->order[i] < 0 || it->order[i] >= rows) return 0;
+    }
+    return (it->bytes || a[X].type == a[PARAMS].type) && it->steps > 0 && it->samples > (it->steps - 1) * it->batch &&
+           (!is_there(&a[WEIGHTS]) || (a[WEIGHTS].type == a[PARAMS].type && a[WEIGHTS].size == rows));
+}
+
+/* Numbers (n, outputs), or the class of each sample. */
+static int take_targets(Steps* it, const Array* a) {
+    const Py_buffer* y = &a[Y].view;
+    const ptrdiff_t k = it->sizes[it->layers], rows = a[X].view.shape[0];
+    if (!y->ndim || y->shape[0] != rows) return 0;
+    if (a[Y].type == a[PARAMS].type && a[Y].size == rows * k) {
+        it->targets = y->buf;
+        return 1;
+    }
+    if (y->ndim != 1 || !(a[Y].type == 'b' || a[Y].type == 'u')) return 0;
+    it->y = (Labels){y->buf, (int)y->itemsize, a[Y].type == 'b'};
+    for (ptrdiff_t i = 0; k > 1 && i < it->samples; i++) {
+        const ptrdiff_t class = label(it->y, it->order ? it->order[i] : i);
+        if (class < 0 || class >= k) return 0;
+    }
+    return 1;
+}
+
+static int take_dropout(Steps* it, const Array* a) {
+    const ptrdiff_t hidden = it->layers - 1;
+    if (!is_there(&a[IDS])) return 1;
+    if (!hidden || !is(&a[IDS], 'u', 4, a[X].view.shape[0]) || !is(&a[KEYS], 'u', 4, 2 * hidden * it->steps) ||
+        !is(&a[DROPS], 'd', 8, hidden))
+        return 0;
+    it->ids = a[IDS].view.buf, it->keys = a[KEYS].view.buf, it->drops = a[DROPS].view.buf;
+    for (ptrdiff_t i = 0; i < hidden; i++)
+        if (!(it->drops[i] >= 0 && it->drops[i] < 1)) return 0;
+    return 1;
+}
+
+static int take_room(Steps* it, const Array* a) {
+    const ptrdiff_t bytes = a[PARAMS].type == 'd' ? room_double(it) : room_float(it);
+    it->room = a[ROOM].view.buf;
+    return a[ROOM].view.itemsize == 1 && (uintptr_t)it->room % 64 == 0 && a[ROOM].size >= bytes;
 }
 
 /* (X, order or None, y, weights or None, params, m or None, v or None, rates, sums, sizes, room, whole numbers, real
@@ -53,80 +136,20 @@ static int is_words(const Array* a, ptrdiff_t size) {
    before, seconds.
    For dropout: ids (n) and keys (steps, hidden layers, 2), uint32, and drops (hidden layers); else None. */
 FUNCTION(steps) {
-    TAKES(16);
-    enum { X, ORDER, Y, WEIGHTS, PARAMS, M, V, RATES, SUMS, SIZES, ROOM, WHOLES, REALS, IDS, KEYS, DROPS, ALL };
-    Array a[ALL] = {0};
-    Steps it = {0};
-    int done = 1;
-    for (int i = 0; i < ALL; i++) {
-        const int optional = i == ORDER || i == WEIGHTS || i == M || i == V || i >= IDS;
-        const int writable = i == PARAMS || i == M || i == V || i == SUMS || i == ROOM;
-        if (i == ORDER || (optional && args[i] == Py_None)) continue;
-        done = done && open_array(args[i], &a[i], writable) && (i == X || a[i].whole);
+    TAKES(ARGUMENTS);
+    Array a[ARGUMENTS] = {0};
+    Steps it = {.many_registers = has_many_registers()};
+    const int good = open_arguments(args, a) && take_sizes(&it, &a[SIZES]) && take_numbers(&it, a) &&
+                     take_vectors(&it, a) && take_samples(&it, a) && take_targets(&it, a) && take_dropout(&it, a) &&
+                     take_room(&it, a);
+    if (good) {
+        PyThreadState* saved = PyEval_SaveThread();
+        if (a[PARAMS].type == 'd') run_double(&it);
+        else run_float(&it);
+        PyEval_RestoreThread(saved);
     }
-    done = done && take_sizes(&it, &a[SIZES]) && a[X].view.ndim == 2 && a[X].view.strides[1] == a[X].view.itemsize &&
-           a[X].view.shape[1] == it.sizes[0] && a[WHOLES].type == 'b' && a[WHOLES].view.itemsize == 8 &&
-           a[WHOLES].size == 8 && a[REALS].type == 'd' && a[REALS].size == 9 && a[RATES].type == 'd' &&
-           a[SUMS].type == 'd' && a[SUMS].size == 3 && a[ROOM].view.itemsize == 1 &&
-           (uintptr_t)a[ROOM].view.buf % 64 == 0;
-    if (done) {
-        const int64_t* n = a[WHOLES].view.buf;
-        const double* x = a[REALS].view.buf;
-        const ptrdiff_t k = it.sizes[it.layers], rows = a[X].view.shape[0];
-        ptrdiff_t size = 0;
-        it.batch = n[0], it.some = n[1], it.threads = (int)n[2], it.activation = (int)n[3], it.output = (int)n[4];
-        it.counts = (int)n[5], it.rule = (int)n[6], it.whole = n[7];
-        it.scale = x[0], it.alpha = x[1], it.first = x[2], it.second = x[3], it.epsilon = x[4], it.weight_decay = x[5];
-        it.clip = x[6], it.t = x[7], it.longest = x[8], it.X = a[X].view.buf, it.row = a[X].view.strides[0];
-        it.bytes = a[X].type == 'u' && a[X].view.itemsize == 1;
-        it.samples = rows, it.steps = a[RATES].size, it.rates = a[RATES].view.buf, it.sums = a[SUMS].view.buf;
-        for (int i = 0; i < it.layers; i++) size += (it.sizes[i] + 1) * it.sizes[i + 1];
-        const char type = a[PARAMS].type;
-        done = (type == 'f' || type == 'd') && a[PARAMS].size == size && (it.bytes || a[X].type == type) &&
-               has_sane_cut(&it) && it.whole > 0 && it.rule >= GRADIENT_DESCENT && it.rule <= ADAMW && a[Y].view.ndim &&
-               a[Y].view.shape[0] == rows;
-        if (done && args[ORDER] != Py_None) {
-            done = open_indices(args[ORDER], &a[ORDER], rows);
-            it.order = a[ORDER].view.buf, it.samples = a[ORDER].size;
-        }
-        done = done && it.steps > 0 && it.samples > (it.steps - 1) * it.batch;
-        for (int i = M; done && i <= V; i++) {
-            const int needed = i == M ? it.rule >= ADAM : it.rule > GRADIENT_DESCENT;
-            done = needed ? a[i].view.obj && is_like(&a[i], &a[PARAMS]) : 1;
-        }
-        if (done && a[WEIGHTS].view.obj) done = a[WEIGHTS].type == type && a[WEIGHTS].size == rows;
-        if (done && a[Y].type == type && a[Y].size == rows * k) it.targets = a[Y].view.buf;
-        else if (done) {
-            done = a[Y].view.ndim == 1 && (a[Y].type == 'b' || a[Y].type == 'u');
-            it.y = (Labels){a[Y].view.buf, (int)a[Y].view.itemsize, a[Y].type == 'b'};
-            for (ptrdiff_t i = 0; done && k > 1 && i < it.samples; i++) {
-                const ptrdiff_t class = label(it.y, it.order ? it.order[i] : i);
-                done = class >= 0 && class < k;
-            }
-        }
-        for (int i = PARAMS; done && i <= ROOM; i++) /* what is written must not change what has been checked */
-            for (int j = X + 1; (i <= V || i == SUMS || i == ROOM) && j < ALL; j++)
-                done = done && (i == j || are_apart(&a[i], &a[j]));
-        if (done && args[IDS] != Py_None) {
-            const ptrdiff_t hidden = it.layers - 1;
-            done = hidden && is_words(&a[IDS], rows) && is_words(&a[KEYS], 2 * hidden * it.steps) &&
-                   a[DROPS].type == 'd' && a[DROPS].size == hidden;
-            it.ids = a[IDS].view.buf, it.keys = a[KEYS].view.buf, it.drops = a[DROPS].view.buf;
-            for (ptrdiff_t i = 0; done && i < hidden; i++) done = it.drops[i] >= 0 && it.drops[i] < 1;
-        }
-        it.weights = a[WEIGHTS].view.buf, it.params = a[PARAMS].view.buf;
-        it.m = a[M].view.buf, it.v = a[V].view.buf;
-        it.many_registers = has_many_registers();
-        if (done) done = a[ROOM].size >= (type == 'd' ? room_double(&it) : room_float(&it));
-        it.room = a[ROOM].view.buf;
-        if (done) {
-            PyThreadState* saved = PyEval_SaveThread();
-            if (type == 'd') run_double(&it);
-            else run_float(&it);
-            PyEval_RestoreThread(saved);
-        }
-    }
-    close_arrays(a, ALL);
-    if (!done) PyErr_SetString(PyExc_TypeError, "expected contiguous arrays of one float type, and indices in range");
-    return PyErr_Occurred() ? NULL : PyLong_FromSsize_t(it.done);
+    close_arrays(a, ARGUMENTS);
+    if (good) return PyLong_FromSsize_t(it.done);
+    PyErr_SetString(PyExc_TypeError, "expected contiguous arrays of one float type, and indices in range");
+    return NULL;
 }
