@@ -8,7 +8,7 @@ import pytest
 from hostile import overwrite
 
 import fcgpu
-from fcgpu.formats import atomic
+from fcgpu.formats import atomic, sealed
 from fcgpu.optim import FULL_BATCH, OPTIMIZERS
 from fcgpu.optim.schedules import SCHEDULES
 from fcgpu.train.checkpoint import Checkpoint, check_cut, check_data, cut_of, fingerprint, load, save
@@ -107,6 +107,57 @@ def test_every_single_bit_flip_of_a_checkpoint_is_detected(tmp_path):
             continue
         pytest.fail(f"bit {bit} was flipped unseen")
     print(f"{8 * len(whole)} bits flipped, {8 * len(whole)} detected")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": -1}, {"epochs": EPOCHS + 1}, {"steps": 0.5}, {"drops": 2**53}, {"halvings": True}, {"seconds": -1.0},
+        {"seconds": np.inf}, {"seconds": "1"}, {"score": None}, {"score": True}, {"stopped": None}, {"order": {}},
+        {"data": {}}, {"data": dict.fromkeys(("X", "y", "classes", "scale"), 1)}, {"cut": 1},
+        {"patience": {"tol": 0.1, "patience": "1"}}, {"patience": {"none": 1}}, {"recipe": "epochs = 0"},
+        {"recipe": 'epochs = 6\ndtype = "float64"'},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_state_that_no_run_has_is_refused_whoever_sealed_it(tmp_path, change):
+    path = stopped(tmp_path)
+    about, tensors = sealed.read(path, "checkpoint")
+    sealed.write(path, about | change, tensors)
+    with pytest.raises(fcgpu.CheckpointError, match="do not match"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: {"params": t["params"].reshape(2, -1)},
+        lambda t: {"params": t["params"].astype(np.float64)},
+        lambda t: t | {"best": t["best"][:-1]},
+        lambda t: t | {"best": t["best"].astype(np.float64)},
+    ],
+)
+def test_arrays_that_no_run_has_are_refused_whoever_sealed_them(tmp_path, change):
+    path = stopped(tmp_path)
+    about, tensors = sealed.read(path, "checkpoint")
+    sealed.write(path, about, change(tensors))
+    with pytest.raises(fcgpu.CheckpointError, match="do not match"):
+        load(path)
+
+
+def stopped(folder):
+    """The checkpoint of a run with early stopping, which loads."""
+    recipe = fcgpu.Recipe(early_stopping=True, hidden=(), epochs=EPOCHS)
+    save(Checkpoint(run(recipe)[1][0], recipe, fingerprint(DATA), {}, 0.5), folder / "c")
+    load(folder / "c")
+    return folder / "c"
+
+
+def test_a_checkpoint_of_another_format_says_which_version_reads_it(tmp_path):
+    path = tmp_path / "c"
+    sealed.write(path, {"format": 2, "fcgpu_version": "9.1"}, {})
+    with pytest.raises(fcgpu.CheckpointError, match=r"c: format 2 of fcgpu 9\.1; .* reads format 1: resume with"):
+        load(path)
 
 
 def test_halved_learning_rates_are_halves():
