@@ -312,9 +312,9 @@ def test_results_go_to_standard_output_and_progress_to_standard_error(data, tmp_
     assert "epoch 20/20  loss 0." in plain.err.splitlines()[-1]
     assert "epoch 20/20" not in plain.out
     assert "a column a sample" not in plain.out  # that is for data of at most ten samples
-    quiet = ran("train", data, *LEARN, "--out", tmp_path / "quiet", "--quiet")
+    quiet = ran("train", data, *LEARN, "--out", tmp_path / "quiet", "--quiet", "--cost-every", 5)
     assert (quiet.out, quiet.err) == ("", "")
-    both = ran("train", data, *LEARN, "--out", tmp_path / "both", "--quiet", "--json")
+    both = ran("train", data, *LEARN, "--out", tmp_path / "both", "--quiet", "--json", "--cost-every", 5)
     assert both.err == ""
     assert len(both.out.splitlines()) == 1
     loud = ran("train", data, *LEARN, "--out", tmp_path / "loud", "--json")
@@ -357,9 +357,11 @@ def test_the_line_in_a_terminal_looks_ten_times_a_second_and_is_erased(shown, mo
     for name, value in {"TERM": "xterm", "COLUMNS": "80"}.items():
         monkeypatch.setenv(name, value)
     with Progress(8, shown=shown) as progress:
+        assert ("epoch 0/8" in plain(screen.getvalue())) is shown
         for epoch in range(1, 9):
+            if epoch == 8:
+                progress.print("cost at epoch 0: 1")
             progress.add(Epoch(epoch, 8, looked))
-        progress.print("cost at epoch 0: 1")
     assert capsys.readouterr().out == "cost at epoch 0: 1\n"
     assert looked == ([1, 3, 5, 7, 8] if shown else [])
     assert not shown or re.search(r"epoch 8/8 .*loss 0\.5000  accuracy 75\.00%  50 samples/s", plain(screen.getvalue()))
