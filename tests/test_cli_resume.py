@@ -16,6 +16,7 @@ from command import blobs, call, csv, finish, start
 import fcgpu
 from fcgpu.cli.checkpoints import Checkpoints, Every
 from fcgpu.cli.lock import Lock
+from fcgpu.formats import atomic
 from fcgpu.progress import Progress
 from fcgpu.train import checkpoint
 from fcgpu.train.state import State
@@ -154,8 +155,22 @@ def test_another_recipe_or_other_data_are_refused_with_what_differs(here):
     recipe.write_text(recipe.read_text().replace("epochs = 9", "epochs = 12"))
     refused(resume(here / "run"), r"recipe.toml: not the recipe of the run: epochs=12 \(was 9\)")
     recipe.write_text(recipe.read_text().replace("epochs = 12", "epochs = 9"))
-    (here / "run/history.jsonl").write_text('{"epoch": 1}\n')
-    refused(resume(here / "run"), "ends at epoch 1, and the checkpoint is of epoch 9; put the history back")
+    for history, said in (
+        ('{"epoch": 1}\n', "history.jsonl: ends at epoch 1, and the checkpoint is of epoch 9; put the history back"),
+        ('{"epoch": 1}\n{"epoch": 9}\n', "history.jsonl, line 2: epoch 9, expected 2: put it back"),
+        ('{"epoch": 1}\n{"epoch": "9"}\n', "history.jsonl, line 2: expected an epoch as JSON; put the run's own"),
+    ):
+        (here / "run/history.jsonl").write_text(history)
+        refused(resume(here / "run"), said)
+
+
+def test_the_disk_has_the_history_before_the_checkpoint(here, monkeypatch):
+    """Otherwise a power failure could leave a history that ends before the checkpoint, which is then refused."""
+    synced = []
+    monkeypatch.setattr(atomic.os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    assert call(*words(here, "--checkpoint-every", 9)).code == 0
+    history, saved = (here / "run" / name for name in ("history.jsonl", "checkpoints/epoch-9.safetensors"))
+    assert synced.index(history.stat().st_ino) < synced.index(saved.stat().st_ino)
 
 
 def contents(run):

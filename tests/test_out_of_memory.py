@@ -1,6 +1,7 @@
 """Failed allocations, at each allocation of a run; and data that are streamed from the host."""
 
 import math
+import weakref
 from collections import Counter
 
 import numpy as np
@@ -113,6 +114,27 @@ def test_in_the_first_epoch_a_run_begins_anew_with_the_same_order(order, data, m
     said, params, _ = run(data, double_backend(), order=order(), **options)
     assert said == ["epoch"]
     np.testing.assert_allclose(params, plain[1], rtol=0, atol=1e-5)
+
+
+def test_a_run_that_ran_out_is_freed_before_the_next_is_built(data, monkeypatch):
+    from fcgpu.train.gpu import OnGpu
+
+    epoch, begin, runs = OnGpu.epoch, training.Run.__init__, []
+
+    def built(self, *arguments, **options):
+        assert all(run() is None for run in runs)
+        runs.append(weakref.ref(self))
+        begin(self, *arguments, **options)
+
+    def fails(self, *arguments):
+        epoch(self, *arguments)
+        if len(runs) == 1:
+            raise MemoryError("no more")
+
+    monkeypatch.setattr(training.Run, "__init__", built)
+    monkeypatch.setattr(OnGpu, "epoch", fails)
+    assert run(data, double_backend())[0] == ["epoch"]
+    assert len(runs) == 2
 
 
 def test_later_it_is_an_error_with_a_remedy(data, monkeypatch):

@@ -21,6 +21,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip insta
 
 from fcgpu.report import judged, runs, values
 from fcgpu.report.page import Markup, document, element
+from fcgpu.train.plan import readable
 from fcgpu.train.recipe_files import to_toml
 
 SHAPE = (9, 8)
@@ -367,6 +368,15 @@ def test_without_matplotlib_the_install_line_comes_before_the_training(pictures,
         assert (result.code, result.err.count("\n")) == (2, 1)
         assert "pip install 'fcgpu[report]'" in result.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_training_names_its_report(pictures, tmp_path):
+    run = ("--hidden", 2, "--epochs", 1, "--device", "cpu", "--report", "--out", tmp_path / "run")
+    result = call("train", pictures / "data", *run)
+    path = tmp_path / "run/report.html"
+    assert result.out.endswith(f"\n{path}: {readable(path.stat().st_size)}; open it in a browser\n")
+    result = call("train", pictures / "data", *run[:-1], tmp_path / "other", "--json")
+    assert json.loads(result.out)["report"] == str(tmp_path / "other/report.html")
 
 
 def test_a_report_that_is_refused_costs_no_result(pictures, tmp_path, monkeypatch):
