@@ -42,14 +42,14 @@ class Model:
 def shown(monkeypatch, mnist):
     """The output for the first test digits; by default the fourth is predicted as an 8."""
 
-    def show(environment, columns=80, data=mnist, model=None, screen=None):
+    def show(environment, columns=80, data=mnist, model=None, screen=None, recipe=None):
         for name in ("TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR"):
             monkeypatch.delenv(name, raising=False)
         for name, value in (environment | {"COLUMNS": str(columns)}).items():
             monkeypatch.setenv(name, value)
         screen = Screen() if screen is None else screen
         with contextlib.redirect_stdout(screen):
-            show_samples(model or Model(np.array([7, 2, 1, 8, 4, 1, 4, 9, 5, 9])), data, fcgpu.Recipe())
+            show_samples(model or Model(np.array([7, 2, 1, 8, 4, 1, 4, 9, 5, 9])), data, recipe or fcgpu.Recipe())
         return screen.getvalue()
 
     return show
@@ -90,11 +90,32 @@ def test_the_digits_without_shades(shown, mnist, environment):
         np.testing.assert_array_equal(pixels(told, i, None), averages(mnist.X_test[i]) > 255 * PLAIN)
 
 
+def test_shades_go_from_the_least_value_to_the_greatest(shown):
+    X = np.random.default_rng(0).random((3, 12))
+    for shape in ((3, 4), (2, 2, 3)):
+        told = [shown(COLOURS, data=fcgpu.dataset(x, np.arange(3), image_shape=shape)) for x in (X, 2 * X - 1)]
+        assert told[0] == told[1]
+    assert "38;2;0;0;0;48;2;0;0;0m" in shown(COLOURS, data=fcgpu.dataset(0 * X + 5, np.arange(3), image_shape=(3, 4)))
+
+
+@pytest.mark.parametrize(("shape", "seen"), [((2, 2), (1, 2)), ((1, 60), (1, 14)), ((60, 1), (7, 1)), ((7, 2), (4, 2))])
+def test_small_pictures_are_not_enlarged_and_narrow_ones_do_not_vanish(shown, shape, seen):
+    data = fcgpu.dataset(np.eye(1, np.prod(shape)), np.array([0]), image_shape=shape)
+    told = Text.from_ansi(shown(COLOURS, data=data)).plain
+    rows = [line.rstrip() for line in told.split("actual")[0].splitlines()[3:]]
+    assert rows == ["▀" * seen[1]] * seen[0]
+
+
+def test_training_samples_are_shown_if_the_recipe_says_so(shown, mnist):
+    told = shown({}, screen=io.StringIO(), recipe=fcgpu.Recipe(check="train"))
+    assert told.splitlines()[1:3] == ["the first 10 training samples", f"actual     {' '.join(map(str, mnist.y[:10]))}"]
+
+
 def test_no_colour_is_no_colour(shown):
     assert not re.search(r"\x1b\[[\d;]*3\d", shown({"TERM": "xterm-256color", "NO_COLOR": "1"}))
 
 
-@pytest.mark.parametrize(("columns", "beside"), [(30, 2), (14, 1), (80, 5), (200, 10)])
+@pytest.mark.parametrize(("columns", "beside"), [(30, 2), (14, 1), (80, 5), (157, 5), (158, 10)])
 def test_as_many_as_fit_beside_each_other(shown, columns, beside):
     lines = Text.from_ansi(shown(COLOURS, columns)).plain.split("\n")
     assert max(map(len, lines)) <= max(columns, 25)  # 25 is the title's width
@@ -104,6 +125,7 @@ def test_as_many_as_fit_beside_each_other(shown, columns, beside):
     predicted = [line for line in lines if line.startswith("predicted")]
     assert re.findall(r"predicted (\d( ✗)?)", " ".join(predicted))[3] == ("8 ✗", " ✗")
     assert " ".join(predicted).count("✗") == 1
+    assert re.findall(r"\x1b\[1;31m(.*?)\x1b", shown(COLOURS, columns)) == ["predicted 8 ✗"]
 
 
 class Latin(Screen):

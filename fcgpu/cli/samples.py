@@ -91,7 +91,7 @@ def _sheet(samples: Samples, shape: tuple[int, ...], width: int, colours: bool) 
         cell.append(f"\nactual {actual}\n")
         cell.append(f"predicted {predicted}{WRONG if wrong else ''}", "bold red" if wrong else "")
         cells.append(cell)
-    widest = min(width, max(SIDE, *(line.cell_len for cell in cells for line in cell.split())))
+    widest = max(line.cell_len for cell in cells for line in cell.split())
     beside = next((n for n in (COUNT, 5, 4, 3, 2) if n * widest + (n - 1) * GAP <= width), 1)
     sheet = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False)
     for _ in range(beside):
