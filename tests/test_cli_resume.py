@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -291,13 +292,34 @@ def test_a_rate_that_diverges_is_halved_from_the_last_checkpoint(here):
     stopped = call(*words(here, *DIVERGES, "--checkpoint-every", 1, name="stopped"))
     refused(stopped, r"in epoch \d+ with learning_rate=8: try .* \(recipe, history and checkpoints kept in .*\)")
     run = here / "run"
-    result = call(*words(here, *DIVERGES, "--checkpoint-every", "0", "--on-divergence", "halve"))
+    result = call(*words(here, *DIVERGES, "--seed", 7, "--checkpoint-every", "0", "--on-divergence", "halve"))
     assert result.code == 0, result.err
     halvings = [int(n) for n in re.findall(r"going on after epoch 0 at 1/(\d+) of the learning rate", result.err)]
     assert halvings == [2 ** (i + 1) for i in range(len(halvings))] != []
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, 401))
     assert {line["learning_rate"] for line in lines} == {8 / halvings[-1]}
+    slower = (*DIVERGES, "--seed", 7, "--learning-rate", 8 / halvings[-1])
+    assert call(*words(here, *slower, name="slower")).code == 0
+    one, other = (fcgpu.load_model(here / name / "model.safetensors") for name in ("run", "slower"))
+    assert one.params.tobytes() == other.params.tobytes()
+
+
+def test_a_resumed_run_goes_on_counting_its_halvings(here):
+    assert call(*words(here, *DIVERGES, "--checkpoint-every", 1)).code == 2
+    path = here / f"run/checkpoints/epoch-{epochs(here / 'run')[-1]}.safetensors"
+    there = checkpoint.load(path)
+    checkpoint.save(replace(there, state=replace(there.state, halvings=3)), path)
+    result = resume(here / "run", "--on-divergence", "halve")
+    assert re.findall(r"at 1/(\d+) of the learning rate", result.err)[0] == "16"
+
+
+def test_a_rate_by_which_only_the_last_step_diverges_is_halved_too(here):
+    """The loss of the only epoch is finite: it is that before its update."""
+    result = call(*words(here, *DIVERGES, "--learning-rate", "1e38", "--epochs", 1, "--on-divergence", "halve"))
+    assert result.code == 0, result.err
+    assert "going on after epoch 0 at 1/2 of the learning rate" in result.err
+    assert json.loads((here / "run/result.json").read_text())["train_loss"] > 1e30
 
 
 def test_a_rate_that_diverges_at_its_1024th_part_is_given_up(here):
