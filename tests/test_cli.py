@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import time
+from datetime import datetime
 from types import SimpleNamespace
 
 import numpy as np
@@ -87,7 +88,10 @@ def test_train_says_in_json_what_it_did(run, data):
     assert said["fcgpu_version"] == fcgpu.__version__
     assert (said["device"], said["backend"], said["recipe"]) == ("cpu", "numpy", "custom")
     assert (said["epochs"], said["steps"], said["batch"]) == (20, 20 * 4, 16)
-    assert said["sizes"] == [4, 8, 3]
+    assert (said["sizes"], said["parameters"], said["samples"]) == ([4, 8, 3], 4 * 8 + 8 + 8 * 3 + 3, 60)
+    assert (said["dtype"], said["precision"], said["seed"]) == ("float32", "float32", 3)
+    assert (said["stopped"], said["capture"]) == ("", None)  # that is of a GPU
+    assert datetime.fromisoformat(said["ended"]).utcoffset().total_seconds() == 0
     assert said["data"] == str(data)
     assert said["samples_per_second"] == pytest.approx(60 * 20 / said["seconds"])
     assert said["run_directory"] == str(path)
@@ -134,6 +138,9 @@ def test_the_run_directory_holds_recipe_history_and_model(run, data):
     assert model.params.tobytes() == finished.model.params.tobytes()
     assert model.classes == (1, 2, 4)
     assert (said["train_loss"], said["test_accuracy"]) == (finished.train.loss, finished.test.accuracy)
+    for key in ("tile", "lanes", "threads", "chunk"):
+        assert said[key] == getattr(finished.plan, key)
+    assert said["memory_planned"] == finished.plan.bytes
 
 
 def test_training_again_from_the_recipe_gives_the_same_model(run, tmp_path):

@@ -19,7 +19,7 @@ import fcgpu
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[report]'")
 
-from fcgpu.report import judged, runs, values
+from fcgpu.report import classes, facts, judged, runs, values
 from fcgpu.report.page import Markup, document, element
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe_files import to_toml
@@ -100,8 +100,13 @@ def test_the_figures_are_those_of_the_run(pictures):
     expected = np.zeros((3, 3), int)
     np.add.at(expected, (y, P.argmax(axis=1)), 1)
     assert found == expected.tolist()
+    shares = re.findall(r'class="hit" style="--share: (\d+)%"', html)
+    assert shares == [f"{10 + 50 * expected[i, i] / expected[i].sum():.0f}" for i in range(3)]
     mistakes = html[html.index("The worst mistakes") : html.index("Drawn by lot")]
     assert [int(n) for n in re.findall(r"number (\d+)", mistakes)] == wrong
+    marks = re.findall(r'<figure( class="wrong")?><img .*?predicted (\d), is (\d)"', html)
+    assert len(marks) == len(wrong) + classes.DRAWN
+    assert all(bool(mark) == (said != actual) for mark, said, actual in marks)
     shown = re.search(r'base64,([^"]*)" alt="sample (\d+): predicted (\d), is (\d)"', mistakes)
     i = int(shown[2])
     assert (int(shown[3]), int(shown[4])) == (P[i].argmax(), y[i])
@@ -112,6 +117,23 @@ def test_the_figures_are_those_of_the_run(pictures):
     assert all(line in recipe for line in ("hidden 5", "learning_rate 0.02", "epochs 40", "batch full"))
     assert "momentum 0.9" in rest
     assert "device cpu" in rest
+    assert f"ended {result['ended'][:10]} {result['ended'][11:19]} UTC" in rest
+    assert f"model's SHA-256 {result['model_sha256']}" in rest
+
+
+@pytest.mark.parametrize(
+    ("p", "said"),
+    [(0, "0 %"), (1e-9, "<1 %"), (0.004, "<1 %"), (0.005, "0 %"), (0.006, "1 %"), (0.42, "42 %"), (0.994, "99 %"),
+     (0.995, ">99 %"), (1 - 1e-9, ">99 %"), (1, "100 %")],
+)  # fmt: skip
+def test_a_probability_is_0_or_100_percent_only_if_it_is_exactly_that(p, said):
+    assert classes._percent(p) == said.replace(" ", "\u00a0")
+
+
+def test_of_many_features_the_first_few_are_shown():
+    X = np.array([[1, 0.5, -2, 3.14159, 1e9, 0], [6, 5, 4, 3, 2, 1]])
+    assert classes.feature_words(X) == ["1, 0.5, -2, 3.142, 1e+09, 0", "6, 5, 4, 3, 2, 1"]
+    assert classes.feature_words(np.c_[X, X]) == ["1, 0.5, -2, 3.142, 1e+09, 0, \u2026", "6, 5, 4, 3, 2, 1, \u2026"]
 
 
 def test_the_curves_are_the_history(pictures):
@@ -217,6 +239,9 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(pictures, tmp_path, gone,
     words = read(page(run))
     assert said in words
     assert left in words
+    assert ("There is no history to draw." in words) == (gone == "history.jsonl")
+    accuracy = json.loads((pictures / "run/result.json").read_text())["test_accuracy"]
+    assert f"test accuracy {100 * accuracy:.2f} %" in words  # without result.json it is the history's last
     os.mkfifo(run / gone)  # a reader must not wait for it
     assert runs.read(str(run)).missing
 
@@ -320,9 +345,24 @@ def test_several_runs_are_compared(pictures, tmp_path):
         ("epochs", ["3", "5"]),
     ]
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in "ab"]
+    assert "dotted: training; solid: test" in read(html)
+    assert "stroke-dasharray" in html
+    assert "stroke-dasharray" not in (pictures / "run/report.html").read_text(encoding="utf-8")
     best = max(result["test_accuracy"] for result in results)
     assert f"<b>{100 * best:.2f} %</b>" in html
     assert html.count("<svg") == 4
+
+
+def test_runs_that_differ_by_their_machines_only_are_told_apart(pictures, tmp_path):
+    def differing():
+        both = [runs.read(str(path)) for path in (pictures / "run", run)]
+        return read("".join(facts.differing(both, ["one", "other"])))
+
+    run = copied(pictures, tmp_path)
+    assert "Neither recipes nor machines" in differing()
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | {"fcgpu_version": "0.0"}))
+    assert differing().endswith(f"one other fcgpu version {result['fcgpu_version']} 0.0")
 
 
 def test_values_beyond_all_measure_are_no_traceback(tmp_path):
