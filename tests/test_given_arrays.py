@@ -9,6 +9,7 @@ import pytest
 from device_double import as_cupy, double_backend
 
 import fcgpu
+from fcgpu.backend import device_of
 from fcgpu.model import where
 
 OPTIONS = {"hidden": (6,), "epochs": 3, "learning_rate": 0.1, "batch": 20}
@@ -72,6 +73,8 @@ def test_another_device_than_theirs_is_refused(given, samples):
             fcgpu.train((there, y), device=device, **OPTIONS)
         with pytest.raises(fcgpu.ConfigError, match=message):
             where(device, there)
+    for device in ("auto", "cuda", "cuda:0"):
+        assert device_of(device, there) == "cuda:0"
     assert where(None, X).device == "cpu"
 
 

@@ -5,7 +5,11 @@ batch of chains of products over the units, differs by about (samples + units) e
 the features; a step multiplies the difference by the learning rate, and STEPS such differences add up.
 """
 
+import contextlib
+import re
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -139,6 +143,61 @@ def test_a_device_that_is_not_there_is_refused_by_its_number():
 def test_the_refusal_names_the_devices_that_are_there():
     with pytest.raises(fcgpu.DeviceError, match=r"there is no cuda:99, this machine has cuda:0"):
         fcgpu.choose("cuda:99")
+
+
+def installed(monkeypatch, count=1, ones=np.ones, driver=12_090, built=12_090):
+    """Make `import cupy` give as much of CuPy as the decision about the device needs."""
+
+    class CUDARuntimeError(RuntimeError):
+        pass
+
+    def device_count():
+        if count is None:
+            raise CUDARuntimeError("cudaErrorUnknown\n")
+        return count
+
+    runtime = SimpleNamespace(
+        CUDARuntimeError=CUDARuntimeError, getDeviceCount=device_count, driverGetVersion=lambda: driver,
+        runtimeGetVersion=lambda: built, getDeviceProperties=lambda number: {"name": f"GPU {number}".encode()},
+    )  # fmt: skip
+    there = SimpleNamespace(ones=ones, cuda=SimpleNamespace(runtime=runtime, Device=contextlib.nullcontext))
+    monkeypatch.setitem(sys.modules, "cupy", there)
+
+
+def refuse(*shape, **dtype):
+    raise RuntimeError("no kernel image is available\nfor execution")
+
+
+@pytest.mark.parametrize(
+    ("machine", "said"),
+    [
+        ({"count": None, "driver": 0}, "no NVIDIA driver was found: install it and check with nvidia-smi"),
+        ({"count": None, "driver": 11_080}, "the driver is for CUDA 11, the installed CuPy for CUDA 12: update"),
+        ({"count": None, "driver": 13_000}, "no usable GPU (CUDARuntimeError: cudaErrorUnknown): check with"),
+        ({"count": None}, "no usable GPU (CUDARuntimeError: cudaErrorUnknown): check with nvidia-smi"),
+        ({"count": 0}, "there is no cuda:0, this machine has none"),
+        ({"ones": np.zeros}, "cuda:0 computes a 2x2 product wrongly: check the driver with nvidia-smi"),
+        ({"ones": refuse}, "cuda:0 fails on a 2x2 product (RuntimeError: no kernel image is available): pip install"),
+    ],
+    ids=str,
+)
+def test_a_gpu_that_cannot_be_used_is_refused_with_the_cause_and_auto_is_the_cpu(machine, said, monkeypatch):
+    installed(monkeypatch, **machine)
+    with pytest.raises(fcgpu.DeviceError, match=rf"device='cuda': {re.escape(said)}.*, or use device='cpu'"):
+        fcgpu.choose("cuda")
+    found = fcgpu.choose()
+    assert found.device == "cpu"
+    assert found.reason.startswith(f"no GPU: {said}")
+
+
+def test_gpus_that_work_are_chosen_by_number_and_the_first_by_auto(monkeypatch):
+    installed(monkeypatch, count=2)
+    assert [fcgpu.choose(f"cuda{n}").hardware for n in ("", ":0", ":1")] == ["GPU 0", "GPU 0", "GPU 1"]
+    found = fcgpu.choose()
+    assert (found.name, found.device, found.reason) == ("cupy", "cuda:0", "a product ran on it")
+    assert fcgpu.choose("cuda:1").reason == "asked for"
+    with pytest.raises(fcgpu.DeviceError, match="there is no cuda:2, this machine has cuda:0, cuda:1: choose one"):
+        fcgpu.choose("cuda:2")
 
 
 def test_predictions_are_the_cpus(device, mnist):
