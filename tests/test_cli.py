@@ -314,7 +314,8 @@ def test_two_classes_need_one_sigmoid(tmp_path):
 
 
 def test_results_go_to_standard_output_and_progress_to_standard_error(data, tmp_path):
-    plain = ran("train", data, *LEARN, "--out", tmp_path / "plain")
+    plain = ran("train", data, *LEARN, "--out", tmp_path / "plain", "--cost-every", 8)
+    assert re.findall("^cost at epoch (.*): ", plain.out, re.MULTILINE) == ["0", "8", "16"]
     assert "epoch" in plain.err
     assert "epoch 20/20  loss 0." in plain.err.splitlines()[-1]
     assert "epoch 20/20" not in plain.out

@@ -20,6 +20,7 @@ import fcgpu
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[report]'")
 
 from fcgpu.report import classes, facts, judged, runs, values
+from fcgpu.report import pictures as drawn
 from fcgpu.report.page import Markup, document, element
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe_files import to_toml
@@ -87,6 +88,7 @@ def test_the_figures_are_those_of_the_run(pictures):
     html = (pictures / "run/report.html").read_text(encoding="utf-8")
     result = json.loads((pictures / "run/result.json").read_text())
     words = read(html)
+    assert "<title>Training report: run</title>" in html
     assert f"test accuracy {100 * result['test_accuracy']:.2f} %" in words
     assert f"{result['samples_per_second']:,.0f} samples/s" in words
     model = fcgpu.load_model(pictures / "run/model.safetensors")
@@ -112,7 +114,9 @@ def test_the_figures_are_those_of_the_run(pictures):
     assert (int(shown[3]), int(shown[4])) == (P[i].argmax(), y[i])
     image = pytest.importorskip("PIL.Image").open(io.BytesIO(base64.b64decode(shown[1])))
     assert np.asarray(image).ravel().tolist() == X[i].tolist()
-    assert html.count('alt="unit ') == 5
+    norms = np.linalg.norm(model.spec.layers(model.params)[0].W, axis=0)
+    assert [int(i) for i in re.findall(r'alt="unit (\d+)"', html)] == np.argsort(-norms).tolist()
+    assert "All units, each as a picture of its inputs, on a scale of its own: orange is positive" in words
     recipe, rest = words[words.index("Recipe data") :].split("All other keys, at their defaults")
     assert all(line in recipe for line in ("hidden 5", "learning_rate 0.02", "epochs 40", "batch full"))
     assert "momentum 0.9" in rest
@@ -134,6 +138,40 @@ def test_of_many_features_the_first_few_are_shown():
     X = np.array([[1, 0.5, -2, 3.14159, 1e9, 0], [6, 5, 4, 3, 2, 1]])
     assert classes.feature_words(X) == ["1, 0.5, -2, 3.142, 1e+09, 0", "6, 5, 4, 3, 2, 1"]
     assert classes.feature_words(np.c_[X, X]) == ["1, 0.5, -2, 3.142, 1e+09, 0, \u2026", "6, 5, 4, 3, 2, 1, \u2026"]
+
+
+def seen(picture):
+    """The pixels of an img element."""
+    image = pytest.importorskip("PIL.Image")
+    return np.asarray(image.open(io.BytesIO(base64.b64decode(re.search(r'base64,([^"]*)"', picture)[1]))))
+
+
+def test_weights_are_orange_or_blue_and_those_of_colours_are_colours():
+    W = np.zeros((4, 2))
+    W[:, 1] = 2, -2, 1, 0
+    blank, unit = map(seen, drawn.weights(W, (2, 2), ["a", "b"]))
+    assert not blank[..., 3].any()
+    orange, blue = [217, 88, 15], [56, 116, 217]
+    assert unit.reshape(4, 4).tolist() == [[*orange, 255], [*blue, 255], [*orange, 128], [*blue, 0]]
+    W = np.array([[3.0], [-3.0], [0.0]])
+    assert seen(*drawn.weights(W, (1, 1, 3), ["a"])).tolist() == [[[255, 0, 128]]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_pictures_are_as_bright_as_the_data_allow(dtype):
+    """The darkest and the brightest are 0 and 1 / scale for bytes, else the least and the greatest of the data."""
+    X = np.array([[0, 50], [100, 25]]).astype(dtype)
+    data = fcgpu.dataset(X, np.arange(2), scale=0.005)
+    shown = [seen(picture).tolist() for picture in drawn.samples(data, (1, 2), X, ["a", "b"])]
+    assert shown == ([[[0, 64]], [[128, 32]]] if dtype == np.uint8 else [[[0, 128]], [[255, 64]]])
+
+
+def test_only_large_pictures_are_shrunk_and_only_small_ones_keep_hard_edges():
+    for side, pixelated in ((40, True), (41, False), (96, False), (200, False)):
+        data = fcgpu.dataset(np.zeros((1, 2 * side)), np.zeros(1, int))
+        (picture,) = drawn.samples(data, (2, side), data.X, ["a"])
+        assert seen(picture).shape[1] == min(side, 96)
+        assert ('class="pixels"' in picture) == pixelated
 
 
 def test_the_curves_are_the_history(pictures):
@@ -221,6 +259,7 @@ def test_the_page_forbids_what_an_escape_would_miss(browser, tmp_path):
 
 def test_text_is_text():
     assert element("p", "<b>", element("i", "&"), title='"') == '<p title="&quot;">&lt;b&gt;<i>&amp;</i></p>'
+    assert element("p", aria_label="a_b", class_=None) == '<p aria-label="a_b"></p>'
     assert element("p", "a\0b\u202ec\ud800") == "<p>a\ufffdb\ufffdc\ufffd</p>"
     assert len(element("p", "x" * 10**6)) < 3000
 
