@@ -75,6 +75,7 @@ def test_the_limit_of_pixels_is_that_of_the_unit_which_multiplies_them(small, mo
     limits = bench._limits(fcgpu.choose("cpu"), 1.0)
     layer, square = 2 * 2 * 16 * 784 * 128, 2 * 2 * 16**3
     assert (limits.flops, limits.pixel_flops) == (max(square / 8, layer / 64), layer / 2)
+    assert limits.bandwidth == 2 * bench.COPY_BYTES  # read, and written
     assert called == [((16, 784), (784, 128), (16, 128))] * 2 + [((784, 16), (16, 128), (784, 128))] * 2
     monkeypatch.setattr(bench, "compiled", SimpleNamespace(has_tile_unit=lambda: False))
     timed(monkeypatch, [8.0, 64.0, 1.0])
@@ -125,6 +126,8 @@ def test_the_first_epoch_is_left_out_and_the_clock_read_when_the_loss_is_there(s
     monkeypatch.setattr(bench, "_limits", lambda backend, seconds: Limits(backend, 1e9, 1e9, 1e9))
     _, row = bench.measure([cpu], seconds=3.0, hidden=((8,),), batches=("full",))
     assert (row.samples, row.seconds) == (7 * 64, 3.5)  # epochs 2 to 8
+    bytes_a_sample = bench.traffic(fcgpu.Spec(row.sizes), batch=64, itemsize=4, feature_size=1)
+    assert row.memory_share == pytest.approx(7 * 64 / 3.5 * bytes_a_sample / 1e9)
 
 
 def test_the_command_prints_a_table_and_one_object(small, monkeypatch):

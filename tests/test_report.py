@@ -148,7 +148,7 @@ def seen(picture):
 
 def test_weights_are_orange_or_blue_and_those_of_colours_are_colours():
     W = np.zeros((4, 2))
-    W[:, 1] = 2, -2, 1, 0
+    W[:, 1] = 0.02, -0.02, 0.01, 0
     blank, unit = map(seen, drawn.weights(W, (2, 2), ["a", "b"]))
     assert not blank[..., 3].any()
     orange, blue = [217, 88, 15], [56, 116, 217]
