@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from command import call
 from device_double import double_backend
@@ -78,9 +79,54 @@ def test_the_limit_of_pixels_is_that_of_the_unit_which_multiplies_them(small, mo
     assert limits.bandwidth == 2 * bench.COPY_BYTES  # read, and written
     assert called == [((16, 784), (784, 128), (16, 128))] * 2 + [((784, 16), (16, 128), (784, 128))] * 2
     monkeypatch.setattr(bench, "compiled", SimpleNamespace(has_tile_unit=lambda: False))
-    timed(monkeypatch, [8.0, 64.0, 1.0])
+    timed(monkeypatch, [1e-3, 64.0, 1.0])
     limits = bench._limits(fcgpu.choose("cpu"), 1.0)
-    assert limits.pixel_flops == limits.flops
+    assert limits.pixel_flops == limits.flops == square / 1e-3
+
+
+@pytest.mark.parametrize(("seconds", "calls", "best"), [(1.0, 3, 3.0), (20.0, 5, 2.0)])
+def test_the_best_of_at_least_three_calls_counts_and_the_first_does_not(seconds, calls, best, monkeypatch):
+    now, lasts = [50.0], iter([1.0, 5.0, 3.0, 4.0, 2.0, 6.0, 1.0])
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
+
+    def work():
+        now[0] += next(lasts)
+
+    assert bench._best(fcgpu.choose("cpu"), work, seconds) == best
+    assert len(list(lasts)) == 6 - calls
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_a_copy_reads_and_writes_as_many_bytes_as_it_says(cores, small):
+    made = []
+
+    def empty(shape, dtype=float):
+        made.append(np.zeros(shape, dtype))
+        return made[-1]
+
+    work = bench._copy(replace(fcgpu.choose("cpu"), xp=SimpleNamespace(empty=empty)), cores)
+    for core in range(cores):
+        work.call(core)
+    source, target = made
+    assert source.any()
+    np.testing.assert_array_equal(target, source)
+    assert work.amount == source.nbytes + target.nbytes
+
+
+def test_small_batches_take_256_steps_an_epoch(small, monkeypatch):
+    trained, train = [], bench.train
+
+    def noted(data, *, batch, hidden, threads, **recipe):
+        trained.append((data.n_samples, batch, hidden, threads))
+        return train(data, batch=batch, hidden=hidden, threads=threads, **recipe)
+
+    monkeypatch.setattr(bench, "SAMPLES", 600)
+    monkeypatch.setattr(bench, "train", noted)
+    batches = (1, 2, 300, "full")
+    for _ in bench.measure([fcgpu.choose("cpu")], seconds=0.01, hidden=((3,),), batches=batches, threads=1):
+        pass
+    samples = (256, 512, 600, 600)
+    assert trained == [(n, batch, (3,), 1) for n, batch in zip(samples, batches, strict=True)]
 
 
 def test_the_limits_of_a_gpu_are_those_of_its_tensor_cores(small, monkeypatch):

@@ -19,7 +19,7 @@ import fcgpu
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[report]'")
 
-from fcgpu.report import classes, facts, judged, runs, values
+from fcgpu.report import classes, facts, judged, plots, runs, values
 from fcgpu.report import pictures as drawn
 from fcgpu.report.page import Markup, document, element
 from fcgpu.train.plan import readable
@@ -371,6 +371,52 @@ def test_sigmoid_outputs_are_labels_only_if_no_target_is_between():
         y = np.array([[0.0], [middle], [1.0]])
         first = next(values.sections(SimpleNamespace(model=model, y=y, P=y, split="test")))
         assert ("Label by label" in str(first)) == (middle == 0)
+
+
+@pytest.fixture
+def axes(monkeypatch):
+    """A function of a plot that gives its axes."""
+    monkeypatch.setattr(plots, "svg", lambda figure: figure.axes[0])
+    return lambda draw, *curves: draw([plots.Line(np.arange(len(y)), np.array(y, float), 0) for y in curves], "epochs")
+
+
+@pytest.mark.parametrize(
+    ("losses", "scale"),
+    [([1, 0.2], "linear"), ([1, 0.1], "linear"), ([1, 0.09], "log"), ([1, 0], "linear"), ([1, -0.01], "linear")],
+)
+def test_the_losses_are_on_a_logarithmic_axis_if_they_span_more_than_ten(losses, scale, axes):
+    assert axes(plots.losses, losses).get_yscale() == scale
+    assert axes(plots.losses, losses[:1], losses[1:]).get_yscale() == scale
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "limits", "ticks"),
+    [
+        ([0.5, 0.9, 0.97], (0.45, 0.976), [0.5, 0.8, 0.9, 0.95]),
+        ([0.04, 0.999], (0, 0.9992), [0.1, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999]),
+        ([0.88, 1], (0.83, 1), [0.9, 1]),
+        ([1, 1], (0.95, 1), [1]),
+    ],
+)
+def test_the_axis_of_accuracies_holds_all_of_them(accuracies, limits, ticks, axes):
+    found = axes(plots.accuracies, accuracies)
+    assert found.get_ylim() == pytest.approx(limits)
+    assert [tick for tick in found.get_yticks() if limits[0] <= tick <= limits[1]] == pytest.approx(ticks)
+    heights = found.transAxes.inverted().transform(found.transData.transform([(0, y) for y in accuracies]))[:, 1]
+    assert ((heights >= -1e-9) & (heights <= 1 + 1e-9)).all()
+    assert heights[1] > heights[0] or accuracies[1] == accuracies[0]
+
+
+def test_a_histogram_holds_every_error_and_a_scatter_plot_some_of_many(axes):
+    errors = np.r_[np.random.default_rng(0).normal(0, 1, 2000), 1e9, -1e9]
+    bars = plots.histogram(errors).patches
+    assert sum(bar.get_height() for bar in bars) == len(errors)
+    assert max(bar.get_x() + bar.get_width() for bar in bars) < 10
+    assert sum(bar.get_height() for bar in plots.histogram(np.zeros(5)).patches) == 5
+    diagonal, points = plots.scatter(errors, errors + 1, 3).lines
+    assert len(points.get_xdata()) == plots.SCATTERED
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == [-1e9, 1e9 + 1]
+    np.testing.assert_allclose(points.get_ydata() - points.get_xdata(), 1, atol=1e-6)
 
 
 def test_several_runs_are_compared(pictures, tmp_path):
