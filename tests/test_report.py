@@ -373,6 +373,19 @@ def test_sigmoid_outputs_are_labels_only_if_no_target_is_between():
         assert ("Label by label" in str(first)) == (middle == 0)
 
 
+def test_a_plot_has_the_pages_colours_and_ids_of_its_own():
+    curves = [plots.Line(np.arange(2), np.array([1, y]), 3) for y in (0.5, 0.5, 0.4)]
+    one, same, other = (plots.losses([curve], "epochs") for curve in curves)
+    assert one == same
+    ids, others = (set(re.findall('id="([^"]*)"', svg)) for svg in (one, other))
+    assert ids.isdisjoint(others)
+    assert set(re.findall(r'(?:url\(|href=")#([^")]*)', one)) <= ids
+    assert set(re.findall(r"(?:stroke|fill): (var.*?|currentColor|#0\w*)[;\"]", one)) == {
+        "var(--c3)", "var(--line)", "currentColor"
+    }  # fmt: skip
+    assert "<metadata" not in one
+
+
 @pytest.fixture
 def axes(monkeypatch):
     """A function of a plot that gives its axes."""
@@ -473,6 +486,22 @@ def test_a_long_history_is_thinned(tmp_path):
     assert found["epoch"][-1] == 9999
     assert np.isfinite(found["test_loss"]).sum() == 10
     assert (np.diff(found["epoch"]) > 0).all()
+
+
+def test_of_a_huge_history_the_first_lines_are_read(pictures, tmp_path, monkeypatch):
+    path = copied(pictures, tmp_path) / "history.jsonl"
+    whole = path.read_bytes().splitlines(keepends=True)
+    three = len(b"".join(whole[:3]))
+    for most, n in ((three - 1, 2), (three, 3), (three + 1, 3)):
+        monkeypatch.setattr(runs, "MOST_BYTES", most)
+        found = runs.read(str(path.parent))
+        assert found.history["epoch"].tolist() == list(range(1, n + 1))
+        assert found.missing == ["history.jsonl: only its first 0 MiB were read."]
+    monkeypatch.setattr(runs, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(runs, "MOST_LINES", 7)
+    found = runs.read(str(path.parent))
+    assert found.history["epoch"].tolist() == list(range(1, 8))
+    assert found.missing == ["history.jsonl: only its first 7 lines were read."]
 
 
 def test_a_report_is_refused_in_one_line(pictures, tmp_path):

@@ -132,5 +132,5 @@ def _content(path: Path, most: int, missing: list[str]) -> bytes:
         return b""
     if len(content) > most:
         missing.append(f"{path.name}: only its first {most >> 20} MiB were read.")
-        content = content[: content.rfind(b"\n", 0, most)]
+        content = content[: content.rfind(b"\n", 0, most) + 1]
     return content
