@@ -39,7 +39,7 @@ styled = matplotlib.rc_context(STYLE)  # decorates the functions that draw
 def svg(figure: Figure) -> Markup:
     """The figure as an svg element, with unique ids and the page's colours. Equal figures give equal text."""
     written = io.StringIO()
-    figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    figure.savefig(written, format="svg", transparent=True)
     text = re.sub(r"<metadata>.*?</metadata>", "", written.getvalue().partition("<svg")[2], flags=re.DOTALL)
     mark = f"p{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
     text = re.sub(r'(\bid="|url\(#|href="#)', lambda found: found[1] + mark, text)
