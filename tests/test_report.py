@@ -352,10 +352,19 @@ def test_every_kind_of_model(tmp_path, kind):
     if kind == "regression":
         fit = 1 - ((P - y) ** 2).sum(axis=0) / ((y - y.mean(axis=0)) ** 2).sum(axis=0)
         assert [float(v) for v in re.findall(r"output \d (-?\d\.\d{4})", said)] == pytest.approx(fit, abs=1e-4)
+        for j, error in enumerate((P - y).T):
+            root, mean = f"{np.sqrt(np.mean(error**2)):.4g}", f"{np.abs(error).mean():.4g}"
+            assert re.search(rf"output {j} \S+ {re.escape(root)} {re.escape(mean)} ", said)
+        worst = np.argmax(np.abs(P - y).max(axis=1))
+        numbers = (", ".join(f"{value:.4g}" for value in row) for row in (P[worst], y[worst], X[worst]))
+        assert f"sample predicted actual features {worst} {' '.join(numbers)} " in said
         assert html.count("<svg") == 2 + 2 * y.shape[1]
     elif kind == "multilabel":
         assert f"{100 * np.mean(((P > 0.5) == y).all(axis=1)):.2f} % of the 120 training samples have every" in said
-        assert f"label 1 {y[:, 1].sum():.0f} {(P[:, 1] > 0.5).sum()}" in said
+        has, given = y[:, 1] == 1, P[:, 1] > 0.5
+        shares = has[given].mean(), given[has].mean(), (has == given).mean()
+        right, found, in_all = (f"{100 * share:.2f} %" for share in shares)
+        assert f"label 1 {has.sum()} {given.sum()} {found} {right} {in_all}" in said
     elif kind == "binary":
         wrong = (P[:, 1] > 0.5) != y
         assert f"{wrong.sum()} of 120 training samples" in said
