@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import fcgpu
+from fcgpu.backend import Work
 from fcgpu.train import capture, cluster, run
 
 STEPS = 10
@@ -196,6 +197,10 @@ def test_gpus_that_work_are_chosen_by_number_and_the_first_by_auto(monkeypatch):
     found = fcgpu.choose()
     assert (found.name, found.device, found.reason) == ("cupy", "cuda:0", "a product ran on it")
     assert fcgpu.choose("cuda:1").reason == "asked for"
+    little, much = Work(flop=1e6, launches=10, steps=100), Work(flop=1e9, launches=10, steps=10_000)
+    assert fcgpu.choose(work=much).device == "cuda:0"
+    found = fcgpu.choose(work=little)
+    assert (found.device, found.reason) == ("cpu", "expected to take 0.002 s here, and 2 s on a GPU with its start")
     with pytest.raises(fcgpu.DeviceError, match="there is no cuda:2, this machine has cuda:0, cuda:1: choose one"):
         fcgpu.choose("cuda:2")
 

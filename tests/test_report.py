@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from html import unescape
+from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,13 +20,19 @@ import fcgpu
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[report]'")
 
-from fcgpu.report import classes, facts, judged, plots, runs, values
+from fcgpu.report import classes, curves, facts, judged, plots, runs, values
 from fcgpu.report import pictures as drawn
-from fcgpu.report.page import Markup, document, element
+from fcgpu.report.page import EMPTY, Markup, document, element
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe_files import to_toml
 
 SHAPE = (9, 8)
+TAGS = {
+    *("html", "head", "meta", "title", "style", "script", "body", "section", "footer", "h1", "h2", "h3", "p", "div"),
+    *("span", "b", "strong", "kbd", "br", "ul", "ol", "li", "dl", "dt", "dd", "details", "summary", "figure"),
+    *("figcaption", "img", "canvas", "button", "table", "thead", "tbody", "tr", "th", "td"),
+    *("svg", "defs", "clippath", "g", "path", "rect", "use", "text"),
+}
 EVIL = "<script>window.ran = 1</script>\"'><img src=x onerror='window.ran = 1'>$\\frac{$=HYPERLINK(\"http://x.invalid\")&lt;"
 
 
@@ -60,8 +67,30 @@ def page(*words):
         return file.read()
 
 
+class Page(HTMLParser):
+    """Fails at an element that is not closed in order, or that the browser does not know."""
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=False)
+        self.open = []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        assert tag in TAGS
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert tag in EMPTY or self.open.pop() == tag
+
+    def handle_data(self, data):
+        assert "<" not in data or self.open[-1] in ("script", "style")
+
+
 def read(html):
     """The text of a page, without markup."""
+    Page(html)
     text = re.sub(r"<(style|svg|script).*?</\1>|<[^>]*>", " ", html, flags=re.DOTALL)
     return " ".join(unescape(text).split())
 
@@ -89,6 +118,8 @@ def test_the_figures_are_those_of_the_run(pictures):
     result = json.loads((pictures / "run/result.json").read_text())
     words = read(html)
     assert "<title>Training report: run</title>" in html
+    assert "<h1>custom</h1>" in html
+    assert "The axis of the accuracy is stretched" in words
     assert f"test accuracy {100 * result['test_accuracy']:.2f} %" in words
     assert f"{result['samples_per_second']:,.0f} samples/s" in words
     model = fcgpu.load_model(pictures / "run/model.safetensors")
@@ -121,6 +152,7 @@ def test_the_figures_are_those_of_the_run(pictures):
     assert all(line in recipe for line in ("hidden 5", "learning_rate 0.02", "epochs 40", "batch full"))
     assert "momentum 0.9" in rest
     assert "device cpu" in rest
+    assert "plan batch 200, tile {tile}, lanes {lanes}, threads {threads}".format(**result) in rest
     assert f"ended {result['ended'][:10]} {result['ended'][11:19]} UTC" in rest
     assert f"model's SHA-256 {result['model_sha256']}" in rest
 
@@ -358,6 +390,7 @@ def test_every_kind_of_model(tmp_path, kind):
         worst = np.argmax(np.abs(P - y).max(axis=1))
         numbers = (", ".join(f"{value:.4g}" for value in row) for row in (P[worst], y[worst], X[worst]))
         assert f"sample predicted actual features {worst} {' '.join(numbers)} " in said
+        assert "The axis of the accuracy" not in said
         assert html.count("<svg") == 2 + 2 * y.shape[1]
     elif kind == "multilabel":
         assert f"{100 * np.mean(((P > 0.5) == y).all(axis=1)):.2f} % of the 120 training samples have every" in said
@@ -458,6 +491,15 @@ def test_several_runs_are_compared(pictures, tmp_path):
     best = max(result["test_accuracy"] for result in results)
     assert f"<b>{100 * best:.2f} %</b>" in html
     assert html.count("<svg") == 4
+
+
+def test_a_run_alone_has_a_colour_for_each_curve_and_of_several_each_has_one(pictures, monkeypatch):
+    drawn, run = [], runs.read(str(pictures / "run"))
+    monkeypatch.setitem(curves.DRAWN, "loss", lambda lines, x: drawn.append(lines) or Markup("<svg ></svg>"))
+    for names in (["a"], ["a", "b"]):
+        assert [*curves.section([run] * len(names), names)]
+    looks = [[(line.colour, line.dashed) for line in lines] for lines in drawn[::2]]  # against epochs
+    assert looks == [[(0, False), (1, False)], [(0, True), (0, False), (1, True), (1, False)]]
 
 
 def test_runs_that_differ_by_their_machines_only_are_told_apart(pictures, tmp_path):
