@@ -123,6 +123,6 @@ def feature_words(X: Any) -> list[str]:
 
 def _percent(p: float) -> str:
     """A probability in percent, shown as 0 % or 100 % only if it is exactly that."""
-    if 0.995 <= p < 1 or 0 < p < 0.005:
+    if 0.995 <= p < 1 or 0 < p <= 0.005:
         return ">99\u00a0%" if p > 0.5 else "<1\u00a0%"
     return f"{100 * p:.0f}\u00a0%"
