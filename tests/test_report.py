@@ -179,10 +179,10 @@ def seen(picture):
 
 
 def test_weights_are_orange_or_blue_and_those_of_colours_are_colours():
-    W = np.zeros((4, 2))
-    W[:, 1] = 0.02, -0.02, 0.01, 0
-    blank, unit = map(seen, drawn.weights(W, (2, 2), ["a", "b"]))
+    W = np.array([[0.02], [-0.02], [0.01], [0]]) * [0, 1, 100]
+    blank, unit, larger = map(seen, drawn.weights(W, (2, 2), ["a", "b", "c"]))
     assert not blank[..., 3].any()
+    assert (unit == larger).all()
     orange, blue = [217, 88, 15], [56, 116, 217]
     assert unit.reshape(4, 4).tolist() == [[*orange, 255], [*blue, 255], [*orange, 128], [*blue, 0]]
     W = np.array([[3.0], [-3.0], [0.0]])
