@@ -27,6 +27,9 @@ class Parser(argparse.ArgumentParser):
         # -1e-3, -inf and -5,3 are values (even if not legal ones), not options
         self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
 
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file)  # argparse's own hides that nobody reads it
+
     def error(self, message: str) -> NoReturn:
         if wrong := re.search(r"unrecognized arguments: (-\S+)", message):
             word = wrong[1].split("=")[0]
