@@ -180,7 +180,7 @@ def refuse(*shape, **dtype):
         ({"ones": np.zeros}, "cuda:0 computes a 2x2 product wrongly: check the driver with nvidia-smi"),
         ({"ones": refuse}, "cuda:0 fails on a 2x2 product (RuntimeError: no kernel image is available): pip install"),
     ],
-    ids=str,
+    ids=["no driver", "old driver", "new driver", "unknown", "none", "wrong", "fails"],
 )
 def test_a_gpu_that_cannot_be_used_is_refused_with_the_cause_and_auto_is_the_cpu(machine, said, monkeypatch):
     installed(monkeypatch, **machine)
