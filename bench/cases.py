@@ -22,7 +22,8 @@ CHECKED = 20  # updates after which losses are compared
 class Work:
     """The argument of a peer's `setup`. One call of `step` is one pass over X in batches, in file order.
 
-    X (n, 784) uint8, to be multiplied by `scale`; y (n,) labels; start: [(W (n_in, n_out), b (1, n_out))] float64.
+    X (n, n_features) uint8 or, of a table, float32, to be multiplied by `scale`; y (n,) labels; start:
+    [(W (n_in, n_out), b (1, n_out))] float64.
     A peer converts them to its own layout and dtype in `setup`, which is not timed.
     """
 
@@ -59,6 +60,7 @@ class Case:
     checked: int = CHECKED  # updates before the results are compared
     tolerance: float = 1e-5  # of the loss, relative (float32 differs by 1e-7); or fraction of labels that may differ
     precision: str = "float32"
+    table: bool = False  # whether the samples are rows of numbers that are drawn, in place of the digits
 
     @property
     def checks(self) -> "Case":
@@ -71,16 +73,22 @@ class Case:
         return 1 + self.checked // (self.checks.rows // self.batch)
 
     def work(self, device: str, *, other: bool = False) -> Work:
-        """The arrays; with `other`, data of the same shape for the warm-up: the digits mirrored, in reverse order."""
-        data = fcgpu.load("mnist")
-        X, y = data.X[: self.rows, : self.sizes[0]], data.y[: self.rows]
+        """The arrays; with `other`, data of the same shape for the warm-up: mirrored, in reverse order."""
+        X, y, scale = self._drawn() if self.table else _digits()
+        X, y = X[: self.rows, : self.sizes[0]], y[: self.rows]
         if other:
             X, y = X[::-1, ::-1], y[::-1]
         X, y = np.ascontiguousarray(X), np.ascontiguousarray(y)
         spec = fcgpu.Spec(self.sizes, "sigmoid", "sigmoid", "glorot")
         gain = VARIED if self.verb == "setup_predict" else 1
         start = [(gain * layer.W, layer.b) for layer in spec.layers(initial(spec, SEED))]
-        return Work(X, y, data.scale, start, self.batch, RATE, device, self.precision)
+        return Work(X, y, scale, start, self.batch, RATE, device, self.precision)
+
+    def _drawn(self) -> tuple[Any, Any, float]:
+        """Normal features, the class whose random sum of them is largest, and their scale."""
+        random = np.random.default_rng(SEED)
+        X = random.standard_normal((self.rows, self.sizes[0]), np.float32)
+        return X, np.argmax(X @ random.standard_normal((self.sizes[0], self.sizes[-1])), axis=1), 1.0
 
     def agrees(self, answer: Any, reference: Any) -> bool:
         """Whether a peer's result is the reference's: its loss, or the fraction of labels that differ, in tolerance."""
@@ -90,6 +98,11 @@ class Case:
         if self.verb == "setup_predict":
             return float(np.mean(answer != reference)) <= self.tolerance
         return bool(np.all(np.abs(answer - reference) <= self.tolerance * np.abs(reference)))
+
+
+def _digits() -> tuple[Any, Any, float]:
+    data = fcgpu.load("mnist")
+    return data.X, data.y, data.scale
 
 
 TRAIN = (
@@ -105,6 +118,10 @@ ADAM = (
     Case(
         "adam-wide", "784-512-512-10, Adam, batches of 128", rows=100 * 128, batch=128, peers="bench.adam",
         sizes=(784, 512, 512, 10), tolerance=3e-4,
+    ),
+    Case(
+        "table", "a table of 20,000 x 20, 20-64-64-3, Adam, batches of 200", rows=20_000, batch=200, peers="bench.adam",
+        sizes=(20, 64, 64, 3), tolerance=3e-4, table=True,
     ),
 )  # fmt: skip
 LOAD = Case("load", "loading MNIST from a CSV of 110 MB", peers="bench.loaders", rounds=5, checked=0, tolerance=0.0)

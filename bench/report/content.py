@@ -132,7 +132,7 @@ def ratio_table(timed: list[Case]) -> Block:
     return Block("table", head=("", *titles), rows=tuple(body))
 
 
-STEPS = ("full", "batch-1024", "batch-128", "batch-10", "adam", "adam-wide", "predict")
+STEPS = ("full", "batch-1024", "batch-128", "batch-10", "adam", "adam-wide", "table", "predict")
 PLOTTED = (*STEPS, "memory", "race")
 
 

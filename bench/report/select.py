@@ -9,8 +9,8 @@ from bench.measure import measured, quartiles, ratios
 Row = dict[str, Any]
 OURS = "ours"
 ORDER = (
-    "full", "batch-1024", "batch-128", "batch-10", "adam", "adam-wide", "predict", "fit", "fit-float32", "load",
-    "startup", "import", "memory", "race",
+    "full", "batch-1024", "batch-128", "batch-10", "adam", "adam-wide", "table", "predict", "fit", "fit-float32",
+    "load", "startup", "import", "memory", "race",
 )  # fmt: skip
 
 
