@@ -633,16 +633,16 @@ class TestPace:
 
     def test_if_one_is_faster_all_are_tried_soon_and_then_ever_less_often(self, clock):
         pace, tried = Pace(4), []
-        while clock.seconds < 4 * in_c.EVERY:
+        while clock.seconds < 5 * in_c.EVERY:
             threads, _longest = pace.next()
             pace.took(0.002 if threads == 4 else 0.001)
             if threads == 4:
                 tried.append(clock.seconds)
             clock.seconds += 0.001
         waits = np.diff(tried)
-        np.testing.assert_allclose(waits[:4], in_c.SOON * np.array([1, 2, 4, 8]), atol=0.003)
-        np.testing.assert_allclose(waits[5:], in_c.EVERY, atol=0.003)
-        assert len(waits) >= 7
+        np.testing.assert_allclose(waits[:4], in_c.SOON * 1.5 ** np.arange(4), atol=0.003)
+        np.testing.assert_allclose(waits[8:], in_c.EVERY, atol=0.003)
+        assert len(waits) >= 10
 
     def test_long_steps_are_tried_less_often(self, clock):
         pace = Pace(4)

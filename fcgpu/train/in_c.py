@@ -19,7 +19,7 @@ from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.samples import Samples
 
-SLICE, TRIAL = 0.05, 0.01  # seconds of a call; of one that tries another number of threads
+SLICE, TRIAL = 0.05, 0.003  # seconds of a call; of one that tries another number of threads
 SOON, EVERY = 0.05, 1.0  # seconds between such trials; if one thread seems faster, first SOON, then ever longer
 CALL = 1 << 16  # samples of a call: it looks at all their indices and labels before its first step
 
@@ -44,7 +44,7 @@ class Pace:
         trial = any(perf_counter() - self._looked > wait * max(1, seconds[n] / SLICE) for n in others)
         if trial:
             (best,) = others
-            self._looked, self._soon = perf_counter(), min(EVERY, 2 * self._soon)
+            self._looked, self._soon = perf_counter(), min(EVERY, 1.5 * self._soon)
         self._now = best
         return best, TRIAL if trial or not seconds[best] else SLICE
 
