@@ -14,7 +14,10 @@ from fcgpu.data.labels import encode_labels, not_a_label, shown, type_of
 from fcgpu.data.names import Names, check_names, names_of
 from fcgpu.errors import ConfigError, DataError, DivergenceError, whole
 from fcgpu.host import cpu_count
+from fcgpu.kernels import compiled
+from fcgpu.kernels.dense import is_sparse
 from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.logits import logits, supports
 from fcgpu.network import Network, Workspace, in_effect
 from fcgpu.params import Layer, Spec
 from fcgpu.workers import Workers
@@ -198,6 +201,10 @@ def in_tiles(
             return _in_tiles(compute, spec, params, X, backend, threads, scale, tile)
 
     row = params.dtype.itemsize * Workspace.values(in_effect(spec, X))
+    on_tile_unit = X.dtype == np.uint8 and compiled.has_tile_unit()
+    if not (backend.on_gpu or on_tile_unit or is_sparse(X)) and supports(spec):
+        Z = logits(spec, params, X, scale, threads or cpu_count())
+        return Z if compute is Network.forward else Network(spec, backend).prediction(Z)
     if not backend.on_gpu:
         return in_tiles_of(max(16, TILE_BYTES // row))
     tile = min(X.shape[0], max(1, min(GPU_TILE_BYTES, backend.memory() // 2) // (row + X.dtype.itemsize * X.shape[1])))

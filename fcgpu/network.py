@@ -151,7 +151,11 @@ class Network:
     def predict(self, layers: Sequence[Layer], work: Workspace) -> Any:
         """The forward pass with the output activation: probabilities or, for a regression, values, (n, n_outputs)."""
         Z = self.to_logits(self.products(layers, work), layers, work)
-        self._prediction(Z, layers[-1].b)
+        return self.prediction(Z, layers[-1].b)
+
+    def prediction(self, Z: Any, b: Any = None) -> Any:
+        """Overwrite the logits Z (n, n_outputs), without their bias b if it is given, with the outputs."""
+        self._prediction(Z, self.xp.zeros((1, Z.shape[1]), Z.dtype) if b is None else b)
         return Z
 
     def backward(self, products: Products, work: Workspace) -> None:

@@ -20,6 +20,7 @@ from fcgpu.kernels.activations import ACTIVATIONS as REFERENCES
 from fcgpu.kernels.denormals import as_zeros, do_count_as_zero
 from fcgpu.kernels.losses import OUTPUTS as LOSSES
 from fcgpu.kernels.updates import UPDATES
+from fcgpu.logits import ACTIVATIONS, tile
 from fcgpu.network import Workspace
 from fcgpu.params import Spec, aligned, initial, weights_only
 from fcgpu.train import in_c, plan, plan_c
@@ -27,7 +28,7 @@ from fcgpu.train.converted import Converted
 from fcgpu.train.in_c import Pace
 from fcgpu.train.loop import fit_to
 from fcgpu.train.pixels import Pixels
-from fcgpu.train.plan_c import ACTIVATIONS, OUTPUTS, RULES
+from fcgpu.train.plan_c import OUTPUTS, RULES
 
 pytestmark = pytest.mark.skipif(not hasattr(compiled.native, "steps"), reason="native.c was not compiled")
 SIZES = [(1, 1, 2), (5, 17, 3), (40, 130, 64, 10), (200, 16, 16, 1), (33, 4), (6, 5, 4, 3, 2, 20, 7), (9, 303, 2)]
@@ -581,7 +582,7 @@ def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
 
 def test_the_plan_counts_parameters_moments_a_converted_batch_and_scratch_memory():
     spec, recipe = Spec((50, 6, 4), "relu", "softmax"), fcgpu.Recipe(hidden=(6,), batch=70, optimizer="adam")
-    scratch = compiled.native.steps_room(np.array(spec.sizes), 70, plan_c.tile(spec, 70, np.float32), 1, False, False)
+    scratch = compiled.native.steps_room(np.array(spec.sizes), 70, tile(spec, 70, np.float32), 1, False, False)
     converted = 70 * 50
     assert plan_c.work_bytes(spec, 70, recipe, 2) == 4 * (3 * spec.n_params + converted) + scratch
 

@@ -153,3 +153,41 @@ FUNCTION(steps) {
     PyErr_SetString(PyExc_TypeError, "expected contiguous arrays of one float type, and indices in range");
     return NULL;
 }
+
+/* (X, params, logits, sizes, room, samples of a task, threads, activation, scale): logits (n, outputs) is overwritten
+   with the network's for X (n, features). `room` is as for batches of one task a thread. */
+FUNCTION(logits) {
+    TAKES(9);
+    Array a[5] = {0};
+    Array *X = &a[0], *params = &a[1], *Z = &a[2], *room = &a[4];
+    Steps it = {.many_registers = has_many_registers()};
+    ptrdiff_t size = 0;
+    it.some = whole_number(args[5]), it.threads = (int)whole_number(args[6]),
+    it.activation = (int)whole_number(args[7]);
+    it.scale = real_number(args[8]);
+    if (PyErr_Occurred()) return NULL;
+    int good = it.some > 0 && it.some <= LARGEST / MOST_THREADS && it.threads > 0 && it.threads <= MOST_THREADS;
+    it.batch = good ? it.some * it.threads : 0;
+    for (int i = 0; i < 5; i++) good = good && open_array(args[i], &a[i], i == 2 || i == 4) && (i == 0 || a[i].whole);
+    good = good && take_sizes(&it, &a[3]) && X->view.ndim == 2 && X->view.strides[1] == X->view.itemsize &&
+           X->view.shape[1] == it.sizes[0];
+    for (int i = 0; good && i < it.layers; i++) size += (it.sizes[i] + 1) * it.sizes[i + 1];
+    it.bytes = X->type == 'u' && X->view.itemsize == 1;
+    good = good && (params->type == 'f' || params->type == 'd') && params->size == size && Z->type == params->type &&
+           Z->size == X->view.shape[0] * it.sizes[it.layers] && (it.bytes || X->type == params->type) &&
+           room->view.itemsize == 1 && (uintptr_t)room->view.buf % 64 == 0 &&
+           room->size >= (params->type == 'd' ? room_double(&it) : room_float(&it));
+    for (int i = 1; good && i < 5; i++) good = (i == 2 || are_apart(Z, &a[i])) && (i == 4 || are_apart(room, &a[i]));
+    if (good) {
+        it.X = X->view.buf, it.row = X->view.strides[0], it.samples = X->view.shape[0];
+        it.params = params->view.buf, it.logits = Z->view.buf, it.room = room->view.buf;
+        PyThreadState* saved = PyEval_SaveThread();
+        if (params->type == 'd') run_predict_double(&it);
+        else run_predict_float(&it);
+        PyEval_RestoreThread(saved);
+    }
+    close_arrays(a, 5);
+    if (good) Py_RETURN_NONE;
+    PyErr_SetString(PyExc_TypeError, "expected contiguous arrays of one float type");
+    return NULL;
+}

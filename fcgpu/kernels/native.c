@@ -419,6 +419,7 @@ static PyMethodDef methods[] = {
     METHOD("add_l2", add_l2),
     METHOD("load_tile", load_tile),
 #ifdef STEPS
+    METHOD("logits", logits),
     METHOD("steps", steps),
     METHOD("steps_room", steps_room),
 #endif

@@ -100,15 +100,14 @@ static double N(compare)(const Steps* it, N(Desk) * my, const ptrdiff_t* rows, p
     return sum;
 }
 
-/* Some samples through the network and back: A and D of every layer, for rows first to first + n of the batch. */
-static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t batch,
-                       ptrdiff_t start, double share, const uint32_t* keys) {
-    const ptrdiff_t *sizes = it->sizes, last = it->layers, first = task * it->some;
-    const ptrdiff_t n = batch - first < it->some ? batch - first : it->some;
+/* The samples of my->rows through the network: A of every layer and, in D of the last, the logits, at the place in
+   `room` of task number `place`. */
+static void N(forward)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t place, ptrdiff_t n,
+                       const uint32_t* keys) {
+    const ptrdiff_t *sizes = it->sizes, last = it->layers, first = place * it->some;
     const T* layer = it->params;
-    for (ptrdiff_t s = 0; s < n; s++) my->rows[s] = it->order ? it->order[start + first + s] : start + first + s;
     ptrdiff_t depth =
-        N(take)(it, my->rows, n, room->A[0] + first * ROW(sizes[0] + 1), room->seen + task * (sizes[0] + 1), my->a_at);
+        N(take)(it, my->rows, n, room->A[0] + first * ROW(sizes[0] + 1), room->seen + place * (sizes[0] + 1), my->a_at);
     for (ptrdiff_t i = 0; i < last; i++) {
         const ptrdiff_t n_in = sizes[i], n_out = sizes[i + 1], row = i + 1 < last ? ROW(n_out + 1) : ROW(n_out);
         T* Z = (i + 1 < last ? room->A : room->D)[i + 1] + first * row;
@@ -127,6 +126,15 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
             Z[n_out] = 1;
         }
     }
+}
+
+/* Some samples through the network and back: A and D of every layer, for rows first to first + n of the batch. */
+static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t batch,
+                       ptrdiff_t start, double share, const uint32_t* keys) {
+    const ptrdiff_t *sizes = it->sizes, last = it->layers, first = task * it->some;
+    const ptrdiff_t n = batch - first < it->some ? batch - first : it->some;
+    for (ptrdiff_t s = 0; s < n; s++) my->rows[s] = it->order ? it->order[start + first + s] : start + first + s;
+    N(forward)(it, room, my, task, n, keys);
     room->losses[task] =
         N(compare)(it, my, my->rows, n, share, room->D[last] + first * ROW(sizes[last]), room->correct + task);
     for (ptrdiff_t i = last - 1; i > 0; i--) {
@@ -148,4 +156,27 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
             N(derive)(it->activation, A, D, n_in);
         }
     }
+}
+
+/* What each thread does to predict: the logits of the samples, which are in it->logits (samples, outputs). */
+static void N(predict)(void* job, Team* team, int thread) {
+    const Steps* it = job;
+    const N(Room)* room = it->divided;
+    N(Desk)* my = (N(Desk)*)&room->desks[thread];
+    const ptrdiff_t k = it->sizes[it->layers], tasks = (it->samples + it->some - 1) / it->some;
+    for (ptrdiff_t task; (task = next_task(team, thread, tasks)) >= 0;) {
+        const ptrdiff_t first = task * it->some, left = it->samples - first, n = left < it->some ? left : it->some;
+        for (ptrdiff_t s = 0; s < n; s++) my->rows[s] = first + s;
+        N(forward)(it, room, my, thread, n, NULL);
+        const T* Z = room->D[it->layers] + thread * it->some * ROW(k);
+        for (ptrdiff_t s = 0; s < n; s++)
+            memcpy((T*)it->logits + (first + s) * k, Z + s * ROW(k), (size_t)k * sizeof(T));
+    }
+}
+
+static void N(run_predict)(Steps* it) {
+    N(Room) room;
+    N(divide)(it, &room);
+    it->divided = &room;
+    work_as_team(N(predict), it, it->threads);
 }

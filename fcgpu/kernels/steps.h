@@ -14,7 +14,7 @@ typedef struct { /* batches of samples, a network, and the rule that updates it 
     const void *targets, *weights;
     const uint32_t *ids, *keys; /* for dropout, or NULL: of each sample; (steps, hidden layers, 2) */
     const double* drops;        /* rates of the hidden layers */
-    void *params, *m, *v, *room, *divided;
+    void *params, *m, *v, *room, *divided, *logits;
     const double* rates;
     double* sums; /* loss without penalty, penalty, correct predictions */
     ptrdiff_t done;

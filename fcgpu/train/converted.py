@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from fcgpu.logits import plain
 from fcgpu.workers import by_blocks
 
 
@@ -31,13 +32,3 @@ class Converted:
 
         by_blocks(len(made), threads, fill)
         return made
-
-
-def is_plain(X: Any, dtype: Any) -> bool:
-    """Whether X (n, n_features) is an array of this dtype whose rows are contiguous and aligned."""
-    return isinstance(X, np.ndarray) and X.dtype == dtype and X.strides[1] == X.itemsize and X.flags.aligned
-
-
-def plain(array: Any, dtype: Any = None) -> Any:
-    """The array contiguous, aligned and in native byte order: its layout must not choose the kernel."""
-    return np.require(array, dtype or array.dtype.newbyteorder("="), ["C", "A"])

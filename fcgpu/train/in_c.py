@@ -12,6 +12,7 @@ import numpy as np
 
 from fcgpu.backend import Backend
 from fcgpu.kernels import compiled, dropout, kernels_for
+from fcgpu.logits import ACTIVATIONS
 from fcgpu.params import Spec, aligned
 from fcgpu.train import plan_c
 from fcgpu.train.converted import Converted
@@ -76,7 +77,7 @@ class InC:
         threads = plan_c.threads(spec, plan.batch, plan.threads)
         self._pace, self._room = Pace(threads), aligned(plan_c.room(spec, plan.batch, recipe, plan.threads), np.uint8)
         kinds = (
-            plan_c.ACTIVATIONS.index(spec.activation), plan_c.OUTPUTS.index(spec.output), count,
+            ACTIVATIONS.index(spec.activation), plan_c.OUTPUTS.index(spec.output), count,
             plan_c.RULES.index(recipe.optimizer),
         )  # fmt: skip
         self._wholes = np.array([plan.batch, plan.tile, threads, *kinds, plan.samples], np.int64)

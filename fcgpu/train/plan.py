@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fcgpu import logits
 from fcgpu.backend import Backend, Work
 from fcgpu.errors import ConfigError, DeviceError
 from fcgpu.host import cpu_count
@@ -174,7 +175,7 @@ def _on_gpu(
 
 def _on_cpu(whole: Plan, spec: Spec, X: Any, taken: tuple[Any, Any], recipe: Recipe, threads: int) -> Iterator[Plan]:
     if plan_c.are_for(whole.samples, whole.batch, spec, recipe, *taken):
-        cut = replace(whole, tile=plan_c.tile(spec, whole.batch, recipe.dtype), in_c=True)
+        cut = replace(whole, tile=logits.tile(spec, whole.batch, recipe.dtype), in_c=True)
         for some in dict.fromkeys((threads, 1)):
             yield replace(cut, threads=some, work_bytes=plan_c.work_bytes(spec, whole.batch, recipe, some))
         return

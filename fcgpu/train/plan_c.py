@@ -10,6 +10,7 @@ import numpy as np
 
 from fcgpu.kernels import compiled
 from fcgpu.kernels.dense import is_sparse
+from fcgpu.logits import MOST_THREADS, THREAD_FLOP, supports, tile
 from fcgpu.network import Workspace
 from fcgpu.optim import state_vectors
 from fcgpu.params import Spec
@@ -18,20 +19,15 @@ from fcgpu.train.recipe import Recipe
 # On two cores of a Zen 4, with 32 to 512 units in a layer: batches of up to 2,048 took 0.6 to 0.95 of the time of tiles
 # and lanes, whose first layer skips more zeros of pixels: for 4,096 digits they were faster.
 MOST, MOST_BYTES = 2048, 16 << 20  # samples of a batch; bytes of its activations
-TILE, WIDE_TILE = 32, 64  # samples of a task; where a layer's weights do not fit into a cache of WIDE bytes
-WIDE = 4 << 20
 THREAD_SAMPLES = 32  # a thread more needs so many: with fewer, handing over the parameters takes as long as it saves
-THREAD_FLOP = 2_000_000  # and so many operations, some 20 µs: starting it takes longer, once a call
 LEAST_BYTES = 32  # from this many samples on, the tile unit multiplies bytes faster
-MOST_LAYERS, MOST_THREADS, MOST_OUTPUTS = 64, 64, 2048  # as in steps.h, team.h, elementwise.h; the input is a layer
-ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # in the order of their numbers in samples.h
 OUTPUTS = ("sigmoid", "softmax", "identity")
 RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")  # as in steps.h
 
 
 def are_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any) -> bool:
     """Whether batches are small, and epoch.h supports the recipe, X (n, n_features) and y (n, ...)."""
-    if not hasattr(compiled.native, "steps"):
+    if not supports(spec):
         return False
     dtype = np.dtype(recipe.dtype)
     on_tile_unit = X.dtype == np.uint8 and compiled.has_tile_unit() and batch >= LEAST_BYTES
@@ -39,20 +35,10 @@ def are_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any
         not (on_tile_unit or is_sparse(X))
         and batch <= min(MOST, samples)
         and batch * Workspace.values(spec) * dtype.itemsize <= MOST_BYTES
-        and len(spec.sizes) <= MOST_LAYERS
-        and spec.sizes[-1] <= MOST_OUTPUTS
-        and spec.activation in ACTIVATIONS
         and spec.output in OUTPUTS
         and recipe.optimizer in RULES
         and (y.dtype.kind in "iu" if y.ndim == 1 else y.dtype == dtype)
     )
-
-
-def tile(spec: Spec, batch: int, dtype: Any) -> int:
-    """Samples of a task: an even number of tasks, of one size."""
-    widest = max(n_in * n_out for n_in, n_out in spec.layer_sizes) * np.dtype(dtype).itemsize
-    tasks = 2 * -(-batch // (2 * (WIDE_TILE if widest > WIDE else TILE)))
-    return -(-batch // tasks)
 
 
 def threads(spec: Spec, batch: int, most: int) -> int:

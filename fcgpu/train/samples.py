@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import Backend
+from fcgpu.logits import is_plain, plain
 from fcgpu.params import Spec
-from fcgpu.train.converted import Converted, is_plain, plain
+from fcgpu.train.converted import Converted
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.staircase import Staircase, staircase

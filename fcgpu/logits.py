@@ -1,0 +1,62 @@
+"""The logits of samples in C, for a CPU: `network.py`'s forward pass, tile by tile, in one call of `kernels/samples.h`.
+
+No bit depends on the tiles or the threads, so a sample has the same logits alone and among others.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fcgpu.kernels import compiled
+from fcgpu.params import Spec, aligned
+
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # in the order of their numbers in samples.h
+MOST_LAYERS, MOST_THREADS, MOST_OUTPUTS = 64, 64, 2048  # as in steps.h, team.h, elementwise.h; the input is a layer
+TILE, WIDE_TILE = 32, 64  # samples of a task; where a layer's weights do not fit into a cache of WIDE bytes
+WIDE = 4 << 20
+THREAD_FLOP = 2_000_000  # a thread more needs so many operations, some 20 µs: starting it takes longer, once a call
+BYTES = 64 << 20  # of features that are converted at a time
+
+
+def supports(spec: Spec) -> bool:
+    """Whether the passes in C are compiled, and know such a network."""
+    return (
+        hasattr(compiled.native, "logits")
+        and len(spec.sizes) <= MOST_LAYERS
+        and spec.sizes[-1] <= MOST_OUTPUTS
+        and spec.activation in ACTIVATIONS
+    )
+
+
+def tile(spec: Spec, n: int, dtype: Any) -> int:
+    """Samples of a task, of n: an even number of tasks, of one size."""
+    widest = max(n_in * n_out for n_in, n_out in spec.layer_sizes) * np.dtype(dtype).itemsize
+    tasks = 2 * -(-n // (2 * (WIDE_TILE if widest > WIDE else TILE)))
+    return -(-n // tasks)
+
+
+def is_plain(X: Any, dtype: Any) -> bool:
+    """Whether X (n, n_features) is an array of this dtype whose rows are contiguous and aligned."""
+    return isinstance(X, np.ndarray) and X.dtype == dtype and X.strides[1] == X.itemsize and X.flags.aligned
+
+
+def plain(array: Any, dtype: Any = None) -> Any:
+    """The array contiguous, aligned and in native byte order: its layout must not choose the kernel."""
+    with np.errstate(over="ignore"):  # the divergence check finds infinities
+        return np.require(array, dtype or array.dtype.newbyteorder("="), ["C", "A"])
+
+
+def logits(spec: Spec, params: Any, X: Any, scale: float, threads: int) -> Any:
+    """Logits (n, n_outputs), in the dtype of params, of scale X (n, n_features) of any dtype."""
+    (n, n_features), dtype = X.shape, np.uint8 if X.dtype == np.uint8 else params.dtype
+    rows, out = tile(spec, n, params.dtype), np.empty((n, spec.sizes[-1]), params.dtype)
+    used = int(min(threads, max(1, 2 * n * spec.n_params // THREAD_FLOP), -(-n // rows), MOST_THREADS))
+    sizes, number = np.array(spec.sizes, np.intp), ACTIVATIONS.index(spec.activation)
+    bytes_needed = compiled.native.steps_room(sizes, rows * used, rows, used, params.dtype == np.float64, False)
+    room, params = aligned(int(bytes_needed), np.uint8), plain(params)
+    step = n if is_plain(X, dtype) else max(rows, BYTES // (n_features * params.itemsize))
+    for start in range(0, n, step):
+        part = X[start : start + step]
+        part = part if is_plain(part, dtype) else plain(part, dtype)
+        compiled.native.logits(part, params, out[start : start + step], sizes, room, rows, used, number, scale)
+    return out

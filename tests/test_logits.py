@@ -1,0 +1,120 @@
+"""Predictions in C against those by network.py, and what the C refuses."""
+
+import numpy as np
+import pytest
+
+import fcgpu
+from fcgpu import logits as in_c
+from fcgpu import model as models
+from fcgpu.kernels import compiled
+from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.params import aligned, initial
+
+pytestmark = pytest.mark.skipif(not hasattr(compiled.native, "logits"), reason="native.c was not compiled")
+SIZES = [(1, 1), (5, 17, 3), (40, 130, 64, 10), (200, 16, 16, 1), (33, 4), (6, 5, 4, 3, 2, 20, 7)]
+
+
+@pytest.fixture
+def both(monkeypatch):
+    """Predictions by the C, and by network.py."""
+    monkeypatch.setattr(compiled, "has_tile_unit", lambda: False)
+
+    def predictions(model, X, **options):
+        taken, real = [], models.logits
+        monkeypatch.setattr(models, "logits", lambda *args: taken.append(args) or real(*args))
+        found = model.predict_proba(X, **options)
+        assert taken
+        monkeypatch.setattr(models, "logits", real)
+        monkeypatch.setattr(models, "supports", lambda spec: False)
+        expected = model.predict_proba(X, **options)
+        monkeypatch.setattr(models, "supports", in_c.supports)
+        return found, expected
+
+    return predictions
+
+
+def model_of(sizes, activation="relu", output="identity", dtype="float32", scale=1.0):
+    output = "sigmoid" if output == "softmax" and sizes[-1] == 1 else output
+    spec = fcgpu.Spec(sizes, activation, output)
+    return fcgpu.Model(spec, (initial(spec, 0) + 0.01).astype(dtype), None, scale)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("activation", in_c.ACTIVATIONS)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_they_are_those_of_the_reference(sizes, activation, output, dtype, both):
+    random = np.random.default_rng(0)
+    for n in (1, 2, 31, 33, 100, 257):
+        pixels = random.integers(0, 256, (n, sizes[0]), dtype=np.uint8) * (random.random((n, sizes[0])) < 0.3)
+        for X, scale in ((pixels.astype(np.uint8), 1 / 255), (random.normal(size=(n, sizes[0])), 0.5)):
+            found, expected = both(model_of(sizes, activation, output, dtype, scale), X)
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 if dtype == "float32" else 1e-13)
+            assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_bit_depends_on_threads_or_on_other_samples_or_on_the_form_of_the_features(dtype, monkeypatch):
+    model, X = (
+        model_of((30, 400, 50, 3), dtype=dtype),
+        np.random.default_rng(0).normal(size=(400, 30)).astype(np.float32),
+    )
+    expected = model.predict_proba(X, threads=1)
+    for threads in (2, 3, 64):
+        np.testing.assert_array_equal(model.predict_proba(X, threads=threads), expected)
+    for rows in (slice(0, 1), slice(7, 50), slice(399, 400), slice(None, None, -1), slice(0, 300, 7)):
+        np.testing.assert_array_equal(model.predict_proba(X[rows]), expected[rows])
+    forms = [X.astype(np.float64), np.asfortranarray(X), np.repeat(X, 2, axis=1)[:, ::2], X.astype(">f4")]
+    for form in forms:
+        np.testing.assert_array_equal(model.predict_proba(form), expected)
+    monkeypatch.setattr(in_c, "BYTES", 30 * 4 * 50)  # converted in several parts
+    for form in forms:
+        np.testing.assert_array_equal(model.predict_proba(form), expected)
+
+
+def test_numbers_too_large_for_the_type_are_no_warning_but_an_error():
+    with pytest.raises(fcgpu.DivergenceError, match="outputs for sample 1 are not finite"):
+        model_of((2, 3)).predict(np.array([[1.0, 1.0], [1e300, 1.0]]))
+
+
+class TestArguments:
+    def arguments(self):
+        """Valid arguments by name."""
+        sizes, params = np.array([3, 4, 2], np.intp), np.ones(26, np.float32)
+        room = aligned(int(compiled.native.steps_room(sizes, 8, 4, 2, False, False)), np.uint8)
+        X, Z = np.ones((5, 3), np.float32), np.zeros((5, 2), np.float32)
+        return {"X": X, "params": params, "logits": Z, "sizes": sizes, "room": room, "some": 4, "threads": 2,
+                "activation": 2, "scale": 1.0}  # fmt: skip
+
+    def test_valid_ones(self):
+        given = self.arguments()
+        assert compiled.native.logits(*given.values()) is None
+        np.testing.assert_array_equal(given["logits"], 17)
+
+    @pytest.mark.parametrize(
+        ("name", "change"),
+        [
+            ("X", lambda a: a.astype(np.float64)), ("X", lambda a: a[:, :2]), ("X", lambda a: a[0]),
+            ("X", lambda a: np.asfortranarray(a)), ("X", lambda a: np.ones((6, 3), np.float32)), ("X", lambda a: None),
+            ("X", lambda a: a.astype(np.int8)), ("params", lambda a: a[:-1]),
+            ("params", lambda a: a.astype(np.float64)), ("params", lambda a: np.ones(52, np.float32)[::2]), ("params", lambda a: a.astype(np.int32)),
+            ("logits", lambda a: a.astype(np.float64)), ("logits", lambda a: a[:4]), ("logits", lambda a: a.T),
+            ("sizes", lambda a: a.astype(np.int32)), ("sizes", lambda a: a[:1]), ("sizes", lambda a: a - 5),
+            ("sizes", lambda a: np.array([3, 2049], np.intp)), ("room", lambda a: a[:-64]), ("room", lambda a: a[1:]),
+            ("room", lambda a: a.view(np.float32)), ("some", lambda a: 0), ("some", lambda a: -1),
+            ("some", lambda a: 2**62), ("threads", lambda a: 0), ("threads", lambda a: 65), ("threads", lambda a: "2"),
+            ("scale", lambda a: None),
+        ],
+    )  # fmt: skip
+    def test_others_are_refused(self, name, change):
+        given = self.arguments()
+        given[name] = change(given[name])
+        with pytest.raises(TypeError):
+            compiled.native.logits(*given.values())
+
+    def test_what_is_written_must_not_overlap_what_is_read(self):
+        given = self.arguments()
+        both = np.ones(36, np.float32)
+        given["params"], given["logits"] = both[:26], both[20:30].reshape(5, 2)
+        with pytest.raises(TypeError):
+            compiled.native.logits(*given.values())
