@@ -15,7 +15,7 @@ MOST_LAYERS, MOST_THREADS, MOST_OUTPUTS = 64, 64, 2048  # as in steps.h, team.h,
 TILE, WIDE_TILE = 32, 64  # samples of a task; where a layer's weights do not fit into a cache of WIDE bytes
 WIDE = 4 << 20
 THREAD_FLOP = 2_000_000  # a thread more needs so many operations, some 20 µs: starting it takes longer, once a call
-BYTES = 64 << 20  # of features that are converted at a time
+BYTES = 64 << 20  # of the layers' values for the samples of a call: between calls Python looks for signals
 
 
 def supports(spec: Spec) -> bool:
@@ -48,13 +48,13 @@ def plain(array: Any, dtype: Any = None) -> Any:
 
 def logits(spec: Spec, params: Any, X: Any, scale: float, threads: int) -> Any:
     """Logits (n, n_outputs), in the dtype of params, of scale X (n, n_features) of any dtype."""
-    (n, n_features), dtype = X.shape, np.uint8 if X.dtype == np.uint8 else params.dtype
+    n, dtype = X.shape[0], np.uint8 if X.dtype == np.uint8 else params.dtype
     rows, out = tile(spec, n, params.dtype), np.empty((n, spec.sizes[-1]), params.dtype)
     used = int(min(threads, max(1, 2 * n * spec.n_params // THREAD_FLOP), -(-n // rows), MOST_THREADS))
     sizes, number = np.array(spec.sizes, np.intp), ACTIVATIONS.index(spec.activation)
     bytes_needed = compiled.native.steps_room(sizes, rows * used, rows, used, params.dtype == np.float64, False)
     room, params = aligned(int(bytes_needed), np.uint8), plain(params)
-    step = n if is_plain(X, dtype) else max(rows, BYTES // (n_features * params.itemsize))
+    step = max(rows, BYTES // (sum(spec.sizes) * params.itemsize))
     for start in range(0, n, step):
         part = X[start : start + step]
         part = part if is_plain(part, dtype) else plain(part, dtype)

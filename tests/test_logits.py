@@ -67,8 +67,8 @@ def test_no_bit_depends_on_threads_or_on_other_samples_or_on_the_form_of_the_fea
     forms = [X.astype(np.float64), np.asfortranarray(X), np.repeat(X, 2, axis=1)[:, ::2], X.astype(">f4")]
     for form in forms:
         np.testing.assert_array_equal(model.predict_proba(form), expected)
-    monkeypatch.setattr(in_c, "BYTES", 30 * 4 * 50)  # converted in several parts
-    for form in forms:
+    monkeypatch.setattr(in_c, "BYTES", 1 << 17)  # several calls
+    for form in (X, *forms):
         np.testing.assert_array_equal(model.predict_proba(form), expected)
 
 
