@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcgpu.backend import Backend
-from fcgpu.kernels import kernels_for
+from fcgpu.kernels import Kernels
 from fcgpu.kernels.dense import is_sparse
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Layer, Spec
@@ -89,7 +89,7 @@ class Network:
 
     def __init__(self, spec: Spec, backend: Backend, dropout: Sequence[float] = (), scale: float = 1.0) -> None:
         self.spec, self.dropout, self.scale = spec, dropout, scale
-        self.kernels, self.xp = kernels_for(backend), backend.xp
+        self.kernels, self.xp = Kernels(backend), backend.xp
         K = self.kernels
         n_hidden = len(spec.sizes) - 2
         self._activations = [*[getattr(K, spec.activation)] * n_hidden, None]

@@ -71,7 +71,7 @@ def uses_in(path):
 
 
 USES = [use for path in sorted(ROOT.rglob("*.py")) for use in uses_in(path)]
-# Functions that kernels_for replaces on a GPU run on NumPy only; their names must exist, their keywords may be NumPy's.
+# Functions that Kernels replaces on a GPU run on NumPy only; their names must exist, their keywords may be NumPy's.
 NUMPY_ONLY = {name for row in FUSED for name in (row, getattr(REFERENCE[row], "func", REFERENCE[row]).__name__)}
 CALLS = [u for u in USES if u.call and not (u.where.startswith("kernels") and u.function in NUMPY_ONLY)]
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fcgpu.kernels import kernels_for
+from fcgpu.kernels import Kernels
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
 
@@ -22,7 +22,7 @@ POINTS = [0.0, -0.0, 1e-300, -1e-300, 1e-8, -1e-8, 0.5, -0.5, 3.0, -3.0, 40.0, -
 
 def test_a_mask_is_the_hash_written_out(backend):
     """One word at a time, in integers of any size: a seed has to mean the same masks in every version."""
-    K, xp, key, ids = kernels_for(backend), backend.xp, (0x9ABCDEF1, 77), (0, 1, 59_999)
+    K, xp, key, ids = Kernels(backend), backend.xp, (0x9ABCDEF1, 77), (0, 1, 59_999)
     keep = xp.zeros((3, 5), dtype=bool)
     words = (xp.asarray(numbers, dtype=np.uint32) for numbers in (key, ids))
     K.dropout(xp.ones((3, 5)), keep, *words, 0.5)
@@ -36,7 +36,7 @@ def test_a_mask_is_the_hash_written_out(backend):
 
 @pytest.mark.parametrize("name", HIDDEN_ACTIVATIONS)
 def test_activation_at_ordinary_and_extreme_points(name, backend):
-    K, xp = kernels_for(backend), backend.xp
+    K, xp = Kernels(backend), backend.xp
     Z = xp.asarray([POINTS])
     getattr(K, name)(Z, xp.zeros((1, len(POINTS))))
     expected = [BY_HAND[name](z) for z in POINTS]
@@ -45,7 +45,7 @@ def test_activation_at_ordinary_and_extreme_points(name, backend):
 
 @pytest.mark.parametrize("name", HIDDEN_ACTIVATIONS)
 def test_activation_adds_the_bias_and_keeps_nan(name, backend):
-    K, xp = kernels_for(backend), backend.xp
+    K, xp = Kernels(backend), backend.xp
     Z = xp.asarray([[1.0, math.nan], [2.0, 0.5]])
     getattr(K, name)(Z, xp.asarray([[0.25, 0.0]]))
     found = backend.to_host(Z)
@@ -56,7 +56,7 @@ def test_activation_adds_the_bias_and_keeps_nan(name, backend):
 
 @pytest.mark.parametrize("name", HIDDEN_ACTIVATIONS)
 def test_the_derivative_from_the_output_is_the_slope_of_the_function(name, backend):
-    K, xp, h = kernels_for(backend), backend.xp, 1e-6
+    K, xp, h = Kernels(backend), backend.xp, 1e-6
     z = np.array([[-2.0, -0.3, 0.2, 1.7]])
     A, dA, zero = xp.array(z), xp.asarray(np.full_like(z, 2.0)), xp.zeros((1, 4))
     getattr(K, name)(A, zero)
@@ -66,7 +66,7 @@ def test_the_derivative_from_the_output_is_the_slope_of_the_function(name, backe
 
 
 def test_softmax_sums_to_one_and_survives_large_logits(backend):
-    K, xp = kernels_for(backend), backend.xp
+    K, xp = Kernels(backend), backend.xp
     Z = xp.asarray([[1000.0, 0.0, -1000.0], [1e300, 1e300, 0.0], [-5.0, -5.0, -5.0]])
     K.softmax(Z, xp.zeros((1, 3)))
     np.testing.assert_allclose(backend.to_host(Z), [[1, 0, 0], [0.5, 0.5, 0], [1 / 3] * 3], rtol=2 * EPS)
@@ -75,7 +75,7 @@ def test_softmax_sums_to_one_and_survives_large_logits(backend):
 def loss_of(backend, name, Z, y, weight=1.0):
     Z, y = backend.xp.array(Z), backend.xp.asarray(y)  # Z is overwritten
     losses = backend.xp.empty((*Z.shape[:-1], 1))
-    K, loss = kernels_for(backend), OUTPUTS[name].loss
+    K, loss = Kernels(backend), OUTPUTS[name].loss
     getattr(K, loss)(Z, y, weight, losses)
     getattr(K, f"{loss}_delta")(Z, 0, y, weight)
     return backend.to_host(losses)[..., 0], backend.to_host(Z)
@@ -131,7 +131,7 @@ def test_weights_scale_losses_and_gradients_and_stacks_share_targets(output, bac
 
 
 def test_count_correct(backend):
-    K, xp = kernels_for(backend), backend.xp
+    K, xp = Kernels(backend), backend.xp
     right = xp.empty((3,), dtype=bool)
     K.count_correct(xp.asarray([[0.1, 0.9, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), xp.asarray([1, 1, 2]), right)
     assert backend.to_host(right).tolist() == [True, False, True]
@@ -145,12 +145,12 @@ def test_load_tile_takes_rows_in_the_products_type(rows, dtype, backend):
     X = np.arange(20).reshape(5, 4).astype(dtype)
     A = backend.xp.empty((3, 4), dtype=np.float32)
     on_device = rows if isinstance(rows, slice) else backend.xp.asarray(rows)
-    kernels_for(backend).load_tile(backend.xp.asarray(X), on_device, A)
+    Kernels(backend).load_tile(backend.xp.asarray(X), on_device, A)
     np.testing.assert_array_equal(backend.to_host(A), X[rows])
 
 
 def test_dense_layers_serve_stacks_of_models(backend):
-    K, xp, random = kernels_for(backend), backend.xp, np.random.default_rng(2)
+    K, xp, random = Kernels(backend), backend.xp, np.random.default_rng(2)
     A, W, dZ = random.standard_normal((3, 5, 4)), random.standard_normal((3, 4, 2)), random.standard_normal((3, 5, 2))
     Z, dW, db, dA = (xp.empty(shape) for shape in ((3, 5, 2), (3, 4, 2), (3, 1, 2), (3, 5, 4)))
     K.dense_forward(xp.asarray(A), xp.asarray(W), Z)

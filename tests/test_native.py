@@ -15,11 +15,11 @@ from native_cases import at_the_end, digits
 
 import fcgpu
 from fcgpu.kernels import REFERENCE, compiled, dense
-from fcgpu.kernels.native import faster
+from fcgpu.kernels.native import ALIKE, SPECIAL, faster
 
 KERNELS = Path(compiled.__file__).parent
 HEADERS = Path(sysconfig.get_path("include"), "Python.h")
-FASTER = faster(REFERENCE)
+FASTER = {name: faster(name, REFERENCE[name]) for name in (*ALIKE, *SPECIAL) if compiled.native is not None}
 HALVES = sorted(name for name in FASTER if name.endswith("_delta") or f"{name}_delta" in FASTER)
 ELSEWHERE = {
     "load_tile",

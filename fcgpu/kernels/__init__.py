@@ -1,14 +1,12 @@
 """The formulas of training: a table of functions, with the same names and signatures on every backend.
 
-`REFERENCE` is the specification: plain array functions. `kernels_for` binds them to a namespace, and replaces those
-that have a fused variant: for CuPy, or in C for the CPU. A kernel writes into buffers that its caller passes in, and
+`REFERENCE` is the specification: plain array functions. `Kernels` binds them to a backend, and replaces those that have
+a fused variant: for CuPy, or in C for the CPU. A kernel writes into buffers that its caller passes in, and
 returns None.
 """
 
 from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
-from typing import Any
 
 from fcgpu.backend import Backend
 from fcgpu.kernels import activations, compiled, dense, dropout, fused, losses, native, updates
@@ -24,11 +22,24 @@ REFERENCE: dict[str, Callable[..., None]] = {
 }
 
 
-def kernels_for(backend: Backend) -> Any:
-    """A namespace of kernels bound to the backend: `K.sigmoid(Z, b)`, `K.dense_forward(A, W, Z)`, ...
+class Kernels:
+    """The kernels bound to a backend, each when it is first asked for: `K.sigmoid(Z, b)`, `K.dense_forward(A, W, Z)`.
 
-    If its `multiplies_bytes` is True, the input A of a dense layer may be uint8.
+    If `multiplies_bytes` is True, the input A of a dense layer may be uint8.
     """
-    table = {**REFERENCE, **(fused.FUSED if backend.on_gpu else native.faster(REFERENCE))}
-    bound = {name: partial(function, xp=backend.xp) for name, function in table.items()}
-    return SimpleNamespace(**bound, multiplies_bytes=not backend.on_gpu and compiled.multiplies_bytes())
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend, self._compiled = backend, compiled.native is not None
+        self.multiplies_bytes = not backend.on_gpu and compiled.multiplies_bytes()
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name not in REFERENCE:
+            raise AttributeError(f"no kernel is called {name!r}")
+        kernel = REFERENCE[name]
+        if self._backend.on_gpu:
+            kernel = fused.FUSED.get(name, kernel)
+        elif self._compiled:
+            kernel = native.faster(name, kernel)
+        bound = partial(kernel, xp=self._backend.xp)
+        setattr(self, name, bound)
+        return bound

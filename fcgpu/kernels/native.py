@@ -5,7 +5,7 @@ arrays that it does not support, such as ones that are not contiguous; then the 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,15 +23,11 @@ ALIKE = (
 Kernel = Callable[..., None]
 
 
-def faster(reference: Mapping[str, Kernel]) -> dict[str, Kernel]:
-    """Compiled variants of entries of the reference table, by name; empty if native.c is not compiled."""
-    if compiled.native is None:
-        return {}
-    special = {f.__name__: f for f in (load_tile, dense_forward, dense_backward, adam, adamw, add_l2)}
-    return {
-        **{name: _else(getattr(compiled.native, name), reference[name]) for name in ALIKE},
-        **{name: _else(function, reference[name]) for name, function in special.items()},
-    }
+def faster(name: str, reference: Kernel) -> Kernel:
+    """The compiled variant of a kernel; `reference` itself if there is none."""
+    if name not in (*ALIKE, *SPECIAL):
+        return reference
+    return _else(SPECIAL.get(name) or getattr(compiled.native, name), reference)
 
 
 def _else(function: Callable[..., bool], reference: Kernel) -> Kernel:
@@ -96,3 +92,8 @@ def add_l2(W: Any, dW: Any, alpha: float, share: Any, penalty: Any) -> bool:
         return False
     penalty += 0.5 * pull * squares
     return True
+
+
+SPECIAL: dict[str, Callable[..., bool]] = {
+    f.__name__: f for f in (load_tile, dense_forward, dense_backward, adam, adamw, add_l2)
+}

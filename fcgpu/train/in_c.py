@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import Backend
-from fcgpu.kernels import compiled, dropout, kernels_for
+from fcgpu.kernels import Kernels, compiled, dropout
 from fcgpu.logits import ACTIVATIONS
 from fcgpu.params import Spec, aligned
 from fcgpu.train import plan_c
@@ -66,7 +66,7 @@ class InC:
         self, spec: Spec, samples: Samples, plan: Plan, backend: Backend, recipe: Recipe, *, scale: float, count: bool
     ) -> None:
         self.plan, self.recipe, self._scale = plan, recipe, scale
-        self.params, self.kernels = aligned(spec.n_params, recipe.dtype), kernels_for(backend)
+        self.params, self.kernels = aligned(spec.n_params, recipe.dtype), Kernels(backend)
         self.history = np.zeros((recipe.epochs, 3))
         self.steps = self.samples = 0
         self._drops, ids = np.array(recipe.dropout_of(spec)), None
