@@ -73,6 +73,7 @@ static void N(run)(Steps* it) {
     it->divided = &room;
     work_as_team(N(steps), it, it->threads);
 }
+#undef FEW
 #undef ROW
 #undef VECTOR
 #undef WHOLE_VECTORS

@@ -3,23 +3,26 @@
 
    Included once for float and once for double, after room.h. */
 
+#define FEW 32 /* features: with fewer, looking for zeros takes longer than it saves */
+
 /* A (n, features + 1) = scale X and a column of ones, for the samples of `rows`. seen (features + 1): what is not zero
    in every sample; place: where that is. Returns how many there are. */
 CLONES static ptrdiff_t N(take)(const Steps* it, const ptrdiff_t* rows, ptrdiff_t n, T* A, uint8_t* seen,
                                 ptrdiff_t* place) {
     const ptrdiff_t features = it->sizes[0];
     const T scale = (T)it->scale;
+    const int looks = features >= FEW;
     ptrdiff_t count = 0;
-    memset(seen, 0, (size_t)features);
+    memset(seen, !looks, (size_t)features);
     seen[features] = 1;
     for (ptrdiff_t s = 0; s < n; s++, A += ROW(features + 1)) {
         const char* x = it->X + it->row * rows[s];
         if (it->bytes) {
             for (ptrdiff_t j = 0; j < features; j++) A[j] = scale * (T)((const uint8_t*)x)[j];
-            for (ptrdiff_t j = 0; j < features; j++) seen[j] |= ((const uint8_t*)x)[j];
+            for (ptrdiff_t j = 0; looks && j < features; j++) seen[j] |= ((const uint8_t*)x)[j];
         } else {
             for (ptrdiff_t j = 0; j < features; j++) A[j] = scale * ((const T*)x)[j];
-            for (ptrdiff_t j = 0; j < features; j++) seen[j] |= ((const T*)x)[j] != 0;
+            for (ptrdiff_t j = 0; looks && j < features; j++) seen[j] |= ((const T*)x)[j] != 0;
         }
         A[features] = 1;
     }
