@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.kernels import compiled
+from fcgpu.kernels.native import is_plain, plain
 from fcgpu.params import Spec, aligned
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # in the order of their numbers in samples.h
@@ -33,17 +34,6 @@ def tile(spec: Spec, n: int, dtype: Any) -> int:
     widest = max(n_in * n_out for n_in, n_out in spec.layer_sizes) * np.dtype(dtype).itemsize
     tasks = 2 * -(-n // (2 * (WIDE_TILE if widest > WIDE else TILE)))
     return -(-n // tasks)
-
-
-def is_plain(X: Any, dtype: Any) -> bool:
-    """Whether X (n, n_features) is an array of this dtype whose rows are contiguous and aligned."""
-    return isinstance(X, np.ndarray) and X.dtype == dtype and X.strides[1] == X.itemsize and X.flags.aligned
-
-
-def plain(array: Any, dtype: Any = None) -> Any:
-    """The array contiguous, aligned and in native byte order: its layout must not choose the kernel."""
-    with np.errstate(over="ignore"):  # the divergence check finds infinities
-        return np.require(array, dtype or array.dtype.newbyteorder("="), ["C", "A"])
 
 
 def logits(spec: Spec, params: Any, X: Any, scale: float, threads: int) -> Any:

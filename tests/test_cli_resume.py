@@ -236,7 +236,9 @@ def test_what_is_no_run_directory_is_refused(here):
 def test_a_run_that_another_version_cut_otherwise_is_refused(here, monkeypatch):
     assert call(*words(here, "--checkpoint-every", 1)).code == 0
     monkeypatch.setattr("fcgpu.cli.train.cut_of", lambda plan, on_gpu: {"tile": plan.tile + 1, "lanes": plan.lanes})
-    refused(resume(here / "run"), r"cut into lanes 1, tile \d+, and this version of fcgpu makes it lanes 1, tile \d+,")
+    cut = json.loads((here / "run/result.json").read_text())
+    there, now = (f"lanes {cut['lanes']}, tile {cut['tile'] + more}" for more in (0, 1))
+    refused(resume(here / "run"), f"cut into {there}, and this version of fcgpu makes it {now},")
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "3 s", "nan", "1e3"])

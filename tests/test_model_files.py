@@ -136,6 +136,15 @@ def test_the_hash_is_also_of_names_types_and_shapes(tmp_path, was, now):
         sealed.read(path, "model")
 
 
+def test_a_file_in_the_format_of_another_version_is_named(tmp_path):
+    path = tmp_path / "m.safetensors"
+    fcgpu.save_model(model(), path)
+    about, tensors = sealed.read(path, "model")
+    sealed.write(path, about | {"format": 1, "fcgpu_version": "0.0.9"}, tensors)
+    with pytest.raises(fcgpu.CheckpointError, match=r"format 1 of fcgpu 0\.0\.9; this is .*, which reads format 2"):
+        fcgpu.load_model(path)
+
+
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(fcgpu.CheckpointError, match="no such model file"):
         fcgpu.load_model(tmp_path / "none")

@@ -12,7 +12,7 @@ from fcgpu.model import Model, expect_model
 from fcgpu.params import Spec
 from fcgpu.version import __version__
 
-FORMAT = 1
+FORMAT = 2
 TYPES = ("float32", "float64")
 
 

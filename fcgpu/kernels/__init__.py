@@ -1,8 +1,8 @@
 """The formulas of training: a table of functions, with the same names and signatures on every backend.
 
 `REFERENCE` is the specification: plain array functions. `Kernels` binds them to a backend, and replaces those that have
-a fused variant: for CuPy, or in C for the CPU. A kernel writes into buffers that its caller passes in, and
-returns None.
+a fused variant: for CuPy, or in C for the CPU. A kernel writes into buffers that its caller passes in, and returns
+None.
 """
 
 from collections.abc import Callable

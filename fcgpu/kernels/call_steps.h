@@ -1,4 +1,4 @@
-/* epoch.h's steps as Python functions. */
+/* epoch.h's steps, and samples.h's predictions, as Python functions. */
 
 #define LARGEST ((ptrdiff_t)1 << 24) /* layer or batch; the bytes for them, a product of two, do not overflow */
 
@@ -65,29 +65,40 @@ static int take_numbers(Steps* it, const Array* a) {
     return has_sane_cut(it) && it->whole > 0 && it->rule >= GRADIENT_DESCENT && it->rule <= ADAMW;
 }
 
-/* The parameters and the rule's vectors, of one type. */
-static int take_vectors(Steps* it, const Array* a) {
+static int take_params(Steps* it, const Array* params) {
     ptrdiff_t size = 0;
     for (int i = 0; i < it->layers; i++) size += (it->sizes[i] + 1) * it->sizes[i + 1];
-    it->params = a[PARAMS].view.buf, it->m = a[M].view.buf, it->v = a[V].view.buf;
-    return (a[PARAMS].type == 'f' || a[PARAMS].type == 'd') && a[PARAMS].size == size &&
-           (it->rule < ADAM || (is_there(&a[M]) && is_like(&a[M], &a[PARAMS]))) &&
+    it->params = params->view.buf;
+    return (params->type == 'f' || params->type == 'd') && params->size == size;
+}
+
+/* The rule's vectors. */
+static int take_moments(Steps* it, const Array* a) {
+    it->m = a[M].view.buf, it->v = a[V].view.buf;
+    return (it->rule < ADAM || (is_there(&a[M]) && is_like(&a[M], &a[PARAMS]))) &&
            (it->rule == GRADIENT_DESCENT || (is_there(&a[V]) && is_like(&a[V], &a[PARAMS])));
 }
 
+/* X (n, features), bytes or of the parameters' type. */
+static int take_features(Steps* it, const Array* X, const Array* params) {
+    const Py_buffer* x = &X->view;
+    if (x->ndim != 2 || x->strides[1] != x->itemsize || x->shape[1] != it->sizes[0]) return 0;
+    it->X = x->buf, it->row = x->strides[0], it->samples = x->shape[0];
+    it->bytes = X->type == 'u' && x->itemsize == 1;
+    return it->bytes || X->type == params->type;
+}
+
 static int take_samples(Steps* it, const Array* a) {
-    const Py_buffer* x = &a[X].view;
-    if (x->ndim != 2 || x->strides[1] != x->itemsize || x->shape[1] != it->sizes[0] || a[RATES].type != 'd') return 0;
-    const ptrdiff_t rows = x->shape[0];
-    it->X = x->buf, it->row = x->strides[0], it->bytes = a[X].type == 'u' && x->itemsize == 1;
-    it->samples = rows, it->steps = a[RATES].size, it->rates = a[RATES].view.buf, it->weights = a[WEIGHTS].view.buf;
+    const ptrdiff_t rows = a[X].view.shape[0];
+    if (a[RATES].type != 'd') return 0;
+    it->steps = a[RATES].size, it->rates = a[RATES].view.buf, it->weights = a[WEIGHTS].view.buf;
     if (is_there(&a[ORDER])) {
         it->samples = a[ORDER].size, it->order = a[ORDER].view.buf;
         if (!is(&a[ORDER], 'b', sizeof(ptrdiff_t), it->samples)) return 0;
         for (ptrdiff_t i = 0; i < it->samples; i++)
             if (it->order[i] < 0 || it->order[i] >= rows) return 0;
     }
-    return (it->bytes || a[X].type == a[PARAMS].type) && it->steps > 0 && it->samples > (it->steps - 1) * it->batch &&
+    return it->steps > 0 && it->samples > (it->steps - 1) * it->batch &&
            (!is_there(&a[WEIGHTS]) || (a[WEIGHTS].type == a[PARAMS].type && a[WEIGHTS].size == rows));
 }
 
@@ -121,10 +132,10 @@ static int take_dropout(Steps* it, const Array* a) {
     return 1;
 }
 
-static int take_room(Steps* it, const Array* a) {
-    const ptrdiff_t bytes = a[PARAMS].type == 'd' ? room_double(it) : room_float(it);
-    it->room = a[ROOM].view.buf;
-    return a[ROOM].view.itemsize == 1 && (uintptr_t)it->room % 64 == 0 && a[ROOM].size >= bytes;
+static int take_room(Steps* it, const Array* room, const Array* params) {
+    const ptrdiff_t bytes = params->type == 'd' ? room_double(it) : room_float(it);
+    it->room = room->view.buf;
+    return room->view.itemsize == 1 && (uintptr_t)it->room % 64 == 0 && room->size >= bytes;
 }
 
 /* (X, order or None, y, weights or None, params, m or None, v or None, rates, sums, sizes, room, whole numbers, real
@@ -140,8 +151,9 @@ FUNCTION(steps) {
     Array a[ARGUMENTS] = {0};
     Steps it = {.many_registers = has_many_registers()};
     const int good = open_arguments(args, a) && take_sizes(&it, &a[SIZES]) && take_numbers(&it, a) &&
-                     take_vectors(&it, a) && take_samples(&it, a) && take_targets(&it, a) && take_dropout(&it, a) &&
-                     take_room(&it, a);
+                     take_params(&it, &a[PARAMS]) && take_moments(&it, a) && take_features(&it, &a[X], &a[PARAMS]) &&
+                     take_samples(&it, a) && take_targets(&it, a) && take_dropout(&it, a) &&
+                     take_room(&it, &a[ROOM], &a[PARAMS]);
     if (good) {
         PyThreadState* saved = PyEval_SaveThread();
         if (a[PARAMS].type == 'd') run_double(&it);
@@ -159,28 +171,19 @@ FUNCTION(steps) {
 FUNCTION(logits) {
     TAKES(9);
     Array a[5] = {0};
-    Array *X = &a[0], *params = &a[1], *Z = &a[2], *room = &a[4];
+    Array *X = &a[0], *params = &a[1], *Z = &a[2], *sizes = &a[3], *room = &a[4];
     Steps it = {.many_registers = has_many_registers()};
-    ptrdiff_t size = 0;
-    it.some = whole_number(args[5]), it.threads = (int)whole_number(args[6]),
-    it.activation = (int)whole_number(args[7]);
-    it.scale = real_number(args[8]);
+    it.some = whole_number(args[5]), it.threads = (int)whole_number(args[6]);
+    it.activation = (int)whole_number(args[7]), it.scale = real_number(args[8]);
     if (PyErr_Occurred()) return NULL;
     int good = it.some > 0 && it.some <= LARGEST / MOST_THREADS && it.threads > 0 && it.threads <= MOST_THREADS;
     it.batch = good ? it.some * it.threads : 0;
     for (int i = 0; i < 5; i++) good = good && open_array(args[i], &a[i], i == 2 || i == 4) && (i == 0 || a[i].whole);
-    good = good && take_sizes(&it, &a[3]) && X->view.ndim == 2 && X->view.strides[1] == X->view.itemsize &&
-           X->view.shape[1] == it.sizes[0];
-    for (int i = 0; good && i < it.layers; i++) size += (it.sizes[i] + 1) * it.sizes[i + 1];
-    it.bytes = X->type == 'u' && X->view.itemsize == 1;
-    good = good && (params->type == 'f' || params->type == 'd') && params->size == size && Z->type == params->type &&
-           Z->size == X->view.shape[0] * it.sizes[it.layers] && (it.bytes || X->type == params->type) &&
-           room->view.itemsize == 1 && (uintptr_t)room->view.buf % 64 == 0 &&
-           room->size >= (params->type == 'd' ? room_double(&it) : room_float(&it));
     for (int i = 1; good && i < 5; i++) good = (i == 2 || are_apart(Z, &a[i])) && (i == 4 || are_apart(room, &a[i]));
+    good = good && take_sizes(&it, sizes) && take_params(&it, params) && take_features(&it, X, params) &&
+           Z->type == params->type && Z->size == it.samples * it.sizes[it.layers] && take_room(&it, room, params);
     if (good) {
-        it.X = X->view.buf, it.row = X->view.strides[0], it.samples = X->view.shape[0];
-        it.params = params->view.buf, it.logits = Z->view.buf, it.room = room->view.buf;
+        it.logits = Z->view.buf;
         PyThreadState* saved = PyEval_SaveThread();
         if (params->type == 'd') run_predict_double(&it);
         else run_predict_float(&it);

@@ -23,6 +23,17 @@ ALIKE = (
 Kernel = Callable[..., None]
 
 
+def is_plain(X: Any, dtype: Any) -> bool:
+    """Whether X (n, n_features) is an array of this dtype whose rows are contiguous and aligned."""
+    return isinstance(X, np.ndarray) and X.dtype == dtype and X.strides[1] == X.itemsize and X.flags.aligned
+
+
+def plain(array: Any, dtype: Any = None) -> Any:
+    """The array contiguous, aligned and in native byte order: its layout must not choose the kernel."""
+    with np.errstate(over="ignore"):  # the divergence check finds infinities
+        return np.require(array, dtype or array.dtype.newbyteorder("="), ["C", "A"])
+
+
 def faster(name: str, reference: Kernel) -> Kernel:
     """The compiled variant of a kernel; `reference` itself if there is none."""
     if name not in (*ALIKE, *SPECIAL):

@@ -1,5 +1,5 @@
 /* The first phase of a step: some samples through the network and back. This leaves the inputs A and the gradients D of
-   every layer. Features that are zero in all samples of a task are skipped.
+   every layer. Features that are zero in all samples of a task are skipped. Predictions are its first half.
 
    Included once for float and once for double, after room.h. */
 
@@ -164,8 +164,8 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
 /* What each thread does to predict: the logits of the samples, which are in it->logits (samples, outputs). */
 static void N(predict)(void* job, Team* team, int thread) {
     const Steps* it = job;
-    const N(Room)* room = it->divided;
-    N(Desk)* my = (N(Desk)*)&room->desks[thread];
+    N(Room)* room = it->divided;
+    N(Desk)* my = &room->desks[thread];
     const ptrdiff_t k = it->sizes[it->layers], tasks = (it->samples + it->some - 1) / it->some;
     for (ptrdiff_t task; (task = next_task(team, thread, tasks)) >= 0;) {
         const ptrdiff_t first = task * it->some, left = it->samples - first, n = left < it->some ? left : it->some;

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.logits import plain
+from fcgpu.kernels.native import plain
 from fcgpu.workers import by_blocks
 
 

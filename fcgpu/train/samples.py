@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import Backend
-from fcgpu.logits import is_plain, plain
+from fcgpu.kernels.native import is_plain, plain
 from fcgpu.params import Spec
 from fcgpu.train.converted import Converted
 from fcgpu.train.plan import Plan
