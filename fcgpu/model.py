@@ -125,7 +125,7 @@ class Model:
             output.measure(Z, y, shares[:, None], losses, xp=np)
             if not output.classifies and len(Z) > 1:
                 output.mean(Z, 0.0, xp=np)
-                r2 = _r2(y, Z, shares)
+                r2 = float(r2_of(y, Z, shares).mean())
         return Score(float(losses.sum()), accuracy, len(Z), r2)
 
     def targets(self, data: Dataset, y: Any) -> Any:
@@ -171,13 +171,13 @@ class Model:
         return out
 
 
-def _r2(y: Any, predicted: Any, shares: Any) -> float:
-    """R², 1 - Σ (y - predicted)² / Σ (y - mean)², the mean over the targets; y and predicted are (n, n_outputs).
+def r2_of(y: Any, predicted: Any, shares: Any) -> Any:
+    """R² (n_outputs,), 1 - Σ (y - predicted)² / Σ (y - mean)², of each target; y and predicted are (n, n_outputs).
 
-    A constant target counts as 1 if all predictions are right, else as 0.
+    shares : (n,) weights that add up to 1. A constant target counts as 1 if all predictions are right, else as 0.
     """
     errors, spread, varies = shares @ (y - predicted) ** 2, shares @ (y - shares @ y) ** 2, np.ptp(y, axis=0) > 0
-    return float(np.mean(np.where(varies, 1 - errors / np.where(varies, spread, 1), errors == 0)))
+    return np.where(varies, 1 - errors / np.where(varies, spread, 1), errors == 0)
 
 
 def where(device: str | Backend | None, X: Any) -> Backend:

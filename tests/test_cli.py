@@ -252,9 +252,9 @@ def test_regression_trains_evaluates_and_predicts(tmp_path, columns):
     np.save(tmp_path / "x.npy", X)
     predicted = ran("predict", tmp_path / "run", tmp_path / "x.npy").out.splitlines()
     np.testing.assert_allclose([[float(v) for v in line.split()] for line in predicted], Y, atol=0.2)
-    assert (
-        f" 60 train samples: loss {found['loss']:.4f}, R² {found['r2']:.4f}\n" in ran("evaluate", tmp_path / "run").out
-    )
+    told = ran("evaluate", tmp_path / "run").out
+    assert f" 60 train samples: loss {found['loss']:.4f}, R2 {found['r2']:.4f}\n" in told
+    assert told.isascii()
     assert " 60 samples: loss" in ran("evaluate", tmp_path / "run", source).out  # of a file it may not know
 
 

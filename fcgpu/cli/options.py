@@ -74,7 +74,7 @@ def parser() -> Parser:
     commands = main.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _train(commands)
 
-    evaluate = _command(commands, "evaluate", "loss, accuracy and confusion matrix of a model on data")
+    evaluate = _command(commands, "evaluate", "loss, accuracy and confusion matrix, or R2, of a model on data")
     _model(evaluate)
     evaluate.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA}; default: what the model was trained on")
     evaluate.add_argument("--split", choices=("test", "train"), help="which part; default: test where there is one")

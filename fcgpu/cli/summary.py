@@ -50,5 +50,5 @@ def _score(score: Any) -> str:
 
 
 def quality(accuracy: float | None, r2: float | None) -> str:
-    """What follows a loss: the accuracy or, of a regression, R²."""
-    return f", accuracy {accuracy:.2%}" if accuracy is not None else f", R² {r2:.4f}" if r2 is not None else ""
+    """What follows a loss: the accuracy or, of a regression, R², in ASCII, which every terminal can show."""
+    return f", accuracy {accuracy:.2%}" if accuracy is not None else f", R2 {r2:.4f}" if r2 is not None else ""

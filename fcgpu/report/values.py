@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fcgpu.model import r2_of
 from fcgpu.report import plots
 from fcgpu.report.classes import feature_words
 from fcgpu.report.facts import percent
@@ -47,11 +48,10 @@ def _values(judged: Judged) -> Iterator[Markup]:
     y, P = judged.y, judged.P.astype(np.float64)
     yield element("h2", "Predicted and actual")
     yield element("p", f"On the {len(y):,} {judged.split} samples.")
-    errors = P - y
+    errors, r2 = P - y, r2_of(y, P, np.full(len(y), 1 / len(y)))
     rows = []
     for j in range(min(y.shape[1], MOST_ROWS)):
-        spread = np.sum((y[:, j] - y[:, j].mean()) ** 2)
-        fit = f"{1 - np.sum(errors[:, j] ** 2) / spread:.4f}" if spread else "targets are all equal"
+        fit = f"{r2[j]:.4f}" if np.ptp(y[:, j]) else "targets are all equal"
         root = np.sqrt(np.mean(errors[:, j] ** 2))
         rows.append((f"output {j}", fit, f"{root:.4g}", f"{np.mean(np.abs(errors[:, j])):.4g}"))
     yield table(("", "R\u00b2", "root of the mean squared error", "mean absolute error"), rows, "numbers")
