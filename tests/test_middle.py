@@ -40,6 +40,7 @@ class Network(NamedTuple):
     targets: str = "int64"
     weighted: bool = False
     stored: str = "float32"
+    whole: bool = False
     without: int = -1  # the barrier that is left out
 
     @property
@@ -55,7 +56,7 @@ class Network(NamedTuple):
         """Arguments of `text`."""
         options = {"targets": self.targets, "dense": self.dense, "weighted": self.weighted, "count": not self.dense}
         numbers = (self.sizes, self.activation, self.output, self.pieces, self.cut)
-        return numbers, {**options, "stored": self.stored}
+        return numbers, {**options, "stored": self.stored, "whole": self.whole}
 
     @property
     def text(self):
@@ -82,6 +83,8 @@ NETWORKS = {
     "many layers": Network((4, 20, 33, 7, 9, 2), "leaky_relu", "identity", 3, Cut(512, 16, 1), "float32"),
     "wide output": Network((4, 24, 40), "identity", "sigmoid", 1, Cut(512, 16, 1), "float32"),
     "counts": Network((4, 24, 30, 5), "relu", "exp", 2, Cut(512, 16, 1), "float32", weighted=True),
+    "digits, whole": Network((5, 128, 64, 10), "relu", "softmax", 3, Cut(512, 48, 1), whole=True),
+    "odd sizes, two pieces, whole": Network((3, 17, 9, 3), "tanh", "softmax", 2, Cut(256, 32, 2), "uint8", whole=True),
 }
 
 ALL = tuple(NETWORKS.values())
@@ -95,7 +98,9 @@ class Data:
         self.layout, pieces, k = Padded(network.spec, 8), network.pieces, network.sizes[-1]
         n1, self.wide = network.sizes[1], self.layout.shapes[0][1]
         self.share = np.array([0.5 / n], np.float32)
-        blocks = random.normal(0, 4, (n, pieces, self.wide)) / 10.0 ** np.arange(pieces)[:, None]
+        self.blocks = 1 if network.whole else pieces
+        self.made = np.dtype(np.float32 if network.whole else ml_dtypes.bfloat16)
+        blocks = random.normal(0, 4, (n, self.blocks, self.wide)) / 10.0 ** np.arange(self.blocks)[:, None]
         blocks[..., n1:] = 0
         self.Z1 = blocks.reshape(n, -1).astype(np.dtype(network.stored))
         packed = initial(network.spec, seed) + random.normal(0, 0.1, network.spec.n_params)
@@ -114,7 +119,7 @@ class Data:
     def reference(self):
         network, name = self.network, self.network.activation
         matrices = self.layout.matrices(self.params.astype(float))
-        A, outputs = self.Z1.astype(float).reshape(self.n, network.pieces, -1).sum(1), []
+        A, outputs = self.Z1.astype(float).reshape(self.n, self.blocks, -1).sum(1), []
         A, self.sure = A[:, : network.sizes[1]], np.ones(self.n, bool)
         for i in range(1, len(matrices)):
             if "relu" in name:  # rows in which rounding does not switch a unit on or off
@@ -139,13 +144,13 @@ class Data:
         self.dZ1, self.gradients = A, gradients[::-1]
 
     def check(self, dZ1, gradient, losses, rights, slack=1):
-        """Check dZ1 (n, pieces * width) bfloat16, the gradient without layer 1, sums of losses and correct answers."""
+        """Check dZ1 (n, blocks * width), the gradient without layer 1, sums of losses and correct answers."""
         network, bound = self.network, slack * BOUNDS[self.network.pieces]
-        pieces = dZ1.astype(np.float32).reshape(self.n, network.pieces, self.wide)
+        pieces = dZ1.astype(np.float32).reshape(self.n, self.blocks, self.wide)
         found, n1 = pieces.sum(1, dtype=float), network.sizes[1]
         near(found[:, :n1], self.dZ1, bound)
         assert not pieces[..., n1:].any()
-        for i in range(1, network.pieces):  # the remainder of rounding to 8 bits
+        for i in range(1, self.blocks):  # the remainder of rounding to 8 bits
             assert (np.abs(pieces[:, i]) <= 2.0**-8 * np.abs(pieces[:, i - 1])).all()
         flat = np.concatenate([np.zeros(math.prod(self.layout.shapes[0])), gradient])
         for M, right in zip(self.layout.matrices(flat)[1:], self.gradients, strict=True):
@@ -169,7 +174,7 @@ def double_source(networks):
         written = network.text.replace('extern "C"', "")
         kinds = re.search(r"middle\((const stored.*?)\) \{", written, re.DOTALL)[1]
         kinds = kinds.replace("stored", f"network_{at}::stored").replace("const I", f"const network_{at}::I")
-        kinds = kinds.replace("bf16 ", "unsigned short ")
+        kinds = kinds.replace("made ", f"network_{at}::made ")
         source += f"""
 namespace network_{at} {{{written}}}
 extern "C" int middle_{at}({kinds}, int blocks, int seed) {{
@@ -199,7 +204,7 @@ def on_the_cpu(data, blocks, seed, networks=ALL, network=None):
     """(dZ1, gradient of all layers but the first, losses, correct answers) on the double; all memory starts as NaN."""
     library, at = double(networks), networks.index(network or data.network)
     partial = np.full((blocks, data.layout.size - math.prod(data.layout.shapes[0])), np.nan, np.float32)
-    dZ1 = np.full(data.Z1.shape, np.nan).astype(ml_dtypes.bfloat16)
+    dZ1 = np.full(data.Z1.shape, np.nan).astype(data.made)
     losses, rights = np.full(blocks, np.nan), np.full(blocks, np.nan)
     fault = getattr(library, f"middle_{at}")(
         *map(pointer, (data.Z1, data.params, data.y, data.weights, data.share)), data.n,
@@ -256,9 +261,9 @@ def through_the_class(network, n, xp, host):
     Z1, params, y, weights, share = (xp.asarray(x) for x in (data.Z1, data.params, data.y, data.weights, data.share))
     made = Middle(
         data.layout, network.pieces, y, n, weighted=network.weighted, count=not network.dense, xp=xp,
-        stored=np.dtype(network.stored),
+        stored=np.dtype(network.stored), whole=network.whole,
     )  # fmt: skip
-    dZ1, first = xp.zeros(Z1.shape, dtype=ml_dtypes.bfloat16), math.prod(data.layout.shapes[0])
+    dZ1, first = xp.zeros(Z1.shape, dtype=data.made), math.prod(data.layout.shapes[0])
     results = []
     for _ in range(2):
         gradient = xp.asarray(np.full(data.layout.size, 7, np.float32))

@@ -1,5 +1,6 @@
-// Device functions of the kernel that `middle.py` generates. P is the number of pieces, R the rows of a tile; `g` and
-// `derivative` are the activation's formulas.
+// Device functions of the kernel that `middle.py` generates. P is the number of pieces, R the rows of a tile, B the blocks
+// of columns of Z1 and dZ1: P, or 1 if these are float32 and not in pieces; `g` and `derivative` are the activation's
+// formulas.
 
 constexpr int WARPS = THREADS / 32;
 constexpr int UNROLL = P == 1 ? 2 : 1;  // of the loop of a product; with more pieces there are not enough registers
@@ -157,17 +158,17 @@ __device__ inline void write_layer(Weights, const float *dW, const float *db, fl
   }
 }
 
-// Loads the next tile's Z1 (rows, P blocks of WIDE columns) while this tile is computed: `announce` prefetches it into
+// Loads the next tile's Z1 (rows, B blocks of WIDE columns) while this tile is computed: `announce` prefetches it into
 // the L2 cache, `ask` starts loading a block of columns into registers, and `take` adds it to the sum some time later.
 template <int WIDE> struct Ahead {
   static constexpr int fours = R * WIDE / 4, each = (fours + THREADS - 1) / THREADS;
   struct alignas(4 * sizeof(stored)) Four { unsigned words[sizeof(stored)]; };
   Four coming[each];
-  float sum[each][4];  // not used if P is 1; then the compiler gives it no registers
+  float sum[each][4];  // not used if B is 1; then the compiler gives it no registers
 
   __device__ void announce(const stored *Z1, int tile, int n) const {
-    const char *at = reinterpret_cast<const char *>(Z1 + (long long)tile * (R * P * WIDE)) + threadIdx.x * 128;
-    const int bytes = (n - tile * R < R ? n - tile * R : R) * int(P * WIDE * sizeof(stored));
+    const char *at = reinterpret_cast<const char *>(Z1 + (long long)tile * (R * B * WIDE)) + threadIdx.x * 128;
+    const int bytes = (n - tile * R < R ? n - tile * R : R) * int(B * WIDE * sizeof(stored));
     for (int i = threadIdx.x * 128; i < bytes; i += THREADS * 128, at += THREADS * 128) prefetch_l2(at);
   }
   __device__ void ask(const stored *Z1, int tile, int n, int block) {
@@ -176,7 +177,7 @@ template <int WIDE> struct Ahead {
       const int i = threadIdx.x + j * THREADS, row = tile * R + i / (WIDE / 4);
       coming[j] = Four{};
       if (i < fours && row < n)
-        coming[j] = *reinterpret_cast<const Four *>(Z1 + ((long long)row * P + block) * WIDE + i % (WIDE / 4) * 4);
+        coming[j] = *reinterpret_cast<const Four *>(Z1 + ((long long)row * B + block) * WIDE + i % (WIDE / 4) * 4);
     }
   }
   __device__ float number(int j, int c) const {
@@ -185,13 +186,13 @@ template <int WIDE> struct Ahead {
     return c % 2 ? right_of(words[c / 2]) : left_of(words[c / 2]);
   }
   __device__ void take(int block) {
-    if (P == 1) return;
+    if (B == 1) return;
 #pragma unroll
     for (int j = 0; j < each; ++j)
 #pragma unroll
       for (int c = 0; c < 4; ++c) sum[j][c] = (block ? sum[j][c] : 0) + number(j, c);
   }
-  __device__ float whole(int j, int c) const { return P == 1 ? number(j, c) : sum[j][c]; }
+  __device__ float whole(int j, int c) const { return B == 1 ? number(j, c) : sum[j][c]; }
   // A = g(Z1)
   template <class A> __device__ void arrive(A a) const {
 #pragma unroll
@@ -204,12 +205,19 @@ template <int WIDE> struct Ahead {
   }
 };
 
-// Write the first `rows` rows of dZ's pieces side by side, WIDE columns each, 16 bytes at a time.
-template <int WIDE, class D> __device__ inline void write_pieces(D dZ, int rows, bf16 *to) {
+// Write the first `rows` rows of dZ, 16 bytes at a time: its pieces side by side, WIDE columns each, or its numbers.
+template <int WIDE, class D> __device__ inline void write_rows(D dZ, int rows, bf16 *to) {
   struct alignas(16) Eight { bf16 v[8]; };
   for (int i = threadIdx.x; i < rows * (P * WIDE / 8); i += THREADS) {
     const int row = i / (P * WIDE / 8), piece = i / (WIDE / 8) % P, column = i % (WIDE / 8) * 8;
     reinterpret_cast<Eight *>(to)[i] = *reinterpret_cast<const Eight *>(dZ.place(piece, row, column));
+  }
+}
+template <int WIDE, class D> __device__ inline void write_rows(D dZ, int rows, float *to) {
+  struct alignas(16) Four { Two v[2]; };
+  for (int i = threadIdx.x; i < rows * (WIDE / 4); i += THREADS) {
+    const int row = i / (WIDE / 4), column = i % (WIDE / 4) * 4;
+    reinterpret_cast<Four *>(to)[i] = Four{{dZ.get(row, column), dZ.get(row, column + 2)}};
   }
 }
 

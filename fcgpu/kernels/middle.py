@@ -37,6 +37,7 @@ class Middle:
     targets : an array with the dtype and number of dimensions that y has in the calls.
     n : about how many rows a call has; the launch is tuned for it.
     stored : dtype of Z1, float32, or bfloat16 if pieces is 1.
+    whole : whether Z1 and dZ1 are float32 matrices, not in pieces.
 
     Raises ValueError for a network that `why_not` refuses.
     """
@@ -52,6 +53,7 @@ class Middle:
         count: bool,
         xp: Any,
         stored: Any = np.float32,
+        whole: bool = False,
     ) -> None:
         spec, device = layout.spec, xp.cuda.Device().attributes
         if reason := why_not(spec.sizes, pieces, device):
@@ -60,7 +62,7 @@ class Middle:
         self.blocks = blocks_of(cut, n, device)
         written = source(
             spec.sizes, spec.activation, spec.output, pieces, cut, targets=targets.dtype.name, dense=targets.ndim == 2,
-            weighted=weighted, count=count, stored=np.dtype(stored).name,
+            weighted=weighted, count=count, stored=np.dtype(stored).name, whole=whole,
         )  # fmt: skip
         self._bytes, self._first = Memory(spec.sizes, pieces, cut).bytes, math.prod(layout.shapes[0])
         self._module = partial(_module, written, xp)
@@ -80,8 +82,8 @@ class Middle:
         """Overwrite dZ1, losses, rights, and gradient for all layers but the first.
 
         Z1 (n, pieces * width) holds `pieces` blocks of columns whose sum is Z1. dZ1 has the same shape, in bfloat16:
-        its blocks are the pieces of dZ1. gradient gets [dW; db] of each layer; losses and rights (blocks,) get partial
-        sums, as in device.loss. rows is a device.Rows; params is float32.
+        its blocks are the pieces of dZ1. If they are `whole`, they are (n, width) float32. gradient gets [dW; db] of
+        each layer; losses and rights (blocks,) get partial sums, as in device.loss. rows is a device.Rows; params is float32.
         """
         if self._middle is None:
             self.compile()
@@ -110,16 +112,17 @@ def source(*of: Any, **options: Any) -> str:
 
 def text(
     sizes: Sequence[int], activation: str, output: str, pieces: int, cut: Cut, *, targets: str, dense: bool,
-    weighted: bool, count: bool, stored: str = "float32",
+    weighted: bool, count: bool, stored: str = "float32", whole: bool = False,
 ) -> str:  # fmt: skip
     """The kernels `middle` and `add_up`, without the device functions of ptx.cu.
 
-    targets and stored are names of dtypes; stored, of Z1, is float32 or bfloat16.
+    targets and stored are names of dtypes; stored, of Z1, is float32 or bfloat16. whole as in `Middle`.
     """
     shapes = [(up(n_in + 1, WIDTH), up(n_out, WIDTH)) for n_in, n_out in itertools.pairwise(sizes)]
     k, width = sizes[-1], up(sizes[-1], 16) + 1
     own = sum(a * b for a, b in shapes[1:])
     share = next(n for n in (32, 16, 8, 4, 2, 1) if n * cut.rows <= cut.threads)
+    blocks = 1 if whole else pieces
     assert share * cut.rows % 32 == 0, "a warp that has a row has nothing else"
     return f"""
 typedef float T;
@@ -127,7 +130,8 @@ typedef float H;
 typedef unsigned short bf16;
 typedef {C_TYPES[targets]} I;
 typedef {"bf16" if stored == "bfloat16" else "float"} stored;
-constexpr int P = {pieces}, R = {cut.rows}, THREADS = {cut.threads}, BESIDE = {cut.beside}, SIZE = {own};
+typedef {"float" if whole else "bf16"} made;  // dZ1
+constexpr int P = {pieces}, B = {blocks}, R = {cut.rows}, THREADS = {cut.threads}, BESIDE = {cut.beside}, SIZE = {own};
 
 __device__ inline float g(float z) {{ return {(NEAR if pieces == 1 else QUICK).get(activation, G[activation])}; }}
 __device__ inline float derivative(float a, float dz) {{ return {DERIVATIVE[activation]}; }}
@@ -158,12 +162,13 @@ __device__ inline void loss(const I *y, const float *weights, const float *share
     out.put(i, j, i < n ? Two{{pair[0], j + 1 < k ? pair[1] : 0}} : Two{{0, 0}});
   }}
 }}
-{_kernel(sizes, shapes, pieces, cut, k if dense else 1, "weights + start" if weighted else "weights")}"""
+{_kernel(sizes, shapes, pieces, blocks, cut, k if dense else 1, "weights + start" if weighted else "weights")}"""
 
 
 def _kernel(
-    sizes: Sequence[int], shapes: Sequence[tuple[int, int]], pieces: int, cut: Cut, per_row: int, weights: str
-) -> str:
+    sizes: Sequence[int], shapes: Sequence[tuple[int, int]], pieces: int, blocks: int, cut: Cut, per_row: int,
+    weights: str,
+) -> str:  # fmt: skip
     last, first = len(sizes) - 1, shapes[0][1]
     memory = Memory(sizes, pieces, cut)
     outputs = {layer: f"A{layer}" if layer < last else "dZ" for layer in range(1, last + 1)}
@@ -173,8 +178,8 @@ def _kernel(
     # The next tile's Z1 is loaded, block of columns by block, during the forward pass, the loss, and the last layer's
     # backward pass; the wider products that follow need the registers.
     ask, take = "\n    ahead.ask(Z1, tile + gridDim.x, n, {});", "\n    ahead.take({});"
-    moves = [(take.format(block - 1) if block else "") + ask.format(block) for block in range(pieces)]
-    moves += [""] * (3 - pieces) + [take.format(pieces - 1)]
+    moves = [(take.format(block - 1) if block else "") + ask.format(block) for block in range(blocks)]
+    moves += [""] * (3 - blocks) + [take.format(blocks - 1)]
     begin = end = forward = backward = ""
     for layer in range(2, last + 1):
         (high, wide), n_in, n_out, at = shapes[layer - 1], sizes[layer - 1], sizes[layer], places[layer - 2]
@@ -196,14 +201,14 @@ def _kernel(
     return f"""
 extern "C" __global__ void __launch_bounds__(THREADS, BESIDE)
 middle(const stored *Z1, const float *params, const I *y, const float *weights, const float *share, int n,
-       bf16 *dZ1, float *partial, double *losses, double *rights) {{
+       made *dZ1, float *partial, double *losses, double *rights) {{
   char *const memory = shared_memory();
 {memory.places}
   Ahead<{first}> ahead;
   ahead.announce(Z1, blockIdx.x, n);
   for (int i = threadIdx.x; i < {memory.bytes // 4}; i += THREADS) reinterpret_cast<unsigned *>(memory)[i] = 0;
   __syncthreads();{begin}
-  for (int block = 0; block < P; ++block) {{
+  for (int block = 0; block < B; ++block) {{
     ahead.ask(Z1, blockIdx.x, n, block);
     ahead.take(block);
   }}
@@ -216,7 +221,7 @@ middle(const stored *Z1, const float *params, const I *y, const float *weights, 
     ahead.announce(Z1, tile + gridDim.x, n);{moves[0]}{forward}{moves[1]}
     loss(y + (long long)start * {per_row}, {weights}, share, here, Z, dZ, sums);
     __syncthreads();{moves[2]}{backward}
-    write_pieces<{first}>(A1, here, dZ1 + (long long)start * (P * {first}));
+    write_rows<{first}>(A1, here, dZ1 + (long long)start * (B * {first}));
     __syncthreads();
   }}
   write_sums(sums, reinterpret_cast<double *>(all), losses, rights);{end}

@@ -113,7 +113,8 @@ class OnGpu:
     def _on_chip(self) -> OnChip:
         return OnChip(
             self.layout, PIECES[self.recipe.precision], (self.params, self.gradient), self.capture.products,
-            self._data.y, self.plan.batch, scale=self._scale, count=self.count, weighted=self._weighted, xp=self.xp,
+            self._data.y, self.plan.batch, self._operand, scale=self._scale, pixels=self._pixels, count=self.count,
+            weighted=self._weighted, xp=self.xp,
         )  # fmt: skip
 
     def _vector(self, dtype: Any) -> Any:

@@ -1,11 +1,13 @@
-"""The passes of a step on a GPU's tensor cores: two products with the pixels, and one kernel for all between them.
+"""The passes of a step on a GPU's tensor cores: two products with the samples, and one kernel for all between them.
 
-A pixel is an integer up to 255, which bfloat16 represents exactly, and a float32 is the sum of three bfloat16 pieces: 8
-bits, the next 8 bits, and the rest. So in every precision the first layer's products are bfloat16 products, with as
-many pieces of the other factor as the precision needs, side by side:
+From Z of the first layer to its dZ, `kernels/middle.py` works tile by tile in shared memory. The products are those of
+the recipe's precision,
+    Z = [X 1] [W; b]   and   [dW; db] = [X 1]ᵀ dZ,
+unless the features are pixels. A pixel is an integer up to 255, which bfloat16 represents exactly, and a float32 is the
+sum of three bfloat16 pieces: 8 bits, the next 8 bits, and the rest. So with pixels they are bfloat16 products in every
+precision, with as many pieces of the other factor as the precision needs, side by side:
     Z = Z1 + Z2 + Z3   with   [Z1 Z2 Z3] = [X 1] [M1 M2 M3]   and   [scale W; b] = M1 + M2 + M3,
     [dW; db]   from   [X 1]ᵀ [dZ1 dZ2 dZ3].
-From Z of the first layer to its dZ, `kernels/middle.py` works tile by tile in shared memory.
 """
 
 from typing import Any, NamedTuple
@@ -20,8 +22,8 @@ from fcgpu.train.layers import Tile
 
 
 class Buffers(NamedTuple):
-    """The pieces of Z and dZ side by side, (rows, pieces * columns): Z in float32, or in bfloat16 if there is only one
-    piece, dZ in bfloat16.
+    """Z and dZ (rows, columns), or their pieces side by side, (rows, pieces * columns). Z is float32, or bfloat16 if
+    there is only one piece; pieces of dZ are bfloat16.
     """
 
     Z: Any
@@ -29,9 +31,11 @@ class Buffers(NamedTuple):
 
 
 class OnChip:
-    """Same interface as `Layers`; for pixels, and batches of one tile."""
+    """Same interface as `Layers`; for batches of one tile.
 
-    load_scale, one = 1.0, 1.0
+    pieces : that the precision needs.
+    operand : dtype of the products' operands if the features are not `pixels`.
+    """
 
     def __init__(
         self,
@@ -41,25 +45,35 @@ class OnChip:
         products: Products,
         targets: Any,
         batch: int,
+        operand: Any,
         *,
         scale: float,
+        pixels: bool,
         count: bool,
         weighted: bool,
         xp: Any,
     ) -> None:
         from ml_dtypes import bfloat16
 
-        self.operand, self.xp, self._products = np.dtype(bfloat16), xp, products
+        self.xp, self._products = xp, products
         self._params, self._gradient = vectors
-        self._scale, self._features = scale, layout.spec.sizes[0]
         self._M, self._dM = (layout.matrices(v)[0] for v in vectors)
-        rows, self._columns = self._M.shape
-        self._pieces, self._stored = pieces, self.operand if pieces == 1 else self._M.dtype
+        self._features = layout.spec.sizes[0]
+        # Pixels are multiplied by W first and the product by the scale, other features by the scale first.
+        self.load_scale, self.one, self._scale = (1.0, 1.0, scale) if pixels else (scale, 1.0, 1.0)
+        self.operand = np.dtype(bfloat16) if pixels else np.dtype(operand)
+        in_pieces = self.operand == bfloat16
+        self._stored = self.operand if pieces == 1 else self._M.dtype
         self._middle = Middle(
-            layout, pieces, targets, batch, weighted=weighted, count=count, stored=self._stored, xp=xp
-        )
-        self._parts = xp.empty((rows, self._pieces, self._columns), dtype=self.operand)
-        self._dparts = xp.empty(self._parts.shape, dtype=self._M.dtype)
+            layout, pieces, targets, batch, weighted=weighted, count=count, stored=self._stored, whole=not in_pieces,
+            xp=xp,
+        )  # fmt: skip
+        self._parts = self._dparts = None
+        if in_pieces:
+            rows, columns = self._M.shape
+            self._parts = xp.empty((rows, pieces, columns), dtype=self.operand)
+        if pixels:
+            self._dparts = xp.empty(self._parts.shape, dtype=self._M.dtype)
 
     def compile(self) -> None:
         """Compile and load the kernel. Raises what CuPy and the driver raise."""
@@ -72,21 +86,28 @@ class OnChip:
         return int(self._middle.blocks)
 
     def buffers(self, n: int) -> Buffers:
-        shape = (n, self._pieces * self._columns)
-        return Buffers(self.xp.empty(shape, dtype=self._stored), self.xp.empty(shape, dtype=self.operand))
+        shape = (n, _side_by_side(self._M, self._parts).shape[1])
+        made = self._M.dtype if self._parts is None else self.operand
+        return Buffers(self.xp.empty(shape, dtype=self._stored), self.xp.empty(shape, dtype=made))
 
     def part(self, work: Buffers, n: int) -> Buffers:
         return Buffers(work.Z[:n], work.dZ[:n])
 
     def begin(self) -> None:
-        device.split(self._M, self._features, self._scale, self._parts, xp=self.xp)
+        if self._parts is not None:
+            device.split(self._M, self._features, self._scale, self._parts, xp=self.xp)
 
     def run(self, tile: Tile, share: Any, loss_scale: float, key: Any) -> None:
-        side_by_side = len(self._parts), -1
         Z, dZ = tile.work
-        self._products(tile.rows.X, self._parts.reshape(side_by_side), Z)
+        self._products(tile.rows.X, _side_by_side(self._M, self._parts), Z)
         self._middle(Z, self._params, tile.rows, share, dZ, self._gradient, tile.losses, tile.rights)
-        self._products(tile.rows.X, dZ, self._dparts.reshape(side_by_side), transposed_a=True)
+        self._products(tile.rows.X, dZ, _side_by_side(self._dM, self._dparts), transposed_a=True)
 
     def end(self) -> None:
-        device.merge(self._dparts, self._features, self._scale, self._dM, xp=self.xp)
+        if self._dparts is not None:
+            device.merge(self._dparts, self._features, self._scale, self._dM, xp=self.xp)
+
+
+def _side_by_side(M: Any, parts: Any) -> Any:
+    """The parts (rows, pieces, columns) of a matrix as a matrix; M itself if it is not in parts."""
+    return M if parts is None else parts.reshape(len(parts), -1)

@@ -168,8 +168,10 @@ def _on_gpu(
     order = 8 * whole.samples if recipe.shuffle and whole.batch < whole.samples else 0
     for tile, chunk in plan_gpu.cuts(whole.samples, whole.batch, row, movable=movable):
         data = small + (2 * chunk * row if chunk else X.nbytes + beside + order)
-        why = plan_gpu.why_layers(spec, recipe, X, cut=tile < whole.batch, xp=xp)
-        work = plan_gpu.work_bytes(spec, recipe, tile, whole.steps_per_epoch, layers=bool(why), xp=xp)
+        why = plan_gpu.why_layers(spec, recipe, cut=tile < whole.batch, xp=xp)
+        work = plan_gpu.work_bytes(
+            spec, recipe, tile, whole.steps_per_epoch, pixels=X.dtype.itemsize == 1, layers=bool(why), xp=xp
+        )
         yield replace(whole, tile=tile, chunk=chunk, data_bytes=data, work_bytes=work, why_layers=why)
 
 

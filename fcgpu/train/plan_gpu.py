@@ -54,13 +54,11 @@ def sample_bytes(recipe: Recipe, *, weighted: bool) -> int:
     return np.dtype(recipe.dtype).itemsize * weighted + 4 * bool(recipe.dropout)
 
 
-def why_layers(spec: Spec, recipe: Recipe, X: Any, *, cut: bool, xp: Any) -> str:
+def why_layers(spec: Spec, recipe: Recipe, *, cut: bool, xp: Any) -> str:
     """Why a step must go layer by layer (`layers.py`) and cannot use `onchip.py`; "" if it can.
 
-    X : the features as stored. cut : whether a batch is cut into several tiles.
+    cut : whether a batch is cut into several tiles.
     """
-    if X.dtype.itemsize > 1:
-        return "the features are not 8-bit integers"
     if recipe.dtype != "float32" or recipe.precision not in PIECES:
         return f"bfloat16 products cannot replace those of {recipe.dtype}, precision {recipe.precision}"
     if any(recipe.dropout_of(spec)):
@@ -77,11 +75,11 @@ def why_layers(spec: Spec, recipe: Recipe, X: Any, *, cut: bool, xp: Any) -> str
     return middle_cut.why_not(spec.sizes, PIECES[recipe.precision], device.attributes)
 
 
-def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int, *, layers: bool, xp: Any) -> int:
+def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int, *, pixels: bool, layers: bool, xp: Any) -> int:
     """Bytes of the vectors of n_params numbers, a tile's buffers, the rates and keys sent ahead, and the history.
 
-    steps : per epoch. layers : whether a step goes layer by layer. The memory of CUDA's libraries is not counted: up to
-    32 MiB of cuBLAS, and the kernels' code.
+    steps : per epoch. pixels : whether the features are 8-bit integers. layers : whether a step goes layer by layer.
+    The memory of CUDA's libraries is not counted: up to 32 MiB of cuBLAS, and the kernels' code.
     """
     size, layout = np.dtype(recipe.dtype).itemsize, Padded(spec, WIDTH)
     operand = 2 if recipe.precision in ("float16", "bfloat16") else size
@@ -99,8 +97,13 @@ def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int, *, layers: boo
     else:
         pieces, device = PIECES[recipe.precision], xp.cuda.Device().attributes
         blocks = middle_cut.blocks_of(middle_cut.cut_of(spec.sizes, pieces, tile, device), tile, device)
-        row = 2 * first + ((2 if pieces == 1 else 4) + 2) * pieces * columns
-        more = (4 + 2) * pieces * first * columns + 4 * blocks * (layout.size - first * columns)
+        more = 4 * blocks * (layout.size - first * columns)
+        if pixels:
+            row = 2 * first + ((2 if pieces == 1 else 4) + 2) * pieces * columns
+            more += (2 + 4) * pieces * first * columns
+        else:
+            row = operand * (first + 2 * columns)
+            more += 2 * first * columns * (operand == 2)
     ahead = max(AHEAD, steps) * (size + (8 * len(spec.sizes[1:-1]) if recipe.dropout else 0))
     return vectors * layout.size + tile * row + more + ahead + 24 * recipe.epochs
 
