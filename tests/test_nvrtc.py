@@ -13,7 +13,7 @@ import pytest
 from device_double import HALVES, WHOLE, ElementwiseKernel, usual, usual_on_device
 from nvidias_compiler import compiled, supported
 
-from fcgpu.kernels import middle, middle_cut
+from fcgpu.kernels import few, middle, middle_cut
 from fcgpu.kernels.losses import OUTPUTS
 
 ARCHITECTURES = (70, 80, 90, 100)  # Volta, Ampere, Hopper, Blackwell
@@ -130,3 +130,15 @@ def test_the_middle_of_a_step_compiles_for_every_output_and_activation(nvrtc):
         )  # fmt: skip
         error, log = compiled(nvrtc, source, ["-arch=compute_80", "--std=c++17"])
         assert not error, log
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_products_of_few_rows_compile(architecture, nvrtc):
+    if architecture not in supported(nvrtc):
+        pytest.skip(f"this NVRTC does not know sm_{architecture}")
+    for row, activation in zip(OUTPUTS.values(), itertools.cycle(("sigmoid", "tanh", "relu", "leaky_relu"))):
+        targets = "int64" if row.classifies else "float32"
+        source = few.source(activation, row.loss, 10, targets, not row.classifies, True, row.classifies)
+        error, log = compiled(nvrtc, source, [f"-arch=sm_{architecture}", "--std=c++17", "--ptxas-options=-v"])
+        assert not error, log
+        assert max(int(n) for n in re.findall(r"(\d+) bytes spill", log)) <= 64, log

@@ -93,11 +93,45 @@ def row_of_loss(name: str, functions: Functions = EXACT) -> str:
     return f"""
         ptrdiff_t row = i * width;
         T weight = weighted ? weights[sample] * share[0] : share[0], up = weight * T(loss_scale), sum = 0;
+        T top = Z[row];
         int best = 0;
-        for (int j = 1; j < k; ++j) if (Z[row + j] > Z[row + best]) best = j;
+        for (int j = 1; j < k; ++j) if (T z = Z[row + j]; z > top) top = z, best = j;
         if (count && first == 0 && (k == 1 ? Z[row] > T(0) : best) == y[sample]) sums[1] += 1;
-        T top = Z[row + best];
         meet();
         {loss(name, functions=functions)}
         sums[0] += double(sum * weight);
         """
+
+
+def rows_of_loss(
+    name: str, share: int, k: int, width: int, dense: bool, weighted: bool, count: bool, functions: Functions = EXACT
+) -> str:
+    """The device function `loss`, for a tile of R rows whose logits, `width` apart, are in shared memory."""
+    return f"""
+// dZ of `n` rows from their logits Z, which are overwritten as scratch; 0 in the rows after them. SHARE threads work on
+// a row. all: adds up the loss and correct predictions of this thread's rows.
+constexpr int SHARE = {share};
+__device__ inline void meet() {{ __syncwarp(); }}
+template <typename V> __device__ inline V across(V mine) {{
+  for (int bits = 1; bits < SHARE; bits *= 2) mine += __shfl_xor_sync(~0u, mine, bits);
+  return mine;
+}}
+template <class D>
+__device__ inline void loss(const I *y, const float *weights, const float *share, int n, float *Z, D out,
+                            double (&all)[2]) {{
+  const int i = threadIdx.x / SHARE, first = threadIdx.x % SHARE, step = SHARE, k = {k}, width = {width};
+  const bool dense = {int(dense)}, weighted = {int(weighted)}, count = {int(count)};
+  const int sample = i < n ? i : 0;  // rows after the last sample have none of their own
+  const double loss_scale = 1;
+  float *const dZ = Z;
+  if (i >= R) return;
+  double sums[2] = {{0, 0}};
+  {{{row_of_loss(name, functions)}}}
+  meet();
+  if (i < n) all[0] += sums[0], all[1] += sums[1];
+  for (int j = 2 * first; j < k; j += 2 * step) {{
+    const float *pair = Z + i * width + j;
+    out.put(i, j, i < n ? Two{{pair[0], j + 1 < k ? pair[1] : 0}} : Two{{0, 0}});
+  }}
+}}
+"""

@@ -230,7 +230,11 @@ FORMULAS = {
         for (int j = i; j < n_penalties; j += blockDim.x) sums[2] += penalties[j];
         for (int j = i; j < n_squares; j += blockDim.x) sums[3] += squares[j];
         """,
-        "double sums[4] = {0, 0, 0, 0}",
+        """
+        double sums[4] = {0, 0, 0, 0};
+        const long long done = at[0], row = advance ? 3 * (done / steps) : 0, next = advance ? done - first[0] : 0;
+        const T new_rate = rates[next];
+        const double before[3] = {history[row], history[row + 1], history[row + 2]}""",
         """
         block_sum(sums);
         if (threadIdx.x == 0) {
@@ -240,11 +244,10 @@ FORMULAS = {
             totals[2] = right;
             clip[0] = T(n_squares == 0 ? 1.0 : norm > limit ? limit / norm : norm != norm ? norm : 1.0);
             if (advance) {
-                long long done = at[0], row = 3 * (done / steps), next = done - first[0];
-                history[row] += (loss + penalty) * portion;
-                history[row + 1] += penalty * portion;
-                history[row + 2] += right;
-                rate[0] = rates[next];
+                history[row] = before[0] + (loss + penalty) * portion;
+                history[row + 1] = before[1] + penalty * portion;
+                history[row + 2] = before[2] + right;
+                rate[0] = new_rate;
                 for (int j = 0; j < n_keys; ++j) key[j] = keys[(next + 1) * n_keys + j];
                 t[0] += 1;
                 at[0] = done + 1;

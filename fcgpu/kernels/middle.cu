@@ -6,6 +6,7 @@ constexpr int WARPS = THREADS / 32;
 constexpr int UNROLL = P == 1 ? 2 : 1;  // of the loop of a product; with more pieces there are not enough registers
 
 struct Two { float x, y; };
+struct alignas(16) Sixteen { unsigned words[4]; };
 
 // (M, N) float32 numbers in shared memory, stored as P bfloat16 matrices, the pieces, whose sum they are. Each piece is
 // the remainder of those before it, rounded to bfloat16; three pieces are exact. Rows are 16 bytes longer than a
@@ -86,15 +87,14 @@ __device__ inline void product(A a, B b, Store store) {
   }
 }
 
-// Load [W; b] from the flat vector, whose rows have `wide` numbers: W in pieces, padded with 0, and b.
+// Load [W; b] from the flat vector, whose rows have `wide` numbers, 0 after the outputs: W in pieces, padded, and b.
 template <int UNITS, int OUTPUTS, class Weights>
 __device__ inline void load_layer(const float *flat, int wide, Weights W, float *b) {
-#pragma unroll 4
+#pragma unroll 8
   for (int i = threadIdx.x; i < W.rows * W.columns / 2; i += THREADS) {
     const int row = i / (W.columns / 2), column = i % (W.columns / 2) * 2;
-    const float *w = flat + row * wide + column;
-    const bool x = row < UNITS && column < OUTPUTS, y = row < UNITS && column + 1 < OUTPUTS;
-    W.put(row, column, Two{x ? w[0] : 0, y ? w[1] : 0});
+    const bool there = row < UNITS && column < wide;
+    W.put(row, column, there ? *reinterpret_cast<const Two *>(flat + row * wide + column) : Two{0, 0});
   }
   for (int j = threadIdx.x; j < W.columns; j += THREADS) b[j] = j < OUTPUTS ? flat[UNITS * wide + j] : 0;
 }
@@ -171,28 +171,43 @@ template <int WIDE> struct Ahead {
     const int bytes = (n - tile * R < R ? n - tile * R : R) * int(B * WIDE * sizeof(stored));
     for (int i = threadIdx.x * 128; i < bytes; i += THREADS * 128, at += THREADS * 128) prefetch_l2(at);
   }
+  __device__ static Four at(const stored *Z1, int tile, int n, int block, int j) {
+    const int i = threadIdx.x + j * THREADS, row = tile * R + i / (WIDE / 4);
+    if (i >= fours || row >= n) return Four{};
+    return *reinterpret_cast<const Four *>(Z1 + ((long long)row * B + block) * WIDE + i % (WIDE / 4) * 4);
+  }
   __device__ void ask(const stored *Z1, int tile, int n, int block) {
 #pragma unroll
+    for (int j = 0; j < each; ++j) coming[j] = at(Z1, tile, n, block, j);
+  }
+  // The first tile, for which there is nothing to do meanwhile: all blocks at once.
+  __device__ void ask_all(const stored *Z1, int tile, int n) {
+    if (B == 1) return ask(Z1, tile, n, 0);
+#pragma unroll
     for (int j = 0; j < each; ++j) {
-      const int i = threadIdx.x + j * THREADS, row = tile * R + i / (WIDE / 4);
-      coming[j] = Four{};
-      if (i < fours && row < n)
-        coming[j] = *reinterpret_cast<const Four *>(Z1 + ((long long)row * B + block) * WIDE + i % (WIDE / 4) * 4);
+      Four its[B];
+#pragma unroll
+      for (int block = 0; block < B; ++block) its[block] = at(Z1, tile, n, block, j);
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        sum[j][c] = 0;
+#pragma unroll
+        for (int block = 0; block < B; ++block) sum[j][c] += number(its[block], c);
+      }
     }
   }
-  __device__ float number(int j, int c) const {
-    const unsigned (&words)[sizeof(stored)] = coming[j].words;
-    if (sizeof(stored) == 4) return __uint_as_float(words[c % sizeof(stored)]);
-    return c % 2 ? right_of(words[c / 2]) : left_of(words[c / 2]);
+  __device__ static float number(const Four &four, int c) {
+    if (sizeof(stored) == 4) return __uint_as_float(four.words[c % sizeof(stored)]);
+    return c % 2 ? right_of(four.words[c / 2]) : left_of(four.words[c / 2]);
   }
   __device__ void take(int block) {
     if (B == 1) return;
 #pragma unroll
     for (int j = 0; j < each; ++j)
 #pragma unroll
-      for (int c = 0; c < 4; ++c) sum[j][c] = (block ? sum[j][c] : 0) + number(j, c);
+      for (int c = 0; c < 4; ++c) sum[j][c] = (block ? sum[j][c] : 0) + number(coming[j], c);
   }
-  __device__ float whole(int j, int c) const { return B == 1 ? number(j, c) : sum[j][c]; }
+  __device__ float whole(int j, int c) const { return B == 1 ? number(coming[j], c) : sum[j][c]; }
   // A = g(Z1)
   template <class A> __device__ void arrive(A a) const {
 #pragma unroll

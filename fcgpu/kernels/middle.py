@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.kernels.expressions import DERIVATIVE, EXACT, FAST, G, row_of_loss
+from fcgpu.kernels.expressions import DERIVATIVE, EXACT, FAST, G, rows_of_loss
 from fcgpu.kernels.formulas import WIDTH
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.middle_cut import Cut, Memory, blocks_of, cut_of, why_not
@@ -83,7 +83,8 @@ class Middle:
 
         Z1 (n, pieces * width) holds `pieces` blocks of columns whose sum is Z1. dZ1 has the same shape, in bfloat16:
         its blocks are the pieces of dZ1. If they are `whole`, they are (n, width) float32. gradient gets [dW; db] of
-        each layer; losses and rights (blocks,) get partial sums, as in device.loss. rows is a device.Rows; params is float32.
+        each layer; losses and rights (blocks,) get partial sums, as in device.loss. rows is a device.Rows; params is
+        float32.
         """
         if self._middle is None:
             self.compile()
@@ -136,32 +137,7 @@ constexpr int P = {pieces}, B = {blocks}, R = {cut.rows}, THREADS = {cut.threads
 __device__ inline float g(float z) {{ return {(NEAR if pieces == 1 else QUICK).get(activation, G[activation])}; }}
 __device__ inline float derivative(float a, float dz) {{ return {DERIVATIVE[activation]}; }}
 {text_of("middle.cu")}
-// dZ of `n` rows from their logits Z, which are overwritten as scratch; 0 in the rows after them. SHARE threads work on
-// a row. all: adds up the loss and correct predictions of this thread's rows.
-constexpr int SHARE = {share};
-__device__ inline void meet() {{ __syncwarp(); }}
-template <typename V> __device__ inline V across(V mine) {{
-  for (int bits = 1; bits < SHARE; bits *= 2) mine += __shfl_xor_sync(~0u, mine, bits);
-  return mine;
-}}
-template <class D>
-__device__ inline void loss(const I *y, const float *weights, const float *share, int n, float *Z, D out,
-                            double (&all)[2]) {{
-  const int i = threadIdx.x / SHARE, first = threadIdx.x % SHARE, step = SHARE, k = {k}, width = {width};
-  const bool dense = {_word(dense)}, weighted = {_word(weighted)}, count = {_word(count)};
-  const int sample = i < n ? i : 0;  // rows after the last sample have none of their own
-  const double loss_scale = 1;
-  float *const dZ = Z;
-  if (i >= R) return;
-  double sums[2] = {{0, 0}};
-  {{{row_of_loss(OUTPUTS[output].loss, FAST if pieces == 1 else EXACT)}}}
-  meet();
-  if (i < n) all[0] += sums[0], all[1] += sums[1];
-  for (int j = 2 * first; j < k; j += 2 * step) {{
-    const float *pair = Z + i * width + j;
-    out.put(i, j, i < n ? Two{{pair[0], j + 1 < k ? pair[1] : 0}} : Two{{0, 0}});
-  }}
-}}
+{rows_of_loss(OUTPUTS[output].loss, share, k, width, dense, weighted, count, FAST if pieces == 1 else EXACT)}
 {_kernel(sizes, shapes, pieces, blocks, cut, k if dense else 1, "weights + start" if weighted else "weights")}"""
 
 
@@ -205,13 +181,10 @@ middle(const stored *Z1, const float *params, const I *y, const float *weights, 
   char *const memory = shared_memory();
 {memory.places}
   Ahead<{first}> ahead;
-  ahead.announce(Z1, blockIdx.x, n);
-  for (int i = threadIdx.x; i < {memory.bytes // 4}; i += THREADS) reinterpret_cast<unsigned *>(memory)[i] = 0;
-  __syncthreads();{begin}
-  for (int block = 0; block < B; ++block) {{
-    ahead.ask(Z1, blockIdx.x, n, block);
-    ahead.take(block);
-  }}
+  ahead.ask_all(Z1, blockIdx.x, n);
+  auto *const zeros = reinterpret_cast<Sixteen *>(memory);
+  for (int i = threadIdx.x; i < {memory.zeros // 16}; i += THREADS) zeros[i] = Sixteen{{}};{begin}
+  __syncthreads();
   partial += (long long)blockIdx.x * SIZE;
   double sums[2] = {{0, 0}};
   for (int tile = blockIdx.x; tile * R < n; tile += gridDim.x) {{
@@ -227,7 +200,3 @@ middle(const stored *Z1, const float *params, const I *y, const float *weights, 
   write_sums(sums, reinterpret_cast<double *>(all), losses, rights);{end}
 }}
 """
-
-
-def _word(value: bool) -> str:
-    return "true" if value else "false"

@@ -67,7 +67,8 @@ def blocks_of(cut: Cut, n: int, device: Any) -> int:
 
 
 class Memory:
-    """The shared memory of a block: `places` is C++ that declares its arrays, `bytes` its size.
+    """The shared memory of a block: `places` is C++ that declares its arrays, `bytes` its size; the first `zeros` bytes
+    begin as 0.
 
     A1, A2, ... hold the layers' outputs and later their dZ; dZ is the last layer's, and Z its logits.
     """
@@ -76,16 +77,18 @@ class Memory:
         rows = cut.rows
         self.places, self.bytes, self._pieces = "", 0, pieces
         wide, last = [up(size, 16) for size in sizes], len(sizes) - 1
-        self._floats("all", 4 * cut.threads)
         for layer in range(1, last):
             self._matrix(f"A{layer}", rows, wide[layer])
         self._matrix("dZ", rows, wide[last])
         self._floats("Z", rows * (wide[last] + 1))
         for layer in range(2, last + 1):
-            self._matrix(f"W{layer}", wide[layer - 1], wide[layer])
-            self._floats(f"b{layer}", wide[layer])
             self._floats(f"dW{layer}", wide[layer - 1] * (wide[layer] + 8))
             self._floats(f"db{layer}", 2 * cut.threads // wide[layer] * wide[layer])
+        self.zeros = self.bytes
+        for layer in range(2, last + 1):
+            self._matrix(f"W{layer}", wide[layer - 1], wide[layer])
+            self._floats(f"b{layer}", wide[layer])
+        self._floats("all", 4 * cut.threads)
 
     def _matrix(self, name: str, rows: int, columns: int) -> None:
         self.places += f"  const Matrix<{rows}, {columns}> {name}{{(bf16 *)(memory + {self.bytes})}};\n"

@@ -27,6 +27,7 @@ from fcgpu.params import Padded, Spec, weights_only
 from fcgpu.train.ahead import Ahead
 from fcgpu.train.capture import Capture, Steps
 from fcgpu.train.cluster import Cluster
+from fcgpu.train.few_rows import FewRows, kernels
 from fcgpu.train.layers import Layers, Tile
 from fcgpu.train.onchip import OnChip
 from fcgpu.train.plan import Plan
@@ -95,6 +96,11 @@ class OnGpu:
         self._weighted, self._named = weights is not None, bool(self._dropout)
         self._data = device.Rows(X, y, xp.ones((1,), dtype=dtype) if weights is None else weights, ids)
         self._pixels, self._operand = X.dtype.itemsize == 1, operand
+        self._few = (
+            None
+            if plan.tile < plan.batch
+            else kernels(self.layout, recipe, operand, y, plan.batch, weighted=self._weighted, count=count, xp=xp)
+        )
         self._passes: Layers | OnChip = self._layers() if plan.why_layers else self._on_chip()
         wide = plan.samples * self.layout.shapes[0][0] * self._passes.operand.itemsize
         fits = plan.batch == plan.samples and not plan.chunk and plan.bytes + wide <= plan.budget
@@ -104,16 +110,18 @@ class OnGpu:
         self._done = done * plan.steps_per_epoch
 
     def _layers(self) -> Layers:
-        return Layers(
-            self.spec, self.recipe, (self.params, self.gradient), self.capture.products, self._operand,
+        kind, products = (Layers, self.capture.products) if self._few is None else (FewRows, self._few)
+        return kind(
+            self.spec, self.recipe, (self.params, self.gradient), products, self._operand,
             layout=self.layout, scale=self._scale, pixels=self._pixels, count=self.count, weighted=self._weighted,
             xp=self.xp,
         )  # fmt: skip
 
     def _on_chip(self) -> OnChip:
+        products = self.capture.products if self._few is None or self._pixels else self._few
         return OnChip(
-            self.layout, PIECES[self.recipe.precision], (self.params, self.gradient), self.capture.products,
-            self._data.y, self.plan.batch, self._operand, scale=self._scale, pixels=self._pixels, count=self.count,
+            self.layout, PIECES[self.recipe.precision], (self.params, self.gradient), products, self._data.y,
+            self.plan.batch, self._operand, scale=self._scale, pixels=self._pixels, count=self.count,
             weighted=self._weighted, xp=self.xp,
         )  # fmt: skip
 
@@ -150,11 +158,12 @@ class OnGpu:
             tables=self._ahead.tables, now=self._now, params=self.params, rule=rule, weighted=self._weighted,
             count=self.count, scale=self._scale,
         )  # fmt: skip
-        if isinstance(self._passes, OnChip) and self._cluster.why:
+        if self._cluster.why:
             try:
                 self._passes.compile()
-            except Exception as error:  # from the compiler or the driver: go layer by layer instead
-                self.capture.lost = f"no tensor cores: {first_line(error)}"
+            except Exception as error:  # from the compiler or the driver: go by CuPy's and cuBLAS's kernels instead
+                self.capture.lost = f"own kernels do not compile: {first_line(error)}"
+                self._few = None
                 self._passes, self.resident = self._layers(), 0
         with self.capture.on_stream():
             self._batches = self._cut()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcgpu.kernels import device
+from fcgpu.kernels.few import Few
 from fcgpu.kernels.formulas import kernel
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.products import Products
@@ -52,7 +53,7 @@ class Layers:
         spec: Spec,
         recipe: Recipe,
         vectors: tuple[Any, Any],
-        products: Products,
+        products: Products | Few,
         operand: Any,
         *,
         layout: Padded,
@@ -73,6 +74,9 @@ class Layers:
             whole = pixels and np.isfinite(np.asarray(1 / scale).astype(operand))
         # Pixels are multiplied by W first and the product by the scale; the constant unit for b must then be 1 / scale.
         self.load_scale, self.one, self._scale = (1.0, 1 / scale, scale) if whole else (scale, 1.0, 1.0)
+
+    def compile(self) -> None:
+        """Nothing to do: CuPy compiles each kernel at its first launch."""
 
     def loss_scale(self, samples: int) -> float:
         """Factor of dZ besides `share`, 1 / Σ weights. In float16 it cancels the division by the number of samples."""
@@ -105,43 +109,57 @@ class Layers:
         share (1,) and loss_scale multiply dZ, and the gradient is divided by loss_scale; key (2 layers,) is dropout's.
         """
         self._forward(tile, key)
-        device.loss(
-            OUTPUTS[self.spec.output].loss, tile.rows, share, self.spec.sizes[-1], loss_scale, self._weighted,
-            self._count, tile.work.Z, tile.work.dZ, tile.losses, tile.rights, xp=self.xp,
-        )  # fmt: skip
+        self._last(tile, share, loss_scale)
         self._backward(tile, loss_scale)
 
     def end(self) -> None:
         """Nothing to do: the gradient is complete. `OnChip` needs it."""
 
     def _forward(self, tile: Tile, key: Any) -> None:
-        """Z = [A 1] [W; b], A = g(Z), from the tile's samples to its logits."""
-        product, work = self._products, tile.work
-        inputs = [tile.rows.X, *work.A]
-        for i, M in enumerate(self._M):
-            alpha = self._scale if i == 0 else 1.0
-            if i == len(work.A):
-                product(inputs[i], M, work.Z, alpha=alpha)
-                return
-            A, n = work.A[i], self.spec.sizes[i + 1]
-            product(inputs[i], M, A[:, : M.shape[1]], alpha=alpha)
-            device.activate(self.spec.activation, A, n, xp=self.xp)
+        """From the tile's samples to its last hidden layer."""
+        for i, its in enumerate(self._inputs(tile)[:-1]):
+            self._layer(i, its, tile.work.A[i])
             if self._dropout:
-                its = key[2 * i : 2 * i + 2]
-                device.dropout(A, n, work.keep[i], its, tile.rows.ids, self._dropout[i], xp=self.xp)
+                n, one = self.spec.sizes[i + 1], key[2 * i : 2 * i + 2]
+                device.dropout(tile.work.A[i], n, tile.work.keep[i], one, tile.rows.ids, self._dropout[i], xp=self.xp)
 
     def _backward(self, tile: Tile, loss_scale: float) -> None:
-        """[dW; db] = [A 1]ᵀ dZ, summed over the tiles; dA = dZ Wᵀ; dZ = dA g'(A)."""
-        product, work, dZ = self._products, tile.work, tile.work.dZ
-        inputs, beta = [tile.rows.X, *work.A], 1.0 if tile.start else 0.0
+        """[dW; db] = [A 1]ᵀ dZ, summed over the tiles; and dZ of all layers but the last."""
+        work, inputs, dZ, beta = tile.work, self._inputs(tile), tile.work.dZ, 1.0 if tile.start else 0.0
         for i in reversed(range(len(self._M))):
-            M, dA = self._M[i], work.dA[i - 1] if i else None  # no gradient of the samples
-            alpha = (1.0 if i else self._scale) / loss_scale
-            product(inputs[i], dZ, self._dM[i], transposed_a=True, alpha=alpha, beta=beta)
-            if dA is not None:
-                product(dZ, M, dA, transposed_b=True)
-                n = self.spec.sizes[i]
-                if self._dropout:
-                    device.dropout_backward(inputs[i], dA, n, work.keep[i - 1], self._dropout[i - 1], xp=self.xp)
-                device.derive(self.spec.activation, inputs[i], dA, n, xp=self.xp)
-                dZ = dA[:, : self._M[i - 1].shape[1]]
+            self._products(inputs[i], dZ, self._dM[i], transposed_a=True, alpha=self._alpha(i) / loss_scale, beta=beta)
+            if i:  # no gradient of the samples
+                self._through(i, dZ, work, inputs[i])
+                dZ = work.dA[i - 1][:, : self._M[i - 1].shape[1]]
+
+    def _inputs(self, tile: Tile) -> list[Any]:
+        """What each layer multiplies by its [W; b]."""
+        return [tile.rows.X, *tile.work.A]
+
+    def _alpha(self, layer: int) -> float:
+        return self._scale if layer == 0 else 1.0
+
+    # The three that `FewRows` does in one launch each
+
+    def _layer(self, i: int, its: Any, A: Any) -> None:
+        """A = [g(Z) 1 0], Z = [its 1] [W; b]."""
+        M = self._M[i]
+        self._products(its, M, A[:, : M.shape[1]], alpha=self._alpha(i))
+        device.activate(self.spec.activation, A, self.spec.sizes[i + 1], xp=self.xp)
+
+    def _last(self, tile: Tile, share: Any, loss_scale: float) -> None:
+        """The logits, and their loss and dZ."""
+        work = tile.work
+        self._products(self._inputs(tile)[-1], self._M[-1], work.Z, alpha=self._alpha(len(work.A)))
+        device.loss(
+            OUTPUTS[self.spec.output].loss, tile.rows, share, self.spec.sizes[-1], loss_scale, self._weighted,
+            self._count, work.Z, work.dZ, tile.losses, tile.rights, xp=self.xp,
+        )  # fmt: skip
+
+    def _through(self, i: int, dZ: Any, work: Buffers, A: Any) -> None:
+        """dA = dZ Wᵀ of layer i, overwritten with dA g'(A)."""
+        dA, n = work.dA[i - 1], self.spec.sizes[i]
+        self._products(dZ, self._M[i], dA, transposed_b=True)
+        if self._dropout:
+            device.dropout_backward(A, dA, n, work.keep[i - 1], self._dropout[i - 1], xp=self.xp)
+        device.derive(self.spec.activation, A, dA, n, xp=self.xp)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcgpu.kernels import device
+from fcgpu.kernels.few import Few
 from fcgpu.kernels.middle import Middle
 from fcgpu.kernels.products import Products
 from fcgpu.params import Padded
@@ -42,7 +43,7 @@ class OnChip:
         layout: Padded,
         pieces: int,
         vectors: tuple[Any, Any],
-        products: Products,
+        products: Products | Few,
         targets: Any,
         batch: int,
         operand: Any,
@@ -78,6 +79,8 @@ class OnChip:
     def compile(self) -> None:
         """Compile and load the kernel. Raises what CuPy and the driver raise."""
         self._middle.compile()
+        if isinstance(self._products, Few):
+            self._products.compile()
 
     def loss_scale(self, samples: int) -> float:
         return 1.0

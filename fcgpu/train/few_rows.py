@@ -1,0 +1,68 @@
+"""The passes of a step for batches of few rows: a layer is one launch in each direction, by `kernels/few.py`."""
+
+from typing import Any
+
+import numpy as np
+
+from fcgpu.kernels import few
+from fcgpu.kernels.few import Few
+from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.params import Padded, Spec
+from fcgpu.train.layers import Buffers, Layers, Tile
+from fcgpu.train.recipe import Recipe
+
+
+class FewRows(Layers):
+    """The same as `Layers`, for batches of one tile that `suits` accepts."""
+
+    def __init__(
+        self, spec: Spec, recipe: Recipe, vectors: tuple[Any, Any], products: Few, operand: Any, **options: Any
+    ) -> None:
+        super().__init__(spec, recipe, vectors, products, operand, **options)
+        self._few = products
+
+    def compile(self) -> None:
+        """Compile and load the kernels. Raises what CuPy and the driver raise."""
+        self._few.compile()
+
+    def blocks(self, n: int) -> int:
+        return few.blocks(n) if self.spec.sizes[-1] <= few.MOST_OUTPUTS else super().blocks(n)
+
+    def buffers(self, n: int) -> Buffers:
+        made = super().buffers(n)
+        made.dZ.fill(0)  # the columns after the outputs stay 0
+        return made
+
+    def _layer(self, i: int, its: Any, A: Any) -> None:
+        self._few.forward(its, self._M[i], A, self.spec.sizes[i + 1], self._alpha(i))
+
+    def _last(self, tile: Tile, share: Any, loss_scale: float) -> None:
+        if self.spec.sizes[-1] > few.MOST_OUTPUTS:
+            super()._last(tile, share, loss_scale)
+            return
+        A, alpha = self._inputs(tile)[-1], self._alpha(len(tile.work.A))
+        self._few.last(A, self._M[-1], tile.rows, share, tile.work.dZ, tile.losses, tile.rights, alpha)
+
+    def _through(self, i: int, dZ: Any, work: Buffers, A: Any) -> None:
+        self._few.backward(dZ, self._M[i], A, work.dA[i - 1], self.spec.sizes[i])
+
+
+def kernels(
+    layout: Padded, recipe: Recipe, operand: Any, targets: Any, batch: int, *, weighted: bool, count: bool, xp: Any
+) -> Few | None:
+    """The kernels of a run whose products are small enough; None if they are not, or the GPU or the recipe has other
+    needs.
+
+    operand : dtype of the products' operands. targets : an array like y.
+    """
+    spec = layout.spec
+    if (
+        operand != np.float32
+        or any(recipe.dropout_of(spec))
+        or xp.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"] < few.BYTES
+        or not all(few.are_few(batch, *shape) for shape in layout.shapes)
+    ):
+        return None
+    return Few(
+        spec.activation, OUTPUTS[spec.output].loss, spec.sizes[-1], targets, weighted=weighted, count=count, xp=xp
+    )
