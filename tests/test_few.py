@@ -26,7 +26,7 @@ def device(request, monkeypatch):
 
 def made(xp, activation="relu", loss="cross_entropy", outputs=3, targets=None, *, weighted=False, count=True):
     targets = np.zeros(1, np.int64) if targets is None else targets
-    return Few(activation, loss, outputs, targets, weighted=weighted, count=count, xp=xp)
+    return Few(activation, loss, outputs, 3, targets, weighted=weighted, count=count, xp=xp)
 
 
 def matrix(random, shape, wide=0):

@@ -134,11 +134,11 @@ def test_the_middle_of_a_step_compiles_for_every_output_and_activation(nvrtc):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_products_of_few_rows_compile(architecture, nvrtc):
-    if architecture not in supported(nvrtc):
-        pytest.skip(f"this NVRTC does not know sm_{architecture}")
+    if architecture < 80 or architecture not in supported(nvrtc):
+        pytest.skip(f"this NVRTC does not know sm_{architecture}, or it has no tensor cores for bfloat16")
     for row, activation in zip(OUTPUTS.values(), itertools.cycle(("sigmoid", "tanh", "relu", "leaky_relu"))):
         targets = "int64" if row.classifies else "float32"
-        source = few.source(activation, row.loss, 10, targets, not row.classifies, True, row.classifies)
+        source = few.source(activation, row.loss, 10, 3, targets, not row.classifies, True, row.classifies)
         error, log = compiled(nvrtc, source, [f"-arch=sm_{architecture}", "--std=c++17", "--ptxas-options=-v"])
         assert not error, log
         assert max(int(n) for n in re.findall(r"(\d+) bytes spill", log)) <= 64, log

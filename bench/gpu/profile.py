@@ -10,12 +10,15 @@ from functools import partial
 from itertools import islice, product
 from typing import Any
 
+import numpy as np
+
 import fcgpu
 from bench.cases import SIZES, TIMED
 from bench.gpu.clock import launched, seconds_of
 from bench.gpu.limits import bandwidth, launch_seconds
 from fcgpu.kernels import device as kernels
 from fcgpu.kernels import fused
+from fcgpu.kernels.few import Few
 from fcgpu.kernels.middle import Middle
 from fcgpu.kernels.products import Products
 from fcgpu.train import gpu as steps
@@ -98,7 +101,7 @@ def _launches(backend: Any, data: Any, options: dict[str, Any]) -> tuple[list[La
 def _noted() -> Iterator[list[Launch]]:
     """Launches made inside this context are appended to the list."""
     found: list[Launch] = []
-    multiplied, middle = Products.__call__, Middle.__call__
+    multiplied, middle, few = Products.__call__, Middle.__call__, Few._launch
     tables = {module: module.kernel for module in (kernels, fused, layers, steps)}
 
     def noting(compile: Callable[..., Any], name: str, xp: Any) -> Callable[..., Any]:
@@ -118,8 +121,16 @@ def _noted() -> Iterator[list[Launch]]:
         found.append(Launch("middle, and its sums", lambda: middle(self, *arguments)))
         middle(self, *arguments)
 
+    def launch(self: Few, name: str, rows: int, columns: int, *arguments: Any) -> None:
+        sizes = " ".join(str(a) for a in arguments if isinstance(a, np.int32))
+        found.append(
+            Launch(f"{name} to ({rows}, {columns}), {sizes}", lambda: few(self, name, rows, columns, *arguments))
+        )
+        few(self, name, rows, columns, *arguments)
+
     Products.__call__ = multiply  # type: ignore[method-assign]
     Middle.__call__ = between  # type: ignore[method-assign]
+    Few._launch = launch  # type: ignore[method-assign]
     for module, compile in tables.items():
         module.kernel = partial(noting, compile)
     try:
@@ -127,6 +138,7 @@ def _noted() -> Iterator[list[Launch]]:
     finally:
         Products.__call__ = multiplied  # type: ignore[method-assign]
         Middle.__call__ = middle  # type: ignore[method-assign]
+        Few._launch = few  # type: ignore[method-assign]
         for module, compile in tables.items():
             module.kernel = compile
 

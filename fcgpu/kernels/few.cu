@@ -2,98 +2,120 @@
 // a training step done before C is written. `few.py` generates `g`, `derivative` and `loss`.
 //
 // A thread block computes a tile of C. Its warps share the sum over k, and their sums are added up in order, so the same
-// inputs give the same bits. While they multiply one part of A and B from shared memory, the next part is on its way.
+// inputs give the same bits. While they multiply one part of A and B, in pieces, the next part is on its way.
 
 constexpr int ROWS = R, COLUMNS = 32, WARPS = 8, THREADS = 32 * WARPS;
-constexpr int PART = 128;  // most k in shared memory at once
+constexpr int PART = 16 * WARPS;  // of k, in shared memory at once: each warp multiplies 16
+constexpr int STRIDE = COLUMNS + 8;  // of the warps' sums
 
 struct alignas(16) Four { float v[4]; };
 
-// A part of A or B: `length` values of k for each of LINES rows or columns of the tile. ALONG_K: neighbours in memory
-// are neighbours in k, not in lines. In shared memory a value of k is STRIDE numbers from the next.
-template <int LINES, bool ALONG_K> struct Part {
-  static constexpr int STRIDE = LINES + 4, EACH = LINES * PART / 4 / THREADS;
-  Four coming[EACH];
+// A part of a matrix, (M, N), on its way from global memory.
+template <int M, int N> struct Coming {
+  static constexpr int each = M * N / 4 / THREADS;
+  Four fours[each];
 
-  __device__ static int line(int i) { return ALONG_K ? threadIdx.x % 16 + i % (LINES / 16) * 16 : threadIdx.x % (LINES / 4) * 4; }
-  __device__ static int at(int i) {
-    return ALONG_K ? threadIdx.x / 16 * 4 + i / (LINES / 16) * 64 : threadIdx.x / (LINES / 4) + i * (4 * THREADS / LINES);
-  }
-  // Start to load `length` values of k from `from` on, of lines `first` to `lines`; 0 where there are none.
-  __device__ void ask(const float *M, int ld, int first, int lines, int from, int length, int k) {
-    M += ALONG_K ? (long long)first * ld + from : (long long)from * ld + first;
+  __device__ static int row(int i) { return (threadIdx.x + i * THREADS) / (N / 4); }
+  __device__ static int column(int i) { return threadIdx.x % (N / 4) * 4; }
+  // Start to load the first `rows` rows and `columns` columns from `at` on; 0 after them.
+  __device__ void ask(const float *at, int ld, int rows, int columns) {
 #pragma unroll
-    for (int i = 0; i < EACH; ++i) {
-      const bool there = at(i) < length && from + at(i) < k && first + line(i) < lines;
-      coming[i] = there ? *reinterpret_cast<const Four *>(M + (ALONG_K ? (long long)line(i) * ld + at(i) : (long long)at(i) * ld + line(i)))
-                        : Four{};
+    for (int i = 0; i < each; ++i) {
+      const bool there = row(i) < rows && column(i) < columns;
+      fours[i] = there ? *reinterpret_cast<const Four *>(at + (long long)row(i) * ld + column(i)) : Four{};
     }
   }
-  __device__ void put(float *to, int length) const {
+  __device__ void put(Matrix<M, N> to) const {
 #pragma unroll
-    for (int i = 0; i < EACH; ++i) {
-      if (at(i) >= length) continue;
-      if (ALONG_K)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) to[(at(i) + j) * STRIDE + line(i)] = coming[i].v[j];
-      else
-        *reinterpret_cast<Four *>(to + at(i) * STRIDE + line(i)) = coming[i];
+    for (int i = 0; i < each; ++i) {
+      const float (&v)[4] = fours[i].v;
+      to.put(row(i), column(i), Two{v[0], v[1]}, Two{v[2], v[3]});
     }
   }
 };
 
 // Call store(row, column, Two) once in each thread, for two neighbours of this block's tile of op(A) op(B), (m, n) with
 // inner size k; `store` must ignore rows from m on. Columns from n on are 0; tiles go to column `wide`. n and leading
-// dimensions must be multiples of 4, and k, too, unless only A is transposed; matrices must be aligned to 16 bytes.
+// dimensions must be multiples of 4, and so must k, unless only A is transposed, and then m; all must be aligned to 16
+// bytes.
 template <bool TRANSPOSED_A, bool TRANSPOSED_B, class Store>
 __device__ inline void product(const float *A, int lda, const float *B, int ldb, int m, int n, int wide, int k, Store store) {
-  typedef Part<ROWS, !TRANSPOSED_A> Left;
-  typedef Part<COLUMNS, TRANSPOSED_B> Right;
-  constexpr int size = PART * (Left::STRIDE + Right::STRIDE);
-  float *const memory = reinterpret_cast<float *>(shared_memory());
+  constexpr int high_a = TRANSPOSED_A ? PART : ROWS, wide_a = TRANSPOSED_A ? ROWS : PART;
+  constexpr int high_b = TRANSPOSED_B ? COLUMNS : PART, wide_b = TRANSPOSED_B ? PART : COLUMNS;
+  typedef Matrix<high_a, wide_a> Left;
+  typedef Matrix<high_b, wide_b> Right;
+  constexpr int size_a = P * Left::rows * Left::stride, size = size_a + P * Right::rows * Right::stride;
+  bf16 *const memory = reinterpret_cast<bf16 *>(shared_memory());
   const int across = (wide + COLUMNS - 1) / COLUMNS, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int row = blockIdx.x / across * ROWS, column = blockIdx.x % across * COLUMNS;
-  const int parts = (k + PART - 1) / PART, each = ((k + parts - 1) / parts + WARPS - 1) / WARPS, length = each * WARPS;
-  Left a;
-  Right b;
-  a.ask(A, lda, row, m, 0, length, k);
-  b.ask(B, ldb, column, n, 0, length, k);
-  float sum[ROWS / 4][4] = {};
-  for (int part = 0; part < parts; ++part) {
-    float *const left = memory + part % 2 * size, *const right = left + PART * Left::STRIDE;
-    a.put(left, length);
-    b.put(right, length);
+  A += TRANSPOSED_A ? row : (long long)row * lda;
+  B += TRANSPOSED_B ? (long long)column * ldb : column;
+  Coming<high_a, wide_a> a;
+  Coming<high_b, wide_b> b;
+  auto ask = [&](int from) {
+    const int left = k - from;
+    a.ask(A + (TRANSPOSED_A ? (long long)from * lda : from), lda, TRANSPOSED_A ? left : m - row, TRANSPOSED_A ? m - row : left);
+    b.ask(B + (TRANSPOSED_B ? from : (long long)from * ldb), ldb, TRANSPOSED_B ? n - column : left, TRANSPOSED_B ? left : n - column);
+  };
+  auto buffer = [&](int from) { return memory + from / PART % 2 * size; };
+  auto put = [&](int from) {
+    a.put(Left{buffer(from)});
+    b.put(Right{buffer(from) + size_a});
+    if (from + PART < k) ask(from + PART);
+  };
+  ask(0);
+  put(0);
+  float sum[COLUMNS / 8][4] = {}, small[COLUMNS / 8][4] = {};
+  for (int from = 0; from < k; from += PART) {
     __syncthreads();
-    if (part + 1 < parts) {
-      a.ask(A, lda, row, m, (part + 1) * length, length, k);
-      b.ask(B, ldb, column, n, (part + 1) * length, length, k);
-    }
-    const float *x = left + warp * each * Left::STRIDE + lane / 8 * (ROWS / 4);
-    const float *y = right + warp * each * Right::STRIDE + lane % 8 * 4;
-#pragma unroll 4
-    for (int i = 0; i < each; ++i, x += Left::STRIDE, y += Right::STRIDE) {
-      const Four u = *reinterpret_cast<const Four *>(x), v = *reinterpret_cast<const Four *>(y);
+    if (from + PART < k) put(from + PART);
+    const Left x{buffer(from)};
+    const Right y{buffer(from) + size_a};
+    const int mine = 16 * warp;
+    if (from + mine >= k) continue;
+    // The row that this lane loads of four 8 x 8 matrices, which are ordered down first, or across first ("sideways").
+    const int r = lane % 16, c = lane / 16 * 8, r_sideways = lane % 8 + lane / 16 * 8, c_sideways = lane / 8 % 2 * 8;
+    unsigned f[P][4];
 #pragma unroll
-      for (int r = 0; r < 4; ++r)
+    for (int i = 0; i < P; ++i)
+      load_matrices<TRANSPOSED_A>(
+          f[i], place_of(TRANSPOSED_A ? x.place(i, mine + r_sideways, c_sideways) : x.place(i, r, mine + c)));
 #pragma unroll
-        for (int c = 0; c < 4; ++c) sum[r][c] += u.v[r] * v.v[c];
+    for (int w = 0; w < COLUMNS; w += 16) {
+      unsigned h[P][4];
+#pragma unroll
+      for (int j = 0; j < P; ++j)
+        load_matrices<!TRANSPOSED_B>(
+            h[j], place_of(TRANSPOSED_B ? y.place(j, w + r_sideways, mine + c_sideways) : y.place(j, mine + r, w + c)));
+#pragma unroll
+      for (int order = P - 1; order >= 0; --order)
+#pragma unroll
+        for (int i = 0; i <= order; ++i)
+#pragma unroll
+          for (int half = 0; half < 2; ++half)
+            multiply((order ? small : sum)[w / 8 + half], f[i], h[order - i][2 * half], h[order - i][2 * half + 1]);
     }
   }
   __syncthreads();
+  float *const all = reinterpret_cast<float *>(shared_memory());
 #pragma unroll
-  for (int r = 0; r < 4; ++r)
-    *reinterpret_cast<Four *>(memory + (warp * ROWS + lane / 8 * 4 + r) * COLUMNS + lane % 8 * 4) =
-        Four{{sum[r][0], sum[r][1], sum[r][2], sum[r][3]}};
+  for (int tile = 0; tile < COLUMNS / 8; ++tile)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float (&s)[4] = sum[tile], (&t)[4] = small[tile];
+      *reinterpret_cast<Two *>(all + (warp * ROWS + lane / 4 + 8 * half) * STRIDE + 8 * tile + lane % 4 * 2) =
+          Two{s[2 * half] + t[2 * half], s[2 * half + 1] + t[2 * half + 1]};
+    }
   __syncthreads();
   const int r = threadIdx.x / 16, c = threadIdx.x % 16 * 2;
   Two total = {0, 0};
+#pragma unroll
   for (int w = 0; w < WARPS; ++w) {
-    const Two its = *reinterpret_cast<const Two *>(memory + (w * ROWS + r) * COLUMNS + c);
+    const Two its = *reinterpret_cast<const Two *>(all + (w * ROWS + r) * STRIDE + c);
     total.x += its.x, total.y += its.y;
   }
   store(row + r, column + c, total);
 }
-
 struct Plain {
   float *C;
   int ld, m, n;
@@ -107,7 +129,7 @@ struct Plain {
 };
 
 #define PLAIN(NAME, A_TURNED, B_TURNED)                                                                              \
-  extern "C" __global__ void __launch_bounds__(THREADS) NAME(                                                        \
+  extern "C" __global__ void __launch_bounds__(THREADS, 2) NAME(                                                        \
       const float *A, int lda, const float *B, int ldb, float *C, int ldc, int m, int n, int k, float alpha, float beta) { \
     product<A_TURNED, B_TURNED>(A, lda, B, ldb, m, n, n, k, Plain{C, ldc, m, n, alpha, beta});                       \
   }
@@ -116,7 +138,7 @@ PLAIN(transposed_a, true, false)
 PLAIN(transposed_b, false, true)
 
 // out = [g(alpha A M) 1 0], whose first `units` columns are the layer's units; `wide` columns in all.
-extern "C" __global__ void __launch_bounds__(THREADS) forward(
+extern "C" __global__ void __launch_bounds__(THREADS, 2) forward(
     const float *A, int lda, const float *M, int ldm, float *out, int wide, int m, int n, int k, int units, float alpha) {
   product<false, false>(A, lda, M, ldm, m, n, wide, k, [=](int row, int column, Two z) {
     if (row >= m || column >= wide) return;
@@ -127,7 +149,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) forward(
 }
 
 // dA = (dZ M^T) g'(A) in the first `units` columns, 0 in the others.
-extern "C" __global__ void __launch_bounds__(THREADS) backward(
+extern "C" __global__ void __launch_bounds__(THREADS, 2) backward(
     const float *dZ, int ldz, const float *M, int ldm, const float *A, float *dA, int wide, int m, int k, int units) {
   product<false, true>(dZ, ldz, M, ldm, m, wide, wide, k, [=](int row, int column, Two d) {
     if (row >= m || column >= wide) return;
@@ -139,10 +161,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) backward(
 }
 
 // The last layer: dZ of the logits alpha A M, and the sums of loss and correct predictions over the rows of each block.
-extern "C" __global__ void __launch_bounds__(THREADS) last(
+extern "C" __global__ void __launch_bounds__(THREADS, 2) last(
     const float *A, int lda, const float *M, int ldm, const I *y, const float *weights, const float *share, float *dZ,
     int wide, int m, int k, float alpha, double *losses, double *rights) {
-  float *const Z = reinterpret_cast<float *>(shared_memory()) + WARPS * ROWS * COLUMNS;
+  float *const Z = reinterpret_cast<float *>(shared_memory()) + WARPS * ROWS * STRIDE;
   const int start = blockIdx.x * ROWS;
   product<false, false>(A, lda, M, ldm, m, wide, wide, k, [=](int row, int column, Two z) {
     float *to = Z + (row - start) * LOGITS + column;

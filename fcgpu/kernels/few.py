@@ -1,7 +1,8 @@
 """Products of batches so small that a GPU is mostly waiting, in float32, with what follows a product in a training step
 in the same launch: an activation, a derivative, or the loss. The text of the kernels is in few.cu.
 
-A product of 128 rows with 784 x 512 weights takes cuBLAS 10 µs on an H200, which could make it in 2.
+Tensor cores multiply pieces of the numbers, as in `middle.py`. A product of 128 rows with 784 x 512 weights takes
+cuBLAS 10 µs on an H200.
 """
 
 from functools import lru_cache, partial
@@ -13,7 +14,6 @@ from fcgpu.kernels.expressions import DERIVATIVE, G, rows_of_loss
 from fcgpu.kernels.text import C_TYPES, program, text_of, up
 
 THREADS, ROWS, COLUMNS, PART = 256, 16, 32, 128  # as in few.cu
-BYTES = 2 * 4 * PART * (ROWS + 4 + COLUMNS + 4)  # of shared memory
 MOST_OUTPUTS = COLUMNS  # of a last layer whose loss is computed with its logits: a thread block has whole rows then
 MOST = 1 << 27  # multiplications of a product; cuBLAS is faster at larger ones
 NAMES = ("as_they_are", "transposed_a", "transposed_b", "forward", "backward", "last")
@@ -28,20 +28,30 @@ class Few:
     """The products of a network's layers. Rows must be contiguous; other dimensions must be multiples of 4, and
     addresses of 16 bytes, as those of `Padded` are.
 
+    pieces : 3, so that no digit of float32 is lost, or 2, which is better than tf32.
     targets : an array with the dtype and number of dimensions that y has in the calls.
     """
 
     def __init__(
-        self, activation: str, loss: str, n_outputs: int, targets: Any, *, weighted: bool, count: bool, xp: Any
+        self,
+        activation: str,
+        loss: str,
+        n_outputs: int,
+        pieces: int,
+        targets: Any,
+        *,
+        weighted: bool,
+        count: bool,
+        xp: Any,
     ) -> None:
-        written = source(activation, loss, n_outputs, targets.dtype.name, targets.ndim == 2, weighted, count)
-        self._module, self._functions = partial(_module, written, xp), {}
+        written = source(activation, loss, n_outputs, pieces, targets.dtype.name, targets.ndim == 2, weighted, count)
+        self._module, self._functions, self._bytes = partial(_module, written, xp), {}, bytes_of(pieces)
 
     def compile(self) -> None:
         """Compile the kernels; the first call does it otherwise. Raises what CuPy raises."""
         for name in NAMES:
             self._functions[name] = function = self._module().get_function(name)
-            function.max_dynamic_shared_size_bytes = BYTES
+            function.max_dynamic_shared_size_bytes = self._bytes
 
     def __call__(
         self,
@@ -94,7 +104,12 @@ class Few:
         if not self._functions:
             self.compile()
         tiles = blocks(rows) * -(-columns // COLUMNS)
-        self._functions[name]((tiles,), (THREADS,), arguments, shared_mem=BYTES)
+        self._functions[name]((tiles,), (THREADS,), arguments, shared_mem=self._bytes)
+
+
+def bytes_of(pieces: int) -> int:
+    """Bytes of a block's shared memory: two parts of A and B."""
+    return 2 * 2 * pieces * PART * (ROWS + 8 + COLUMNS + 8)
 
 
 def blocks(n: int) -> int:
@@ -122,18 +137,21 @@ def source(*of: Any) -> str:
     return program(text(*of))
 
 
-def text(activation: str, loss: str, n_outputs: int, targets: str, dense: bool, weighted: bool, count: bool) -> str:
+def text(
+    activation: str, loss: str, n_outputs: int, pieces: int, targets: str, dense: bool, weighted: bool, count: bool
+) -> str:
     """The kernels, without the device functions of ptx.cu. targets is the name of y's dtype."""
     logits = up(n_outputs, 2) + 1  # an odd number of floats: threads that each read a row use different banks
     return f"""
 typedef float T;
 typedef float H;
+typedef unsigned short bf16;
 typedef {C_TYPES[targets]} I;
-struct Two {{ float x, y; }};
-constexpr int R = {ROWS}, PER_ROW = {n_outputs if dense else 1}, LOGITS = {logits};
+constexpr int P = {pieces}, R = {ROWS}, PER_ROW = {n_outputs if dense else 1}, LOGITS = {logits};
 constexpr bool WEIGHTED = {int(weighted)};
 
 __device__ inline float g(float z) {{ return {G[activation]}; }}
 __device__ inline float derivative(float a, float dz) {{ return {DERIVATIVE[activation]}; }}
+{text_of("pieces.cu")}
 {rows_of_loss(loss, THREADS // ROWS, n_outputs, logits, dense, weighted, count)}
 {text_of("few.cu")}"""

@@ -5,38 +5,6 @@
 constexpr int WARPS = THREADS / 32;
 constexpr int UNROLL = P == 1 ? 2 : 1;  // of the loop of a product; with more pieces there are not enough registers
 
-struct Two { float x, y; };
-struct alignas(16) Sixteen { unsigned words[4]; };
-
-// (M, N) float32 numbers in shared memory, stored as P bfloat16 matrices, the pieces, whose sum they are. Each piece is
-// the remainder of those before it, rounded to bfloat16; three pieces are exact. Rows are 16 bytes longer than a
-// multiple of 32, so that the eight rows that tensor cores read at once are in different banks.
-template <int M, int N> struct Matrix {
-  static constexpr int rows = M, columns = N, stride = N + 8;
-  bf16 *at;
-
-  __device__ bf16 *place(int piece, int row, int column) const { return at + (piece * M + row) * stride + column; }
-
-  // Store v in columns `column`, which must be even, and column + 1.
-  __device__ void put(int row, int column, Two v) const {
-#pragma unroll
-    for (int piece = 0; piece < P; ++piece) {
-      unsigned pair = rounded(v.x, v.y);
-      *reinterpret_cast<unsigned *>(place(piece, row, column)) = pair;
-      v.x -= left_of(pair), v.y -= right_of(pair);
-    }
-  }
-  __device__ Two get(int row, int column) const {
-    Two v = {0, 0};
-#pragma unroll
-    for (int piece = P - 1; piece >= 0; --piece) {
-      unsigned pair = *reinterpret_cast<const unsigned *>(place(piece, row, column));
-      v.x += left_of(pair), v.y += right_of(pair);
-    }
-    return v;
-  }
-};
-
 // Call store(row, column, Two) for each pair of neighbours of op(A) op(B). Its sizes must be multiples of 16; a warp
 // computes 16 rows and 16 or 32 columns at a time. Products of pieces i and j with i + j >= P are too small and left
 // out. All but that of the two first pieces are summed separately, and this sum is added last.

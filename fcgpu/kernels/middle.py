@@ -136,7 +136,7 @@ constexpr int P = {pieces}, B = {blocks}, R = {cut.rows}, THREADS = {cut.threads
 
 __device__ inline float g(float z) {{ return {(NEAR if pieces == 1 else QUICK).get(activation, G[activation])}; }}
 __device__ inline float derivative(float a, float dz) {{ return {DERIVATIVE[activation]}; }}
-{text_of("middle.cu")}
+{text_of("pieces.cu")}{text_of("middle.cu")}
 {rows_of_loss(OUTPUTS[output].loss, share, k, width, dense, weighted, count, FAST if pieces == 1 else EXACT)}
 {_kernel(sizes, shapes, pieces, blocks, cut, k if dense else 1, "weights + start" if weighted else "weights")}"""
 

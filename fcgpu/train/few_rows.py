@@ -9,6 +9,7 @@ from fcgpu.kernels.few import Few
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Padded, Spec
 from fcgpu.train.layers import Buffers, Layers, Tile
+from fcgpu.train.plan_gpu import PIECES
 from fcgpu.train.recipe import Recipe
 
 
@@ -55,14 +56,17 @@ def kernels(
 
     operand : dtype of the products' operands. targets : an array like y.
     """
-    spec = layout.spec
+    spec, device = layout.spec, xp.cuda.Device()
     if (
         operand != np.float32
         or any(recipe.dropout_of(spec))
-        or xp.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"] < few.BYTES
+        or recipe.precision not in PIECES
+        or int(device.compute_capability) < 80
+        or device.attributes["MaxSharedMemoryPerBlockOptin"] < few.bytes_of(PIECES[recipe.precision])
         or not all(few.are_few(batch, *shape) for shape in layout.shapes)
     ):
         return None
     return Few(
-        spec.activation, OUTPUTS[spec.output].loss, spec.sizes[-1], targets, weighted=weighted, count=count, xp=xp
-    )
+        spec.activation, OUTPUTS[spec.output].loss, spec.sizes[-1], PIECES[recipe.precision], targets,
+        weighted=weighted, count=count, xp=xp,
+    )  # fmt: skip
