@@ -78,6 +78,7 @@ class Stream:
     def __init__(self, streams, ptr):
         self.ptr, self._streams = ptr, streams
         self.queue, self.done, self.recorded = [], 0, None
+        self.branch_of, self.branches = None, []
 
     def __enter__(self):
         self._streams.check()
@@ -112,11 +113,28 @@ class Stream:
         """Wait for what the event marks now; the event may be recorded again before this stream runs."""
         if event.stream is None:
             return
+        if event.stream.recorded is not None or self.recorded is not None:
+            self._fork_or_join(event.stream)
+            return
         reach = partial(event.stream.catch_up, event.position)
         if self is self._streams.null:
             reach()
         else:
             self.queue.append(reach)
+
+    def _fork_or_join(self, other):
+        """While `other` is captured, this stream becomes a branch of its graph; what a branch holds runs when the graph
+        waits for it, as late as it may.
+        """
+        if other.branch_of is None and self.recorded is None:
+            self.recorded, self.branch_of = [], other
+            other.branches.append(self)
+        elif other.branch_of is self:
+            self.recorded += other.recorded
+            other.recorded, other.branch_of = None, None
+            self.branches.remove(other)
+        else:
+            assert self.branch_of is other, "an event of a stream that is not captured with this one"
 
     def begin_capture(self, mode=None):
         if self.ptr == 0:
@@ -130,6 +148,8 @@ class Stream:
     def end_capture(self):
         recorded, self.recorded = self.recorded, None
         self._streams.recording -= 1
+        if self.branches:
+            raise Recording("cudaErrorStreamCaptureUnjoined")
         self._streams.counts["graphs"] += 1
         self._streams.lengths.append(len(recorded))
         return Graph(self._streams, recorded)

@@ -475,3 +475,38 @@ def test_on_the_cpu_nothing_is_said_of_graphs(capsys, tmp_path):
     assert trained("cpu", epochs=1)[2].capture == ""
     assert main(["info", "--device", "cpu", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["capture"] is None
+
+
+def test_a_branch_runs_beside_the_graph_and_is_over_before_what_follows_the_join(monkeypatch):
+    """What a branch reads must be there before it begins, and nobody may read what it writes before the join."""
+    backend = double_backend(monkeypatch)
+    xp, made = backend.xp, capture.Capture(backend, tf32=False)
+    x, y, early, late = (xp.zeros((1,), dtype=np.float32) for _ in range(4))
+
+    def step():
+        xp.add(x, 1, out=x)
+        with made.beside():
+            xp.multiply(x, 10, out=y)
+        xp.add(y, 0, out=early)
+        made.join()
+        xp.add(y, 0, out=late)
+
+    with made.on_stream():
+        step()
+        graph = capture.recorded(made.stream, step, 2)
+        graph.launch()
+    assert xp.streams.lengths == [8]
+    assert [float(a.get()[0]) for a in (x, y, early, late)] == [3, 30, 20, 30]
+
+
+def test_a_branch_that_is_not_joined_is_refused(monkeypatch):
+    backend = double_backend(monkeypatch)
+    xp, made = backend.xp, capture.Capture(backend, tf32=False)
+    x = xp.zeros((1,), dtype=np.float32)
+
+    def step():
+        with made.beside():
+            xp.add(x, 1, out=x)
+
+    with made.on_stream(), pytest.raises(RuntimeError, match="Unjoined"):
+        capture.recorded(made.stream, step, 1)

@@ -155,7 +155,7 @@ CASES = {
 def test_steps_are_the_cpus(name, device, monkeypatch):
     data, changes = CASES[name]
     used = []
-    monkeypatch.setattr(FewRows, "run", lambda self, *of: (used.append(1), super(FewRows, self).run(*of)))
+    monkeypatch.setattr(FewRows, "forward", lambda self, *of: (used.append(1), super(FewRows, self).forward(*of)))
     ours, theirs = (trained(where, data, **changes) for where in (device, "cpu"))
     assert used
     np.testing.assert_allclose(ours.model.params, theirs.model.params, rtol=0, atol=1e-4)
@@ -173,7 +173,7 @@ def test_recorded_steps_have_the_bits_of_called_ones(device, monkeypatch):
 
 
 def test_large_products_and_halves_are_cublass(device, monkeypatch):
-    monkeypatch.setattr(FewRows, "run", lambda *of: pytest.fail("not few"))
+    monkeypatch.setattr(FewRows, "forward", lambda *of: pytest.fail("not few"))
     trained(device, samples(), dropout=0.5)
     monkeypatch.setattr(few, "MOST", 1000)
     trained(device, samples())

@@ -212,7 +212,7 @@ def test_copies_run_beside_the_computation(device, monkeypatch):
 
     around(Stream, "_copy", copies, True, True, lambda self: self._copies)
     around(Stream, "__getitem__", tiles, False, True, lambda self: self._current())
-    around(Layers, "run", tiles, False, True, lambda self: device.xp.cuda.get_current_stream())
+    around(Layers, "backward", tiles, False, True, lambda self: device.xp.cuda.get_current_stream())
     n, d, width = (65_536, 1024, 16_384) if real else (64, 8, 4)  # a tile's computation takes longer than its copy
     X = np.random.default_rng(0).random((n, d), dtype=np.float32)
     streamed(n // 16, n // 16, monkeypatch)

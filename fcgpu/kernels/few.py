@@ -45,7 +45,8 @@ class Few:
         xp: Any,
     ) -> None:
         written = source(activation, loss, n_outputs, pieces, targets.dtype.name, targets.ndim == 2, weighted, count)
-        self._module, self._functions, self._bytes = partial(_module, written, xp), {}, bytes_of(pieces)
+        self._module, self._bytes = partial(_module, written, xp), bytes_of(pieces)
+        self._functions: dict[str, Any] = {}
 
     def compile(self) -> None:
         """Compile the kernels; the first call does it otherwise. Raises what CuPy raises."""

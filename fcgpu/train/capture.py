@@ -26,6 +26,8 @@ class Capture:
     def __init__(self, backend: Backend, *, tf32: bool = False) -> None:
         xp = backend.xp
         self.xp, self.stream = xp, xp.cuda.Stream(non_blocking=True)
+        self._event = xp.cuda.Event(disable_timing=True)  # marks the end of what one stream has to do before another
+        self._branch, self._apart = xp.cuda.Stream(non_blocking=True), False
         self.longest = 0  # steps of the longest graph
         self.blocks = 0  # thread blocks of the cluster kernel, if it is used
         self.lost = ""  # a faster way that failed, and why
@@ -43,13 +45,32 @@ class Capture:
     @contextmanager
     def on_stream(self) -> Iterator[None]:
         """Make the stream current: work inside follows all earlier work of the outer stream, and precedes all later."""
-        outside = self.xp.cuda.get_current_stream()
-        self.stream.wait_event(outside.record())
+        outside, event = self.xp.cuda.get_current_stream(), self._event
+        self.stream.wait_event(outside.record(event))
         try:
             with self.stream:
                 yield
         finally:
-            outside.wait_event(self.stream.record())
+            outside.wait_event(self.stream.record(event))
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """While a graph is recorded, launches inside become a branch of it, which follows what was launched before and
+        runs beside what is launched until `join`. Otherwise they are launched in order.
+        """
+        if not self.stream.is_capturing():
+            yield
+            return
+        self._branch.wait_event(self.stream.record())
+        self._apart = True
+        with self._branch:
+            yield
+
+    def join(self) -> None:
+        """What is launched from here on follows what was launched `beside`."""
+        if self._apart:
+            self.stream.wait_event(self._branch.record())
+            self._apart = False
 
     @property
     def how(self) -> str:

@@ -44,6 +44,13 @@ class FewRows(Layers):
         A, alpha = self._inputs(tile)[-1], self._alpha(len(tile.work.A))
         self._few.last(A, self._M[-1], tile.rows, share, tile.work.dZ, tile.losses, tile.rights, alpha)
 
+    def _gradient(self, i: int, its: Any, dZ: Any, alpha: float, beta: float) -> None:
+        with self._capture.beside():
+            super()._gradient(i, its, dZ, alpha, beta)
+
+    def end(self) -> None:
+        self._capture.join()
+
     def _through(self, i: int, dZ: Any, work: Buffers, A: Any) -> None:
         self._few.backward(dZ, self._M[i], A, work.dA[i - 1], self.spec.sizes[i])
 

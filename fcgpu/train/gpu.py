@@ -110,12 +110,13 @@ class OnGpu:
         self._done = done * plan.steps_per_epoch
 
     def _layers(self) -> Layers:
-        kind, products = (Layers, self.capture.products) if self._few is None else (FewRows, self._few)
-        return kind(
-            self.spec, self.recipe, (self.params, self.gradient), products, self._operand,
+        kind: Any = Layers if self._few is None else FewRows
+        made: Layers = kind(
+            self.spec, self.recipe, (self.params, self.gradient), self._few or self.capture.products, self._operand,
             layout=self.layout, scale=self._scale, pixels=self._pixels, count=self.count, weighted=self._weighted,
-            xp=self.xp,
+            capture=self.capture, xp=self.xp,
         )  # fmt: skip
+        return made
 
     def _on_chip(self) -> OnChip:
         products = self.capture.products if self._few is None or self._pixels else self._few
@@ -285,26 +286,33 @@ class OnGpu:
         learning rate.
         """
         recipe, xp, sums = self.recipe, self.xp, self._sums
+        used = [sum(tile.losses.size for tile in batch.tiles)]
+        used += [sums.penalties.size * (self._alpha is not None), sums.squares.size * bool(recipe.gradient_clip)]
+        end_step = partial(
+            device.end_step, sums, self._ahead.tables, self._now, used, self.plan.steps_per_epoch,
+            batch.samples / self.plan.samples, recipe.gradient_clip, advance, xp=xp,
+        )  # fmt: skip
+        early = len(batch.tiles) == 1 and not any(used[1:])  # nothing of the backward pass is needed
         self._passes.begin()
         if self._weighted and batch.samples < self.plan.samples:
             self._share(batch)
         for tile in batch.tiles:
             if not self.resident:
                 self._bring(tile.start, tile.rows, weighted=self._weighted, named=self._named)
-            self._passes.run(tile, batch.share, batch.loss_scale, self._now.key)
+            self._passes.forward(tile, batch.share, batch.loss_scale, self._now.key)
+            if early:
+                with self.capture.beside():
+                    end_step()
+            self._passes.backward(tile, batch.loss_scale)
         self._passes.end()
         self._row = (self._row + batch.samples) % self.plan.samples
-        used = [sum(tile.losses.size for tile in batch.tiles), 0, 0]
         if self._alpha is not None:
             kernel("add_l2", xp)(self.params, self._alpha, batch.share, self.gradient, sums.penalties)
-            used[1] = sums.penalties.size
         if recipe.gradient_clip:
             kernel("squares", xp)(self.gradient, sums.squares)
-            used[2] = sums.squares.size
-        device.end_step(
-            sums, self._ahead.tables, self._now, used, self.plan.steps_per_epoch, batch.samples / self.plan.samples,
-            recipe.gradient_clip, advance, xp=xp,
-        )  # fmt: skip
+        if not early:
+            end_step()
+        self.capture.join()
         if recipe.gradient_clip:
             kernel("clip", xp)(self._now.clip, self.gradient)
         return self.totals[0:1]

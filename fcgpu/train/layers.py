@@ -14,6 +14,7 @@ from fcgpu.kernels.formulas import kernel
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.products import Products
 from fcgpu.params import Padded, Spec
+from fcgpu.train.capture import Capture
 from fcgpu.train.recipe import Recipe
 
 # Multiplies dZ in float16, whose largest number is 65,504 and which loses digits below 6e-5. If the output classifies,
@@ -43,7 +44,8 @@ class Buffers(NamedTuple):
 
 
 class Layers:
-    """The passes of a step: call `begin`, `run` for each tile, and `end`; together they fill `gradient` from `params`.
+    """The passes of a step: call `begin`, `forward` and `backward` for each tile, and `end`; together they fill
+    `gradient` from `params`.
 
     `operand` is the dtype of the products' operands. A tile is to be loaded as [load_scale X, one].
     """
@@ -61,9 +63,10 @@ class Layers:
         pixels: bool,
         count: bool,
         weighted: bool,
+        capture: Capture,
         xp: Any,
     ) -> None:
-        self.spec, self.xp, self.operand, self._products = spec, xp, operand, products
+        self.spec, self.xp, self.operand, self._products, self._capture = spec, xp, operand, products, capture
         self._params, gradient = vectors
         self._count, self._weighted, self._dropout = count, weighted, recipe.dropout_of(spec)
         self._layout, self.dtype = layout, self._params.dtype
@@ -103,34 +106,29 @@ class Layers:
         if self._copy is not None:
             kernel("cast", self.xp)(self._params, self._copy)
 
-    def run(self, tile: Tile, share: Any, loss_scale: float, key: Any) -> None:
-        """Add the tile's gradient to `gradient`, or overwrite it for the first tile; overwrite tile.losses and rights.
+    def forward(self, tile: Tile, share: Any, loss_scale: float, key: Any) -> None:
+        """From the tile's samples to the last layer's dZ; overwrite tile.losses and rights.
 
-        share (1,) and loss_scale multiply dZ, and the gradient is divided by loss_scale; key (2 layers,) is dropout's.
+        share (1,) and loss_scale multiply dZ; key (2 layers,) is dropout's.
         """
-        self._forward(tile, key)
-        self._last(tile, share, loss_scale)
-        self._backward(tile, loss_scale)
-
-    def end(self) -> None:
-        """Nothing to do: the gradient is complete. `OnChip` needs it."""
-
-    def _forward(self, tile: Tile, key: Any) -> None:
-        """From the tile's samples to its last hidden layer."""
         for i, its in enumerate(self._inputs(tile)[:-1]):
             self._layer(i, its, tile.work.A[i])
             if self._dropout:
                 n, one = self.spec.sizes[i + 1], key[2 * i : 2 * i + 2]
                 device.dropout(tile.work.A[i], n, tile.work.keep[i], one, tile.rows.ids, self._dropout[i], xp=self.xp)
+        self._last(tile, share, loss_scale)
 
-    def _backward(self, tile: Tile, loss_scale: float) -> None:
-        """[dW; db] = [A 1]ᵀ dZ, summed over the tiles; and dZ of all layers but the last."""
-        work, inputs, dZ, beta = tile.work, self._inputs(tile), tile.work.dZ, 1.0 if tile.start else 0.0
+    def backward(self, tile: Tile, loss_scale: float) -> None:
+        """Add the tile's gradient, divided by loss_scale, to `gradient`, or overwrite it for the first tile."""
+        work, inputs, dZ = tile.work, self._inputs(tile), tile.work.dZ
         for i in reversed(range(len(self._M))):
-            self._products(inputs[i], dZ, self._dM[i], transposed_a=True, alpha=self._alpha(i) / loss_scale, beta=beta)
+            self._gradient(i, inputs[i], dZ, self._alpha(i) / loss_scale, 1.0 if tile.start else 0.0)
             if i:  # no gradient of the samples
                 self._through(i, dZ, work, inputs[i])
                 dZ = work.dA[i - 1][:, : self._M[i - 1].shape[1]]
+
+    def end(self) -> None:
+        """Complete the gradient after the last tile."""
 
     def _inputs(self, tile: Tile) -> list[Any]:
         """What each layer multiplies by its [W; b]."""
@@ -139,7 +137,7 @@ class Layers:
     def _alpha(self, layer: int) -> float:
         return self._scale if layer == 0 else 1.0
 
-    # The three that `FewRows` does in one launch each
+    # What `FewRows` launches in another way
 
     def _layer(self, i: int, its: Any, A: Any) -> None:
         """A = [g(Z) 1 0], Z = [its 1] [W; b]."""
@@ -155,6 +153,10 @@ class Layers:
             OUTPUTS[self.spec.output].loss, tile.rows, share, self.spec.sizes[-1], loss_scale, self._weighted,
             self._count, work.Z, work.dZ, tile.losses, tile.rights, xp=self.xp,
         )  # fmt: skip
+
+    def _gradient(self, i: int, its: Any, dZ: Any, alpha: float, beta: float) -> None:
+        """[dW; db] = [A 1]ᵀ dZ."""
+        self._products(its, dZ, self._dM[i], transposed_a=True, alpha=alpha, beta=beta)
 
     def _through(self, i: int, dZ: Any, work: Buffers, A: Any) -> None:
         """dA = dZ Wᵀ of layer i, overwritten with dA g'(A)."""

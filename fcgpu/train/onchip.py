@@ -69,12 +69,9 @@ class OnChip:
             layout, pieces, targets, batch, weighted=weighted, count=count, stored=self._stored, whole=not in_pieces,
             xp=xp,
         )  # fmt: skip
-        self._parts = self._dparts = None
-        if in_pieces:
-            rows, columns = self._M.shape
-            self._parts = xp.empty((rows, pieces, columns), dtype=self.operand)
-        if pixels:
-            self._dparts = xp.empty(self._parts.shape, dtype=self._M.dtype)
+        shape = len(self._M), pieces, self._M.shape[1]
+        self._parts = xp.empty(shape, dtype=self.operand) if in_pieces else None
+        self._dparts = xp.empty(shape, dtype=self._M.dtype) if pixels else None
 
     def compile(self) -> None:
         """Compile and load the kernel. Raises what CuPy and the driver raise."""
@@ -100,11 +97,13 @@ class OnChip:
         if self._parts is not None:
             device.split(self._M, self._features, self._scale, self._parts, xp=self.xp)
 
-    def run(self, tile: Tile, share: Any, loss_scale: float, key: Any) -> None:
+    def forward(self, tile: Tile, share: Any, loss_scale: float, key: Any) -> None:
         Z, dZ = tile.work
         self._products(tile.rows.X, _side_by_side(self._M, self._parts), Z)
         self._middle(Z, self._params, tile.rows, share, dZ, self._gradient, tile.losses, tile.rights)
-        self._products(tile.rows.X, dZ, _side_by_side(self._dM, self._dparts), transposed_a=True)
+
+    def backward(self, tile: Tile, loss_scale: float) -> None:
+        self._products(tile.rows.X, tile.work.dZ, _side_by_side(self._dM, self._dparts), transposed_a=True)
 
     def end(self) -> None:
         if self._dparts is not None:

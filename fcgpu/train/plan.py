@@ -10,6 +10,7 @@ On a GPU there is one lane; `plan_gpu.py` plans what is kept on the device.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ class Plan:
     def bytes(self) -> int:
         return self.data_bytes + self.work_bytes
 
-    @property
+    @cached_property
     def remedy(self) -> str:
         """For an error message: what to do if memory runs out with this plan."""
         return f"this network and data need at least {readable(self.bytes)}; free its memory, or use a smaller network"

@@ -7,6 +7,7 @@ when to stop; and what an event can be asked for.
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from threading import get_ident
@@ -174,7 +175,7 @@ class Run:
             looked = time.perf_counter()
             self.started = looked - self.seconds
             while self.epochs < recipe.epochs and not self.stopped:
-                with self.workers.quiet(), as_zeros(), self.backend.enough_memory(self.plan.remedy):
+                with self._calm(), self.backend.enough_memory(self.plan.remedy):
                     rate = self._epoch()
                 self.epochs += 1
                 self.samples += n
@@ -198,8 +199,10 @@ class Run:
                     _n=n,
                     _counts=self.counts,
                 )
-                with self.backend.enough_memory(self.plan.remedy):
-                    event, stopped = self._judged(event)
+                stopped = ""
+                if self.monitor is not None or recipe.n_iter_no_change:
+                    with self.backend.enough_memory(self.plan.remedy):
+                        event, stopped = self._judged(event)
                 self.stopped = stopped or self.rule.finished
                 if self.stopped:
                     self._check()
@@ -229,6 +232,16 @@ class Run:
             _train=partial(self._score_of_training, model),
             _test=partial(self._score, model, data.X_test, data.y_test) if data.X_test is not None else lambda: None,
         )
+
+    @contextmanager
+    def _calm(self) -> Iterator[None]:
+        """Inside, NumPy does not warn of infinities, which `_check` finds; on a CPU, also BLAS is quiet."""
+        if self.backend.on_gpu:
+            with np.errstate(all="ignore"):
+                yield
+        else:
+            with self.workers.quiet(), as_zeros():
+                yield
 
     def _epoch(self) -> float:
         """Train on every batch once; returns the last learning rate."""
@@ -264,8 +277,6 @@ class Run:
     def _judged(self, event: EpochEnded) -> tuple[EpochEnded, str]:
         """The event with its monitored value, and why to stop, or ""."""
         recipe = self.recipe
-        if self.monitor is None and not recipe.n_iter_no_change:
-            return event, ""
         value = event.loss if self.monitor is None else self.monitor(event)
         if not hasattr(value, "__float__"):
             raise ConfigError(
