@@ -14,7 +14,22 @@ from test_bench import Here
 
 import fcgpu
 from bench.cases import Case
-from bench.gpu import chunks, clock, crossover, limits, part, profile, recipe, session, small, suite, versus
+from bench.gpu import (
+    adam,
+    chunks,
+    clock,
+    compilers,
+    crossover,
+    few,
+    limits,
+    part,
+    profile,
+    recipe,
+    session,
+    small,
+    suite,
+    versus,
+)
 from bench.gpu.page import TABLES, markdown
 from bench.session import PeerError
 from fcgpu import bench
@@ -247,6 +262,17 @@ def test_a_session_tells_a_part_its_time(tmp_path):
     assert 0 < parts["bench.planted.asking"]["rows"][0]["limit"] < 30
 
 
+def test_own_products_are_timed_beside_cublass(device, monkeypatch):
+    device.xp.attributes["MaxSharedMemoryPerBlockOptin"] = 232_448
+    for name, value in {"STEPS": 1, "REPEATS": 1}.items():
+        monkeypatch.setattr(few, name, value)
+    *alone, step = few.rows("cuda", ((16, 8, 8),), ((4, 1025),), (2,))
+    assert [(row["transposed"], row["multiplications"]) for row in alone] == [("", 1024), ("a", 1024), ("b", 1024)]
+    for row in (*alone, step):
+        assert row["own_microseconds"] > 0
+        assert row["cublas_microseconds"] > 0
+
+
 @pytest.mark.slow
 def test_small_batches_are_timed_in_both_ways(device):
     found = list(small.rows("cuda", (7,), ("adam",)))
@@ -317,6 +343,21 @@ def test_peers_are_measured_refused_or_skipped_by_name(mnist, monkeypatch):
     }
     ours = next(row for row in rows if row["peer"] == "ours" and "seconds" in row)
     assert ours["microseconds_per_step"] == pytest.approx(1e6 * np.median(ours["seconds"]) / 40)
+
+
+def test_peers_that_compile_are_set_up_together(mnist, monkeypatch):
+    monkeypatch.setattr(fcgpu, "load", lambda source: mnist)
+    pytest.importorskip("sklearn")
+    cases = [Case(f"small {precision}", "a small case", rows=64, batch=64) for precision in ("float32", "tf32")]
+    rows = list(compilers.rows("cpu", cases, ("ours", "scikit"), Asked, rounds=2))
+    assert [(row["case"], row["peer"]) for row in rows if "seconds" in row] == [(case.name, "ours") for case in cases]
+    assert [row["skipped"] for row in rows if "skipped" in row] == 2 * ["it did not warm within 90 s"]
+
+
+def test_the_cases_of_adam_are_named_once():
+    assert len({case.name for case in adam.CASES}) == len(adam.CASES)
+    assert {case.peers for case in adam.CASES} == {"bench.adam"}
+    assert not any("compiled" in module for module in versus.quick("bench.adam"))
 
 
 class Failing(Asked):

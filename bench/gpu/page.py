@@ -100,4 +100,4 @@ def _line(cells: Iterable[Any]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-TABLES = {"suite": _suite, "versus": _versus, "profile": _profile}
+TABLES = {"suite": _suite, "profile": _profile, **dict.fromkeys(("versus", "adam", "compilers"), _versus)}

@@ -19,7 +19,7 @@ from bench.session import versions
 from fcgpu.errors import first_line
 
 # The most important parts come first: the last ones are left out if time runs out.
-PARTS = ("suite", "limits", "versus", "profile", "small", "crossover", "recipe", "chunks")
+PARTS = ("suite", "versus", "adam", "compilers", "recipe", "crossover", "profile", "few", "small", "limits", "chunks")
 PACKAGES = (
     "fcgpu", "numpy", "cupy-cuda12x", "cupy-cuda13x", "nvmath-python", "ml_dtypes", "torch", "triton", "jax", "jaxlib",
 )  # fmt: skip

@@ -1,7 +1,6 @@
 """fcgpu against PyTorch and JAX on the same work, at equal precision; interleaved rounds, ratios within a round.
 
-Peers are set up in parallel. Those that compile for a minute or two come last, with fcgpu alone and full batches only,
-if time is left.
+Peers are set up in parallel. Those that compile for a minute or two are in compilers.py.
 """
 
 import time
@@ -18,11 +17,11 @@ from bench.measure import best, interleave, measured, quartiles, ratios
 from bench.run import OURS, REFERENCE, peers_of, shown
 from bench.session import PeerError, Remote
 
-TITLE, LIMIT = "training steps of fcgpu, PyTorch and JAX", 165.0
+TITLE, LIMIT = "training steps of fcgpu, PyTorch and JAX", 200.0
 # Relative error of the loss after 20 updates. A product rounds its operands to 2^-11 in TF32 and 2^-9 in bfloat16, and
 # the loss, a mean over samples, keeps about that.
 TOLERANCE = {"float32": 1e-5, "tf32": 2e-3, "bfloat16": 1e-2}
-PASSES = {"full": 20, "batch-128": 2, "batch-10": 1}  # in one timing: the host may run ahead, as in training
+PASSES = {"full": 100, "batch-128": 2, "batch-10": 1}  # in one timing: the host may run ahead, as in training
 ROUNDS = 5
 PAUSE = 0.02  # seconds between calls: no threads spin on the host, because nothing is computed there
 ANSWER = 120.0  # seconds that a peer may take for one call, compilation and imports included
@@ -53,58 +52,64 @@ def rows(
         def opened(module: str, where: str = device) -> Any:
             return stack.enter_context(open_peer(module, where))
 
-        firsts = {case.batch: replace(case, precision="float32") for case in todo}
-        articles = {batch: opened(REFERENCE[case.peers], "cpu") for batch, case in firsts.items()}
-        references = {batch: pool.submit(articles[batch].ask, "check", case) for batch, case in firsts.items()}
-        peers = {module.rpartition(".")[2]: opened(module) for module in modules or peers_of("bench.peers")}
-        for name, about in {name: pool.submit(_about, peer) for name, peer in peers.items()}.items():
-            found = about.result()
-            if isinstance(found, str):
-                yield {"peer": name, "skipped": found}
-            elif device in found["devices"]:
-                yield {"peer": name, "title": found["title"], "versions": found["versions"]}
-                continue
-            del peers[name]
-        quick = [name for name in peers if name not in COMPILERS]
-        slow = [[OURS, name] for name in COMPILERS if name in peers]
-        full = [case for case in todo if case.batch == case.rows]
-        for case, names in [*((case, quick) for case in todo), *((case, pair) for pair in slow for case in full)]:
+        firsts = {kind(case): replace(case, precision="float32") for case in todo}
+        articles = {name: opened(REFERENCE[case.peers], "cpu") for name, case in firsts.items()}
+        references = {name: pool.submit(articles[name].ask, "check", case) for name, case in firsts.items()}
+        peers = {module.rpartition(".")[2]: opened(module) for module in modules or quick("bench.peers")}
+        for name, asked in {name: pool.submit(about, peer, device) for name, peer in peers.items()}.items():
+            found = asked.result()
+            if found:
+                yield {"peer": name, **found}
+            if "title" not in found:
+                del peers[name]
+        for case in todo:
             if time.monotonic() > until:
-                yield {"case": case.name, "peer": ", ".join(names), "skipped": "no time left"}
+                yield {"case": case.name, "peer": ", ".join(peers), "skipped": "no time left"}
                 continue
-            ready = {name: pool.submit(_prepared, peers[name], case, references[case.batch]) for name in names}
-            yield from _measured(case, {name: future.result() for name, future in ready.items()}, rounds)
+            ready = {name: pool.submit(prepared, peer, case, references[kind(case)]) for name, peer in peers.items()}
+            yield from timed(case, {name: future.result() for name, future in ready.items()}, rounds)
 
 
-def _about(peer: Any) -> dict[str, Any] | str:
-    """A peer's description of itself, or the reason why it cannot take part."""
+def quick(package: str) -> list[str]:
+    """The peers of a package that compile for seconds."""
+    return [module for module in peers_of(package) if module.rpartition(".")[2] not in COMPILERS]
+
+
+def kind(case: Case) -> str:
+    """The case without its precision."""
+    return case.name.split()[0]
+
+
+def about(peer: Any, device: str) -> dict[str, Any]:
+    """A peer's title and versions; or why it is skipped; or nothing if it is not for this device."""
     try:
-        about: dict[str, Any] = peer.ask("about", within=ANSWER)
-        return about
+        found = peer.ask("about", within=ANSWER)
     except PeerError as error:
-        return str(error)
+        return {"skipped": str(error)}
+    return {"title": found["title"], "versions": found["versions"]} if device in found["devices"] else {}
 
 
-def _prepared(peer: Any, case: Case, reference: Future[Any]) -> Any:
+def prepared(peer: Any, case: Case, reference: Future[Any], within: float = ANSWER) -> Any:
     """The peer, ready to be called; or a dict with the reason why it is not."""
     try:
-        answer = peer.ask("check", case, within=ANSWER)
+        answer = peer.ask("check", case, within=within)
         if not case.agrees(answer, reference.result()):
             return {"refused": f"it computes {shown(answer)}, not {shown(reference.result())}"}
-        peer.ask("warm", case, within=ANSWER)
+        peer.ask("warm", case, within=within)
     except PeerError as error:
         return {"skipped": str(error)}
     return peer
 
 
-def _measured(case: Case, prepared: dict[str, Any], rounds: int) -> Iterator[dict[str, Any]]:
+def timed(case: Case, peers: dict[str, Any], rounds: int) -> Iterator[dict[str, Any]]:
+    """A row for each peer; `peers` are what `prepared` returned."""
     ready = {}
-    for name, found in prepared.items():
+    for name, found in peers.items():
         if isinstance(found, dict):
             yield {"case": case.name, "peer": name, **found}
         else:
             ready[name] = found
-    passes = PASSES.get(case.name.split()[0], 1)
+    passes = PASSES.get(kind(case), 1)
     failed: dict[str, str] = {}
 
     def call(name: str) -> float | None:

@@ -1,0 +1,81 @@
+"""Where fcgpu's own products of few rows are faster than cuBLAS's: the products alone, and steps with either."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+import fcgpu
+from bench.gpu.clock import launched, seconds_of
+from fcgpu.kernels import few, products
+from fcgpu.train.capture import recorded
+
+TITLE, LIMIT = "own products of few rows, against cuBLAS", 60.0
+SHAPES = ((128, 792, 128), (128, 792, 512), (128, 520, 512), (256, 792, 512), (512, 520, 512), (1024, 792, 128))
+TURNED = ("", "a", "b")
+HIDDEN = ((128, 64), (256, 256, 256), (512, 512), (1024, 1024))
+BATCHES = (128, 256, 512, 1024)
+REPEATS, STEPS = 30, 40
+
+
+def rows(
+    device: str, shapes: Sequence[Any] = SHAPES, hidden: Sequence[Any] = HIDDEN, batches: Sequence[int] = BATCHES
+) -> Iterator[dict[str, Any]]:
+    """MOST in fcgpu/kernels/few.py is read off these rows."""
+    backend = fcgpu.choose(device)
+    yield from _products(backend, shapes)
+    for sizes in hidden:
+        for batch in batches:
+            row: dict[str, Any] = {"hidden": str(sizes), "batch": batch}
+            for name, most in (("own", 1 << 62), ("cublas", 0)):
+                with _most(most), launched():
+                    row[f"{name}_microseconds"] = 1e6 * _step(backend, sizes, batch)
+            yield row
+
+
+def _products(backend: Any, shapes: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    xp, random = backend.xp, np.random.default_rng(0)
+    stream = xp.cuda.Stream(non_blocking=True)
+    with stream:
+        cublas = products.nvidias(xp, stream)
+        own = few.Few("relu", "cross_entropy", 10, 3, np.zeros(1, np.int64), weighted=False, count=True, xp=xp)
+        for (m, k, n), turned in ((shape, turned) for shape in shapes for turned in TURNED):
+            A, B = ((k, m) if turned == "a" else (m, k)), ((n, k) if turned == "b" else (k, n))
+            A, B = (xp.asarray(random.standard_normal(shape, np.float32)) for shape in (A, B))
+            C = xp.empty((m, n), dtype=np.float32)
+            row: dict[str, Any] = {"m": m, "k": k, "n": n, "transposed": turned, "multiplications": m * k * n}
+            for name, product in (("own", own), ("cublas", cublas)):
+
+                def call(product: Any = product) -> None:
+                    product(A, B, C, transposed_a=turned == "a", transposed_b=turned == "b")  # noqa: B023
+
+                call()
+                graph = recorded(stream, call, REPEATS)
+                row[f"{name}_microseconds"] = 1e6 * seconds_of(graph.launch, backend) / REPEATS
+            yield row
+
+
+@contextmanager
+def _most(most: int) -> Iterator[None]:
+    before, few.MOST = few.MOST, most
+    try:
+        yield
+    finally:
+        few.MOST = before
+
+
+def _step(backend: Any, hidden: Any, batch: int) -> float:
+    """Seconds of a step of Adam on 784 float features."""
+    random = np.random.default_rng(0)
+    n = STEPS * batch
+    data = fcgpu.dataset(random.standard_normal((n, 784), np.float32), np.arange(n) % 10)
+    events = fcgpu.train(
+        data, device=backend, hidden=hidden, optimizer="adam", schedule="constant", batch=batch, shuffle=False,
+        epochs=1000,
+    )  # fmt: skip
+    next(events)
+    seconds = seconds_of(lambda: list(islice(events, 1)), backend) / STEPS
+    events.close()
+    return seconds
