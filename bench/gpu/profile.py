@@ -92,7 +92,7 @@ def _launches(backend: Any, data: Any, options: dict[str, Any]) -> tuple[list[La
     run = made[0]
     with run.capture.on_stream(), _noted() as launches:
         run._now.at.fill(0)  # back to the first step, which has a learning rate on the device
-        run._step(run._batches[0])
+        run._step(run._batches[0], 0, 1)
     run.events = events  # type: ignore[attr-defined]  # keeps the run and its buffers alive
     return launches, run.capture
 

@@ -84,12 +84,13 @@ class Capture:
 
 
 class Steps:
-    """Runs a step many times, by graphs of up to `most` steps if they can be captured.
+    """Runs a step many times, by graphs of up to `most` steps if they can be captured: step(i, n) launches step i of a
+    graph of n.
 
     The caller must keep alive all arrays that the step uses.
     """
 
-    def __init__(self, step: Callable[[], Any], capture: Capture, most: int) -> None:
+    def __init__(self, step: Callable[[int, int], Any], capture: Capture, most: int) -> None:
         self._step, self._capture, self._most = step, capture, min(most, GRAPH)
         self._called = False
         self._graphs: dict[int, Any] = {}
@@ -97,10 +98,10 @@ class Steps:
     def run(self, times: int) -> None:
         """Launch `times` steps, inside `capture.on_stream()`."""
         while times:
-            size = self._most if times >= self._most else 1
+            size = -(-times // -(-times // self._most))  # as few graphs as can be, whose sizes differ by one at most
             graph = self._graph(size) if self._called and not self._capture.why else None
             if graph is None:
-                self._step()
+                self._step(0, 1)
                 self._called, size = True, 1
             else:
                 graph.launch()
@@ -110,7 +111,7 @@ class Steps:
         """The graph of `size` steps, captured at the first call; None if that fails."""
         if size not in self._graphs:
             try:
-                graph = recorded(self._capture.stream, self._step, size)
+                graph = recorded(self._capture.stream, lambda: [self._step(i, size) for i in range(size)], 1)
             except Exception as error:  # nothing has run yet, so the steps can be called instead
                 self._capture.why = f"a graph cannot be recorded ({first_line(error)})"
                 return None

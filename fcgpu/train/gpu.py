@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcgpu.backend import INSTALL, Backend
-from fcgpu.errors import ConfigError, first_line
+from fcgpu.backend import Backend
+from fcgpu.errors import first_line
 from fcgpu.kernels import device
 from fcgpu.kernels.formulas import WIDTH, kernel
 from fcgpu.params import Padded, Spec, weights_only
@@ -31,17 +31,20 @@ from fcgpu.train.few_rows import FewRows, kernels
 from fcgpu.train.layers import Layers, Tile
 from fcgpu.train.onchip import OnChip
 from fcgpu.train.plan import Plan
-from fcgpu.train.plan_gpu import PIECES
+from fcgpu.train.plan_gpu import PIECES, operand_of
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.stream import Stream
 from fcgpu.train.upload import Upload
 
 
 class Batch(NamedTuple):
-    """Batches of one size; `steps` runs their steps. dZ is multiplied by share, 1 / Σ weights, and by loss_scale."""
+    """Batches of one size; `steps` runs their steps. dZ is multiplied by share, 1 / Σ weights, and by loss_scale.
+
+    Steps take the tiles of one turn after the other, and while they use those of one turn, the next are loaded.
+    """
 
     samples: int
-    tiles: list[Tile]
+    turns: list[list[Tile]]
     share: Any  # (1,)
     loss_scale: float
     steps: Any = None  # a Steps or an InCluster
@@ -235,24 +238,43 @@ class OnGpu:
         """The full-size batch and, if there is a remainder, the last batch of an epoch, in the same memory."""
         xp, plan, dtype, n = self.xp, self.plan, self.params.dtype, self.plan.tile
         width, operand = self.layout.shapes[0][0], self._passes.operand
-        if self.resident:
-            inputs = self._data._replace(X=xp.empty((plan.samples, width), dtype=operand))
-            self._bring(0, inputs, weighted=False, named=False)
-        else:
-            _, y, weights, ids = self._data
-            inputs = device.Rows(
+        _, y, weights, ids = self._data
+
+        def inputs() -> device.Rows:
+            return device.Rows(
                 xp.empty((n, width), dtype=operand),
                 xp.empty((n, *y.shape[1:]), dtype=y.dtype),
                 xp.empty((n,), dtype=dtype) if self._weighted else weights,
                 xp.empty((n,), dtype=np.uint32) if self._named else ids,
             )
-        whole = Tile(0, inputs, self._passes.buffers(n), self._sums.losses, self._sums.rights)
-        batches = [self._batch(plan.batch, whole)]
+
+        if self.resident:
+            rows = self._data._replace(X=xp.empty((plan.samples, width), dtype=operand))
+            self._bring(0, rows, weighted=False, named=False)
+        else:
+            rows = inputs()
+        wholes = [Tile(0, rows, self._passes.buffers(n), self._sums.losses, self._sums.rights)]
+        if plan.loads_ahead and not self.capture.why:
+            wholes.append(wholes[0]._replace(rows=inputs()))
+        batches = [self._batch(plan.batch, wholes)]
         if rest := plan.samples % plan.batch:
-            batches.append(self._batch(rest, whole))
+            batches.append(self._batch(rest, wholes[:1]))
         return batches
 
-    def _batch(self, samples: int, whole: Tile) -> Batch:
+    def _batch(self, samples: int, wholes: Sequence[Tile]) -> Batch:
+        share = self.xp.zeros((1,), dtype=self.params.dtype)
+        share.fill(1 / samples)
+        turns = [self._tiles(samples, whole) for whole in wholes]
+        batch = Batch(samples, turns, share, self._passes.loss_scale(samples))
+        if self._weighted and samples == self.plan.samples:
+            self._share(batch)  # the same in every step
+        host = self.rule.learning_rate is None
+        me = weakref.proxy(self)  # a reference cycle would keep the device's memory
+        step = partial(OnGpu._evaluate, me, batch, advance=False) if host else partial(OnGpu._step, me, batch)
+        steps = Steps(step, self.capture, 1 if host else self.plan.samples // samples)
+        return batch._replace(steps=self._cluster.steps(samples, steps))
+
+    def _tiles(self, samples: int, whole: Tile) -> list[Tile]:
         tiles: list[Tile] = []
         block = 0
         for start in range(0, samples, self.plan.tile):
@@ -265,46 +287,46 @@ class OnGpu:
             sums = slice(block, block := block + self._passes.blocks(n))
             work = self._passes.part(whole.work, n)
             tiles.append(Tile(start, inputs, work, whole.losses[sums], whole.rights[sums]))
-        share = self.xp.zeros((1,), dtype=self.params.dtype)
-        share.fill(1 / samples)
-        batch = Batch(samples, tiles, share, self._passes.loss_scale(samples))
-        if self._weighted and samples == self.plan.samples:
-            self._share(batch)  # the same in every step
-        host = self.rule.learning_rate is None
-        me = weakref.proxy(self)  # a reference cycle would keep the device's memory
-        step = partial(OnGpu._evaluate, me, batch, advance=False) if host else partial(OnGpu._step, me, batch)
-        steps = Steps(step, self.capture, 1 if host else self.plan.samples // samples)
-        return batch._replace(steps=self._cluster.steps(samples, steps))
+        return tiles
 
     # What is launched
 
-    def _step(self, batch: Batch) -> None:
-        self.rule.step(self.params, self.gradient, partial(self._evaluate, batch, advance=True))
+    def _step(self, batch: Batch, i: int, n: int) -> None:
+        self.rule.step(self.params, self.gradient, partial(self._evaluate, batch, i, n, advance=True))
 
-    def _evaluate(self, batch: Batch, *, advance: bool) -> Any:
-        """Fill gradient and totals; return the loss (1,) on the device. If `advance`, also count the step and set its
-        learning rate.
+    def _evaluate(self, batch: Batch, i: int, n: int, *, advance: bool) -> Any:
+        """Fill gradient and totals, in step i of a graph of n; return the loss (1,) on the device. If `advance`, also
+        count the step and set its learning rate.
         """
         recipe, xp, sums = self.recipe, self.xp, self._sums
-        used = [sum(tile.losses.size for tile in batch.tiles)]
+        tiles, bring = (
+            batch.turns[i % len(batch.turns)],
+            partial(self._bring, weighted=self._weighted, named=self._named),
+        )
+        used = [sum(tile.losses.size for tile in tiles)]
         used += [sums.penalties.size * (self._alpha is not None), sums.squares.size * bool(recipe.gradient_clip)]
         end_step = partial(
             device.end_step, sums, self._ahead.tables, self._now, used, self.plan.steps_per_epoch,
             batch.samples / self.plan.samples, recipe.gradient_clip, advance, xp=xp,
         )  # fmt: skip
-        early = len(batch.tiles) == 1 and not any(used[1:])  # nothing of the backward pass is needed
+        early = len(tiles) == 1 and not any(used[1:])  # nothing of the backward pass is needed
+        fetched = len(batch.turns) > 1 and i > 0
+        if len(batch.turns) > 1 and i + 1 < n:
+            with self.capture.beside():
+                bring(batch.samples, batch.turns[(i + 1) % 2][0].rows)
         self._passes.begin()
         if self._weighted and batch.samples < self.plan.samples:
             self._share(batch)
-        for tile in batch.tiles:
-            if not self.resident:
-                self._bring(tile.start, tile.rows, weighted=self._weighted, named=self._named)
+        for tile in tiles:
+            if not (self.resident or fetched):
+                bring(tile.start, tile.rows)
             self._passes.forward(tile, batch.share, batch.loss_scale, self._now.key)
             if early:
                 with self.capture.beside():
                     end_step()
             self._passes.backward(tile, batch.loss_scale)
         self._passes.end()
+        self.capture.join()
         self._row = (self._row + batch.samples) % self.plan.samples
         if self._alpha is not None:
             kernel("add_l2", xp)(self.params, self._alpha, batch.share, self.gradient, sums.penalties)
@@ -312,7 +334,6 @@ class OnGpu:
             kernel("squares", xp)(self.gradient, sums.squares)
         if not early:
             end_step()
-        self.capture.join()
         if recipe.gradient_clip:
             kernel("clip", xp)(self._now.clip, self.gradient)
         return self.totals[0:1]
@@ -328,20 +349,3 @@ class OnGpu:
             rows = self._stream[first : first + len(into.X)]
             samples, place = samples._replace(X=rows), place._replace(first=first)
         device.load(samples, place, start, self._passes.load_scale, self._passes.one, into, weighted, named, xp=self.xp)
-
-
-def operand_of(precision: str, dtype: Any, xp: Any) -> Any:
-    """The dtype of the products' operands. Raises ConfigError for a precision that this GPU lacks."""
-    capability = int(xp.cuda.Device().compute_capability)
-    if precision in ("tf32", "bfloat16") and capability < 80:
-        raise ConfigError(
-            f"precision={precision!r} needs a GPU of compute capability 8.0 (Ampere) or later, and this one has "
-            f"{capability / 10:.1f}: use precision='float16' or 'float32'"
-        )
-    if precision == "bfloat16":
-        try:
-            from ml_dtypes import bfloat16
-        except ModuleNotFoundError:
-            raise ConfigError(f"precision='bfloat16' needs ml_dtypes: {INSTALL}") from None
-        return np.dtype(bfloat16)
-    return np.dtype(np.float16) if precision == "float16" else dtype

@@ -61,6 +61,11 @@ class Plan:
     why_layers: str = ""  # why a GPU's step goes layer by layer; "" if it does not
 
     @property
+    def loads_ahead(self) -> bool:
+        """Whether a GPU loads the next batch while it computes one."""
+        return self.tile == self.batch <= self.samples // 2 and not self.chunk
+
+    @property
     def at_once(self) -> int:
         """Lanes that are filled at the same time."""
         return min(self.threads, self.lanes)
@@ -170,10 +175,12 @@ def _on_gpu(
     for tile, chunk in plan_gpu.cuts(whole.samples, whole.batch, row, movable=movable):
         data = small + (2 * chunk * row if chunk else X.nbytes + beside + order)
         why = plan_gpu.why_layers(spec, recipe, cut=tile < whole.batch, xp=xp)
+        made = replace(whole, tile=tile, chunk=chunk, data_bytes=data, why_layers=why)
         work = plan_gpu.work_bytes(
-            spec, recipe, tile, whole.steps_per_epoch, pixels=X.dtype.itemsize == 1, layers=bool(why), xp=xp
-        )
-        yield replace(whole, tile=tile, chunk=chunk, data_bytes=data, work_bytes=work, why_layers=why)
+            spec, recipe, tile, whole.steps_per_epoch, pixels=X.dtype.itemsize == 1, layers=bool(why),
+            ahead=made.loads_ahead, xp=xp,
+        )  # fmt: skip
+        yield replace(made, work_bytes=work)
 
 
 def _on_cpu(whole: Plan, spec: Spec, X: Any, taken: tuple[Any, Any], recipe: Recipe, threads: int) -> Iterator[Plan]:

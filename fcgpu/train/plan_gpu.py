@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fcgpu.backend import INSTALL
+from fcgpu.errors import ConfigError
 from fcgpu.kernels import middle_cut
 from fcgpu.kernels.formulas import WIDTH
 from fcgpu.optim import state_vectors
@@ -75,10 +77,30 @@ def why_layers(spec: Spec, recipe: Recipe, *, cut: bool, xp: Any) -> str:
     return middle_cut.why_not(spec.sizes, PIECES[recipe.precision], device.attributes)
 
 
-def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int, *, pixels: bool, layers: bool, xp: Any) -> int:
+def operand_of(precision: str, dtype: Any, xp: Any) -> Any:
+    """The dtype of the products' operands. Raises ConfigError for a precision that this GPU lacks."""
+    capability = int(xp.cuda.Device().compute_capability)
+    if precision in ("tf32", "bfloat16") and capability < 80:
+        raise ConfigError(
+            f"precision={precision!r} needs a GPU of compute capability 8.0 (Ampere) or later, and this one has "
+            f"{capability / 10:.1f}: use precision='float16' or 'float32'"
+        )
+    if precision == "bfloat16":
+        try:
+            from ml_dtypes import bfloat16
+        except ModuleNotFoundError:
+            raise ConfigError(f"precision='bfloat16' needs ml_dtypes: {INSTALL}") from None
+        return np.dtype(bfloat16)
+    return np.dtype(np.float16) if precision == "float16" else dtype
+
+
+def work_bytes(
+    spec: Spec, recipe: Recipe, tile: int, steps: int, *, pixels: bool, layers: bool, ahead: bool, xp: Any
+) -> int:
     """Bytes of the vectors of n_params numbers, a tile's buffers, the rates and keys sent ahead, and the history.
 
     steps : per epoch. pixels : whether the features are 8-bit integers. layers : whether a step goes layer by layer.
+    ahead : whether a second batch is loaded meanwhile.
     The memory of CUDA's libraries is not counted: up to 32 MiB of cuBLAS, and the kernels' code.
     """
     size, layout = np.dtype(recipe.dtype).itemsize, Padded(spec, WIDTH)
@@ -104,8 +126,10 @@ def work_bytes(spec: Spec, recipe: Recipe, tile: int, steps: int, *, pixels: boo
         else:
             row = operand * (first + 2 * columns)
             more += 2 * first * columns * (operand == 2)
-    ahead = max(AHEAD, steps) * (size + (8 * len(spec.sizes[1:-1]) if recipe.dropout else 0))
-    return vectors * layout.size + tile * row + more + ahead + 24 * recipe.epochs
+    if ahead:
+        row += first * (2 if pixels and not layers else operand)
+    sent = max(AHEAD, steps) * (size + (8 * len(spec.sizes[1:-1]) if recipe.dropout else 0))
+    return vectors * layout.size + tile * row + more + sent + 24 * recipe.epochs
 
 
 def half(tile: int) -> int:
