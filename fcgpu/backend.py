@@ -4,9 +4,11 @@ All other code calls `choose` once and then works on arrays through `Backend.xp`
 """
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -211,6 +213,14 @@ def _cpu(reason: str) -> Backend:
 
 def _gpu(number: int, reason: str) -> Backend:
     xp = cupy()
+    return Backend("cupy", f"cuda:{number}", xp, _name_of(number, xp, os.getpid()), reason)
+
+
+@lru_cache(maxsize=64)
+def _name_of(number: int, xp: Any, process: int) -> str:
+    """The name of a GPU that works; a process asks once, because it takes a millisecond. Raises DeviceError, with the
+    remedy, for one that does not.
+    """
     runtime = xp.cuda.runtime
     try:
         count = int(runtime.getDeviceCount())
@@ -227,8 +237,8 @@ def _gpu(number: int, reason: str) -> Backend:
         raise DeviceError(f"cuda:{number} fails on a 2x2 product ({first_line(error)}): {INSTALL}") from error
     if not works:
         raise DeviceError(f"cuda:{number} computes a 2x2 product wrongly: check the driver with nvidia-smi")
-    properties = runtime.getDeviceProperties(number)
-    return Backend("cupy", f"cuda:{number}", xp, properties["name"].decode(), reason)
+    name: str = runtime.getDeviceProperties(number)["name"].decode()
+    return name
 
 
 def _why_no_device(runtime: Any, error: Exception) -> str:

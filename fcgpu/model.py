@@ -23,7 +23,7 @@ from fcgpu.params import Layer, Spec
 from fcgpu.workers import Workers
 
 TILE_BYTES = 4 << 20  # of a tile's buffers on the CPU: about what a core's caches hold
-GPU_TILE_BYTES = 256 << 20
+GPU_TILE_BYTES, FEW_BYTES = 256 << 20, 16 << 20  # for the latter a GPU is not asked what it has left
 
 Compute = Callable[[Network, Sequence[Layer], Workspace], Any]
 
@@ -87,7 +87,9 @@ class Model:
             values = backend.to_host(self.predict_proba(X, device=backend, threads=threads))
             return values[:, 0] if values.shape[1] == 1 else values
         Z = self.decision_function(X, device=backend, threads=threads)
-        return np.asarray(self.classes, dtype=type_of(self.classes))[class_index(backend.to_host(Z))]
+        with beside(Z):
+            index = backend.to_host(class_index(Z))
+        return np.asarray(self.classes, dtype=type_of(self.classes))[index]
 
     def score(self, X: Any, y: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Score:
         """Score on X (n, n_features) and y: labels (n,), or for a regression targets (n,) or (n, n_outputs).
@@ -162,12 +164,13 @@ class Model:
         with backend.enough_memory("free its memory, or use device='cpu'"):
             out = in_tiles(compute, self.spec, backend.to_device(self.params), X, backend, threads, self.scale)
             xp = backend.xp if backend.holds(out) else np
-            finite = backend.to_host(xp.all(xp.isfinite(out), axis=1))
-        if not finite.all():
-            raise DivergenceError(
-                f"the model's outputs for sample {int(np.argmin(finite))} are not finite: expected features of the "
-                f"scale it was trained on, in the range of {self.params.dtype}"
-            )
+            finite = xp.isfinite(out)
+            if not bool(xp.all(finite)):  # waits for the device
+                sample = int(np.argmin(backend.to_host(finite).all(axis=1)))
+                raise DivergenceError(
+                    f"the model's outputs for sample {sample} are not finite: expected features of the scale it was "
+                    f"trained on, in the range of {self.params.dtype}"
+                )
         return out
 
 
@@ -207,7 +210,9 @@ def in_tiles(
         return Z if compute is Network.forward else Network(spec, backend).prediction(Z)
     if not backend.on_gpu:
         return in_tiles_of(max(16, TILE_BYTES // row))
-    tile = min(X.shape[0], max(1, min(GPU_TILE_BYTES, backend.memory() // 2) // (row + X.dtype.itemsize * X.shape[1])))
+    row += X.dtype.itemsize * X.shape[1]
+    most = FEW_BYTES if row * X.shape[0] <= FEW_BYTES else min(GPU_TILE_BYTES, backend.memory() // 2)
+    tile = min(X.shape[0], max(1, most // row))
     while tile > 1:
         try:
             return in_tiles_of(tile)
@@ -262,4 +267,5 @@ def of_both(P: Any) -> Any:
 
 def class_index(Z: Any) -> Any:
     """The predicted class indices (n,) from logits (n, n_outputs); a single output means class 1 if it is positive."""
-    return (Z[:, 0] > 0).astype(np.intp) if Z.shape[1] == 1 else np.argmax(Z, axis=1)
+    xp = namespace_of(Z)
+    return (Z[:, 0] > 0).astype(np.intp) if Z.shape[1] == 1 else xp.argmax(Z, axis=1)

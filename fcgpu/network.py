@@ -89,7 +89,7 @@ class Network:
 
     def __init__(self, spec: Spec, backend: Backend, dropout: Sequence[float] = (), scale: float = 1.0) -> None:
         self.spec, self.dropout, self.scale = spec, dropout, scale
-        self.kernels, self.xp = Kernels(backend), backend.xp
+        self.kernels, self.xp, self._on_gpu = Kernels(backend), backend.xp, backend.on_gpu
         K = self.kernels
         n_hidden = len(spec.sizes) - 2
         self._activations = [*[getattr(K, spec.activation)] * n_hidden, None]
@@ -103,6 +103,8 @@ class Network:
     def load(self, X: Any, rows: Any, work: Workspace) -> Workspace:
         """`work` with X[rows] as its tile: converted to its dtype, or as it is if the products take that."""
         if self.takes_bytes(X) or is_sparse(X):
+            return work.over(X[rows])
+        if self._on_gpu and X.dtype == work.A[0].dtype and X.flags.c_contiguous:
             return work.over(X[rows])
         self.kernels.load_tile(X, rows, work.A[0])
         return work

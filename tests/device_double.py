@@ -379,6 +379,9 @@ class DeviceDouble:
     def max(self, a, axis=None, out=None, keepdims=False):
         return self._reduce("max", a, axis, out, keepdims=keepdims)
 
+    def argmax(self, a, axis=None):
+        return self._reduce("argmax", a, axis)
+
     def vdot(self, a, b):
         return (a * b).sum()
 

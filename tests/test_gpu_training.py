@@ -21,6 +21,12 @@ from fcgpu.train import capture, cluster, run
 STEPS = 10
 
 
+class Module(SimpleNamespace):
+    """A module has a hash."""
+
+    __hash__ = object.__hash__
+
+
 @pytest.fixture
 def real(device):
     """Whether this is a GPU: the double is too slow for many steps."""
@@ -161,7 +167,7 @@ def installed(monkeypatch, count=1, ones=np.ones, driver=12_090, built=12_090):
         CUDARuntimeError=CUDARuntimeError, getDeviceCount=device_count, driverGetVersion=lambda: driver,
         runtimeGetVersion=lambda: built, getDeviceProperties=lambda number: {"name": f"GPU {number}".encode()},
     )  # fmt: skip
-    there = SimpleNamespace(ones=ones, cuda=SimpleNamespace(runtime=runtime, Device=contextlib.nullcontext))
+    there = Module(ones=ones, cuda=SimpleNamespace(runtime=runtime, Device=contextlib.nullcontext))
     monkeypatch.setitem(sys.modules, "cupy", there)
 
 

@@ -15,7 +15,7 @@ from fcgpu.kernels.text import C_TYPES, program, text_of, up
 
 THREADS, ROWS, COLUMNS, PART = 256, 16, 32, 128  # as in few.cu
 MOST_OUTPUTS = COLUMNS  # of a last layer whose loss is computed with its logits: a thread block has whole rows then
-MOST = 1 << 27  # multiplications of a product; cuBLAS is faster at larger ones
+MOST = 150_000_000  # multiplications of a product; of larger ones cuBLAS is faster (bench/gpu/few.py)
 NAMES = ("as_they_are", "transposed_a", "transposed_b", "forward", "backward", "last")
 
 
