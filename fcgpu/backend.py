@@ -21,11 +21,11 @@ GPU_SHARE = 0.9
 INSTALL = "pip install 'fcgpu[cuda12]' (or cuda13, by the CUDA version that nvidia-smi shows)"
 
 
-# The cost model of "auto": seconds per step on a CPU or per launch on a GPU, and operations per second. Measured on two
-# EPYC cores, and on an H100 with CUDA graphs, where a launch takes some 2 µs. A run on a GPU takes GPU_START seconds
-# more, to load CUDA, cuBLAS and the kernels.
-CPU_STEP, CPU_FLOPS = 10e-6, 1.5e11
-GPU_LAUNCH, GPU_FLOPS = 2e-6, 3e13
+# The cost model of "auto": seconds per step on a CPU or per launch on a GPU, operations per second, and bytes per second
+# of parameters that are too many for a core's cache. Measured on two EPYC cores, on 16 cores of a Xeon, and on an H200
+# with CUDA graphs (bench/gpu/crossover.py). A run on a GPU takes GPU_START seconds more, to load CUDA and the kernels.
+CPU_STEP, CPU_FLOPS, CPU_BYTES = 10e-6, 1.5e11, 2.7e10
+GPU_LAUNCH, GPU_FLOPS, GPU_BYTES = 2e-6, 3e13, 1e12
 GPU_START = 2.0
 
 
@@ -35,16 +35,18 @@ class Work(NamedTuple):
     flop: float  # multiplications and additions of a step
     launches: int  # kernel launches of a step on a GPU
     steps: int = 1
+    bytes: float = 0.0  # that a step reads and writes of parameters, if they are too many for a core's cache
 
     @property
     def on_cpu(self) -> float:
         """Expected seconds on a CPU."""
-        return self.steps * (CPU_STEP + self.flop / CPU_FLOPS)
+        return self.steps * (CPU_STEP + self.flop / CPU_FLOPS + self.bytes / CPU_BYTES)
 
     @property
     def on_gpu(self) -> float:
         """Expected seconds on a GPU, including its start."""
-        return GPU_START + self.steps * (GPU_LAUNCH * self.launches + self.flop / GPU_FLOPS)
+        step = GPU_LAUNCH * self.launches + self.flop / GPU_FLOPS + self.bytes / GPU_BYTES
+        return GPU_START + self.steps * step
 
     @property
     def is_small(self) -> bool:

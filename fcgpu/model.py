@@ -87,8 +87,8 @@ class Model:
             values = backend.to_host(self.predict_proba(X, device=backend, threads=threads))
             return values[:, 0] if values.shape[1] == 1 else values
         Z = self.decision_function(X, device=backend, threads=threads)
-        with beside(Z):
-            index = backend.to_host(class_index(Z))
+        with backend.current():
+            index = backend.to_host(class_index(Z, backend.xp if backend.holds(Z) else np))
         return np.asarray(self.classes, dtype=type_of(self.classes))[index]
 
     def score(self, X: Any, y: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Score:
@@ -265,7 +265,6 @@ def of_both(P: Any) -> Any:
         return xp.concatenate([1 - P, P], axis=1)
 
 
-def class_index(Z: Any) -> Any:
+def class_index(Z: Any, xp: Any = np) -> Any:
     """The predicted class indices (n,) from logits (n, n_outputs); a single output means class 1 if it is positive."""
-    xp = namespace_of(Z)
     return (Z[:, 0] > 0).astype(np.intp) if Z.shape[1] == 1 else xp.argmax(Z, axis=1)

@@ -40,6 +40,7 @@ LANE_FLOP = 2e8  # with fewer operations a lane is not worth waking a thread, wh
 # That was on two threads; eight can share one tile's products, and only two of them two lanes.
 WIDE = 1200
 WIDE_LANE_ROWS = 256
+PASSES, CACHED = 6, 1 << 19  # over the parameters in a step; bytes of them that stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -138,11 +139,12 @@ def plan(
 def work_of(spec: Spec, batch: int, steps: int = 1) -> Work:
     """The Work of `steps` updates from `batch` samples each.
 
-    It counts two products for the first layer and three for each other one, and 5 launches per layer and one more, the
-    number that the tests' simulated GPU counts.
+    It counts two products for the first layer and three for each other one, 5 launches per layer and one more, the
+    number that the tests' simulated GPU counts, and PASSES over all parameters beyond CACHED bytes.
     """
     first, *others = (2 * n_in * n_out for n_in, n_out in spec.layer_sizes)
-    return Work(float(batch * (2 * first + 3 * sum(others))), 1 + 5 * len(spec.layer_sizes), steps)
+    flop, moved = float(batch * (2 * first + 3 * sum(others))), PASSES * max(0, 4 * spec.n_params - CACHED)
+    return Work(flop, 1 + 5 * len(spec.layer_sizes), steps, moved)
 
 
 def readable(n: float) -> str:
