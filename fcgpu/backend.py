@@ -21,7 +21,7 @@ GPU_SHARE = 0.9
 INSTALL = "pip install 'fcgpu[cuda12]' (or cuda13, by the CUDA version that nvidia-smi shows)"
 
 
-# The cost model of "auto": seconds per step on a CPU or per launch on a GPU, operations per second, and bytes per second
+# The cost model of "auto": seconds per step on a CPU or launch on a GPU, operations per second, and bytes per second
 # of parameters that are too many for a core's cache. Measured on two EPYC cores, on 16 cores of a Xeon, and on an H200
 # with CUDA graphs (bench/gpu/crossover.py). A run on a GPU takes GPU_START seconds more, to load CUDA and the kernels.
 CPU_STEP, CPU_FLOPS, CPU_BYTES = 10e-6, 1.5e11, 2.7e10

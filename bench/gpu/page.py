@@ -15,6 +15,8 @@ def markdown(found: dict[str, Any]) -> str:
     lines += [f"Commit {found['commit']}, {found['date']}."]
     for name, part in parts.items():
         lines += ["", f"## {part['title'][0].upper()}{part['title'][1:]}", ""]
+        if part.get("commit", found["commit"]) != found["commit"]:  # of an earlier run on such a machine
+            lines += [f"Commit {part['commit']}.", ""]
         if part["ended"] != "done":
             lines += [f"This part did not finish: {part['ended']}.", ""]
         lines += TABLES.get(name.partition("_")[0], _as_they_are)(part["rows"])  # profile_bfloat16 is a profile, too
