@@ -59,11 +59,12 @@ def _products(backend: Any, shapes: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _most(most: int) -> Iterator[None]:
-    before, few.MOST = few.MOST, most
+    before = few.MOST, few.MOST_ROWS
+    few.MOST = few.MOST_ROWS = most
     try:
         yield
     finally:
-        few.MOST = before
+        few.MOST, few.MOST_ROWS = before
 
 
 def _step(backend: Any, hidden: Any, batch: int) -> float:

@@ -1,8 +1,8 @@
-// Products of matrices so small that a GPU is mostly waiting: C = op(A) op(B) in float32, with what follows a product in
-// a training step done before C is written. `few.py` generates `g`, `derivative` and `loss`.
+// Products of matrices so small that a GPU is mostly waiting: C = op(A) op(B) in float32, with what follows a product
+// in a training step done before C is written. `few.py` generates `g`, `derivative` and `loss`.
 //
-// A thread block computes a tile of C. Its warps share the sum over k, and their sums are added up in order, so the same
-// inputs give the same bits. While they multiply one part of A and B, in pieces, the next part is on its way.
+// A thread block computes a tile of C. Its warps share the sum over k, and their sums are added up in order, so the
+// same inputs give the same bits. While they multiply one part of A and B, in pieces, the next part is on its way.
 
 constexpr int ROWS = R, COLUMNS = 32, WARPS = 8, THREADS = 32 * WARPS;
 constexpr int PART = 16 * WARPS;  // of k, in shared memory at once: each warp multiplies 16
@@ -39,7 +39,8 @@ template <int M, int N> struct Coming {
 // dimensions must be multiples of 4, and so must k, unless only A is transposed, and then m; all must be aligned to 16
 // bytes.
 template <bool TRANSPOSED_A, bool TRANSPOSED_B, class Store>
-__device__ inline void product(const float *A, int lda, const float *B, int ldb, int m, int n, int wide, int k, Store store) {
+__device__ inline void product(const float *A, int lda, const float *B, int ldb, int m, int n, int wide, int k,
+                               Store store) {
   constexpr int high_a = TRANSPOSED_A ? PART : ROWS, wide_a = TRANSPOSED_A ? ROWS : PART;
   constexpr int high_b = TRANSPOSED_B ? COLUMNS : PART, wide_b = TRANSPOSED_B ? PART : COLUMNS;
   typedef Matrix<high_a, wide_a> Left;
@@ -53,9 +54,11 @@ __device__ inline void product(const float *A, int lda, const float *B, int ldb,
   Coming<high_a, wide_a> a;
   Coming<high_b, wide_b> b;
   auto ask = [&](int from) {
-    const int left = k - from;
-    a.ask(A + (TRANSPOSED_A ? (long long)from * lda : from), lda, TRANSPOSED_A ? left : m - row, TRANSPOSED_A ? m - row : left);
-    b.ask(B + (TRANSPOSED_B ? from : (long long)from * ldb), ldb, TRANSPOSED_B ? n - column : left, TRANSPOSED_B ? left : n - column);
+    const int left = k - from, rows = m - row, columns = n - column;
+    const long long in_a = TRANSPOSED_A ? (long long)from * lda : from;
+    const long long in_b = TRANSPOSED_B ? from : (long long)from * ldb;
+    a.ask(A + in_a, lda, TRANSPOSED_A ? left : rows, TRANSPOSED_A ? rows : left);
+    b.ask(B + in_b, ldb, TRANSPOSED_B ? columns : left, TRANSPOSED_B ? left : columns);
   };
   auto buffer = [&](int from) { return memory + from / PART % 2 * size; };
   auto put = [&](int from) {
@@ -116,6 +119,7 @@ __device__ inline void product(const float *A, int lda, const float *B, int ldb,
   }
   store(row + r, column + c, total);
 }
+
 struct Plain {
   float *C;
   int ld, m, n;
@@ -128,10 +132,11 @@ struct Plain {
   }
 };
 
-#define PLAIN(NAME, A_TURNED, B_TURNED)                                                                              \
-  extern "C" __global__ void __launch_bounds__(THREADS, 2) NAME(                                                        \
-      const float *A, int lda, const float *B, int ldb, float *C, int ldc, int m, int n, int k, float alpha, float beta) { \
-    product<A_TURNED, B_TURNED>(A, lda, B, ldb, m, n, n, k, Plain{C, ldc, m, n, alpha, beta});                       \
+#define PLAIN(NAME, A_TURNED, B_TURNED)                                                                   \
+  extern "C" __global__ void __launch_bounds__(THREADS, 2) NAME(                                          \
+      const float *A, int lda, const float *B, int ldb, float *C, int ldc, int m, int n, int k,           \
+      float alpha, float beta) {                                                                          \
+    product<A_TURNED, B_TURNED>(A, lda, B, ldb, m, n, n, k, Plain{C, ldc, m, n, alpha, beta});            \
   }
 PLAIN(as_they_are, false, false)
 PLAIN(transposed_a, true, false)
@@ -139,7 +144,8 @@ PLAIN(transposed_b, false, true)
 
 // out = [g(alpha A M) 1 0], whose first `units` columns are the layer's units; `wide` columns in all.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) forward(
-    const float *A, int lda, const float *M, int ldm, float *out, int wide, int m, int n, int k, int units, float alpha) {
+    const float *A, int lda, const float *M, int ldm, float *out, int wide, int m, int n, int k, int units,
+    float alpha) {
   product<false, false>(A, lda, M, ldm, m, n, wide, k, [=](int row, int column, Two z) {
     if (row >= m || column >= wide) return;
     const float x = column < units ? g(alpha * z.x) : column == units;

@@ -15,13 +15,15 @@ from fcgpu.kernels.text import C_TYPES, program, text_of, up
 
 THREADS, ROWS, COLUMNS, PART = 256, 16, 32, 128  # as in few.cu
 MOST_OUTPUTS = COLUMNS  # of a last layer whose loss is computed with its logits: a thread block has whole rows then
-MOST = 150_000_000  # multiplications of a product; of larger ones cuBLAS is faster (bench/gpu/few.py)
+# Most multiplications of a product: of more cuBLAS is faster (bench/gpu/few.py). Most rows: a gradient is a sum over
+# them, which cuBLAS cuts in pieces and these kernels do not; faster than cuBLAS up to 1,024, not measured beyond.
+MOST, MOST_ROWS = 150_000_000, 1024
 NAMES = ("as_they_are", "transposed_a", "transposed_b", "forward", "backward", "last")
 
 
-def are_few(m: int, n: int, k: int) -> bool:
-    """Whether a product (m, k) (k, n) is small enough."""
-    return m * n * k <= MOST
+def are_few(rows: int, k: int, n: int) -> bool:
+    """Whether the products of a layer (k, n) with so many rows are small enough."""
+    return rows <= MOST_ROWS and rows * k * n <= MOST
 
 
 class Few:
@@ -85,21 +87,8 @@ class Few:
         sums, as in device.loss. rows is a device.Rows; there are at most MOST_OUTPUTS outputs.
         """
         (m, wide), k = dZ.shape, M.shape[0]
-        self._launch(
-            "last",
-            m,
-            wide,
-            *_at(A),
-            *_at(M),
-            rows.y,
-            rows.weights,
-            share,
-            dZ,
-            *_sizes(wide, m, k),
-            np.float32(alpha),
-            losses,
-            rights,
-        )
+        given = rows.y, rows.weights, share, dZ, *_sizes(wide, m, k), np.float32(alpha), losses, rights
+        self._launch("last", m, wide, *_at(A), *_at(M), *given)
 
     def _launch(self, name: str, rows: int, columns: int, *arguments: Any) -> None:
         if not self._functions:

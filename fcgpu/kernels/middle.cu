@@ -1,6 +1,6 @@
-// Device functions of the kernel that `middle.py` generates. P is the number of pieces, R the rows of a tile, B the blocks
-// of columns of Z1 and dZ1: P, or 1 if these are float32 and not in pieces; `g` and `derivative` are the activation's
-// formulas.
+// Device functions of the kernel that `middle.py` generates. P is the number of pieces, R the rows of a tile, B the
+// blocks of columns of Z1 and dZ1: P, or 1 if these are float32 and not in pieces; `g` and `derivative` are the
+// activation's formulas.
 
 constexpr int WARPS = THREADS / 32;
 constexpr int UNROLL = P == 1 ? 2 : 1;  // of the loop of a product; with more pieces there are not enough registers

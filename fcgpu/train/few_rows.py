@@ -14,7 +14,7 @@ from fcgpu.train.recipe import Recipe
 
 
 class FewRows(Layers):
-    """The same as `Layers`, for batches of one tile that `suits` accepts."""
+    """The same as `Layers`, for batches of one tile for which there are `kernels`."""
 
     def __init__(
         self, spec: Spec, recipe: Recipe, vectors: tuple[Any, Any], products: Few, operand: Any, **options: Any

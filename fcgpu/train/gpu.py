@@ -8,7 +8,8 @@ gathered from the features as stored, in the order of the epoch, by one launch, 
 If the features do not fit on the device, a `Stream` brings them in chunks. Then each step is called, not captured,
 because a graph would read the same chunk again and again.
 
-The forward and backward pass of a step are in `layers.py` and `onchip.py`.
+The forward and backward pass of a step are in `layers.py`, `few_rows.py` and `onchip.py`. What does not depend on them,
+the loading of the next batch and the bookkeeping at a step's end, runs beside them in a graph.
 """
 
 import weakref
@@ -99,11 +100,11 @@ class OnGpu:
         self._weighted, self._named = weights is not None, bool(self._dropout)
         self._data = device.Rows(X, y, xp.ones((1,), dtype=dtype) if weights is None else weights, ids)
         self._pixels, self._operand = X.dtype.itemsize == 1, operand
-        self._few = (
-            None
-            if plan.tile < plan.batch
-            else kernels(self.layout, recipe, operand, y, plan.batch, weighted=self._weighted, count=count, xp=xp)
-        )
+        self._few = None
+        if plan.tile == plan.batch:
+            self._few = kernels(
+                self.layout, recipe, operand, y, plan.batch, weighted=self._weighted, count=count, xp=xp
+            )
         self._passes: Layers | OnChip = self._layers() if plan.why_layers else self._on_chip()
         wide = plan.samples * self.layout.shapes[0][0] * self._passes.operand.itemsize
         fits = plan.batch == plan.samples and not plan.chunk and plan.bytes + wide <= plan.budget
@@ -299,10 +300,8 @@ class OnGpu:
         count the step and set its learning rate.
         """
         recipe, xp, sums = self.recipe, self.xp, self._sums
-        tiles, bring = (
-            batch.turns[i % len(batch.turns)],
-            partial(self._bring, weighted=self._weighted, named=self._named),
-        )
+        tiles = batch.turns[i % len(batch.turns)]
+        bring = partial(self._bring, weighted=self._weighted, named=self._named)
         used = [sum(tile.losses.size for tile in tiles)]
         used += [sums.penalties.size * (self._alpha is not None), sums.squares.size * bool(recipe.gradient_clip)]
         end_step = partial(
