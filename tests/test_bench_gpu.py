@@ -23,6 +23,7 @@ from bench.gpu import (
     few,
     limits,
     part,
+    predict,
     profile,
     recipe,
     session,
@@ -271,6 +272,17 @@ def test_own_products_are_timed_beside_cublass(device, monkeypatch):
     for row in (*alone, step):
         assert row["own_microseconds"] > 0
         assert row["cublas_microseconds"] > 0
+
+
+def test_predictions_are_timed_from_the_device_and_from_the_host(device, monkeypatch):
+    monkeypatch.setattr(predict, "CALLS", 2)
+    monkeypatch.setattr(
+        fcgpu, "load", lambda source: fcgpu.dataset(np.arange(1600).reshape(2, 800).astype(np.uint8)[:, :784], [0, 1])
+    )
+    (found,) = predict.rows("cuda", (3,))
+    assert found.pop("samples") == 3
+    assert min(found.values()) > 0
+    assert list(found)[:2] == ["fcgpu, floats on the GPU, us", "fcgpu, bytes on the host, us"]
 
 
 @pytest.mark.slow

@@ -19,7 +19,20 @@ from bench.session import versions
 from fcgpu.errors import first_line
 
 # The most important parts come first: the last ones are left out if time runs out.
-PARTS = ("suite", "versus", "adam", "compilers", "recipe", "crossover", "profile", "few", "small", "limits", "chunks")
+PARTS = (
+    "suite",
+    "versus",
+    "adam",
+    "compilers",
+    "recipe",
+    "crossover",
+    "profile",
+    "few",
+    "predict",
+    "small",
+    "limits",
+    "chunks",
+)
 PACKAGES = (
     "fcgpu", "numpy", "cupy-cuda12x", "cupy-cuda13x", "nvmath-python", "ml_dtypes", "torch", "triton", "jax", "jaxlib",
 )  # fmt: skip
