@@ -276,9 +276,6 @@ def test_own_products_are_timed_beside_cublass(device, monkeypatch):
 
 def test_predictions_are_timed_from_the_device_and_from_the_host(device, monkeypatch):
     monkeypatch.setattr(predict, "CALLS", 2)
-    monkeypatch.setattr(
-        fcgpu, "load", lambda source: fcgpu.dataset(np.arange(1600).reshape(2, 800).astype(np.uint8)[:, :784], [0, 1])
-    )
     (found,) = predict.rows("cuda", (3,))
     assert found.pop("samples") == 3
     assert min(found.values()) > 0
