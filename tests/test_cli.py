@@ -195,7 +195,7 @@ def test_predict_reads_csv_npy_and_npz(run, folder):
         result = ran("predict", run[0], folder / name, "--device", "cpu")
         assert (result.out, result.err) == (expected, "")
     said = as_json(ran("predict", run[0], folder / "x.npy", "--device", "cpu", "--json"))
-    assert said == {"labels": model.predict(X).tolist(), "classes": [1, 2, 4], "probabilities": None}
+    assert said == {"labels": model.predict(X).tolist(), "classes": [1, 2, 4], "probabilities": None, "files": None}
 
 
 def test_probabilities_sum_to_one_and_speak_for_the_label(run, folder):
@@ -223,8 +223,10 @@ def test_pictures_are_told_by_the_names_of_their_folders(pictures, tmp_path):
     assert said["train_accuracy"] == 1
     one, other = pictures / "dark" / "0.png", pictures / "hellgrün" / "1.png"
     assert ran("predict", tmp_path / "run", other).out == "hellgrün\n"
-    assert ran("predict", tmp_path / "run", one, other, one).out == "dark\nhellgrün\ndark\n"
-    assert ran("predict", tmp_path / "run", pictures / "dark").out == "dark\n" * 6
+    assert ran("predict", tmp_path / "run", one, other, one).out == f"dark\t{one}\nhellgrün\t{other}\ndark\t{one}\n"
+    files = [str(pictures / "dark" / f"{i}.png") for i in range(6)]
+    assert ran("predict", tmp_path / "run", pictures / "dark").out == "".join(f"dark\t{file}\n" for file in files)
+    assert as_json(ran("predict", tmp_path / "run", pictures / "dark", "--json"))["files"] == files
     label, *probabilities = ran("predict", tmp_path / "run", one, "--proba").out.split()
     assert label == "dark"
     assert float(probabilities[0]) > 0.5

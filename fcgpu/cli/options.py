@@ -81,7 +81,9 @@ def parser() -> Parser:
     _where(evaluate)
     _output(evaluate)
 
-    predict = _command(commands, "predict", "one label a line for CSV, NPY, NPZ or image files")
+    predict = _command(
+        commands, "predict", "one label a line for CSV, NPY, NPZ or image files; of several images with the file"
+    )
     _model(predict)
     predict.add_argument("inputs", nargs="+", metavar="FILE", help="samples without labels; several images are allowed")
     predict.add_argument("--proba", action="store_true", help=PROBA)

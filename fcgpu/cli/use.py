@@ -12,7 +12,7 @@ from fcgpu.cli.history import finite
 from fcgpu.cli.options import count
 from fcgpu.cli.run_directory import model_file
 from fcgpu.cli.summary import quality
-from fcgpu.data import NAMED, is_image_folder, load, load_features
+from fcgpu.data import NAMED, is_image_folder, load, load_features, picture_paths
 from fcgpu.data.dataset import Dataset
 from fcgpu.data.names import check_names
 from fcgpu.errors import ConfigError, DataError
@@ -60,7 +60,7 @@ def predict(args: Namespace) -> int:
     model, threads, backend = load_model(path), count("threads", args.threads), choose(args.device)
     sources = args.inputs[0] if len(args.inputs) == 1 else args.inputs
     X = load_features(sources, model.spec.sizes[0], image_shape=model.image_shape, feature_names=model.feature_names)
-    labels = model.predict(X, device=backend, threads=threads)
+    labels, files = model.predict(X, device=backend, threads=threads), picture_paths(sources)
     proba = None
     if args.proba:
         if model.classes is None:
@@ -69,11 +69,13 @@ def predict(args: Namespace) -> int:
     if args.json:
         classes = None if model.classes is None else list(model.classes)
         probabilities = None if proba is None else proba.tolist()
-        print(json.dumps({"labels": labels.tolist(), "classes": classes, "probabilities": probabilities}))
+        said = {"labels": labels.tolist(), "classes": classes, "probabilities": probabilities}
+        print(json.dumps(said | {"files": files if files is None else list(map(str, files))}))
         return 0
     for i, label in enumerate(labels):
         words = [" ".join(f"{v:.9g}" for v in np.atleast_1d(label)) if model.classes is None else str(label)]
         words += [] if proba is None else [f"{p:.6f}" for p in proba[i]]
+        words += [str(files[i])] if files and len(files) > 1 else []
         print("\t".join(words))
     return 0
 

@@ -18,7 +18,17 @@ from fcgpu.data.labels import encode_labels
 from fcgpu.data.names import Names, check_names
 from fcgpu.errors import ConfigError, DataError, choices
 
-__all__ = ["NAMED", "Dataset", "check_features", "dataset", "encode_labels", "is_image_folder", "load", "load_features"]
+__all__ = [
+    "NAMED",
+    "Dataset",
+    "check_features",
+    "dataset",
+    "encode_labels",
+    "is_image_folder",
+    "load",
+    "load_features",
+    "picture_paths",
+]
 
 PathLike = str | os.PathLike[str]
 TABLES = (".csv", ".npy", ".npz")
@@ -115,14 +125,23 @@ def load_features(
             f"image_shape={shape} makes {math.prod(shape)} features; expected {n_features}, as the model takes"
         )
     with _as_data_errors(source):
-        if isinstance(source, list | tuple):
-            return _picture_features([_picture(path) for path in source], n_features, shape)
-        path = _existing(source)  # type: ignore[arg-type]
-        if path.is_dir():
-            return _picture_features(images.pictures_in(path), n_features, shape)
-        if path.suffix.lower() in images.SUFFIXES:
-            return _picture_features([path], n_features, shape)
-        return _table_features(path, n_features, feature_names)
+        paths = picture_paths(source)
+        if paths is not None:
+            return _picture_features(paths, n_features, shape)
+        return _table_features(_existing(source), n_features, feature_names)  # type: ignore[arg-type]
+
+
+def picture_paths(source: PathLike | Sequence[PathLike]) -> list[Path] | None:
+    """The files of the pictures that `load_features` reads from `source`, in the order of its rows; None for a table.
+
+    Raises DataError for a path that is not there, and for a folder without pictures.
+    """
+    if isinstance(source, list | tuple):
+        return [_picture(path) for path in source]
+    path = _existing(source)  # type: ignore[arg-type]
+    if path.is_dir():
+        return images.pictures_in(path)
+    return [path] if path.suffix.lower() in images.SUFFIXES else None
 
 
 def _load_table(path: Path, memory_budget: int | None) -> Dataset:
