@@ -8,15 +8,16 @@ gathered from the features as stored, in the order of the epoch, by one launch, 
 If the features do not fit on the device, a `Stream` brings them in chunks. Then each step is called, not captured,
 because a graph would read the same chunk again and again.
 
-The forward and backward pass of a step are in `layers.py`, `few_rows.py` and `onchip.py`. What does not depend on them,
-the loading of the next batch and the bookkeeping at a step's end, runs beside them in a graph.
+The forward and backward pass of a step are in `layers.py`, `few_rows.py` and `onchip.py`, the batches and their loading
+in `loader.py`. What does not depend on the passes, the loading of the next batch and the bookkeeping at a step's end,
+runs beside them in a graph.
 """
 
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -29,26 +30,14 @@ from fcgpu.train.ahead import Ahead
 from fcgpu.train.capture import Capture, Steps
 from fcgpu.train.cluster import Cluster
 from fcgpu.train.few_rows import FewRows, kernels
-from fcgpu.train.layers import Layers, Tile
+from fcgpu.train.layers import Layers
+from fcgpu.train.loader import Batch, Loader
 from fcgpu.train.onchip import OnChip
 from fcgpu.train.plan import Plan
 from fcgpu.train.plan_gpu import PIECES, operand_of
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.stream import Stream
 from fcgpu.train.upload import Upload
-
-
-class Batch(NamedTuple):
-    """Batches of one size; `steps` runs their steps. dZ is multiplied by share, 1 / Σ weights, and by loss_scale.
-
-    Steps take the tiles of one turn after the other, and while they use those of one turn, the next are loaded.
-    """
-
-    samples: int
-    turns: list[list[Tile]]
-    share: Any  # (1,)
-    loss_scale: float
-    steps: Any = None  # a Steps or an InCluster
 
 
 class OnGpu:
@@ -97,7 +86,7 @@ class OnGpu:
             self.capture.why = self.capture.why or "the features come from the host in chunks"
         if ids is None:
             ids = xp.arange(len(y) if self._dropout else 1, dtype=np.uint32)
-        self._weighted, self._named = weights is not None, bool(self._dropout)
+        self._weighted = weights is not None
         self._data = device.Rows(X, y, xp.ones((1,), dtype=dtype) if weights is None else weights, ids)
         self._pixels, self._operand = X.dtype.itemsize == 1, operand
         self._few = None
@@ -109,7 +98,6 @@ class OnGpu:
         wide = plan.samples * self.layout.shapes[0][0] * self._passes.operand.itemsize
         fits = plan.batch == plan.samples and not plan.chunk and plan.bytes + wide <= plan.budget
         self.resident = wide if fits else 0
-        self._row = 0  # of the epoch, at which the next batch begins
         self.steps = self.samples = 0
         self._done = done * plan.steps_per_epoch
 
@@ -157,9 +145,9 @@ class OnGpu:
         self.totals, self.history = self._now.totals, self._now.history
         self._now.at.fill(self._done)
         order = None if self._order is None else self._order.array
-        self._place = device.Place(self._now.at, plan.steps_per_epoch, plan.batch, order)
+        place = device.Place(self._now.at, plan.steps_per_epoch, plan.batch, order)
         self._cluster = Cluster(
-            self.capture, spec=self.spec, recipe=recipe, plan=plan, samples=self._data, place=self._place,
+            self.capture, spec=self.spec, recipe=recipe, plan=plan, samples=self._data, place=place,
             tables=self._ahead.tables, now=self._now, params=self.params, rule=rule, weighted=self._weighted,
             count=self.count, scale=self._scale,
         )  # fmt: skip
@@ -170,8 +158,13 @@ class OnGpu:
                 self.capture.lost = f"own kernels do not compile: {first_line(error)}"
                 self._few = None
                 self._passes, self.resident = self._layers(), 0
+        self._loader = Loader(
+            self._data, place, self._passes, self._sums, plan, width=self.layout.shapes[0][0], weighted=self._weighted,
+            named=bool(self._dropout), resident=bool(self.resident), ahead=plan.loads_ahead and not self.capture.why,
+            xp=xp,
+        )  # fmt: skip
         with self.capture.on_stream():
-            self._batches = self._cut()
+            self._batches = [self._with_steps(batch) for batch in self._loader.batches()]
 
     def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drawn_by: Any, order: Any) -> None:
         """Train on every batch once, and fill row `number` of the history.
@@ -214,7 +207,7 @@ class OnGpu:
         """Free all that only steps need, even if a caller's events still refer to this. `params`, `history` stay."""
         if self._stream is not None:
             self._stream.close()
-        del self._batches, self._cluster, self._passes, self._data, self._stream, self._place, self._order
+        del self._batches, self._loader, self._cluster, self._passes, self._data, self._stream, self._order
         del self._ahead, self._sums, self._alpha, self.capture.products
 
     def _iteration(self, number: int, batch: Batch) -> None:
@@ -233,62 +226,12 @@ class OnGpu:
         right += self.totals[2:3]
         self.steps += 1
 
-    # What is allocated
-
-    def _cut(self) -> list[Batch]:
-        """The full-size batch and, if there is a remainder, the last batch of an epoch, in the same memory."""
-        xp, plan, dtype, n = self.xp, self.plan, self.params.dtype, self.plan.tile
-        width, operand = self.layout.shapes[0][0], self._passes.operand
-        _, y, weights, ids = self._data
-
-        def inputs() -> device.Rows:
-            return device.Rows(
-                xp.empty((n, width), dtype=operand),
-                xp.empty((n, *y.shape[1:]), dtype=y.dtype),
-                xp.empty((n,), dtype=dtype) if self._weighted else weights,
-                xp.empty((n,), dtype=np.uint32) if self._named else ids,
-            )
-
-        if self.resident:
-            rows = self._data._replace(X=xp.empty((plan.samples, width), dtype=operand))
-            self._bring(0, rows, weighted=False, named=False)
-        else:
-            rows = inputs()
-        wholes = [Tile(0, rows, self._passes.buffers(n), self._sums.losses, self._sums.rights)]
-        if plan.loads_ahead and not self.capture.why:
-            wholes.append(wholes[0]._replace(rows=inputs()))
-        batches = [self._batch(plan.batch, wholes)]
-        if rest := plan.samples % plan.batch:
-            batches.append(self._batch(rest, wholes[:1]))
-        return batches
-
-    def _batch(self, samples: int, wholes: Sequence[Tile]) -> Batch:
-        share = self.xp.zeros((1,), dtype=self.params.dtype)
-        share.fill(1 / samples)
-        turns = [self._tiles(samples, whole) for whole in wholes]
-        batch = Batch(samples, turns, share, self._passes.loss_scale(samples))
-        if self._weighted and samples == self.plan.samples:
-            self._share(batch)  # the same in every step
+    def _with_steps(self, batch: Batch) -> Batch:
         host = self.rule.learning_rate is None
         me = weakref.proxy(self)  # a reference cycle would keep the device's memory
         step = partial(OnGpu._evaluate, me, batch, advance=False) if host else partial(OnGpu._step, me, batch)
-        steps = Steps(step, self.capture, 1 if host else self.plan.samples // samples)
-        return batch._replace(steps=self._cluster.steps(samples, steps))
-
-    def _tiles(self, samples: int, whole: Tile) -> list[Tile]:
-        tiles: list[Tile] = []
-        block = 0
-        for start in range(0, samples, self.plan.tile):
-            n = min(self.plan.tile, samples - start)
-            rows = slice(start, start + n) if self.resident else slice(n)
-            X, y, weights, ids = whole.rows
-            inputs = device.Rows(
-                X[rows], y[rows], weights[rows] if self._weighted else weights, ids[rows] if self._named else ids
-            )
-            sums = slice(block, block := block + self._passes.blocks(n))
-            work = self._passes.part(whole.work, n)
-            tiles.append(Tile(start, inputs, work, whole.losses[sums], whole.rights[sums]))
-        return tiles
+        steps = Steps(step, self.capture, 1 if host else self.plan.samples // batch.samples)
+        return batch._replace(steps=self._cluster.steps(batch.samples, steps))
 
     # What is launched
 
@@ -301,7 +244,6 @@ class OnGpu:
         """
         recipe, xp, sums = self.recipe, self.xp, self._sums
         tiles = batch.turns[i % len(batch.turns)]
-        bring = partial(self._bring, weighted=self._weighted, named=self._named)
         used = [sum(tile.losses.size for tile in tiles)]
         used += [sums.penalties.size * (self._alpha is not None), sums.squares.size * bool(recipe.gradient_clip)]
         end_step = partial(
@@ -312,13 +254,13 @@ class OnGpu:
         fetched = len(batch.turns) > 1 and i > 0
         if len(batch.turns) > 1 and i + 1 < n:
             with self.capture.beside():
-                bring(batch.samples, batch.turns[(i + 1) % 2][0].rows)
+                self._loader.load(batch.samples, batch.turns[(i + 1) % 2][0].rows)
         self._passes.begin()
         if self._weighted and batch.samples < self.plan.samples:
-            self._share(batch)
+            self._loader.share(batch)
         for tile in tiles:
             if not (self.resident or fetched):
-                bring(tile.start, tile.rows)
+                self._loader.load(tile.start, tile.rows)
             self._passes.forward(tile, batch.share, batch.loss_scale, self._now.key)
             if early:
                 with self.capture.beside():
@@ -326,7 +268,7 @@ class OnGpu:
             self._passes.backward(tile, batch.loss_scale)
         self._passes.end()
         self.capture.join()
-        self._row = (self._row + batch.samples) % self.plan.samples
+        self._loader.advance(batch)
         if self._alpha is not None:
             kernel("add_l2", xp)(self.params, self._alpha, batch.share, self.gradient, sums.penalties)
         if recipe.gradient_clip:
@@ -336,15 +278,3 @@ class OnGpu:
         if recipe.gradient_clip:
             kernel("clip", xp)(self._now.clip, self.gradient)
         return self.totals[0:1]
-
-    def _share(self, batch: Batch) -> None:
-        tiny = float(np.finfo(self.params.dtype).tiny)
-        device.share(self._data.weights, self._place, batch.samples, tiny, batch.share, xp=self.xp)
-
-    def _bring(self, start: int, into: device.Rows, *, weighted: bool, named: bool) -> None:
-        samples, place = self._data, self._place
-        if self._stream is not None:
-            first = self._row + start
-            rows = self._stream[first : first + len(into.X)]
-            samples, place = samples._replace(X=rows), place._replace(first=first)
-        device.load(samples, place, start, self._passes.load_scale, self._passes.one, into, weighted, named, xp=self.xp)
