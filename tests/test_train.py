@@ -16,7 +16,7 @@ from fcgpu.optim import FULL_BATCH, OPTIMIZERS
 from fcgpu.optim.schedules import SCHEDULES, Position, warm_up
 from fcgpu.train import plan_c
 from fcgpu.train.plan import plan
-from fcgpu.train.run import Run
+from fcgpu.train.results import Results
 from fcgpu.train.state import State
 
 CPU = fcgpu.choose("cpu")
@@ -453,8 +453,8 @@ def test_the_clock_stands_still_while_the_test_samples_are_judged(blobs, monkeyp
         time.sleep(0.3)
         return score(*args)
 
-    score = Run._score
-    monkeypatch.setattr(Run, "_score", slow)
+    score = Results._score
+    monkeypatch.setattr(Results, "_score", slow)
     scores = []
     for event in fcgpu.train(blobs, hidden=(), epochs=2, device="cpu"):
         if isinstance(event, fcgpu.EpochEnded):

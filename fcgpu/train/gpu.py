@@ -36,16 +36,13 @@ from fcgpu.train.onchip import OnChip
 from fcgpu.train.plan import Plan
 from fcgpu.train.plan_gpu import PIECES, operand_of
 from fcgpu.train.recipe import Recipe
-from fcgpu.train.stream import Stream
+from fcgpu.train.samples import Samples
 from fcgpu.train.upload import Upload
 
 
 class OnGpu:
     """The steps of a run on a GPU: `begin` prepares them for an optimizer, `epoch` runs them.
 
-    data : X (n, n_features) as stored or a `Stream`, y in the form that the loss takes, and weights (n,) or None, on
-        the device.
-    ids : (n,) uint32 on the device, from which dropout's masks are drawn; None for 0, 1, ...
     done : epochs that the run has done already.
 
     `params`, `gradient` : (layout.size,) flat vectors in the layout of `Padded`.
@@ -59,14 +56,13 @@ class OnGpu:
     def __init__(
         self,
         spec: Spec,
-        data: tuple[Any, Any, Any],
+        samples: Samples,
         plan: Plan,
         backend: Backend,
         recipe: Recipe,
         *,
         scale: float,
         count: bool,
-        ids: Any,
         shuffled: bool,
         done: int,
     ) -> None:
@@ -80,8 +76,8 @@ class OnGpu:
         alpha = self.layout.padded(weights_only(spec, recipe.alpha))
         self._alpha = xp.asarray(alpha, dtype=dtype) if recipe.alpha else None
         self._scale = scale
-        X, y, weights = data
-        self._stream = X if isinstance(X, Stream) else None
+        X, y, weights, ids = samples.X, samples.y, samples.weights, samples.ids
+        self._stream = samples.stream
         if self._stream is not None:
             self.capture.why = self.capture.why or "the features come from the host in chunks"
         if ids is None:

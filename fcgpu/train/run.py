@@ -1,7 +1,7 @@
 """One training run as a generator of events. It prints nothing; its callers consume the events.
 
-`cpu.py` and `gpu.py` have the steps. Here is what is decided between epochs: the order of the samples, learning rates,
-when to stop; and what an event can be asked for.
+`cpu.py`, `in_c.py` and `gpu.py` have the steps, `results.py` what the events can be asked for. Here is what is decided
+between epochs: the order of the samples, learning rates, and when to stop.
 """
 
 import math
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fcgpu.backend import Backend
-from fcgpu.data.dataset import Dataset, targets
-from fcgpu.errors import CheckpointError, ConfigError, DeviceMemoryError, DivergenceError
+from fcgpu.data.dataset import Dataset
+from fcgpu.errors import CheckpointError, ConfigError
 from fcgpu.kernels.denormals import as_zeros, count_as_zero, do_count_as_zero
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.model import Model, Score
@@ -31,6 +31,7 @@ from fcgpu.train.in_c import InC
 from fcgpu.train.plan import Plan
 from fcgpu.train.rates import Rates
 from fcgpu.train.recipe import KEYS, Recipe
+from fcgpu.train.results import Results
 from fcgpu.train.samples import Samples
 from fcgpu.train.state import State
 from fcgpu.train.stopping import Patience
@@ -71,8 +72,8 @@ class Run:
         ids: Any,
         again: Any = None,
     ) -> None:
-        self.recipe, self.data, self.spec, self.backend, self.plan = recipe, data, spec, backend, plan
-        self.scale, self.counts = recipe.scale or data.scale, data.classes is not None and y.ndim == 1
+        self.recipe, self.data, self.spec, self.backend = recipe, data, spec, backend
+        self.counts = data.classes is not None and y.ndim == 1
         self.monitor, self.rates = monitor, Rates(recipe, plan.steps_per_epoch)
         self.workers = Workers(plan.threads)
         self.shuffled = recipe.shuffle and plan.batch < plan.samples  # whether each epoch has a new order
@@ -81,28 +82,32 @@ class Run:
         samples = Samples(
             (X, y, weights), ids, spec=spec, recipe=recipe, plan=plan, backend=backend, shuffled=self.shuffled
         )
-        scale = self.scale / times
-        self._training_set = (X if plan.chunk else samples.X, scale) if backend.on_gpu else (data.X, self.scale)
-        self.plan = replace(plan, data_bytes=plan.data_bytes + samples.copied)
-        first = start.epochs if start else 0
-        self.steps: OnCpu | InC | OnGpu
-        if backend.on_gpu:
-            from fcgpu.train import gpu  # late: a third of the time of `import fcgpu`
-
-            self.steps = gpu.OnGpu(
-                spec, (samples.X, samples.y, samples.weights), plan, backend, recipe,
-                scale=scale, count=self.counts, ids=samples.ids, shuffled=self.shuffled, done=first,
-            )  # fmt: skip
-        elif plan.in_c:
-            self.steps = InC(spec, samples, plan, backend, recipe, scale=scale, count=self.counts)
-        else:
-            self.steps = OnCpu(spec, samples, plan, backend, recipe, self.workers, scale=scale, count=self.counts)
-        self.plan = replace(self.plan, data_bytes=self.plan.data_bytes + self.steps.resident)
+        scale = recipe.scale or data.scale
+        self.steps = self._steps(samples, plan, scale / times, done=start.epochs if start else 0)
+        self.plan = replace(plan, data_bytes=plan.data_bytes + samples.copied + self.steps.resident)
         self.rule = self._rule()
         self.steps.begin(self.rule)
         self.order = order or np.random.Generator(np.random.PCG64(np.random.SeedSequence(recipe.seed).spawn(1)[0]))
-        self.fresh = start is None or not start.rule
-        self._restore(start or State(initial(spec, recipe.seed)))
+        start = start or State(initial(spec, recipe.seed))
+        self.fresh = not start.rule
+        self._restore(start)
+        there = (X if plan.chunk else samples.X, scale / times) if backend.on_gpu else (data.X, scale)
+        self.results = Results(
+            recipe, data, spec, backend, plan, start, self.steps.history,
+            counts=self.counts, scale=scale, training_set=there,
+        )  # fmt: skip
+
+    def _steps(self, samples: Samples, plan: Plan, scale: float, *, done: int) -> "OnCpu | InC | OnGpu":
+        spec, recipe, backend, count = self.spec, self.recipe, self.backend, self.counts
+        if backend.on_gpu:
+            from fcgpu.train.gpu import OnGpu  # late: a third of the time of `import fcgpu`
+
+            return OnGpu(
+                spec, samples, plan, backend, recipe, scale=scale, count=count, shuffled=self.shuffled, done=done
+            )
+        if plan.in_c:
+            return InC(spec, samples, plan, backend, recipe, scale=scale, count=count)
+        return OnCpu(spec, samples, plan, backend, recipe, self.workers, scale=scale, count=count)
 
     def _rule(self) -> LBFGS | FirstOrder:
         recipe, params, xp = self.recipe, self.steps.params, self.backend.xp
@@ -140,7 +145,7 @@ class Run:
         self.patience = Patience(self.recipe.tol, self.recipe.n_iter_no_change or math.inf)
         if state.patience:
             self.patience.best, self.patience.waited = state.patience.best, state.patience.waited
-        self._told = self._sound = self.epochs  # epoch of the last event, and of the last check of the losses
+        self._told = self.epochs  # epoch of the last event
         self.best = None
         if self.recipe.early_stopping:
             self.best = self.backend.xp.empty_like(self.steps.params)
@@ -181,9 +186,9 @@ class Run:
                 self.samples += n
                 last = self.epochs == recipe.epochs
                 if not self.backend.on_gpu or last or time.perf_counter() - looked > LOOK_SECONDS:
-                    self._check()
+                    self.results.check(self.epochs)
                     looked = time.perf_counter()
-                self._told, then = self.epochs, partial(self._then, self.epochs)
+                self._told, asked = self.epochs, partial(self._asked, self.epochs)
                 event = EpochEnded(
                     epoch=self.epochs,
                     epochs=recipe.epochs,
@@ -192,10 +197,10 @@ class Run:
                     samples=self.steps.samples,
                     learning_rate=None if self.rule.learning_rate is None else rate,
                     monitored=None,
-                    _fetch=partial(self._fetch, self.epochs - 1),
-                    _state=then(self.state),
-                    _model=then(self.model),
-                    _test=then(self._test_now),
+                    _fetch=partial(self.results.sums, self.epochs),
+                    _state=partial(asked, self.state),
+                    _model=partial(asked, self.model),
+                    _test=partial(asked, self._test_score),
                     _n=n,
                     _counts=self.counts,
                 )
@@ -205,7 +210,7 @@ class Run:
                         event, stopped = self._judged(event)
                 self.stopped = stopped or self.rule.finished
                 if self.stopped:
-                    self._check()
+                    self.results.check(self.epochs)
                 self.seconds = time.perf_counter() - self.started
                 yield event
         finally:
@@ -218,8 +223,7 @@ class Run:
                 self.steps.params[...] = self.best
         model = self.model()
         if not np.isfinite(model.params).all():  # the last step diverged; the epoch's loss was measured before it
-            raise self._diverged(math.nan, self.epochs)
-        data = self.data
+            raise self.results.diverged(math.nan, self.epochs)
         yield Finished(
             model=model,
             epochs=self.epochs,
@@ -229,13 +233,13 @@ class Run:
             stopped=self.stopped,
             plan=self.plan,
             capture=self.steps.how,
-            _train=partial(self._score_of_training, model),
-            _test=partial(self._score, model, data.X_test, data.y_test) if data.X_test is not None else lambda: None,
+            _train=partial(self.results.train, model),
+            _test=partial(self.results.test, model),
         )
 
     @contextmanager
     def _calm(self) -> Iterator[None]:
-        """Inside, NumPy does not warn of infinities, which `_check` finds; on a CPU, also BLAS is quiet."""
+        """Inside, NumPy does not warn of infinities, which `Results.check` finds; on a CPU, also BLAS is quiet."""
         if self.backend.on_gpu:
             with np.errstate(all="ignore"):
                 yield
@@ -293,40 +297,28 @@ class Run:
         what = "the loss" if self.monitor is None else getattr(self.monitor, "what", "the validation loss")
         return event, f"{what} did not improve by more than {recipe.tol:g} in {self.patience.patience} epochs"
 
-    def _then(self, epoch: int, ask: Callable[[], Any]) -> Callable[[], Any]:
-        """`ask`, made to raise ConfigError once the run has gone past that epoch."""
-
-        def asked() -> Any:
-            if self._told != epoch:
-                raise ConfigError(
-                    f"the run is at epoch {self._told} and no longer has the network of epoch {epoch}: ask an event "
-                    "for its model, state or test score before you take the next event"
-                )
-            return ask()
-
-        return asked
-
-    def _fetch(self, epoch: int) -> tuple[float, float, int]:
-        loss, penalty, correct = self.backend.to_host(self.steps.history[epoch])
-        return float(loss), float(penalty), int(correct)
-
-    def _check(self) -> None:
-        losses = self.backend.to_host(self.steps.history[self._sound : self.epochs, 0])
-        wrong = np.flatnonzero(~np.isfinite(losses))
-        if wrong.size:
-            raise self._diverged(losses[wrong[0]], self._sound + int(wrong[0]) + 1)
-        self._sound = self.epochs
-
-    def _diverged(self, loss: float, epoch: int) -> DivergenceError:
-        if self.rule.learning_rate is None:
-            return DivergenceError(
-                f"the loss is {loss} in epoch {epoch}: try features of a smaller scale, or dtype='float64'"
+    def _asked(self, epoch: int, ask: Callable[[], Any]) -> Any:
+        """ask(), for the event of an epoch. Raises ConfigError once the run has gone past that epoch."""
+        if self._told != epoch:
+            raise ConfigError(
+                f"the run is at epoch {self._told} and no longer has the network of epoch {epoch}: ask an event "
+                "for its model, state or test score before you take the next event"
             )
-        rate = math.ldexp(self.recipe.learning_rate, -self.halvings)
-        return DivergenceError(
-            f"the loss is {loss} in epoch {epoch} with learning_rate={rate:g}: "
-            f"try learning_rate={rate / 10:g}, gradient_clip=1, or features of a smaller scale"
-        )
+        return ask()
+
+    def model(self) -> Model:
+        return self.results.model(self._outside(self.steps.params))
+
+    def _test_score(self) -> Score | None:
+        """The score of the current network on the test samples; the run's clock stands still meanwhile."""
+        if self.data.X_test is None:
+            return None
+        model = self.model()  # waits until the device has finished training; this counts
+        began = time.perf_counter()
+        try:
+            return self.results.test(model)
+        finally:
+            self.started += time.perf_counter() - began
 
     def _inside(self, vectors: Any, dtype: Any = None) -> Any:
         """Parameters, or vectors like them (..., n_params), as the steps have them; other arrays are only copied."""
@@ -335,34 +327,3 @@ class Run:
     def _outside(self, vectors: Any) -> Any:
         """The inverse of `_inside`: a copy on the host, in the public layout."""
         return self.steps.outside(self.backend.to_host(vectors))
-
-    def model(self) -> Model:
-        data, params = self.data, self._outside(self.steps.params)
-        classes = data.classes if self.counts else None
-        return Model(self.spec, params, classes, self.scale, data.image_shape, self.recipe.name, data.feature_names)
-
-    def _test_now(self) -> Score | None:
-        """The score of the current network on the test samples; the run's clock stands still meanwhile."""
-        if self.data.X_test is None:
-            return None
-        model = self.model()  # waits until the device has finished training; this counts
-        began = time.perf_counter()
-        try:
-            return self._score(model, self.data.X_test, self.data.y_test)
-        finally:
-            self.started += time.perf_counter() - began
-
-    def _score_of_training(self, model: Model) -> Score:
-        try:
-            X, scale = self._training_set
-            return self._score(replace(model, scale=scale), X, self.data.y)
-        except DivergenceError:  # the last step diverged, after the last loss was measured
-            raise self._diverged(math.nan, self.epochs) from None
-
-    def _score(self, model: Model, X: Any, y: Any) -> Score:
-        if not self.counts:
-            y = targets(self.data, y)
-        try:
-            return model.score_encoded(X, y, device=self.backend, threads=self.plan.threads)
-        except DeviceMemoryError:  # do not lose the trained network for want of memory: score on the CPU
-            return model.score_encoded(self.backend.to_host(X), y, device="cpu")
