@@ -1,55 +1,19 @@
 """MLPClassifier: scikit-learn's parameters and attributes, with additional ones."""
 
-import math
-from collections.abc import Iterable
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils import column_or_1d
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import type_of_target
 
 from fcgpu.backend import beside, namespace_of
-from fcgpu.data.labels import as_classes, check_labels, shown
+from fcgpu.data.labels import as_classes, shown
 from fcgpu.errors import ConfigError, DataError
-from fcgpu.estimator import arrays
+from fcgpu.estimator import arrays, labels
 from fcgpu.estimator.base import BaseMLP
-from fcgpu.estimator.parameters import NEED_AN_END
+from fcgpu.estimator.parameters import check_partial_fit
 from fcgpu.model import of_both
-from fcgpu.optim import FULL_BATCH
-
-REMEDIES = {  # for targets that are no labels, by scikit-learn's names for them
-    "continuous": "numbers to predict are for MLPRegressor",
-    "continuous-multioutput": "numbers to predict are for MLPRegressor",
-    "multiclass-multioutput": "sklearn.multioutput.MultiOutputClassifier fits a classifier to each column",
-    "unknown": "make them one type: y.astype(int), or y.astype(str)",
-}
-
-
-def check_partial_fit(estimator: Any) -> bool:
-    if estimator.solver in FULL_BATCH:
-        raise AttributeError(
-            f"partial_fit is only available for stochastic optimizers. {estimator.solver} is not stochastic."
-        )
-    if estimator.learning_rate in NEED_AN_END:
-        raise AttributeError(
-            f"partial_fit does not support learning_rate={estimator.learning_rate!r}, which must know its end"
-        )
-    return True
-
-
-def _distinct(labels: Any) -> Any:
-    """The labels in order, each once; text that is objects in the dtype that NumPy has for it, as scikit-learn does."""
-    found = np.unique(labels)
-    return np.array(found.tolist()) if found.dtype == object else found
-
-
-def _are_weights(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, Real) and 0 <= float(value) < math.inf for value in values)
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
@@ -199,7 +163,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
                 "a dict of the weights that sklearn.utils.class_weight.compute_class_weight finds for all of the data"
             )
         if classes is not None:
-            classes = _distinct(arrays.on_host(classes))
+            classes = labels.distinct(arrays.on_host(classes))
         if not hasattr(self, "classes_"):
             if classes is None:
                 raise DataError("classes=None in the first call of partial_fit: expected all labels that will come")
@@ -251,46 +215,24 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
 
     def _encoded(self, y: Any, *, first: bool, incremental: bool) -> Any:
         """Class indices (n,), or for multilabel problems floats (n, n_labels). Sets classes_ and n_outputs_."""
-        try:
-            kind = type_of_target(y, input_name="y")
-        except TypeError:  # of what cannot be put in order, as None among text
-            if y.dtype != object:
-                raise
-            kind = "unknown"
-        if kind == "unknown" and y.dtype == object and len(set(map(type, y.flat))) > 1:
-            check_labels(y, y, type(self).__name__)  # raises DataError that names samples of each type
-        if kind not in ("binary", "multiclass", "multilabel-indicator"):
-            remedy = REMEDIES.get(kind, "give X and y in this order")
-            raise DataError(f"Unknown label type: {kind}; expected labels (n,), or 0 and 1 (n, n_labels): {remedy}")
+        y, kind = labels.checked(y, type(self).__name__)
         multilabel = kind == "multilabel-indicator"
-        y = (y.toarray() if hasattr(y, "toarray") else np.asarray(y)) if multilabel else column_or_1d(y, warn=True)
         if first or not hasattr(self, "classes_"):
             self._multilabel = multilabel
-            known = np.arange(y.shape[1]) if multilabel else _distinct(y)
+            known = np.arange(y.shape[1]) if multilabel else labels.distinct(y)
             self.classes_ = getattr(self, "_all_classes", known) if incremental and not multilabel else known
             self.n_outputs_ = self._count_outputs()
         elif multilabel != self._multilabel or (multilabel and y.shape[1] != len(self.classes_)):
             raise DataError(f"`y` has other labels than in the call before: it is {kind} of shape {y.shape}")
         if multilabel:
             return y.astype(np.float64)
-        labels = np.unique(y)
-        if not first and not incremental and not np.array_equal(labels, self.classes_):
-            raise DataError(
-                "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
-                f"got {self.classes_}, `y` has {labels}"
-            )
-        if len(np.setdiff1d(labels, self.classes_)):
-            raise DataError(
-                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {labels}."
-            )
-        return np.searchsorted(self.classes_, y)
+        return labels.indices(y, self.classes_, complete=not (first or incremental))
 
     def _count_outputs(self) -> int:
         if self.output == "softmax" and (self._multilabel or len(self.classes_) < 2):
             raise ConfigError("output='softmax' needs 2 or more classes and one label a sample: use output='sigmoid'")
-        return (
-            1 if self._output == "sigmoid" and len(self.classes_) <= 2 and not self._multilabel else len(self.classes_)
-        )
+        one = self._output == "sigmoid" and len(self.classes_) <= 2 and not self._multilabel
+        return 1 if one else len(self.classes_)
 
     @property
     def _output(self) -> str:
@@ -298,14 +240,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return self.output if self.output != "auto" else "softmax" if one_of_many else "sigmoid"
 
     def _weighted(self, y: Any, sample_weight: Any) -> Any:
-        if self.class_weight is None:
-            return sample_weight
-        given = self.class_weight
-        if not (_are_weights(given.values()) if isinstance(given, dict) else str(given) == "balanced"):
-            words = "expected None, 'balanced', or a dict of label to a weight of 0 or more"
-            raise ConfigError(f"class_weight={given!r}: {words}")
-        by_class = compute_sample_weight(self.class_weight, y)
-        return by_class if sample_weight is None else by_class * sample_weight
+        return labels.weights(y, self.class_weight, sample_weight)
 
     def _strata(self, y: Any) -> Any:
         """Labels to stratify the split by: only those of two classes, as in scikit-learn."""

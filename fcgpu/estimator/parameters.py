@@ -102,6 +102,19 @@ def _go_together(found: dict[str, Any]) -> None:
         raise ConfigError(f"monitor={found['monitor']!r} needs early_stopping=True, which uses it")
 
 
+def check_partial_fit(estimator: Any) -> bool:
+    """True if the estimator has partial_fit; else raise AttributeError, as scikit-learn's `available_if` expects."""
+    if estimator.solver in FULL_BATCH:
+        raise AttributeError(
+            f"partial_fit is only available for stochastic optimizers. {estimator.solver} is not stochastic."
+        )
+    if estimator.learning_rate in NEED_AN_END:
+        raise AttributeError(
+            f"partial_fit does not support learning_rate={estimator.learning_rate!r}, which must know its end"
+        )
+    return True
+
+
 def batch_of(found: dict[str, Any], n: int) -> str | int:
     """The recipe's `batch` for n samples."""
     size = found["batch_size"]

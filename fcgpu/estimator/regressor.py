@@ -11,7 +11,7 @@ from sklearn.utils.metaestimators import available_if
 from fcgpu.errors import DataError
 from fcgpu.estimator import arrays
 from fcgpu.estimator.base import BaseMLP
-from fcgpu.estimator.classifier import check_partial_fit
+from fcgpu.estimator.parameters import check_partial_fit
 
 
 class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
