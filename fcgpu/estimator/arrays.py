@@ -1,4 +1,4 @@
-"""Converts arrays of other libraries for the estimators, and predictions back to the same kind.
+"""Converts arrays of other libraries for the estimators, checks them, and converts predictions back to the same kind.
 
 Supported are NumPy arrays and what scikit-learn converts to them, sparse matrices, CuPy and other arrays in GPU memory,
 and arrays with DLPack. With scikit-learn's `array_api_dispatch`, predictions are given in the namespace of X.
@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn import get_config
+from sklearn.utils import check_array
 from sklearn.utils._array_api import array_api_compat, get_namespace_and_device
-from sklearn.utils.validation import _check_feature_names, _check_n_features
+from sklearn.utils.validation import _check_feature_names, _check_n_features, _check_sample_weight, validate_data
 
 from fcgpu.backend import as_numpy, beside, namespace_of, on_gpu
 from fcgpu.data import check_features
 from fcgpu.errors import DataError
 
 CPU = 1  # DLPack's number for this device type
+SPARSE = ["csr", "csc"]  # sparse matrices of other kinds are converted to one of these
 DENSE = 32  # how often a number must be 0, on average, before products that skip it are faster
 HASHED_AT_ONCE = 1024  # rows; bounds the temporary memory
 SMALL = ("float32", "float16", "bool", "int8", "uint8", "int16", "uint16")  # types that float32 holds exactly
@@ -107,7 +109,38 @@ def on_host(array: Any) -> Any:
     return as_numpy(array) if on_gpu(array) else given(array).array
 
 
-def check_on_gpu(estimator: Any, X: Any, *, reset: bool) -> Any:
+def checked(
+    estimator: Any, X: Any, y: Any, sample_weight: Any, *, y_numeric: bool, reset: bool
+) -> tuple[Any, Any, Any]:
+    """X, y and weights, checked as scikit-learn does; X stays on its device, y and weights are on the host."""
+    X, y = given(X).array, on_host(y)
+    if on_gpu(X):
+        X = _check_on_gpu(estimator, X, reset=reset)
+        y = check_array(y, ensure_2d=False, dtype="numeric" if y_numeric else None, input_name="y")
+        if len(y) != X.shape[0]:
+            raise DataError(f"Found input variables with inconsistent numbers of samples: {[X.shape[0], len(y)]}")
+    else:
+        X, y = validate_data(
+            estimator, X, y, accept_sparse=SPARSE, dtype="numeric", reset=reset, multi_output=True, y_numeric=y_numeric
+        )
+    if X.dtype.kind not in "buif" or X.dtype.itemsize > 8:
+        raise DataError(
+            f"X has dtype {X.dtype}: expected real numbers of at most 64 bits; encode text, categories and dates "
+            "as numbers, as OneHotEncoder does"
+        )
+    if sample_weight is not None:
+        sample_weight = _check_sample_weight(on_host(sample_weight), np.empty(X.shape[0]))
+    return X, y, sample_weight
+
+
+def checked_features(estimator: Any, X: Any) -> Any:
+    """X of a prediction, checked as scikit-learn does."""
+    if on_gpu(X):
+        return _check_on_gpu(estimator, X, reset=False)
+    return validate_data(estimator, X, accept_sparse=SPARSE, dtype="numeric", reset=False)
+
+
+def _check_on_gpu(estimator: Any, X: Any, *, reset: bool) -> Any:
     """Check X as scikit-learn's `validate_data` does, but without copying it to the host."""
     X = check_features(X, type(estimator).__name__)
     _check_feature_names(estimator, X, reset=reset)

@@ -3,8 +3,6 @@
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from functools import cache
@@ -14,13 +12,13 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_array
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from fcgpu.backend import Backend, Work, beside, choose, device_of, on_gpu
+from fcgpu.backend import Backend, Work, beside, choose, device_of
 from fcgpu.data.dataset import Dataset
-from fcgpu.errors import ConfigError, DataError, DivergenceError, FcgpuError, choices
+from fcgpu.errors import ConfigError, DataError, FcgpuError, choices
 from fcgpu.estimator import arrays, draws
+from fcgpu.estimator.listen import listen
 from fcgpu.estimator.parameters import ACTIVATIONS, batch_of, checked, recipe_of
 from fcgpu.estimator.watch import Watch
 from fcgpu.model import Model, in_tiles
@@ -28,7 +26,7 @@ from fcgpu.network import Network
 from fcgpu.optim import FULL_BATCH
 from fcgpu.params import Spec, initial
 from fcgpu.train import train
-from fcgpu.train.events import EpochEnded, Finished
+from fcgpu.train.events import EpochEnded
 from fcgpu.train.plan import work_of
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.state import State
@@ -73,7 +71,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             raise ConfigError("partial_fit does not support early_stopping=True: one call is one epoch")
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         self._namespace = arrays.given(X).namespace
-        X, y, weights = self._arrays(X, y, sample_weight, reset=first)
+        X, y, weights = arrays.checked(self, X, y, sample_weight, y_numeric=not self._classifies, reset=first)
         labels, y = y, self._encoded(y, first=first, incremental=incremental)
         weights = self._weighted(labels, weights)
         dtype = arrays.compute_dtype(self.dtype, X.dtype)
@@ -113,34 +111,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
                 start=self._start(found, recipe.optimizer, incremental=incremental), order=draws.Order(random, n),
                 sample_ids=arrays.row_hashes(X) if any(found["dropout"]) else None,
             )  # fmt: skip
-            last = self._listen(events, watch, found)
+            last, why = listen(events, watch, found)
         except BaseException:
             self.__dict__.update(curves)  # with a warm start those of the fit before, as the weights are
             raise
-        self._take(last, spec, recipe, backend, incremental=incremental)
+        self._take(last, why, spec, recipe, backend, incremental=incremental)
         return self
-
-    def _arrays(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Any:
-        """X, y and weights, checked as scikit-learn does; X stays on its device, y and weights are on the host."""
-        taken, y = arrays.given(X), arrays.on_host(y)
-        checks = {"multi_output": True, "y_numeric": not self._classifies}
-        if on_gpu(taken.array):
-            X = arrays.check_on_gpu(self, taken.array, reset=reset)
-            y = check_array(y, ensure_2d=False, dtype="numeric" if checks["y_numeric"] else None, input_name="y")
-            if len(y) != X.shape[0]:
-                raise DataError(f"Found input variables with inconsistent numbers of samples: {[X.shape[0], len(y)]}")
-        else:
-            X, y = validate_data(
-                self, taken.array, y, accept_sparse=["csr", "csc"], dtype="numeric", reset=reset, **checks
-            )
-        if X.dtype.kind not in "buif" or X.dtype.itemsize > 8:
-            raise DataError(
-                f"X has dtype {X.dtype}: expected real numbers of at most 64 bits; encode text, categories and dates "
-                "as numbers, as OneHotEncoder does"
-            )
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(arrays.on_host(sample_weight), np.empty(X.shape[0]))
-        return X, y, sample_weight
 
     def _begin(self, spec: Spec, found: dict[str, Any], state: State) -> None:
         """Set the attributes of an untrained network."""
@@ -170,37 +146,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         patience = state.patience if self._watched == (found["early_stopping"], found["monitor"]) else None
         return State(state.params, samples=state.samples, patience=patience)
 
-    def _listen(self, events: Any, watch: Watch, found: dict[str, Any]) -> EpochEnded:
-        """Consume the events until the end, or until a callback returns True; return the last EpochEnded."""
-        with _shown(found) as show:
-            try:
-                for event in events:
-                    stop = [True for callback in found["callbacks"] or () if _is_true(callback(event))]
-                    show(event)
-                    if isinstance(event, EpochEnded):
-                        self._why = "a callback stopped it" if stop else ""
-                    elif isinstance(event, Finished):
-                        self._why = event.stopped
-                        if event.stopped and found["verbose"]:
-                            print(f"Stopped: {event.stopped}")
-                    if stop:
-                        break
-            except DivergenceError:
-                if watch.last is None or not found["early_stopping"]:
-                    raise
-                self._why = "it diverged"  # the best parameters so far are kept
-            except KeyboardInterrupt:
-                if watch.last is None:
-                    raise
-                self._why = "interrupted"
-                warnings.warn("Training interrupted by user.", stacklevel=4)
-            finally:
-                events.close()
-        if watch.last is None:
-            raise ConfigError("a callback stopped the training before its first epoch: there is nothing to keep")
-        return watch.last
-
-    def _take(self, last: EpochEnded, spec: Spec, recipe: Recipe, backend: Backend, *, incremental: bool) -> None:
+    def _take(
+        self, last: EpochEnded, why: str, spec: Spec, recipe: Recipe, backend: Backend, *, incremental: bool
+    ) -> None:
         """Set the attributes of the trained network, and warn if it has not converged."""
         state = last.state()
         early = recipe.early_stopping
@@ -216,7 +164,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             self.best_validation_score_ = max(self.validation_scores_ or [-math.inf])
         else:
             self.best_loss_ = min(self.best_loss_ if self.best_loss_ is not None else math.inf, min(self.loss_curve_))
-        ended = last.epoch == recipe.epochs and not self._why and f"Maximum iterations ({recipe.epochs})"
+        ended = last.epoch == recipe.epochs and not why and f"Maximum iterations ({recipe.epochs})"
         if recipe.max_fun and state.rule["evaluations"] >= recipe.max_fun:
             ended = f"Maximum evaluations ({recipe.max_fun})"
         if ended and not incremental:
@@ -231,7 +179,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
             raise DataError("validation_data: expected (X, y) or (X, y, sample_weight)")
         X, y, *rest = validation_data
-        X, y, weights = self._arrays(X, y, rest[0] if rest else None, reset=False)
+        weights = rest[0] if rest else None
+        X, y, weights = arrays.checked(self, X, y, weights, y_numeric=not self._classifies, reset=False)
         return Samples(X, self._encoded(y, first=False, incremental=True), self._weighted(y, weights), y)
 
     def _split(self, samples: Samples, found: dict[str, Any], random: Any) -> tuple[Samples, Samples]:
@@ -281,31 +230,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         taken = arrays.given(X)
         arrays.same_namespace(self, taken, method)
-        if on_gpu(taken.array):
-            X = arrays.check_on_gpu(self, taken.array, reset=False)
-        else:
-            X = validate_data(self, taken.array, accept_sparse=["csr", "csc"], dtype="numeric", reset=False)
+        X = arrays.checked_features(self, taken.array)
         backend = backend_for(device_of(self.device, X), work_of(self._spec(), X.shape[0]))
         flat = backend.to_device(self._flat())
         X = arrays.for_backend(X, backend, flat.dtype)
         return in_tiles(Network.predict, self._spec(), flat, X, backend, self.threads), taken.back
-
-
-def _is_true(answer: Any) -> bool:
-    """Whether `answer` is True, Python's or NumPy's. Other truthy values are no request to stop the training."""
-    return isinstance(answer, bool | np.bool_) and bool(answer)
-
-
-@contextmanager
-def _shown(found: dict[str, Any]) -> Iterator[Callable[[Any], None]]:
-    """A function to call with each event; it shows progress if the parameter `progress` is True."""
-    if not found["progress"]:
-        yield lambda event: None
-        return
-    from fcgpu.progress import Progress
-
-    with Progress(found["max_iter"], shown=True) as line:
-        yield lambda event: line.add(event) if isinstance(event, EpochEnded) else None
 
 
 def backend_for(device: str, work: Work | None = None) -> Backend:

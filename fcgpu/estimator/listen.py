@@ -1,0 +1,64 @@
+"""The events of an estimator's run: callbacks, a progress line, and how the run ended."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from fcgpu.errors import ConfigError, DivergenceError
+from fcgpu.estimator.watch import Watch
+from fcgpu.train.events import EpochEnded, Finished
+
+
+def listen(events: Any, watch: Watch, found: dict[str, Any]) -> tuple[EpochEnded, str]:
+    """Consume the events until the end, or until a callback returns True.
+
+    Returns the last EpochEnded, and why training stopped before its last epoch, or "".
+    """
+    why = ""
+    with _shown(found) as show:
+        try:
+            for event in events:
+                stop = [True for callback in found["callbacks"] or () if _is_true(callback(event))]
+                show(event)
+                if isinstance(event, EpochEnded):
+                    why = "a callback stopped it" if stop else ""
+                elif isinstance(event, Finished):
+                    why = event.stopped
+                    if why and found["verbose"]:
+                        print(f"Stopped: {why}")
+                if stop:
+                    break
+        except DivergenceError:
+            if watch.last is None or not found["early_stopping"]:
+                raise
+            why = "it diverged"  # the best parameters so far are kept
+        except KeyboardInterrupt:
+            if watch.last is None:
+                raise
+            why = "interrupted"
+            warnings.warn("Training interrupted by user.", stacklevel=4)
+        finally:
+            events.close()
+    if watch.last is None:
+        raise ConfigError("a callback stopped the training before its first epoch: there is nothing to keep")
+    return watch.last, why
+
+
+def _is_true(answer: Any) -> bool:
+    """Whether `answer` is True, Python's or NumPy's. Other truthy values are no request to stop the training."""
+    return isinstance(answer, bool | np.bool_) and bool(answer)
+
+
+@contextmanager
+def _shown(found: dict[str, Any]) -> Iterator[Callable[[Any], None]]:
+    """A function to call with each event; it shows progress if the parameter `progress` is True."""
+    if not found["progress"]:
+        yield lambda event: None
+        return
+    from fcgpu.progress import Progress
+
+    with Progress(found["max_iter"], shown=True) as line:
+        yield lambda event: line.add(event) if isinstance(event, EpochEnded) else None
