@@ -72,7 +72,7 @@ class OnGpu:
         operand = operand_of(recipe.precision, dtype, xp)
         self.capture = Capture(backend, tf32=recipe.precision == "tf32")
         self.kernels = SimpleNamespace(**{name: partial(rule, xp=xp) for name, rule in device.UPDATES.items()})
-        self.params, self.gradient = self._vector(dtype), self._vector(dtype)
+        self.params, self.gradient = (xp.zeros((self.layout.size,), dtype=dtype) for _ in range(2))
         alpha = self.layout.padded(weights_only(spec, recipe.alpha))
         self._alpha = xp.asarray(alpha, dtype=dtype) if recipe.alpha else None
         self._scale = scale
@@ -113,9 +113,6 @@ class OnGpu:
             self.plan.batch, self._operand, scale=self._scale, pixels=self._pixels, count=self.count,
             weighted=self._weighted, xp=self.xp,
         )  # fmt: skip
-
-    def _vector(self, dtype: Any) -> Any:
-        return self.xp.zeros((self.layout.size,), dtype=dtype)
 
     def begin(self, rule: Any) -> None:
         """Allocate what the steps of `rule`, the optimizer, need."""

@@ -173,7 +173,7 @@ class Run:
         )
 
     def events(self) -> Iterator[Event]:
-        recipe, n = self.recipe, self.plan.samples
+        recipe = self.recipe
         thread, zeros = get_ident(), do_count_as_zero()
         try:
             yield Started(recipe, self.data, self.spec, self.backend, self.plan)
@@ -183,27 +183,12 @@ class Run:
                 with self._calm(), self.backend.enough_memory(self.plan.remedy):
                     rate = self._epoch()
                 self.epochs += 1
-                self.samples += n
+                self.samples += self.plan.samples
                 last = self.epochs == recipe.epochs
                 if not self.backend.on_gpu or last or time.perf_counter() - looked > LOOK_SECONDS:
                     self.results.check(self.epochs)
                     looked = time.perf_counter()
-                self._told, asked = self.epochs, partial(self._asked, self.epochs)
-                event = EpochEnded(
-                    epoch=self.epochs,
-                    epochs=recipe.epochs,
-                    step=self.steps.steps,
-                    seconds=time.perf_counter() - self.started,
-                    samples=self.steps.samples,
-                    learning_rate=None if self.rule.learning_rate is None else rate,
-                    monitored=None,
-                    _fetch=partial(self.results.sums, self.epochs),
-                    _state=partial(asked, self.state),
-                    _model=partial(asked, self.model),
-                    _test=partial(asked, self._test_score),
-                    _n=n,
-                    _counts=self.counts,
-                )
+                event = self._ended(rate)
                 stopped = ""
                 if self.monitor is not None or recipe.n_iter_no_change:
                     with self.backend.enough_memory(self.plan.remedy):
@@ -218,13 +203,36 @@ class Run:
             if get_ident() == thread:  # an interrupt may have kept as_zeros from restoring the setting
                 count_as_zero(zeros)
             self.steps.close()
+        yield self._finished()
+
+    def _ended(self, rate: float) -> EpochEnded:
+        """The event of the epoch whose last learning rate was `rate`."""
+        self._told, asked = self.epochs, partial(self._asked, self.epochs)
+        return EpochEnded(
+            epoch=self.epochs,
+            epochs=self.recipe.epochs,
+            step=self.steps.steps,
+            seconds=time.perf_counter() - self.started,
+            samples=self.steps.samples,
+            learning_rate=None if self.rule.learning_rate is None else rate,
+            monitored=None,
+            _fetch=partial(self.results.sums, self.epochs),
+            _state=partial(asked, self.state),
+            _model=partial(asked, self.model),
+            _test=partial(asked, self._test_score),
+            _n=self.plan.samples,
+            _counts=self.counts,
+        )
+
+    def _finished(self) -> Finished:
+        """The last event, after the best parameters were put back. Raises DivergenceError if they are not finite."""
         if self.best is not None and self.patience.best < math.inf:  # else no epoch was better than the start
             with self.backend.current():
                 self.steps.params[...] = self.best
         model = self.model()
         if not np.isfinite(model.params).all():  # the last step diverged; the epoch's loss was measured before it
             raise self.results.diverged(math.nan, self.epochs)
-        yield Finished(
+        return Finished(
             model=model,
             epochs=self.epochs,
             steps=self.steps.steps,
