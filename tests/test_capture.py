@@ -20,6 +20,7 @@ from stream_double import Recording
 import fcgpu
 from fcgpu.backend import INSTALL
 from fcgpu.cli import main
+from fcgpu.kernels import device
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.optim import FULL_BATCH
 from fcgpu.optim.schedules import SCHEDULES
@@ -272,6 +273,21 @@ def test_a_capture_that_fails_falls_back_to_eager_steps(recording, monkeypatch):
     found, _, finished = trained(recording)
     assert found == expected
     assert "a graph cannot be recorded (RuntimeError: cudaErrorStreamCaptureUnsupported)" in finished.capture
+
+
+@pytest.mark.parametrize("name", ["load", "end_step"])
+def test_so_does_one_that_fails_beside_the_graph_and_its_cause_is_said(name, recording, monkeypatch):
+    expected, launch = trained(double_backend(), batch=7)[0], getattr(device, name)
+
+    def refuse(*arguments, **options):
+        if recording.xp.streams.current.branch_of is not None:
+            raise RuntimeError("refused")
+        launch(*arguments, **options)
+
+    monkeypatch.setattr(device, name, refuse)
+    found, _, finished = trained(recording, batch=7)
+    assert found == expected
+    assert finished.capture == "eager: a graph cannot be recorded (RuntimeError: refused)"
 
 
 def test_what_a_graph_cannot_hold_is_refused(recording):

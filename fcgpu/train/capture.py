@@ -9,7 +9,7 @@ A graph cannot be replayed with the wrong shapes: a step has no arguments, and e
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from fcgpu.backend import INSTALL, Backend
@@ -68,9 +68,9 @@ class Capture:
 
     def join(self) -> None:
         """What is launched from here on follows what was launched `beside`."""
-        if self._apart:
+        apart, self._apart = self._apart, False
+        if apart and self.stream.is_capturing():  # else the recording failed, and with it its branch
             self.stream.wait_event(self._branch.record())
-            self._apart = False
 
     @property
     def how(self) -> str:
@@ -134,8 +134,11 @@ def recorded(stream: Any, launch: Callable[[], Any], times: int) -> Any:
             try:
                 for _ in range(times):
                     launch()
-            finally:
-                graph = stream.end_capture()
+            except BaseException:
+                with suppress(Exception):  # from a branch that was not joined: what went wrong first is raised
+                    stream.end_capture()
+                raise
+            graph = stream.end_capture()
         finally:
             if collects:
                 gc.enable()
