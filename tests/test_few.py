@@ -162,6 +162,14 @@ def test_steps_are_the_cpus(name, device, monkeypatch):
     assert ours.train.loss == pytest.approx(theirs.train.loss, rel=1e-4)
 
 
+def test_targets_in_fortran_order_are_the_same(device):
+    X, y = samples().X, np.random.default_rng(5).normal(0, 1, (75, 3))
+    ours, theirs = (
+        trained(device, fcgpu.dataset(X, np.asarray(y, order=o)), output="identity", hidden=(), epochs=1) for o in "FC"
+    )
+    assert ours.model.params.tobytes() == theirs.model.params.tobytes()
+
+
 def test_recorded_steps_have_the_bits_of_called_ones(device, monkeypatch):
     if capture.why_eager(device):
         pytest.skip(capture.why_eager(device))

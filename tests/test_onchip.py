@@ -105,6 +105,14 @@ def test_recorded_steps_have_the_bits_of_called_ones(features, changes, device, 
     assert recorded.train == called.train
 
 
+@FEATURES
+def test_targets_in_fortran_order_are_the_same(features, device):
+    """As the columns of a table come. A full batch has the targets as they lie in memory."""
+    X, y = features().X, np.random.default_rng(5).normal(0, 1, (75, 3))
+    ours, theirs = (trained(device, fcgpu.dataset(X, np.asarray(y, order=o)), output="identity") for o in "FC")
+    assert ours.model.params.tobytes() == theirs.model.params.tobytes()
+
+
 def test_a_step_is_eight_launches_and_six_without_pieces(monkeypatch):
     backend = small_double(monkeypatch)
     trained(backend)

@@ -39,14 +39,14 @@ class Samples:
             y, weights = y[samples], None if weights is None else weights[samples]
             ids = samples if ids is None else ids[samples]
         weights = None if weights is None else plain(weights, recipe.dtype)
+        y = plain(y)  # a GPU's kernels that are whole programs take rows that follow each other
         if plan.chunk:
             if recipe.dropout:
                 ids = np.asarray(np.arange(plan.samples) if ids is None else ids, dtype=np.uint32)
             X = self.stream = Stream(X, (y, weights, ids), plan, backend)
             self.y, self.weights, self.ids = X.y, X.weights, X.ids
         else:
-            y, self.weights = (None if a is None else backend.to_device(a) for a in (y, weights))
-            self.y = y if backend.on_gpu else plain(y)
+            self.y, self.weights = (None if a is None else backend.to_device(a) for a in (y, weights))
             self.ids = None if ids is None else backend.to_device(ids, dtype=np.uint32)
         self.X = X
 
