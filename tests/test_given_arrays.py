@@ -60,6 +60,10 @@ def test_what_is_wrong_with_them_is_said(given, samples):
     X[30, 2] = np.inf
     with pytest.raises(fcgpu.DataError, match="arrays: feature 2 of sample 30 is inf"):
         fcgpu.dataset(given.to_device(X), y)
+    *_, finished = fcgpu.train((X[:30], y[:30]), device=given, **OPTIONS)
+    for wrong in (X[:0], X[0]):
+        with pytest.raises(fcgpu.DataError, match=r"X: X has shape \(.*\); "):
+            finished.model.predict(given.to_device(wrong), device=given)
     with pytest.raises(fcgpu.DataError, match="sample_weight has shape"):
         fcgpu.train((X[:30], y[:30]), device="cpu", sample_weight=given.to_device(y))
 
