@@ -12,13 +12,14 @@ from fcgpu.kernels import REFERENCE, few
 from fcgpu.kernels.device import Rows
 from fcgpu.kernels.few import Few
 from fcgpu.kernels.losses import OUTPUTS
-from fcgpu.train import capture, cluster
+from fcgpu.train import capture, cluster, plan_gpu
 from fcgpu.train.few_rows import FewRows
 
 
 @pytest.fixture(params=["double", pytest.param("gpu", marks=pytest.mark.gpu)])
 def device(request, monkeypatch):
     monkeypatch.setattr(cluster, "why_not", lambda *arguments: "a test asks for it")
+    monkeypatch.setattr(plan_gpu, "why_layers", lambda *arguments, **options: "a test asks for it")
     if request.param == "double":
         return double_backend(monkeypatch, WHOLE, on_chip=True)
     return request.getfixturevalue("gpu")
@@ -135,7 +136,7 @@ def samples(n=75, classes=3, outputs=None):
 
 
 def trained(device, data, **changes):
-    options = {"hidden": (24, 1100), "epochs": 2, "optimizer": "adam", "learning_rate": 0.01, **changes}
+    options = {"hidden": (24, 40), "epochs": 2, "optimizer": "adam", "learning_rate": 0.01, **changes}
     first, *_, finished = fcgpu.train(data, device=device, **options)
     assert device == "cpu" or first.plan.why_layers
     return finished

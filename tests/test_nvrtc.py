@@ -136,7 +136,8 @@ def test_the_middle_of_a_step_compiles_for_every_output_and_activation(nvrtc):
 def test_products_of_few_rows_compile(architecture, nvrtc):
     if architecture < 80 or architecture not in supported(nvrtc):
         pytest.skip(f"this NVRTC does not know sm_{architecture}, or it has no tensor cores for bfloat16")
-    for row, activation in zip(OUTPUTS.values(), itertools.cycle(("sigmoid", "tanh", "relu", "leaky_relu"))):
+    outputs = list(OUTPUTS.values())[: None if architecture == ARCHITECTURES[-1] else 1]
+    for row, activation in zip(outputs, itertools.cycle(("sigmoid", "tanh", "relu", "leaky_relu"))):
         targets = "int64" if row.classifies else "float32"
         source = few.source(activation, row.loss, 10, 3, targets, not row.classifies, True, row.classifies)
         error, log = compiled(nvrtc, source, [f"-arch=sm_{architecture}", "--std=c++17", "--ptxas-options=-v"])

@@ -17,7 +17,7 @@ SHAPES = ((128, 792, 128), (128, 792, 512), (128, 520, 512), (256, 792, 512), (5
 TURNED = ("", "a", "b")
 HIDDEN = ((128, 64), (256, 256, 256), (512, 512), (1024, 1024))
 BATCHES = (128, 256, 512, 1024)
-REPEATS, STEPS = 30, 40
+FEATURES, REPEATS, STEPS = 784, 30, 40
 
 
 def rows(
@@ -68,10 +68,10 @@ def _most(most: int) -> Iterator[None]:
 
 
 def _step(backend: Any, hidden: Any, batch: int) -> float:
-    """Seconds of a step of Adam on 784 float features."""
+    """Seconds of a step of Adam on float features."""
     random = np.random.default_rng(0)
     n = STEPS * batch
-    data = fcgpu.dataset(random.standard_normal((n, 784), np.float32), np.arange(n) % 10)
+    data = fcgpu.dataset(random.standard_normal((n, FEATURES), np.float32), np.arange(n) % 10)
     events = fcgpu.train(
         data, device=backend, hidden=hidden, optimizer="adam", schedule="constant", batch=batch, shuffle=False,
         epochs=1000,
