@@ -263,6 +263,7 @@ def test_a_session_tells_a_part_its_time(tmp_path):
     assert 0 < parts["bench.planted.asking"]["rows"][0]["limit"] < 30
 
 
+@pytest.mark.slow
 def test_own_products_are_timed_beside_cublass(device, monkeypatch):
     device.xp.attributes["MaxSharedMemoryPerBlockOptin"] = 232_448
     monkeypatch.setattr(plan_gpu, "why_layers", lambda *arguments, **options: "a test asks for it")
