@@ -1,6 +1,7 @@
 """Steps in C: against the formulas, and in training against the steps in NumPy."""
 
 import ctypes
+import math
 import os
 import signal
 import subprocess
@@ -611,17 +612,17 @@ class TestPace:
 
     def test_all_threads_and_one_are_tried_and_the_faster_is_used(self, clock):
         for team, alone in ((1.0, 2.0), (2.0, 1.0)):
-            pace = Pace(4)
-            assert pace.next() == (4, in_c.TRIAL)
+            pace = Pace(2)
+            assert pace.next() == (2, in_c.TRIAL)
             pace.took(team)
             assert pace.next() == (1, in_c.TRIAL)
             pace.took(alone)
             for _ in range(3):
-                assert pace.next() == (4 if team < alone else 1, in_c.SLICE)
+                assert pace.next() == (2 if team < alone else 1, in_c.SLICE)
                 pace.took(min(team, alone))
 
     def test_now_and_then_the_other_is_tried_again(self, clock):
-        pace = Pace(4)
+        pace = Pace(2)
         for seconds in (0.001, 0.002):
             pace.next()
             pace.took(seconds)
@@ -633,11 +634,11 @@ class TestPace:
         assert pace.next() == (1, in_c.SLICE)
 
     def test_if_one_is_faster_all_are_tried_soon_and_then_ever_less_often(self, clock):
-        pace, tried = Pace(4), []
+        pace, tried = Pace(2), []
         while clock.seconds < 5 * in_c.EVERY:
             threads, _longest = pace.next()
-            pace.took(0.002 if threads == 4 else 0.001)
-            if threads == 4:
+            pace.took(0.002 if threads == 2 else 0.001)
+            if threads == 2:
                 tried.append(clock.seconds)
             clock.seconds += 0.001
         waits = np.diff(tried)
@@ -646,12 +647,12 @@ class TestPace:
         assert len(waits) >= 10
 
     def test_long_steps_are_tried_less_often(self, clock):
-        pace = Pace(4)
+        pace = Pace(2)
         for seconds in (0.1, 10 * in_c.SLICE):
             pace.next()
             pace.took(seconds)
         clock.seconds = 9 * in_c.EVERY
-        assert pace.next() == (4, in_c.SLICE)
+        assert pace.next() == (2, in_c.SLICE)
         clock.seconds = 11 * in_c.EVERY
         assert pace.next() == (1, in_c.TRIAL)
 
@@ -669,6 +670,25 @@ class TestPace:
         for _event in fcgpu.train(digits(300), hidden=(6,), epochs=2, batch=10, device="cpu"):
             pass
         assert set(told) == {1.0}
+
+    @pytest.mark.parametrize("fastest", [1, 2, 3, 6, 12])
+    def test_the_fastest_of_half_as_many_and_half_again_is_found_and_followed(self, fastest, clock):
+        """Also if it is another one later."""
+        pace = Pace(12)
+
+        def used(fastest, seconds):
+            found, until = [], clock.seconds + seconds
+            while clock.seconds < until:
+                threads, longest = pace.next()
+                found.append((threads, longest))
+                pace.took(0.001 * (1 + abs(math.log2(threads / fastest))))
+                clock.seconds += longest
+            return found
+
+        assert [threads for threads, _ in used(fastest, 0.015)] == [12, 6, 3, 1, fastest if fastest != 2 else 3]
+        for now in (fastest, 1, 12):
+            *_, (threads, _) = [each for each in used(now, 12.0) if each[1] == in_c.SLICE]
+            assert threads == (now if now != 2 else 3)
 
     def test_one_thread_is_never_two(self, clock):
         pace = Pace(1)

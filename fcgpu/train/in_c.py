@@ -26,25 +26,33 @@ CALL = 1 << 16  # samples of a call: it looks at all their indices and labels be
 
 
 class Pace:
-    """Whether all threads are faster than one; no bit of the result depends on it.
+    """How many threads are fastest: all, half of them, a quarter, ..., or one. No bit of the result depends on it.
 
-    They often are not where another program runs on one of the processors, or where these share no cache.
+    All often are not where another program runs on one of the processors, where these share no cache, or where two of
+    them share a core.
     """
 
     def __init__(self, threads: int) -> None:
-        self._took = {n: deque([0.0], maxlen=2) for n in {1, threads}}  # seconds of a step, when last tried
+        self._sizes = [threads]
+        while self._sizes[-1] > 1:
+            self._sizes.append(self._sizes[-1] // 2)
+        self._took = {n: deque([0.0], maxlen=2) for n in self._sizes}  # seconds of a step, when last tried
+        self._tried = dict.fromkeys(self._sizes, 0)  # the number of the trial in which it was tried last
         self._now, self._all, self._looked, self._soon = threads, threads, perf_counter(), SOON
 
     def next(self) -> tuple[int, float]:
         """How many threads to use next, and for how long."""
         seconds = {n: min(took) for n, took in self._took.items()}  # the better of two: one may have been held up
-        best, *others = sorted(seconds, key=lambda n: (seconds[n], -n))
+        best = min(seconds, key=lambda n: (seconds[n], -n))
+        at = self._sizes.index(best)
+        near = self._sizes[max(0, at - 1) : at] + self._sizes[at + 1 : at + 2]  # twice as many, and half
         # What keeps the others from their work is often gone soon, such as BLAS's threads, which spin after a product.
         wait = EVERY if best == self._all else self._soon
         # A trial takes a step at least: where that is long they are rarer, and take a twentieth of the time at most.
-        trial = any(perf_counter() - self._looked > wait * max(1, seconds[n] / SLICE) for n in others)
+        trial = any(perf_counter() - self._looked > wait * max(1, seconds[n] / SLICE) for n in near)
         if trial:
-            (best,) = others
+            best = min(near, key=self._tried.__getitem__)
+            self._tried[best] = max(self._tried.values()) + 1
             self._looked, self._soon = perf_counter(), min(EVERY, 1.5 * self._soon)
         self._now = best
         return best, TRIAL if trial or not seconds[best] else SLICE
