@@ -181,8 +181,10 @@ def test_recorded_steps_have_the_bits_of_called_ones(device, monkeypatch):
     assert recorded.model.params.tobytes() == called.model.params.tobytes()
 
 
-def test_large_products_and_halves_are_cublass(device, monkeypatch):
+def test_large_products_many_rows_and_dropout_are_cublass(device, monkeypatch):
     monkeypatch.setattr(FewRows, "forward", lambda *of: pytest.fail("not few"))
     trained(device, samples(), dropout=0.5)
-    monkeypatch.setattr(few, "MOST", 1000)
-    trained(device, samples())
+    for name, most in (("MOST", 1000), ("MOST_ROWS", 74)):
+        with monkeypatch.context() as patch:
+            patch.setattr(few, name, most)
+            trained(device, samples())

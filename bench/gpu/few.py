@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -47,10 +48,7 @@ def _products(backend: Any, shapes: Sequence[Any]) -> Iterator[dict[str, Any]]:
             C = xp.empty((m, n), dtype=np.float32)
             row: dict[str, Any] = {"m": m, "k": k, "n": n, "transposed": turned, "multiplications": m * k * n}
             for name, product in (("own", own), ("cublas", cublas)):
-
-                def call(product: Any = product) -> None:
-                    product(A, B, C, transposed_a=turned == "a", transposed_b=turned == "b")  # noqa: B023
-
+                call = partial(product, A, B, C, transposed_a=turned == "a", transposed_b=turned == "b")
                 call()
                 graph = recorded(stream, call, REPEATS)
                 row[f"{name}_microseconds"] = 1e6 * seconds_of(graph.launch, backend) / REPEATS

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ def rows(device: str, samples: Sequence[int] = SAMPLES) -> Iterator[dict[str, An
         X = np.resize(digits.X, (n, digits.X.shape[1]))
         floats = backend.to_device(np.multiply(X, digits.scale, dtype=np.float32))
         calls: dict[str, Callable[[], Any]] = {
-            "fcgpu, floats on the GPU": lambda: of_floats.predict(floats, device=backend),  # noqa: B023
-            "fcgpu, bytes on the host": lambda: of_bytes.predict(X, device=backend),  # noqa: B023
+            "fcgpu, floats on the GPU": partial(of_floats.predict, floats, device=backend),
+            "fcgpu, bytes on the host": partial(of_bytes.predict, X, device=backend),
         } | _pytorchs(of_floats, X, floats, digits.scale)
         yield {"samples": n, **{f"{name}, us": 1e6 * _seconds(call) for name, call in calls.items()}}
 

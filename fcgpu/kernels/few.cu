@@ -4,7 +4,7 @@
 // A thread block computes a tile of C. Its warps share the sum over k, and their sums are added up in order, so the
 // same inputs give the same bits. While they multiply one part of A and B, in pieces, the next part is on its way.
 
-constexpr int ROWS = R, COLUMNS = 32, WARPS = 8, THREADS = 32 * WARPS;
+constexpr int WARPS = THREADS / 32;
 constexpr int PART = 16 * WARPS;  // of k, in shared memory at once: each warp multiplies 16
 constexpr int STRIDE = COLUMNS + 8;  // of the warps' sums
 
@@ -41,14 +41,14 @@ template <int M, int N> struct Coming {
 template <bool TRANSPOSED_A, bool TRANSPOSED_B, class Store>
 __device__ inline void product(const float *A, int lda, const float *B, int ldb, int m, int n, int wide, int k,
                                Store store) {
-  constexpr int high_a = TRANSPOSED_A ? PART : ROWS, wide_a = TRANSPOSED_A ? ROWS : PART;
+  constexpr int high_a = TRANSPOSED_A ? PART : R, wide_a = TRANSPOSED_A ? R : PART;
   constexpr int high_b = TRANSPOSED_B ? COLUMNS : PART, wide_b = TRANSPOSED_B ? PART : COLUMNS;
   typedef Matrix<high_a, wide_a> Left;
   typedef Matrix<high_b, wide_b> Right;
   constexpr int size_a = P * Left::rows * Left::stride, size = size_a + P * Right::rows * Right::stride;
   bf16 *const memory = reinterpret_cast<bf16 *>(shared_memory());
   const int across = (wide + COLUMNS - 1) / COLUMNS, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int row = blockIdx.x / across * ROWS, column = blockIdx.x % across * COLUMNS;
+  const int row = blockIdx.x / across * R, column = blockIdx.x % across * COLUMNS;
   A += TRANSPOSED_A ? row : (long long)row * lda;
   B += TRANSPOSED_B ? (long long)column * ldb : column;
   Coming<high_a, wide_a> a;
@@ -76,27 +76,19 @@ __device__ inline void product(const float *A, int lda, const float *B, int ldb,
     const Right y{buffer(from) + size_a};
     const int mine = 16 * warp;
     if (from + mine >= k) continue;
-    // The row that this lane loads of four 8 x 8 matrices, which are ordered down first, or across first ("sideways").
-    const int r = lane % 16, c = lane / 16 * 8, r_sideways = lane % 8 + lane / 16 * 8, c_sideways = lane / 8 % 2 * 8;
     unsigned f[P][4];
 #pragma unroll
     for (int i = 0; i < P; ++i)
       load_matrices<TRANSPOSED_A>(
-          f[i], place_of(TRANSPOSED_A ? x.place(i, mine + r_sideways, c_sideways) : x.place(i, r, mine + c)));
+          f[i], lanes_place<TRANSPOSED_A>(x, i, TRANSPOSED_A ? mine : 0, TRANSPOSED_A ? 0 : mine));
 #pragma unroll
     for (int w = 0; w < COLUMNS; w += 16) {
       unsigned h[P][4];
 #pragma unroll
       for (int j = 0; j < P; ++j)
         load_matrices<!TRANSPOSED_B>(
-            h[j], place_of(TRANSPOSED_B ? y.place(j, w + r_sideways, mine + c_sideways) : y.place(j, mine + r, w + c)));
-#pragma unroll
-      for (int order = P - 1; order >= 0; --order)
-#pragma unroll
-        for (int i = 0; i <= order; ++i)
-#pragma unroll
-          for (int half = 0; half < 2; ++half)
-            multiply((order ? small : sum)[w / 8 + half], f[i], h[order - i][2 * half], h[order - i][2 * half + 1]);
+            h[j], lanes_place<TRANSPOSED_B>(y, j, TRANSPOSED_B ? w : mine, TRANSPOSED_B ? mine : w));
+      multiply_pieces(sum + w / 8, small + w / 8, f, h);
     }
   }
   __syncthreads();
@@ -106,7 +98,7 @@ __device__ inline void product(const float *A, int lda, const float *B, int ldb,
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float (&s)[4] = sum[tile], (&t)[4] = small[tile];
-      *reinterpret_cast<Two *>(all + (warp * ROWS + lane / 4 + 8 * half) * STRIDE + 8 * tile + lane % 4 * 2) =
+      *reinterpret_cast<Two *>(all + (warp * R + lane / 4 + 8 * half) * STRIDE + 8 * tile + lane % 4 * 2) =
           Two{s[2 * half] + t[2 * half], s[2 * half + 1] + t[2 * half + 1]};
     }
   __syncthreads();
@@ -114,7 +106,7 @@ __device__ inline void product(const float *A, int lda, const float *B, int ldb,
   Two total = {0, 0};
 #pragma unroll
   for (int w = 0; w < WARPS; ++w) {
-    const Two its = *reinterpret_cast<const Two *>(all + (w * ROWS + r) * STRIDE + c);
+    const Two its = *reinterpret_cast<const Two *>(all + (w * R + r) * STRIDE + c);
     total.x += its.x, total.y += its.y;
   }
   store(row + r, column + c, total);
@@ -170,8 +162,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward(
 extern "C" __global__ void __launch_bounds__(THREADS, 2) last(
     const float *A, int lda, const float *M, int ldm, const I *y, const float *weights, const float *share, float *dZ,
     int wide, int m, int k, float alpha, double *losses, double *rights) {
-  float *const Z = reinterpret_cast<float *>(shared_memory()) + WARPS * ROWS * STRIDE;
-  const int start = blockIdx.x * ROWS;
+  float *const Z = reinterpret_cast<float *>(shared_memory()) + WARPS * R * STRIDE;
+  const int start = blockIdx.x * R;
   product<false, false>(A, lda, M, ldm, m, wide, wide, k, [=](int row, int column, Two z) {
     float *to = Z + (row - start) * LOGITS + column;
     if (column < LOGITS) to[0] = alpha * z.x;
@@ -186,7 +178,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) last(
     }
   };
   double sums[2] = {0, 0};
-  const int here = m - start < ROWS ? m - start : ROWS;
+  const int here = m - start < R ? m - start : R;
   loss(y + (long long)start * PER_ROW, weights + (WEIGHTED ? start : 0), share, here, Z,
        Out{dZ + (long long)start * wide, wide, here}, sums);
   double *const all = reinterpret_cast<double *>(shared_memory());  // (WARPS, 2)

@@ -5,15 +5,15 @@ Tensor cores multiply pieces of the numbers, as in `middle.py`. A product of 128
 cuBLAS 10 µs on an H200.
 """
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fcgpu.kernels.expressions import DERIVATIVE, G, rows_of_loss
-from fcgpu.kernels.text import C_TYPES, program, text_of, up
+from fcgpu.kernels.text import C_TYPES, module, program, text_of, up
 
-THREADS, ROWS, COLUMNS, PART = 256, 16, 32, 128  # as in few.cu
+THREADS, ROWS, COLUMNS = 256, 16, 32  # of a block; of its tile
 MOST_OUTPUTS = COLUMNS  # of a last layer whose loss is computed with its logits: a thread block has whole rows then
 # Most multiplications of a product: of more cuBLAS is faster (bench/gpu/few.py). Most rows: a gradient is a sum over
 # them, which cuBLAS cuts in pieces and these kernels do not; faster than cuBLAS up to 1,024, not measured beyond.
@@ -47,7 +47,7 @@ class Few:
         xp: Any,
     ) -> None:
         written = source(activation, loss, n_outputs, pieces, targets.dtype.name, targets.ndim == 2, weighted, count)
-        self._module, self._bytes = partial(_module, written, xp), bytes_of(pieces)
+        self._module, self._bytes = partial(module, written, xp), bytes_of(pieces)
         self._functions: dict[str, Any] = {}
 
     def compile(self) -> None:
@@ -99,7 +99,7 @@ class Few:
 
 def bytes_of(pieces: int) -> int:
     """Bytes of a block's shared memory: two parts of A and B."""
-    return 2 * 2 * pieces * PART * (ROWS + 8 + COLUMNS + 8)
+    return 2 * 2 * pieces * (THREADS // 2) * (ROWS + 8 + COLUMNS + 8)
 
 
 def blocks(n: int) -> int:
@@ -114,12 +114,6 @@ def _at(M: Any) -> tuple[Any, Any]:
 
 def _sizes(*sizes: int) -> tuple[Any, ...]:
     return tuple(map(np.int32, sizes))
-
-
-@lru_cache(maxsize=32)
-def _module(written: str, xp: Any) -> Any:
-    """A module, compiled when one of its functions is first used; CuPy caches it on disk."""
-    return xp.RawModule(code=written, options=("--std=c++17",))
 
 
 def source(*of: Any) -> str:
@@ -137,7 +131,8 @@ typedef float T;
 typedef float H;
 typedef unsigned short bf16;
 typedef {C_TYPES[targets]} I;
-constexpr int P = {pieces}, R = {ROWS}, PER_ROW = {n_outputs if dense else 1}, LOGITS = {logits};
+constexpr int P = {pieces}, R = {ROWS}, COLUMNS = {COLUMNS}, THREADS = {THREADS};
+constexpr int PER_ROW = {n_outputs if dense else 1}, LOGITS = {logits};
 constexpr bool WEIGHTED = {int(weighted)};
 
 __device__ inline float g(float z) {{ return {G[activation]}; }}

@@ -6,8 +6,7 @@ constexpr int WARPS = THREADS / 32;
 constexpr int UNROLL = P == 1 ? 2 : 1;  // of the loop of a product; with more pieces there are not enough registers
 
 // Call store(row, column, Two) for each pair of neighbours of op(A) op(B). Its sizes must be multiples of 16; a warp
-// computes 16 rows and 16 or 32 columns at a time. Products of pieces i and j with i + j >= P are too small and left
-// out. All but that of the two first pieces are summed separately, and this sum is added last.
+// computes 16 rows and 16 or 32 columns at a time.
 template <bool TRANSPOSED_A, bool TRANSPOSED_B, class A, class B, class Store>
 __device__ inline void product(A a, B b, Store store) {
   constexpr int m = TRANSPOSED_A ? A::columns : A::rows, inner = TRANSPOSED_A ? A::rows : A::columns;
@@ -15,12 +14,10 @@ __device__ inline void product(A a, B b, Store store) {
   constexpr int WIDE = n % 32 == 0 && m / 16 * (n / 32) >= WARPS ? 2 : 1, across = n / (16 * WIDE);
   static_assert(inner == (TRANSPOSED_B ? B::columns : B::rows) && m % 16 == 0 && n % 16 == 0 && inner % 16 == 0, "");
   const int lane = threadIdx.x % 32;
-  // The row that this lane loads of four 8 x 8 matrices, which are ordered down first, or across first ("sideways").
-  const int r = lane % 16, c = lane / 16 * 8, r_sideways = lane % 8 + lane / 16 * 8, c_sideways = lane / 8 % 2 * 8;
   for (int unit = threadIdx.x / 32; unit < m / 16 * across; unit += WARPS) {
     const int row = unit / across * 16, column = unit % across * 16 * WIDE;
-    const Place of_a = place_of(TRANSPOSED_A ? a.place(0, r_sideways, row + c_sideways) : a.place(0, row + r, c));
-    const Place of_b = place_of(TRANSPOSED_B ? b.place(0, column + r_sideways, c_sideways) : b.place(0, r, column + c));
+    const Place of_a = lanes_place<TRANSPOSED_A>(a, 0, TRANSPOSED_A ? 0 : row, TRANSPOSED_A ? row : 0);
+    const Place of_b = lanes_place<TRANSPOSED_B>(b, 0, TRANSPOSED_B ? column : 0, TRANSPOSED_B ? 0 : column);
     constexpr int step_a = 32 * (TRANSPOSED_A ? A::stride : 1), step_b = 32 * (TRANSPOSED_B ? 1 : B::stride);
     constexpr int wide_b = 32 * (TRANSPOSED_B ? B::stride : 1);  // strides in bytes, of 16 numbers; below, of a piece
     constexpr int piece_a = 2 * A::rows * A::stride, piece_b = 2 * B::rows * B::stride;
@@ -35,13 +32,7 @@ __device__ inline void product(A a, B b, Store store) {
         unsigned h[P][4];
 #pragma unroll
         for (int j = 0; j < P; ++j) load_matrices<!TRANSPOSED_B>(h[j], of_b + (j * piece_b + w * wide_b + k * step_b));
-#pragma unroll
-        for (int order = P - 1; order >= 0; --order)
-#pragma unroll
-          for (int i = 0; i <= order; ++i)
-#pragma unroll
-            for (int half = 0; half < 2; ++half)
-              multiply((order ? small : sum)[2 * w + half], f[i], h[order - i][2 * half], h[order - i][2 * half + 1]);
+        multiply_pieces(sum + 2 * w, small + 2 * w, f, h);
       }
     }
 #pragma unroll

@@ -12,7 +12,7 @@ Tiles are dealt to blocks by index and every sum has a fixed order: the same inp
 import itertools
 import math
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from fcgpu.kernels.expressions import DERIVATIVE, EXACT, FAST, G, rows_of_loss
 from fcgpu.kernels.formulas import WIDTH
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.middle_cut import Cut, Memory, blocks_of, cut_of, why_not
-from fcgpu.kernels.text import C_TYPES, program, text_of, up
+from fcgpu.kernels.text import C_TYPES, module, program, text_of, up
 
 # Activations take most of the time that products do not. The hardware's exponential and reciprocal are wrong by a few
 # units in the last place, its tanh by less than bfloat16's rounding.
@@ -65,7 +65,7 @@ class Middle:
             weighted=weighted, count=count, stored=np.dtype(stored).name, whole=whole,
         )  # fmt: skip
         self._bytes, self._first = Memory(spec.sizes, pieces, cut).bytes, math.prod(layout.shapes[0])
-        self._module = partial(_module, written, xp)
+        self._module = partial(module, written, xp)
         self._middle: Any = None
         self._add_up: Any = None
         self._partial = xp.empty((self.blocks, layout.size - self._first), dtype=np.float32)
@@ -98,12 +98,6 @@ class Middle:
             (up(size, ADDED) // ADDED,), (8 * ADDED,), (self._partial, np.int32(self.blocks), gradient[self._first :]),
             shared_mem=4 * 8 * ADDED,
         )  # fmt: skip
-
-
-@lru_cache(maxsize=32)
-def _module(written: str, xp: Any) -> Any:
-    """A module, compiled when one of its functions is first used; CuPy caches it on disk."""
-    return xp.RawModule(code=written, options=("--std=c++17",))
 
 
 def source(*of: Any, **options: Any) -> str:

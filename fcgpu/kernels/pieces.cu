@@ -42,3 +42,24 @@ template <int M, int N> struct Matrix {
     return v;
   }
 };
+
+// Where this lane loads a row of four 8 x 8 matrices from, of the 16 x 16 numbers at (row, column) of a piece. The four
+// are ordered down first or, SIDEWAYS, across first.
+template <bool SIDEWAYS, class Numbers> __device__ inline Place lanes_place(Numbers m, int piece, int row, int column) {
+  const int lane = threadIdx.x % 32;
+  return place_of(SIDEWAYS ? m.place(piece, row + lane % 8 + lane / 16 * 8, column + lane / 8 % 2 * 8)
+                           : m.place(piece, row + lane % 16, column + lane / 16 * 8));
+}
+
+// Add the product of a and b, 16 x 16 numbers each, to the tiles sum[0] and sum[1]. Products of pieces i and j with
+// i + j >= P are too small and left out. All but that of the two first pieces are summed in `small`, to be added last.
+__device__ inline void multiply_pieces(float (*sum)[4], float (*small)[4], const unsigned (&a)[P][4],
+                                       const unsigned (&b)[P][4]) {
+#pragma unroll
+  for (int order = P - 1; order >= 0; --order)
+#pragma unroll
+    for (int i = 0; i <= order; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        multiply((order ? small : sum)[half], a[i], b[order - i][2 * half], b[order - i][2 * half + 1]);
+}

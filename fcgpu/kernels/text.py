@@ -1,7 +1,8 @@
 """Loads the kernels that are whole programs: their CUDA C++ is in .cu files of this folder, which include no header."""
 
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 C_TYPES = {
     "bool": "bool", "int8": "signed char", "int16": "short", "int32": "int", "int64": "long long",
@@ -19,6 +20,12 @@ def text_of(name: str) -> str:
 def program(text: str) -> str:
     """The text, with the device functions of ptx.cu before it."""
     return text_of("ptx.cu") + text
+
+
+@lru_cache(maxsize=32)
+def module(written: str, xp: Any) -> Any:
+    """A module of a program's kernels, compiled when one is first used; CuPy caches it on disk."""
+    return xp.RawModule(code=written, options=("--std=c++17",))
 
 
 def up(n: int, multiple: int) -> int:

@@ -7,24 +7,14 @@ import numpy as np
 from fcgpu.kernels import few
 from fcgpu.kernels.few import Few
 from fcgpu.kernels.losses import OUTPUTS
-from fcgpu.params import Padded, Spec
+from fcgpu.params import Padded
 from fcgpu.train.layers import Buffers, Layers, Tile
 from fcgpu.train.plan_gpu import PIECES
 from fcgpu.train.recipe import Recipe
 
 
 class FewRows(Layers):
-    """The same as `Layers`, for batches of one tile for which there are `kernels`."""
-
-    def __init__(
-        self, spec: Spec, recipe: Recipe, vectors: tuple[Any, Any], products: Few, operand: Any, **options: Any
-    ) -> None:
-        super().__init__(spec, recipe, vectors, products, operand, **options)
-        self._few = products
-
-    def compile(self) -> None:
-        """Compile and load the kernels. Raises what CuPy and the driver raise."""
-        self._few.compile()
+    """The same as `Layers`, for batches of one tile for which there are `kernels`, which are its products."""
 
     def blocks(self, n: int) -> int:
         return few.blocks(n) if self.spec.sizes[-1] <= few.MOST_OUTPUTS else super().blocks(n)
@@ -35,14 +25,14 @@ class FewRows(Layers):
         return made
 
     def _layer(self, i: int, its: Any, A: Any) -> None:
-        self._few.forward(its, self._M[i], A, self.spec.sizes[i + 1], self._alpha(i))
+        self._products.forward(its, self._M[i], A, self.spec.sizes[i + 1], self._alpha(i))
 
     def _last(self, tile: Tile, share: Any, loss_scale: float) -> None:
         if self.spec.sizes[-1] > few.MOST_OUTPUTS:
             super()._last(tile, share, loss_scale)
             return
         A, alpha = self._inputs(tile)[-1], self._alpha(len(tile.work.A))
-        self._few.last(A, self._M[-1], tile.rows, share, tile.work.dZ, tile.losses, tile.rights, alpha)
+        self._products.last(A, self._M[-1], tile.rows, share, tile.work.dZ, tile.losses, tile.rights, alpha)
 
     def _gradient(self, i: int, its: Any, dZ: Any, alpha: float, beta: float) -> None:
         with self._capture.beside():
@@ -52,7 +42,7 @@ class FewRows(Layers):
         self._capture.join()
 
     def _through(self, i: int, dZ: Any, work: Buffers, A: Any) -> None:
-        self._few.backward(dZ, self._M[i], A, work.dA[i - 1], self.spec.sizes[i])
+        self._products.backward(dZ, self._M[i], A, work.dA[i - 1], self.spec.sizes[i])
 
 
 def kernels(

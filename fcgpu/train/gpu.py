@@ -86,7 +86,7 @@ class OnGpu:
         self._data = device.Rows(X, y, xp.ones((1,), dtype=dtype) if weights is None else weights, ids)
         self._pixels, self._operand = X.dtype.itemsize == 1, operand
         self._few = None
-        if plan.tile == plan.batch:
+        if plan.tile == plan.batch and (plan.why_layers or not self._pixels):
             self._few = kernels(
                 self.layout, recipe, operand, y, plan.batch, weighted=self._weighted, count=count, xp=xp
             )
@@ -98,20 +98,18 @@ class OnGpu:
         self._done = done * plan.steps_per_epoch
 
     def _layers(self) -> Layers:
-        kind: Any = Layers if self._few is None else FewRows
-        made: Layers = kind(
+        kind = Layers if self._few is None else FewRows
+        return kind(
             self.spec, self.recipe, (self.params, self.gradient), self._few or self.capture.products, self._operand,
             layout=self.layout, scale=self._scale, pixels=self._pixels, count=self.count, weighted=self._weighted,
             capture=self.capture, xp=self.xp,
         )  # fmt: skip
-        return made
 
     def _on_chip(self) -> OnChip:
-        products = self.capture.products if self._few is None or self._pixels else self._few
         return OnChip(
-            self.layout, PIECES[self.recipe.precision], (self.params, self.gradient), products, self._data.y,
-            self.plan.batch, self._operand, scale=self._scale, pixels=self._pixels, count=self.count,
-            weighted=self._weighted, xp=self.xp,
+            self.layout, PIECES[self.recipe.precision], (self.params, self.gradient),
+            self._few or self.capture.products, self._data.y, self.plan.batch, self._operand, scale=self._scale,
+            pixels=self._pixels, count=self.count, weighted=self._weighted, xp=self.xp,
         )  # fmt: skip
 
     def begin(self, rule: Any) -> None:
@@ -146,7 +144,10 @@ class OnGpu:
         )  # fmt: skip
         if self._cluster.why:
             try:
-                self._passes.compile()
+                if self._few is not None:
+                    self._few.compile()
+                if isinstance(self._passes, OnChip):
+                    self._passes.compile()
             except Exception as error:  # from the compiler or the driver: go by CuPy's and cuBLAS's kernels instead
                 self.capture.lost = f"own kernels do not compile: {first_line(error)}"
                 self._few = None

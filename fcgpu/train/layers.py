@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcgpu.kernels import device
-from fcgpu.kernels.few import Few
 from fcgpu.kernels.formulas import kernel
 from fcgpu.kernels.losses import OUTPUTS
-from fcgpu.kernels.products import Products
 from fcgpu.params import Padded, Spec
 from fcgpu.train.capture import Capture
 from fcgpu.train.recipe import Recipe
@@ -47,7 +45,8 @@ class Layers:
     """The passes of a step: call `begin`, `forward` and `backward` for each tile, and `end`; together they fill
     `gradient` from `params`.
 
-    `operand` is the dtype of the products' operands. A tile is to be loaded as [load_scale X, one].
+    products : a `Products`, or a `Few` for `FewRows`. `operand` is the dtype of their operands. A tile is to be loaded
+    as [load_scale X, one].
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class Layers:
         spec: Spec,
         recipe: Recipe,
         vectors: tuple[Any, Any],
-        products: Products | Few,
+        products: Any,
         operand: Any,
         *,
         layout: Padded,
@@ -77,9 +76,6 @@ class Layers:
             whole = pixels and np.isfinite(np.asarray(1 / scale).astype(operand))
         # Pixels are multiplied by W first and the product by the scale; the constant unit for b must then be 1 / scale.
         self.load_scale, self.one, self._scale = (1.0, 1 / scale, scale) if whole else (scale, 1.0, 1.0)
-
-    def compile(self) -> None:
-        """Nothing to do: CuPy compiles each kernel at its first launch."""
 
     def loss_scale(self, samples: int) -> float:
         """Factor of dZ besides `share`, 1 / Σ weights. In float16 it cancels the division by the number of samples."""

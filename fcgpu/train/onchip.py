@@ -15,9 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcgpu.kernels import device
-from fcgpu.kernels.few import Few
 from fcgpu.kernels.middle import Middle
-from fcgpu.kernels.products import Products
 from fcgpu.params import Padded
 from fcgpu.train.layers import Tile
 
@@ -34,7 +32,7 @@ class Buffers(NamedTuple):
 class OnChip:
     """Same interface as `Layers`; for batches of one tile.
 
-    pieces : that the precision needs.
+    pieces : that the precision needs. products : a `Products`, or a `Few` if the features are not `pixels`.
     operand : dtype of the products' operands if the features are not `pixels`.
     """
 
@@ -43,7 +41,7 @@ class OnChip:
         layout: Padded,
         pieces: int,
         vectors: tuple[Any, Any],
-        products: Products | Few,
+        products: Any,
         targets: Any,
         batch: int,
         operand: Any,
@@ -76,8 +74,6 @@ class OnChip:
     def compile(self) -> None:
         """Compile and load the kernel. Raises what CuPy and the driver raise."""
         self._middle.compile()
-        if isinstance(self._products, Few):
-            self._products.compile()
 
     def loss_scale(self, samples: int) -> float:
         return 1.0
