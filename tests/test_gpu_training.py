@@ -171,6 +171,14 @@ def installed(monkeypatch, count=1, ones=np.ones, driver=12_090, built=12_090):
     monkeypatch.setitem(sys.modules, "cupy", there)
 
 
+def test_a_gpu_is_asked_once_in_a_process(monkeypatch):
+    """To ask takes a millisecond, and every prediction chooses."""
+    asked = []
+    installed(monkeypatch, ones=lambda *shape, **dtype: asked.append(shape) or np.ones(*shape, **dtype))
+    assert [fcgpu.choose("cuda").hardware for _ in range(3)] == ["GPU 0"] * 3
+    assert len(asked) == 1
+
+
 def refuse(*shape, **dtype):
     raise RuntimeError("no kernel image is available\nfor execution")
 

@@ -1,5 +1,5 @@
 """fcgpu against torch.compile, and its max-autotune, on the full batch in every precision. They compile for a minute or
-two, all at the same time, in a process each; then the others of PyTorch's best are timed beside them.
+two, all at the same time, in a process each; then fcgpu, they and PyTorch's CUDA graph are timed in turn.
 """
 
 from collections.abc import Iterator, Sequence

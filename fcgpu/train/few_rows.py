@@ -14,7 +14,7 @@ from fcgpu.train.recipe import Recipe
 
 
 class FewRows(Layers):
-    """The same as `Layers`, for batches of one tile for which there are `kernels`, which are its products."""
+    """The same as `Layers`, for batches of one tile; its products are `own_products`."""
 
     def blocks(self, n: int) -> int:
         return few.blocks(n) if self.spec.sizes[-1] <= few.MOST_OUTPUTS else super().blocks(n)
@@ -45,11 +45,10 @@ class FewRows(Layers):
         self._products.backward(dZ, self._M[i], A, work.dA[i - 1], self.spec.sizes[i])
 
 
-def kernels(
+def own_products(
     layout: Padded, recipe: Recipe, operand: Any, targets: Any, batch: int, *, weighted: bool, count: bool, xp: Any
 ) -> Few | None:
-    """The kernels of a run whose products are small enough; None if they are not, or the GPU or the recipe has other
-    needs.
+    """The products of a run that are small enough for own kernels; None if they are not, or GPU or recipe need others.
 
     operand : dtype of the products' operands. targets : an array like y.
     """

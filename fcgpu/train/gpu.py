@@ -29,7 +29,7 @@ from fcgpu.params import Padded, Spec, weights_only
 from fcgpu.train.ahead import Ahead
 from fcgpu.train.capture import Capture, Steps
 from fcgpu.train.cluster import Cluster
-from fcgpu.train.few_rows import FewRows, kernels
+from fcgpu.train.few_rows import FewRows, own_products
 from fcgpu.train.layers import Layers
 from fcgpu.train.loader import Batch, Loader
 from fcgpu.train.onchip import OnChip
@@ -87,7 +87,7 @@ class OnGpu:
         self._pixels, self._operand = X.dtype.itemsize == 1, operand
         self._few = None
         if plan.tile == plan.batch and (plan.why_layers or not self._pixels):
-            self._few = kernels(
+            self._few = own_products(
                 self.layout, recipe, operand, y, plan.batch, weighted=self._weighted, count=count, xp=xp
             )
         self._passes: Layers | OnChip = self._layers() if plan.why_layers else self._on_chip()
