@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fcgpu.host import cpu_count
 from fcgpu.kernels import compiled
 from fcgpu.kernels.native import is_plain, plain
 from fcgpu.params import Spec, aligned
@@ -36,11 +37,12 @@ def tile(spec: Spec, n: int, dtype: Any) -> int:
     return -(-n // tasks)
 
 
-def logits(spec: Spec, params: Any, X: Any, scale: float, threads: int) -> Any:
+def logits(spec: Spec, params: Any, X: Any, scale: float, threads: int | None) -> Any:
     """Logits (n, n_outputs), in the dtype of params, of scale X (n, n_features) of any dtype."""
     n, dtype = X.shape[0], np.uint8 if X.dtype == np.uint8 else params.dtype
     rows, out = tile(spec, n, params.dtype), np.empty((n, spec.sizes[-1]), params.dtype)
-    used = int(min(threads, max(1, 2 * n * spec.n_params // THREAD_FLOP), -(-n // rows), MOST_THREADS))
+    worth = min(2 * n * spec.n_params // THREAD_FLOP, -(-n // rows), MOST_THREADS)
+    used = min(worth, threads or cpu_count()) if worth > 1 else 1
     sizes, number = np.array(spec.sizes, np.intp), ACTIVATIONS.index(spec.activation)
     bytes_needed = compiled.native.steps_room(sizes, rows * used, rows, used, params.dtype == np.float64, False)
     room, params = aligned(int(bytes_needed), np.uint8), plain(params)

@@ -206,7 +206,7 @@ def in_tiles(
     row = params.dtype.itemsize * Workspace.values(in_effect(spec, X))
     on_tile_unit = X.dtype == np.uint8 and compiled.has_tile_unit()
     if not (backend.on_gpu or on_tile_unit or is_sparse(X)) and supports(spec):
-        Z = logits(spec, params, X, scale, threads or cpu_count())
+        Z = logits(spec, params, X, scale, threads)
         return Z if compute is Network.forward else Network(spec, backend).prediction(Z)
     if not backend.on_gpu:
         return in_tiles_of(max(16, TILE_BYTES // row))

@@ -90,15 +90,8 @@ class Network:
     def __init__(self, spec: Spec, backend: Backend, dropout: Sequence[float] = (), scale: float = 1.0) -> None:
         self.spec, self.dropout, self.scale = spec, dropout, scale
         self.kernels, self.xp, self._on_gpu = Kernels(backend), backend.xp, backend.on_gpu
-        K = self.kernels
-        n_hidden = len(spec.sizes) - 2
-        self._activations = [*[getattr(K, spec.activation)] * n_hidden, None]
-        self.scales = [scale] + [1.0] * n_hidden
-        self._derivative = getattr(K, f"{spec.activation}_backward")
-        output = OUTPUTS[spec.output]
-        self.measure, self._delta, self._prediction = (
-            getattr(K, name) for name in (output.loss, f"{output.loss}_delta", output.prediction)
-        )
+        self.scales = [scale] + [1.0] * (len(spec.sizes) - 2)
+        self._output = OUTPUTS[spec.output]
 
     def load(self, X: Any, rows: Any, work: Workspace) -> Workspace:
         """`work` with X[rows] as its tile: converted to its dtype, or as it is if the products take that."""
@@ -133,16 +126,15 @@ class Network:
 
         keys (n_hidden, 2) and the samples' ids (n,), both uint32, determine dropout's masks; without ids none is used.
         """
-        A, i = work.A, 0
-        for multiply, (_, b), activation in zip(products.forward, layers, self._activations, strict=True):
+        A, last = work.A, len(work.A) - 1
+        activation = getattr(self.kernels, self.spec.activation)
+        for i, (multiply, (_, b)) in enumerate(zip(products.forward, layers, strict=True), start=1):
             multiply()
-            i += 1
-            if activation is None:
-                break
-            activation(A[i], b)
-            if ids is not None:
-                self.kernels.dropout(A[i], work.keep[i], keys[i - 1], ids, self.dropout[i - 1])
-        return A[i]
+            if i < last:
+                activation(A[i], b)
+                if ids is not None:
+                    self.kernels.dropout(A[i], work.keep[i], keys[i - 1], ids, self.dropout[i - 1])
+        return A[last]
 
     def forward(self, layers: Sequence[Layer], work: Workspace) -> Any:
         """Overwrite A[1:] from the tile A[0]; return the logits A[-1] (n, n_outputs)."""
@@ -157,18 +149,27 @@ class Network:
 
     def prediction(self, Z: Any, b: Any = None) -> Any:
         """Overwrite the logits Z (n, n_outputs), without their bias b if it is given, with the outputs."""
-        self._prediction(Z, self.xp.zeros((1, Z.shape[1]), Z.dtype) if b is None else b)
+        predict = getattr(self.kernels, self._output.prediction)
+        predict(Z, self.xp.zeros((1, Z.shape[1]), Z.dtype) if b is None else b)
         return Z
 
     def backward(self, products: Products, work: Workspace) -> None:
         """The backward pass: fill the products' gradients, from A after `to_logits` and dZ in A[-1]."""
         A, dA = work.A, work.dA
+        derivative = getattr(self.kernels, f"{self.spec.activation}_backward")
         for below in reversed(range(len(products.backward))):
             products.backward[below]()
             if below:
                 if self.dropout:
                     self.kernels.dropout_backward(A[below], dA[below], work.keep[below], self.dropout[below - 1])
-                self._derivative(A[below], dA[below])
+                derivative(A[below], dA[below])
+
+    def measure(self, Z: Any, y: Any, weight: Any, losses: Any) -> None:
+        """Fill losses (n, 1) from logits Z (n, n_outputs), targets and weights."""
+        getattr(self.kernels, self._output.loss)(Z, y, weight, losses)
+
+    def _delta(self, Z: Any, b: Any, y: Any, weight: Any) -> None:
+        getattr(self.kernels, f"{self._output.loss}_delta")(Z, b, y, weight)
 
     def loss_and_gradient(
         self,

@@ -152,3 +152,34 @@ def test_scikit_learns_check_of_the_values(kind, array_namespace, place):
     model = ours(kind, max_iter=5)
     assert model.__sklearn_tags__().array_api_support
     check_array_api_input_and_values("ours", model, array_namespace, check_sample_weight=True, **place)
+
+
+def test_what_scikit_learns_check_would_return_is_not_checked_by_it(monkeypatch):
+    """The check takes longer than a prediction; whatever it would convert, refuse or warn of goes through it."""
+
+    class Asked(Exception):
+        pass
+
+    def asked(*args, **options):
+        raise Asked
+
+    X, y = problem("multiclass")
+    named = pytest.importorskip("pandas").DataFrame(X, columns=[f"f{i}" for i in range(X.shape[1])])
+    model, of_names = (ours("multiclass", max_iter=2).fit(samples, y) for samples in (X, named))
+    want = model.predict(X)
+    monkeypatch.setattr("fcgpu.estimator.arrays.validate_data", asked)
+    np.testing.assert_array_equal(model.predict(X), want)
+    np.testing.assert_array_equal(model.predict(np.asfortranarray(X)), want)
+    np.testing.assert_array_equal(model.predict(X.astype(np.float32)), want)
+    hole = X.copy()
+    hole[-1, -1] = np.nan
+    unusual = [
+        *(X.tolist(), X.astype(np.int64), X.astype(np.float16), X.astype(np.longdouble), X.astype(object), X[0], X[:0]),
+        *(X[:, 1:], hole, np.where(np.isnan(hole), -np.inf, X), np.ma.masked_array(X), named),
+        np.resize(X, (1 << 14, X.shape[1])),
+    ]
+    for samples in unusual:
+        with pytest.raises(Asked):
+            model.predict(samples)
+    with pytest.raises(Asked):
+        of_names.predict(X)  # a warning: X has no names

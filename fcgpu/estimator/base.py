@@ -227,14 +227,15 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
     def _outputs(self, X: Any, method: str) -> tuple[Any, Any]:
         """(outputs (n, n_outputs), the way back to the kind of array that X is)."""
-        check_is_fitted(self)
+        if not hasattr(self, "coefs_"):
+            check_is_fitted(self)
         taken = arrays.given(X)
         arrays.same_namespace(self, taken, method)
-        X = arrays.checked_features(self, taken.array)
-        backend = backend_for(device_of(self.device, X), work_of(self._spec(), X.shape[0]))
+        X, spec = arrays.checked_features(self, taken.array), self._spec()
+        backend = backend_for(device_of(self.device, X), work_of(spec, X.shape[0]))
         flat = backend.to_device(self._flat())
         X = arrays.for_backend(X, backend, flat.dtype)
-        return in_tiles(Network.predict, self._spec(), flat, X, backend, self.threads), taken.back
+        return in_tiles(Network.predict, spec, flat, X, backend, self.threads), taken.back
 
 
 def backend_for(device: str, work: Work | None = None) -> Backend:
@@ -242,7 +243,7 @@ def backend_for(device: str, work: Work | None = None) -> Backend:
     fork. Small work is decided without looking for a GPU.
     """
     if device == "auto" and work is not None and work.is_small:
-        return choose(device, work)
+        device = "cpu"
     return _backend_of(device, os.getpid())
 
 
