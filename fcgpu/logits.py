@@ -15,7 +15,8 @@ from fcgpu.params import Spec, aligned
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # in the order of their numbers in samples.h
 MOST_LAYERS, MOST_THREADS, MOST_OUTPUTS = 64, 64, 2048  # as in steps.h, team.h, elementwise.h; the input is a layer
 TILE, WIDE_TILE = 32, 64  # samples of a task; where a layer's weights do not fit into a cache of WIDE bytes
-WIDE = 4 << 20
+WIDE, WIDE_PREDICTED = 4 << 20, 128  # samples of such a task in predictions, which have no backward pass
+LEAST = 4  # samples of a thread
 THREAD_FLOP = 2_000_000  # a thread more needs so many operations, some 20 µs: starting it takes longer, once a call
 BYTES = 64 << 20  # of the layers' values for the samples of a call: between calls Python looks for signals
 
@@ -30,19 +31,20 @@ def supports(spec: Spec) -> bool:
     )
 
 
-def tile(spec: Spec, n: int, dtype: Any) -> int:
+def tile(spec: Spec, n: int, dtype: Any, wide_tile: int = WIDE_TILE) -> int:
     """Samples of a task, of n: an even number of tasks, of one size."""
     widest = max(n_in * n_out for n_in, n_out in spec.layer_sizes) * np.dtype(dtype).itemsize
-    tasks = 2 * -(-n // (2 * (WIDE_TILE if widest > WIDE else TILE)))
+    tasks = 2 * -(-n // (2 * (wide_tile if widest > WIDE else TILE)))
     return -(-n // tasks)
 
 
 def logits(spec: Spec, params: Any, X: Any, scale: float, threads: int | None) -> Any:
     """Logits (n, n_outputs), in the dtype of params, of scale X (n, n_features) of any dtype."""
     n, dtype = X.shape[0], np.uint8 if X.dtype == np.uint8 else params.dtype
-    rows, out = tile(spec, n, params.dtype), np.empty((n, spec.sizes[-1]), params.dtype)
-    worth = min(2 * n * spec.n_params // THREAD_FLOP, -(-n // rows), MOST_THREADS)
+    worth = min(2 * n * spec.n_params // THREAD_FLOP, n // LEAST, MOST_THREADS)
     used = min(worth, threads or cpu_count()) if worth > 1 else 1
+    rows = min(tile(spec, n, params.dtype, WIDE_PREDICTED), -(-n // used))
+    out = np.empty((n, spec.sizes[-1]), params.dtype)
     sizes, number = np.array(spec.sizes, np.intp), ACTIVATIONS.index(spec.activation)
     bytes_needed = compiled.native.steps_room(sizes, rows * used, rows, used, params.dtype == np.float64, False)
     room, params = aligned(int(bytes_needed), np.uint8), plain(params)

@@ -1,6 +1,8 @@
 """A fitted estimator's attributes, and continued training (warm_start, partial_fit), as in scikit-learn."""
 
+import copy
 import inspect
+import pickle
 import re
 
 import numpy as np
@@ -13,6 +15,7 @@ from sklearn import neural_network
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 
 import fcgpu
+from fcgpu.estimator import arrays
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -285,3 +288,32 @@ def test_verbose_and_callbacks_are_told_why_a_training_stopped(given, what, caps
     ours("multiclass", tol=9, n_iter_no_change=2, verbose=True, callbacks=[told.append], **given).fit(X, y)
     assert told[-1].stopped == f"{what} did not improve by more than 9 in 2 epochs"
     assert capsys.readouterr().out.endswith(f"\nStopped: {told[-1].stopped}\n")
+
+
+def test_predictions_follow_whatever_becomes_of_the_coefficients():
+    """As fit leaves them they are views of one vector, which predictions then take as it is."""
+    X, y = problem("multiclass")
+    model = ours("multiclass", hidden_layer_sizes=(5, 5), max_iter=3).fit(X, y)
+    parts = [part for pair in zip(model.coefs_, model.intercepts_, strict=True) for part in pair]
+    assert arrays.undivided(parts) is model.coefs_[0].base
+    want = model.predict_proba(X)
+
+    def changed(**assigned):
+        other = copy.copy(model)
+        other.__dict__.update(assigned)
+        peer = fcgpu.Model(model._spec(), arrays.joined(
+            [part for pair in zip(other.coefs_, other.intercepts_, strict=True) for part in pair]
+        ), tuple(model.classes_.tolist()))  # fmt: skip
+        np.testing.assert_array_equal(other.predict_proba(X), peer.predict_proba(X))
+        return other.predict_proba(X)
+
+    W, b = model.coefs_, model.intercepts_
+    squares = changed(coefs_=[W[0], W[1].T, W[2]])  # the same memory, in another order
+    assert not np.array_equal(squares, want)
+    assert not np.array_equal(changed(intercepts_=[b[1], b[0], b[2]]), want)
+    assert not np.array_equal(changed(coefs_=[2 * W[0], W[1], W[2]]), want)
+    np.testing.assert_array_equal(changed(coefs_=[part.tolist() for part in W]), want)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(X), want)
+    W[1][2, 3] += 1
+    assert not np.array_equal(model.predict_proba(X), want)
+    assert not np.array_equal(changed(), want)

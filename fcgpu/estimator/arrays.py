@@ -4,7 +4,7 @@ Supported are NumPy arrays and what scikit-learn converts to them, sparse matric
 and arrays with DLPack. With scikit-learn's `array_api_dispatch`, predictions are given in the namespace of X.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -182,6 +182,24 @@ def for_backend(X: Any, backend: Any, dtype: Any) -> Any:
     if backend.on_gpu:
         return X.toarray()
     return VerySparseRows(X.astype(dtype)) if X.nnz * DENSE <= X.shape[0] * X.shape[1] else SparseRows(X)
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """The numbers of all parts in one new vector."""
+    return np.concatenate([np.ravel(part) for part in parts])
+
+
+def undivided(parts: Sequence[Any]) -> Any:
+    """The vector of which all of `parts`, in their order, are views, as after a fit; else `joined`."""
+    whole = getattr(parts[0], "base", None)
+    if not isinstance(whole, np.ndarray) or any(getattr(part, "base", None) is not whole for part in parts):
+        return joined(parts)
+    ends = [whole.ctypes.data]
+    for part in parts:
+        follows = part.ctypes.data == ends[-1] and part.flags.c_contiguous and part.dtype == whole.dtype
+        ends.append(ends[-1] + part.nbytes if follows else 0)
+    is_whole = whole.ndim == 1 and 0 not in ends and ends[-1] - ends[0] == whole.nbytes
+    return whole if is_whole else joined(parts)
 
 
 def row_hashes(X: Any) -> Any:

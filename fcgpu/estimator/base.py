@@ -204,10 +204,10 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
     # Using
 
-    def _flat(self) -> Any:
+    def _flat(self, *, copy: bool = True) -> Any:
         """The parameters in `coefs_` and `intercepts_` as one vector (n_params,)."""
-        pairs = zip(self.coefs_, self.intercepts_, strict=True)
-        return np.concatenate([part for W, b in pairs for part in (np.ravel(W), np.ravel(b))])
+        parts = [part for pair in zip(self.coefs_, self.intercepts_, strict=True) for part in pair]
+        return arrays.joined(parts) if copy else arrays.undivided(parts)
 
     def _spec(self) -> Spec:
         if self.activation not in ACTIVATIONS:  # set_params may have changed it since fit
@@ -233,7 +233,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         arrays.same_namespace(self, taken, method)
         X, spec = arrays.checked_features(self, taken.array), self._spec()
         backend = backend_for(device_of(self.device, X), work_of(spec, X.shape[0]))
-        flat = backend.to_device(self._flat())
+        flat = backend.to_device(self._flat(copy=False))
         X = arrays.for_backend(X, backend, flat.dtype)
         return in_tiles(Network.predict, spec, flat, X, backend, self.threads), taken.back
 
