@@ -17,7 +17,7 @@ MOST_LAYERS, MOST_THREADS, MOST_OUTPUTS = 64, 64, 2048  # as in steps.h, team.h,
 TILE, WIDE_TILE = 32, 64  # samples of a task; where a layer's weights do not fit into a cache of WIDE bytes
 WIDE, WIDE_PREDICTED = 4 << 20, 128  # samples of such a task in predictions, which have no backward pass
 LEAST = 4  # samples of a thread
-THREAD_FLOP = 2_000_000  # a thread more needs so many operations, some 20 µs: starting it takes longer, once a call
+START_FLOP = 4_000_000  # a thread more needs so many operations: it is started for the call, which takes some 30 µs
 BYTES = 64 << 20  # of the layers' values for the samples of a call: between calls Python looks for signals
 
 
@@ -41,7 +41,7 @@ def tile(spec: Spec, n: int, dtype: Any, wide_tile: int = WIDE_TILE) -> int:
 def logits(spec: Spec, params: Any, X: Any, scale: float, threads: int | None) -> Any:
     """Logits (n, n_outputs), in the dtype of params, of scale X (n, n_features) of any dtype."""
     n, dtype = X.shape[0], np.uint8 if X.dtype == np.uint8 else params.dtype
-    worth = min(2 * n * spec.n_params // THREAD_FLOP, n // LEAST, MOST_THREADS)
+    worth = min(2 * n * spec.n_params // START_FLOP, n // LEAST, MOST_THREADS)
     used = min(worth, threads or cpu_count()) if worth > 1 else 1
     rows = min(tile(spec, n, params.dtype, WIDE_PREDICTED), -(-n // used))
     out = np.empty((n, spec.sizes[-1]), params.dtype)

@@ -1,5 +1,9 @@
 """Predictions in C against those by network.py, and what the C refuses."""
 
+import os
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -70,6 +74,51 @@ def test_no_bit_depends_on_threads_or_on_other_samples_or_on_the_form_of_the_fea
     monkeypatch.setattr(in_c, "BYTES", 1 << 17)  # several calls
     for form in (X, *forms):
         np.testing.assert_array_equal(model.predict_proba(form), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_weights_beyond_the_caches(dtype, both):
+    """They are read in another order, by which no bit changes: each number is summed in the order of the inputs."""
+    model, X = model_of((40, 1531, 1799, 3), dtype=dtype), np.random.default_rng(0).normal(size=(130, 40))
+    found, expected = both(model, X)
+    np.testing.assert_allclose(found, expected, rtol=1e-4 if dtype == "float32" else 1e-12)
+    for n in (1, 2, 5, 7, 40, 130):
+        for threads in (1, 2, 5):
+            np.testing.assert_array_equal(model.predict_proba(X[:n], threads=threads), found[:n])
+
+
+def running():
+    """The number of threads of this process."""
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts the threads in /proc")
+def test_threads_go_when_their_work_is_done_and_the_caller_stays_where_it_may_run(monkeypatch):
+    monkeypatch.setattr(in_c, "START_FLOP", 100)
+    model, X = model_of((30, 40, 3)), np.random.default_rng(0).normal(size=(400, 30))
+    before, allowed = running(), os.sched_getaffinity(0)
+    expected = model.predict_proba(X, threads=1)
+    for threads in [2, 8, 64] * 20:
+        np.testing.assert_array_equal(model.predict_proba(X, threads=threads), expected)
+    assert os.sched_getaffinity(0) == allowed
+    late = time.monotonic() + 30  # nobody waits for a thread that comes when all is done
+    while running() > before and time.monotonic() < late:
+        time.sleep(0.01)
+    assert running() <= before
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="chooses the processor")
+def test_on_one_processor_threads_are_as_good_as_none(monkeypatch):
+    monkeypatch.setattr(in_c, "START_FLOP", 100)
+    model, X = model_of((30, 40, 3)), np.random.default_rng(0).normal(size=(400, 30))
+    expected, allowed = model.predict_proba(X, threads=1), os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        for _ in range(20):
+            np.testing.assert_array_equal(model.predict_proba(X, threads=8), expected)
+        assert os.sched_getaffinity(0) == {min(allowed)}
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_numbers_too_large_for_the_type_are_no_warning_but_an_error():

@@ -14,40 +14,36 @@ static double N(share_of)(const Steps* it, ptrdiff_t start, ptrdiff_t batch) {
     return total > 0 ? 1 / (total > TINY ? total : TINY) : 0;
 }
 
-/* What each thread does. */
-static void N(steps)(void* job, Team* team, int thread) {
+/* What each thread does from some phase on. A step has two, or three with a clipped gradient. */
+static void N(steps)(void* job, Team* team, int thread, ptrdiff_t phase) {
     Steps* it = job;
     N(Room)* room = it->divided;
     N(Desk)* my = &room->desks[thread];
-    const ptrdiff_t tasks = room->first_task[it->layers];
+    const ptrdiff_t tasks = room->first_task[it->layers], phases = it->clip > 0 ? 3 : 2;
     const double began = thread ? 0 : seconds();
-    for (ptrdiff_t step = 0, start = 0; step < it->steps; step++, start += it->batch) {
+    for (; phase < it->steps * phases; phase++) {
+        const ptrdiff_t step = phase / phases, which = phase % phases, start = step * it->batch;
         const ptrdiff_t n = it->samples - start < it->batch ? it->samples - start : it->batch;
-        const ptrdiff_t parts = (n + it->some - 1) / it->some;
+        const ptrdiff_t parts = (n + it->some - 1) / it->some, last = which == phases - 1;
         const double share = N(share_of)(it, start, n), part = (double)n / (double)it->whole, rate = it->rates[step];
         const double t = it->t + (double)step + 1;
         const uint32_t* keys = it->keys ? it->keys + 2 * step * (it->layers - 1) : NULL;
         const double adam = rate * sqrt(-expm1(t * log(it->second))) / -expm1(t * log(it->first));
-        for (ptrdiff_t task; (task = next_task(team, thread, parts)) >= 0;)
-            N(samples)(it, room, my, task, n, start, share, keys);
-        end_phase(team);
-        for (ptrdiff_t i = 0; !thread && i < parts; i++)
-            it->sums[0] += part * room->losses[i], it->sums[2] += (double)room->correct[i];
-        for (ptrdiff_t task; (task = next_task(team, thread, tasks)) >= 0;)
-            N(rows)(it, room, my, task, n, share, rate, adam);
-        if (it->clip > 0) {
-            end_phase(team);
-            for (ptrdiff_t task; (task = next_task(team, thread, tasks)) >= 0;)
-                N(clipped_rows)(it, room, my, task, tasks, rate, adam);
+        if (!which && __atomic_load_n(&team->leave, __ATOMIC_RELAXED)) return;
+        for (ptrdiff_t task; (task = next_task(team, thread, which ? tasks : parts)) >= 0;) {
+            if (!which) N(samples)(it, room, my, task, n, start, share, keys);
+            else if (which == 1) N(rows)(it, room, my, task, n, share, rate, adam);
+            else N(clipped_rows)(it, room, my, task, tasks, rate, adam);
         }
-        if (!thread) {
+        if (!thread && last) {
             it->done = step + 1;
             if (seconds() - began > it->longest) __atomic_store_n(&team->leave, 1, __ATOMIC_RELAXED);
         }
         end_phase(team);
-        for (ptrdiff_t i = 0; !thread && it->alpha != 0 && i < tasks; i++)
+        for (ptrdiff_t i = 0; !thread && !which && i < parts; i++)
+            it->sums[0] += part * room->losses[i], it->sums[2] += (double)room->correct[i];
+        for (ptrdiff_t i = 0; !thread && last && it->alpha != 0 && i < tasks; i++)
             it->sums[1] += part * 0.5 * it->alpha * share * room->penalties[i];
-        if (__atomic_load_n(&team->leave, __ATOMIC_RELAXED)) return;
     }
 }
 

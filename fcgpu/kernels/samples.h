@@ -162,11 +162,12 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
 }
 
 /* What each thread does to predict: the logits of the samples, which are in it->logits (samples, outputs). */
-static void N(predict)(void* job, Team* team, int thread) {
+static void N(predict)(void* job, Team* team, int thread, ptrdiff_t phase) {
     const Steps* it = job;
     N(Room)* room = it->divided;
     N(Desk)* my = &room->desks[thread];
     const ptrdiff_t k = it->sizes[it->layers], tasks = (it->samples + it->some - 1) / it->some;
+    if (phase) return;
     for (ptrdiff_t task; (task = next_task(team, thread, tasks)) >= 0;) {
         const ptrdiff_t first = task * it->some, left = it->samples - first, n = left < it->some ? left : it->some;
         for (ptrdiff_t s = 0; s < n; s++) my->rows[s] = first + s;
@@ -175,6 +176,7 @@ static void N(predict)(void* job, Team* team, int thread) {
         for (ptrdiff_t s = 0; s < n; s++)
             memcpy((T*)it->logits + (first + s) * k, Z + s * ROW(k), (size_t)k * sizeof(T));
     }
+    end_phase(team);
 }
 
 static void N(run_predict)(Steps* it) {

@@ -10,7 +10,7 @@ import numpy as np
 
 from fcgpu.kernels import compiled
 from fcgpu.kernels.dense import is_sparse
-from fcgpu.logits import MOST_THREADS, THREAD_FLOP, supports, tile
+from fcgpu.logits import MOST_THREADS, supports, tile
 from fcgpu.network import Workspace
 from fcgpu.optim import state_vectors
 from fcgpu.params import Spec
@@ -20,6 +20,7 @@ from fcgpu.train.recipe import Recipe
 # and lanes, whose first layer skips more zeros of pixels: for 4,096 digits they were faster.
 MOST, MOST_BYTES = 2048, 16 << 20  # samples of a batch; bytes of its activations
 THREAD_SAMPLES = 32  # a thread more needs so many: with fewer, handing over the parameters takes as long as it saves
+THREAD_FLOP = 2_000_000  # and so many operations of a step, some 20 µs
 LEAST_BYTES = 32  # from this many samples on, the tile unit multiplies bytes faster
 OUTPUTS = ("sigmoid", "softmax", "identity")
 RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")  # as in steps.h
