@@ -280,6 +280,58 @@ def test_products_of_bytes_refuse_other_arrays():
             compiled.native.multiply_bytes(*wrong, 1.0, False, False)
 
 
+def sparse_of(A, dtype, index="int32"):
+    """(values, columns, ends) of the numbers of A that are not 0, row by row."""
+    rows, columns = np.nonzero(A)
+    ends = np.r_[0, np.bincount(rows, minlength=len(A)).cumsum()]
+    return A[rows, columns].astype(dtype), columns.astype(index), ends.astype(index)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("index", ["int32", "int64"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 30, 5), (40, 300, 67), (3, 50, 16)], ids=str)
+def test_products_of_sparse_matrices_are_those_of_dense_ones(shape, index, dtype):
+    rows, width, n = shape
+    random = np.random.default_rng(0)
+    A = random.normal(size=(rows, width)) * (random.random((rows, width)) < 0.1)
+    A[rows // 2] = 0  # rows and columns without numbers
+    given = sparse_of(A, dtype, index)
+    for alpha, across in ((1.0, False), (0.25, True)):
+        left = A.T if across else A
+        B = random.normal(size=(left.shape[1], n)).astype(dtype)
+        C = at_the_end(np.full((len(left), n), np.nan, dtype))
+        assert compiled.native.multiply_sparse(*given, at_the_end(B), C, alpha, across)
+        want = alpha * left.astype(dtype).astype(float) @ B
+        np.testing.assert_allclose(C, want, rtol=0, atol=50 * np.finfo(dtype).eps * max(1, np.abs(want).max()))
+
+
+@needs_native
+@pytest.mark.parametrize("across", [False, True])
+def test_products_of_sparse_matrices_refuse_other_arrays(across):
+    A = np.diag(np.arange(1.0, 5.0))[:, [3, 1, 2, 0]]
+    values, columns, ends = sparse_of(A, "float64")
+    good = {"values": values, "columns": columns, "ends": ends, "B": np.ones((4, 3)), "C": np.zeros((4, 3))}
+    C = good["C"]
+    bad = [
+        {"values": values.astype("float32")}, {"values": values[:3]}, {"values": values.astype(int)},
+        {"columns": columns + 1}, {"columns": columns - 1}, {"columns": columns.astype("uint32")},
+        {"columns": columns.astype(float)}, {"columns": np.repeat(columns, 2)[::2]}, {"ends": ends + 1},
+        {"ends": ends[::-1].copy()}, {"ends": np.array([0, 3, 1, 3, 4])}, {"ends": np.array([0, -1, 2, 3, 4])},
+        {"ends": np.zeros(0, int)}, {"ends": ends[:-1]}, {"ends": np.array([0, 1, 2, 3, 5])},
+        {"B": np.ones((3, 3))}, {"B": np.ones((4, 4))}, {"B": np.ones((4, 3), "float32")},
+        {"B": np.ones((4, 6))[:, ::2]}, {"B": C}, {"C": np.zeros((4, 4))}, {"C": np.zeros((3, 4)).T},
+        {"C": np.zeros(12)},
+    ]  # fmt: skip
+    for change in bad:
+        assert not compiled.native.multiply_sparse(*(good | change).values(), 1.0, across), change
+    assert not C.any()
+    assert compiled.native.multiply_sparse(*good.values(), 1.0, across)
+    np.testing.assert_array_equal(C, (A.T if across else A) @ good["B"])
+    C.flags.writeable = False
+    assert not compiled.native.multiply_sparse(*good.values(), 1.0, across)
+
+
 @needs_native
 @pytest.mark.parametrize("call", ["multiply_bytes", "steps_room"])
 def test_after_an_argument_that_is_no_number_none_is_asked_for(call):

@@ -181,7 +181,7 @@ def for_backend(X: Any, backend: Any, dtype: Any) -> Any:
         return X
     if backend.on_gpu:
         return X.toarray()
-    return VerySparseRows(X.astype(dtype)) if X.nnz * DENSE <= X.shape[0] * X.shape[1] else SparseRows(X)
+    return VerySparseRows(X.astype(dtype, copy=False)) if X.nnz * DENSE <= X.shape[0] * X.shape[1] else SparseRows(X)
 
 
 def joined(parts: Sequence[Any]) -> Any:

@@ -11,7 +11,7 @@ from setuptools import Distribution, Extension
 
 MODULE, SOURCE = "fcgpu.kernels._native", "native.c"
 HEADERS = (
-    *("arrays.h", "elementwise.h", "panels.h", "pixels.h"),
+    *("arrays.h", "elementwise.h", "sparse.h", "panels.h", "pixels.h"),
     *("steps.h", "team.h", "room.h", "samples.h", "rows.h", "epoch.h", "call_steps.h"),
     *("tiles.h", "tiles_float.h", "tiles_double.h"),
 )

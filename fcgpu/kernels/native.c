@@ -17,8 +17,10 @@
 
 #if defined(__GNUC__)
 #define ALWAYS inline __attribute__((always_inline))
+#define PREFETCH __builtin_prefetch
 #else
 #define ALWAYS inline
+#define PREFETCH(address) (void)(address)
 #endif
 #if defined(CLONES) /* build.py defines it empty for compilers without target_clones */
 #elif defined(__GNUC__) && defined(__x86_64__) && defined(__linux__)
@@ -73,6 +75,7 @@ typedef struct { /* with contiguous rows; row is their stride in bytes */
 #define LOG logf
 #define SQRT sqrtf
 #include "elementwise.h"
+#include "sparse.h"
 #ifdef STEPS
 #include "panels.h"
 #include "pixels.h"
@@ -117,6 +120,7 @@ typedef struct { /* with contiguous rows; row is their stride in bytes */
 #define LOG log
 #define SQRT sqrt
 #include "elementwise.h"
+#include "sparse.h"
 #ifdef STEPS
 #include "panels.h"
 #include "pixels.h"
@@ -393,6 +397,40 @@ FUNCTION(multiply_bytes_) {
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
+/* (values, columns, ends, B, C, alpha, across): C = alpha A B, or with `across` alpha Aᵀ B, for A as in sparse.h. */
+FUNCTION(multiply_sparse) {
+    TAKES(7);
+    Array a[5] = {0};
+    Array *values = &a[0], *columns = &a[1], *ends = &a[2], *B = &a[3], *C = &a[4];
+    const double alpha = real_number(args[5]);
+    const int across = is_true(args[6]);
+    if (PyErr_Occurred()) return NULL;
+    int done = 1;
+    for (int i = 0; i < 5; i++) done = done && open_array(args[i], &a[i], i == 4) && a[i].whole;
+    done = done && is_matrix(B) && is_matrix(C) && values->type == B->type && C->type == B->type &&
+           columns->type == 'b' && ends->type == 'b' && columns->size == values->size && ends->size > 0 &&
+           are_apart(B, C) && B->view.shape[1] == C->view.shape[1];
+    if (done) {
+        const ptrdiff_t rows = ends->size - 1, n = B->view.shape[1], width = (across ? C : B)->view.shape[0];
+        const Labels of = {columns->view.buf, (int)columns->view.itemsize, 1},
+                     to = {ends->view.buf, (int)ends->view.itemsize, 1};
+        done = (across ? B : C)->view.shape[0] == rows && label(to, 0) == 0 && label(to, rows) <= values->size;
+        for (ptrdiff_t i = 0; done && i < rows; i++) done = label(to, i) <= label(to, i + 1);
+        for (ptrdiff_t k = 0; done && k < label(to, rows); k++) done = label(of, k) >= 0 && label(of, k) < width;
+        PyThreadState* saved = PyEval_SaveThread();
+        if (done && across) memset(C->view.buf, 0, (size_t)C->view.len);
+        if (done && B->type == 'f')
+            (across ? sparse_columns_float : sparse_rows_float)((Sparse_float){values->view.buf, of, to, rows},
+                                                                B->view.buf, C->view.buf, n, (float)alpha);
+        else if (done)
+            (across ? sparse_columns_double : sparse_rows_double)((Sparse_double){values->view.buf, of, to, rows},
+                                                                  B->view.buf, C->view.buf, n, alpha);
+        PyEval_RestoreThread(saved);
+    }
+    close_arrays(a, 5);
+    DONE(done);
+}
+
 FUNCTION(has_tiles_) {
     TAKES(0);
     DONE(has_tiles());
@@ -425,6 +463,7 @@ static PyMethodDef methods[] = {
 #endif
     METHOD("to_bytes", to_bytes),
     METHOD("multiply_bytes", multiply_bytes_),
+    METHOD("multiply_sparse", multiply_sparse),
     METHOD("has_tiles", has_tiles_),
     {NULL, NULL, 0, NULL},
 };

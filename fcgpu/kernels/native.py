@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.kernels import compiled
+from fcgpu.kernels.dense import is_sparse
 from fcgpu.kernels.updates import Moments, log_or_minus_infinity
 
 ALIKE = (
@@ -62,7 +63,13 @@ def _are_bytes(A: Any) -> bool:
     return A.dtype == np.uint8 and 1 in A.strides
 
 
+def _multiply_sparse(A: Any, B: Any, C: Any, scale: float, *, across: bool) -> bool:
+    return bool(compiled.native.multiply_sparse(A.data, A.indices, A.indptr, B, C, scale, across))
+
+
 def dense_forward(A: Any, W: Any, Z: Any, scale: float = 1.0) -> bool:
+    if is_sparse(A):
+        return _multiply_sparse(A, W, Z, scale, across=False)
     if not _are_bytes(A):
         return False
     compiled.native.multiply_bytes(A, W, Z, scale, False, compiled.has_tile_unit())
@@ -70,9 +77,13 @@ def dense_forward(A: Any, W: Any, Z: Any, scale: float = 1.0) -> bool:
 
 
 def dense_backward(dZ: Any, A: Any, W: Any, ones: Any, dW: Any, db: Any, dA: Any, scale: float = 1.0) -> bool:
-    if not _are_bytes(A) or dA is not None:  # the layer of pixels is the first, and needs no dA
+    if dA is not None:  # the layer of samples, sparse ones or pixels, is the first, and needs no dA
+        return False
+    if not (is_sparse(A) or _are_bytes(A)):
         return False
     np.matmul(ones, dZ, out=db)
+    if is_sparse(A):
+        return _multiply_sparse(A, dZ, dW, scale, across=True)
     compiled.native.multiply_bytes(A.mT, dZ, dW, scale, False, compiled.has_tile_unit())
     return True
 

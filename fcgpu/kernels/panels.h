@@ -51,7 +51,7 @@ typedef struct {
             const ptrdiff_t at = it->a_at[k];                                                                          \
             const T* row = b + it->b_at[k];                                                                            \
             UNROLL for (int v = 0; v < most; v++) its[v] = *(const vector*)(row + v * each);                           \
-            if (it->far && !first) UNROLL for (int v = 0; v < most; v++) __builtin_prefetch(row + (most + v) * each);  \
+            if (it->far && !first) UNROLL for (int v = 0; v < most; v++) PREFETCH(row + (most + v) * each);            \
             UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < most; v++) sum[i][v] +=                   \
                 a[i][at] * its[v];                                                                                     \
         }                                                                                                              \

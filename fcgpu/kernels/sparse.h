@@ -1,0 +1,42 @@
+/* Products of a sparse matrix by its rows, as SciPy stores them: the numbers of row i that are not 0 are `values` from
+   ends[i] to ends[i + 1], in the columns that `columns` names. The others are not multiplied.
+
+   Included once for float and once for double. */
+
+#define AHEAD 2 /* numbers: the rows that they multiply lie anywhere in memory, and are fetched before they are used   \
+                 */
+
+typedef struct {
+    const T* values;
+    Labels columns, ends;
+    ptrdiff_t rows;
+} N(Sparse);
+
+/* Row `columns[k]` of a dense matrix with n columns; that of a number ahead is on its way. */
+static ALWAYS T* N(row_of)(const N(Sparse) * A, ptrdiff_t k, ptrdiff_t end, const T* dense, ptrdiff_t n) {
+    const T* next = dense + label(A->columns, k + AHEAD < end ? k + AHEAD : k) * n;
+    for (ptrdiff_t j = 0; j < n; j += 64 / (ptrdiff_t)sizeof(T)) PREFETCH(next + j);
+    return (T*)dense + label(A->columns, k) * n;
+}
+
+/* C (rows, n) = alpha A B, for B (columns of A, n). */
+CLONES static void N(sparse_rows)(N(Sparse) A, const T* restrict B, T* restrict C, ptrdiff_t n, T alpha) {
+    for (ptrdiff_t i = 0; i < A.rows; i++, C += n) {
+        memset(C, 0, (size_t)n * sizeof(T));
+        for (ptrdiff_t k = label(A.ends, i), end = label(A.ends, i + 1); k < end; k++) {
+            const T value = alpha * A.values[k], *row = N(row_of)(&A, k, end, B, n);
+            for (ptrdiff_t j = 0; j < n; j++) C[j] += value * row[j];
+        }
+    }
+}
+
+/* C (columns of A, n) = alpha Aᵀ B, for B (rows, n). */
+CLONES static void N(sparse_columns)(N(Sparse) A, const T* restrict B, T* restrict C, ptrdiff_t n, T alpha) {
+    for (ptrdiff_t i = 0; i < A.rows; i++, B += n)
+        for (ptrdiff_t k = label(A.ends, i), end = label(A.ends, i + 1); k < end; k++) {
+            const T value = alpha * A.values[k];
+            T* row = N(row_of)(&A, k, end, C, n);
+            for (ptrdiff_t j = 0; j < n; j++) row[j] += value * B[j];
+        }
+}
+#undef AHEAD
