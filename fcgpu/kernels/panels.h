@@ -10,9 +10,14 @@
    for. On a Zen 4 with 1 MB of L2 cache a core. */
 #define FAR(rows) ((rows) <= 2 ? 2 << 20 : 8 << 20)
 #define SIDE_BY_SIDE(rows) ((rows) <= 6 ? 16 : DEEP)
+#if defined(__x86_64__)
+#define PART 32
+#else
+#define PART 16 /* bytes of a register: GCC keeps larger vectors in memory */
+#endif
 
 typedef T N(whole) __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));
-typedef T N(half) __attribute__((vector_size(32), aligned(sizeof(T)), may_alias));
+typedef T N(part) __attribute__((vector_size(PART), aligned(sizeof(T)), may_alias));
 
 typedef struct {
     const T* const* a;     /* rows */
@@ -32,8 +37,10 @@ typedef struct {
 #define UNROLL _Pragma("GCC unroll 6")
 #endif
 
+/* The code uses vector types already, and -O3 takes three times as long to compile. Loads that are scheduled early, as
+   -O2 does for ARM, take registers from the sums. */
 #pragma GCC push_options
-#pragma GCC optimize("O2") /* the code uses vector types already, and -O3 takes three times as long to compile */
+#pragma GCC optimize("O2", "no-schedule-insns")
 
 /* A few rows of c, `most` vectors of a type in each; k runs from `from` to `to`. */
 #define TILE(name, vector, most)                                                                                       \
@@ -51,7 +58,8 @@ typedef struct {
             const ptrdiff_t at = it->a_at[k];                                                                          \
             const T* row = b + it->b_at[k];                                                                            \
             UNROLL for (int v = 0; v < most; v++) its[v] = *(const vector*)(row + v * each);                           \
-            if (it->far && !first) UNROLL for (int v = 0; v < most; v++) PREFETCH(row + (most + v) * each);            \
+            if (it->far && !first)                                                                                     \
+                UNROLL for (int v = 0; v < most * each; v += VECTOR) PREFETCH(row + most * each + v);                  \
             UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < most; v++) sum[i][v] +=                   \
                 a[i][at] * its[v];                                                                                     \
         }                                                                                                              \
@@ -78,7 +86,7 @@ typedef struct {
             from = to;                                                                                                 \
         } while (from < end);                                                                                          \
     }
-TILE(narrow_tile, N(half), 2)
+TILE(narrow_tile, N(part), 64 / PART)
 CLONES static void N(narrow)(const N(Product) * it, ptrdiff_t from, ptrdiff_t to) { N(narrow_tiles)(it, from, to); }
 
 #ifdef MANY_REGISTERS
