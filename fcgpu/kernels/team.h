@@ -35,14 +35,17 @@ static ptrdiff_t entered(uint64_t state) { return (ptrdiff_t)(state % PHASE / EN
 static ptrdiff_t phase_of(uint64_t state) { return (ptrdiff_t)(state % CLOSED / PHASE); }
 static uint64_t state_of(Team* team) { return __atomic_load_n(&team->state, __ATOMIC_ACQUIRE); }
 
-/* Called while waiting, with how often it was. */
+/* Called again and again while waiting: for the first looks briefly, then other programs may run. */
 static inline void be_patient(int looks) {
+    if (looks >= PATIENCE) {
+        sched_yield();
+        return;
+    }
 #if defined(__x86_64__)
-    if (looks < PATIENCE) __builtin_ia32_pause();
-#else
-    if (looks < PATIENCE) return;
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb"); /* most processors do not wait at the instruction `yield` */
 #endif
-    else sched_yield();
 }
 
 /* The next of this phase's tasks, of which there are `count`; -1 if all are taken. */
