@@ -8,7 +8,7 @@
 #define DEEP 64 /* rows of b that stay in the L1 cache */
 /* A larger b (bytes) is read as it lies, a few rows side by side. For so few rows of c its memory is all that they wait
    for. On a Zen 4 with 1 MB of L2 cache a core. */
-#define FAR(rows) ((rows) <= 2 ? 2 << 20 : 8 << 20)
+#define FAR(rows) ((rows) <= 2 ? 6 << 20 : 12 << 20)
 #define SIDE_BY_SIDE(rows) ((rows) <= 6 ? 16 : DEEP)
 #if defined(__x86_64__)
 #define PART 32
@@ -44,7 +44,8 @@ typedef struct {
 
 /* A few rows of c, `most` vectors of a type in each; k runs from `from` to `to`. */
 #define TILE(name, vector, most)                                                                                       \
-    static ALWAYS void N(name)(const N(Product) * it, ptrdiff_t first, ptrdiff_t from, ptrdiff_t to, const int rows) { \
+    static ALWAYS void N(name)(const N(Product) * it, ptrdiff_t first, ptrdiff_t from, ptrdiff_t to, const int rows,   \
+                               const int far) {                                                                        \
         const ptrdiff_t each = sizeof(vector) / sizeof(T);                                                             \
         vector sum[6][most] = {0};                                                                                     \
         const T *const *a = it->a + first, *b = it->b + it->j;                                                         \
@@ -58,8 +59,7 @@ typedef struct {
             const ptrdiff_t at = it->a_at[k];                                                                          \
             const T* row = b + it->b_at[k];                                                                            \
             UNROLL for (int v = 0; v < most; v++) its[v] = *(const vector*)(row + v * each);                           \
-            if (it->far && !first)                                                                                     \
-                UNROLL for (int v = 0; v < most * each; v += VECTOR) PREFETCH(row + most * each + v);                  \
+            if (far && !first) UNROLL for (int v = 0; v < most * each; v += VECTOR) PREFETCH(row + most * each + v);   \
             UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < most; v++) sum[i][v] +=                   \
                 a[i][at] * its[v];                                                                                     \
         }                                                                                                              \
@@ -68,18 +68,18 @@ typedef struct {
     }                                                                                                                  \
                                                                                                                        \
     /* All rows of c, a few at a time. */                                                                              \
-    static ALWAYS void N(name##s)(const N(Product) * it, ptrdiff_t from, const ptrdiff_t end) {                        \
+    static ALWAYS void N(name##s)(const N(Product) * it, ptrdiff_t from, const ptrdiff_t end, const int far) {         \
         do {                                                                                                           \
             const ptrdiff_t to = end - from < DEEP ? end : from + DEEP;                                                \
             for (ptrdiff_t i = 0, left; (left = it->rows - i) > 0;) {                                                  \
                 const int some = left >= 12 || left == 6 ? 6 : left > 6 ? (int)(left + 1) / 2 : (int)left;             \
                 switch (some) {                                                                                        \
-                    case 6: N(name)(it, i, from, to, 6); break;                                                        \
-                    case 5: N(name)(it, i, from, to, 5); break;                                                        \
-                    case 4: N(name)(it, i, from, to, 4); break;                                                        \
-                    case 3: N(name)(it, i, from, to, 3); break;                                                        \
-                    case 2: N(name)(it, i, from, to, 2); break;                                                        \
-                    default: N(name)(it, i, from, to, 1);                                                              \
+                    case 6: N(name)(it, i, from, to, 6, far); break;                                                   \
+                    case 5: N(name)(it, i, from, to, 5, far); break;                                                   \
+                    case 4: N(name)(it, i, from, to, 4, far); break;                                                   \
+                    case 3: N(name)(it, i, from, to, 3, far); break;                                                   \
+                    case 2: N(name)(it, i, from, to, 2, far); break;                                                   \
+                    default: N(name)(it, i, from, to, 1, far);                                                         \
                 }                                                                                                      \
                 i += some;                                                                                             \
             }                                                                                                          \
@@ -87,11 +87,17 @@ typedef struct {
         } while (from < end);                                                                                          \
     }
 TILE(narrow_tile, N(part), 64 / PART)
-CLONES static void N(narrow)(const N(Product) * it, ptrdiff_t from, ptrdiff_t to) { N(narrow_tiles)(it, from, to); }
+CLONES static void N(narrow)(const N(Product) * it, ptrdiff_t from, ptrdiff_t to) {
+    if (it->far) N(narrow_tiles)(it, from, to, 1);
+    else N(narrow_tiles)(it, from, to, 0);
+}
 
 #ifdef MANY_REGISTERS
 TILE(wide_tile, N(whole), 4)
-MANY_REGISTERS static void N(wide)(const N(Product) * it, ptrdiff_t from, ptrdiff_t to) { N(wide_tiles)(it, from, to); }
+MANY_REGISTERS static void N(wide)(const N(Product) * it, ptrdiff_t from, ptrdiff_t to) {
+    if (it->far) N(wide_tiles)(it, from, to, 1);
+    else N(wide_tiles)(it, from, to, 0);
+}
 #endif
 
 /* The product, for rows of b with n columns. `edge` is scratch memory for `depth` vectors and their places; it is not

@@ -3,8 +3,8 @@
 
    Included once for float and once for double. */
 
-#define AHEAD 2 /* numbers: the rows that they multiply lie anywhere in memory, and are fetched before they are used   \
-                 */
+/* The rows that a product needs lie anywhere in memory: those for so many numbers ahead are fetched. */
+#define AHEAD 2
 
 typedef struct {
     const T* values;
