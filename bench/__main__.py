@@ -1,4 +1,4 @@
-"""`python -m bench run | report | trust | gpu`."""
+"""`python -m bench run | report | calls | trust | gpu`."""
 
 import argparse
 import sys
@@ -32,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     report = commands.add_parser("report", help="turn rows into one HTML file and one Markdown file")
     report.add_argument("rows", type=Path, nargs="*", default=[Path("bench/results/rows.jsonl")])
     report.add_argument("--out", type=Path, default=Path("bench/results/report"), help="without suffix: %(default)s")
+    calls = commands.add_parser("calls", help="single calls of the estimators, ours and scikit-learn's, as a table")
+    calls.add_argument("--rounds", type=int, help="default: 21")
     trust = commands.add_parser(
         "trust", help="check that a planted delay is measured, that runs agree, that wrong work is refused"
     )
@@ -50,6 +52,12 @@ def main(argv: list[str] | None = None) -> int:
     args = words.parse_args(argv)
     if args.command == "gpu":
         return session.run(_chosen(args.parts, PARTS, "--parts", words), args.out, args.seconds, "cuda", say)
+    if args.command == "calls":
+        from bench.calls import measure
+
+        for line in measure(args.rounds):
+            print(line, flush=True)
+        return 0
     if args.command == "report":
         from bench.report import write
 

@@ -18,6 +18,7 @@ from command import ROOT
 
 import fcgpu
 from bench import measure, race
+from bench.__main__ import main as bench_main
 from bench.cases import ADAM, CHECKED, FIT, FIT_SINGLE, LOAD, PREDICT, Case
 from bench.planted import delayed
 from bench.rows import Writer, read
@@ -319,6 +320,31 @@ def test_race_stops_the_clock_for_the_test_and_ends_at_the_target(monkeypatch):
     curve = race.run(train, 0.98, limit=100.0, seed=0)
     assert curve == [(1.0, 0.5), (2.0, 0.975), (3.0, 0.99)]
     assert [race.reached(curve, target) for target in (0.97, 0.98, 0.995)] == [2.0, 3.0, None]
+
+
+def test_single_calls_are_timed_in_turn_and_shown_as_a_table(monkeypatch, capsys):
+    calls = pytest.importorskip("bench.calls", exc_type=ImportError)
+    clock, called = itertools.count(), []
+
+    def call(name, seconds):
+        called.append(name)
+        next(itertools.islice(clock, seconds - 1, None))  # the clock goes on
+
+    both = {"fcgpu": lambda: call("fcgpu", 2), "scikit-learn": lambda: call("scikit-learn", 8)}
+    monkeypatch.setattr(calls, "_all_calls", lambda: iter([("a call", both)]))
+    monkeypatch.setattr(calls.time, "perf_counter", lambda: 1e-6 * next(clock))
+    monkeypatch.setattr(calls, "interleave", lambda *args: measure.interleave(*args, sleep=lambda seconds: None))
+    assert bench_main(["calls", "--rounds", "3"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == ["| a call | 3 | 9 | 0.33 |"]
+    assert called == [*["fcgpu", "scikit-learn"] * 2, "scikit-learn", "fcgpu", "fcgpu", "scikit-learn"]
+
+
+@pytest.mark.filterwarnings("ignore:.*Maximum iterations")
+def test_every_single_call_is_one_that_both_estimators_know():
+    calls = pytest.importorskip("bench.calls", exc_type=ImportError)
+    random = np.random.default_rng(0)
+    titles = [title for title, each in calls._of_texts(random) if [call() is not None for call in each.values()]]
+    assert [title.split(",")[0] for title in titles] == ["`predict`", "`predict`", "`fit`"]
 
 
 def test_a_line_that_is_no_row_is_named(tmp_path):
