@@ -18,7 +18,7 @@ from fcgpu.host import cpu_count, free_memory
 
 CPU_SHARE = 0.5  # the share of free memory that a run may plan with: the rest is for the data and for other programs
 GPU_SHARE = 0.9
-INSTALL = "pip install 'fcgpu[cuda12]' (or cuda13, by the CUDA version that nvidia-smi shows)"
+INSTALL = 'pip install "fcgpu[cuda12]" (or cuda13, by the CUDA version that nvidia-smi shows)'
 
 
 # The cost model of "auto": seconds per step on a CPU or launch on a GPU, operations per second, and bytes per second

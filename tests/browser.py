@@ -16,7 +16,7 @@ INSIDE = ("data:", "blob:")
 @contextlib.contextmanager
 def chromium():
     """A running playwright browser; skips if playwright or Chromium is missing."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[check]'")
+    api = pytest.importorskip("playwright.sync_api", reason='playwright is not installed: pip install ".[check]"')
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(f"no Chromium on the path ({', '.join(NAMES)}): install it, as with apt-get install chromium")

@@ -227,7 +227,7 @@ def test_without_scikit_learn_the_error_says_how_to_install_it():
     assert len(lines) == 7
     for name, line in (("MLPClassifier", lines[0]), ("MLPRegressor", lines[2])):
         assert name in line
-        assert "pip install 'fcgpu[sklearn]'" in line
+        assert 'pip install "fcgpu[sklearn]"' in line
     assert lines[1] == "from MLPClassifier"
     assert "MLPClasifier" in lines[4]
     assert lines[5:] == ["True False True", "True"]  # a star import, inspect and help() do without those names

@@ -18,7 +18,7 @@ from command import call, csv
 
 import fcgpu
 
-pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[report]'")
+pytest.importorskip("matplotlib", reason='matplotlib is not installed: pip install ".[report]"')
 
 from fcgpu.report import classes, curves, facts, judged, plots, runs, values
 from fcgpu.report import pictures as drawn
@@ -571,7 +571,7 @@ def test_without_matplotlib_the_install_line_comes_before_the_training(pictures,
     for words in (("report", pictures / "run"), ("train", "deep", "--out", tmp_path / "run", "--report")):
         result = call(*words)
         assert (result.code, result.err.count("\n")) == (2, 1)
-        assert "pip install 'fcgpu[report]'" in result.err
+        assert 'pip install "fcgpu[report]"' in result.err
     assert not (tmp_path / "run").exists()
 
 

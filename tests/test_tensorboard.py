@@ -139,6 +139,6 @@ def test_without_tensorboardx_nothing_begins(data, tmp_path, monkeypatch):
     told = call("train", data, *LEARN, "--out", tmp_path / "other", "--tensorboard")
     assert told.code == 2
     assert told.err == (
-        "fcgpu: error: --tensorboard needs tensorboardX, which is not installed: pip install 'fcgpu[tensorboard]'\n"
+        'fcgpu: error: --tensorboard needs tensorboardX, which is not installed: pip install "fcgpu[tensorboard]"\n'
     )
     assert not (tmp_path / "other").exists()

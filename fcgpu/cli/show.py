@@ -51,7 +51,7 @@ def info(args: Namespace) -> int:
     table.add_row("packages", ", ".join(f"{name} {its}" for name, its in result["packages"].items()))
     for extra, (package, use) in EXTRAS.items():
         found = result["extras"][extra]
-        has = f"{package} {found}" if found else f"not installed: pip install 'fcgpu[{extra}]'"
+        has = f"{package} {found}" if found else f'not installed: pip install "fcgpu[{extra}]"'
         table.add_row(extra, f"{has} ({use})")
     show(table)
     return 0
