@@ -13,7 +13,6 @@ index to the first, since a GPU guarantees no order.
 
 import atexit
 import ctypes
-import fcntl
 import hashlib
 import itertools
 import os
@@ -23,6 +22,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
+from contextlib import suppress
 from functools import cache, partial, wraps
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -38,6 +38,9 @@ from fcgpu.backend import Backend
 from fcgpu.kernels.formulas import FORMULAS as DEVICE_FORMULAS
 from fcgpu.kernels.formulas import PREAMBLE
 from fcgpu.kernels.fused import FORMULAS
+
+with suppress(ImportError):  # not on Windows, where no compiler is used
+    import fcntl
 
 C_TYPES = {
     "float16": "float16", "bfloat16": "bfloat16",
@@ -742,8 +745,8 @@ extern "C" long long FUNCTION(const long long *const *_args, long long _size, lo
 
 @cache
 def compiler():
-    """The C++ compiler: $CXX or the usual names."""
-    names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
+    """The C++ compiler: $CXX or the usual names; none on Windows."""
+    names = (os.environ.get("CXX", ""), "c++", "g++", "clang++") if os.name == "posix" else ()
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 

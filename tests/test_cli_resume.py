@@ -246,7 +246,7 @@ def test_how_often_is_checked(here, text):
     refused(call(*words(here, f"--checkpoint-every={text}")), "checkpoint_every=.*expected epochs, as 5, or a time")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_sigterm_leaves_a_checkpoint_and_a_running_run_is_locked(here):
     process = start("train", "multiclass", "--recipe", "multiclass", "--epochs", 5_000_000, "--device", "cpu",
                     "--quiet", "--out", here / "run")  # fmt: skip
@@ -272,7 +272,6 @@ def test_a_lock_that_a_dead_process_left_is_taken_over(here):
     assert not (here / "run/lock").exists()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
 def test_a_lock_is_held_once(tmp_path):
     first = Lock(tmp_path)
     with pytest.raises(fcgpu.CheckpointError, match=f"process {os.getpid()}, writes there"):

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from fcgpu.errors import CheckpointError
@@ -10,13 +12,14 @@ from fcgpu.formats.atomic import NOFOLLOW
 
 NAME = "lock"
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system without locks
+BEHIND = 1 << 20  # offset of the byte that is locked on Windows, where nobody else can read what is locked
 
 
 class Lock:
     """A lock that is held from the constructor to `release`, which removes the file.
 
-    It is an flock, which ends with its process; a file that a dead process left is taken over. The file contains the
-    holder's process number, for messages only. On a system without flock there is no lock.
+    It is an flock, or on Windows a locked byte, which ends with its process; a file that a dead process left is taken
+    over. The file contains the holder's process number, for messages only. A file system without locks has none.
     Raises CheckpointError if another process holds the lock, OSError if the file cannot be created.
     """
 
@@ -42,19 +45,28 @@ class Lock:
 
     def release(self) -> None:
         if self._descriptor is not None:
-            with suppress(OSError):
-                self._path.unlink()
-            with suppress(OSError):
-                os.close(self._descriptor)
+            remove, unlock = self._path.unlink, partial(os.close, self._descriptor)
+            for step in (unlock, remove) if os.name == "nt" else (remove, unlock):  # Windows removes no open file
+                with suppress(OSError):
+                    step()
             self._descriptor = None
 
 
 def _taken(descriptor: int) -> bool:
     """Try to lock the file; return whether another process holds the lock."""
-    try:
-        import fcntl
-    except ImportError:
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, BEHIND, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return True
+        finally:
+            os.lseek(descriptor, 0, os.SEEK_SET)
         return False
+    import fcntl
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
