@@ -17,6 +17,7 @@ from command import blobs, call, csv, finish, start
 import fcgpu
 from fcgpu.cli.checkpoints import Checkpoints, Every
 from fcgpu.cli.lock import Lock
+from fcgpu.cli.run_directory import quoted
 from fcgpu.formats import atomic
 from fcgpu.progress import Progress
 from fcgpu.train import checkpoint
@@ -263,6 +264,17 @@ def test_sigterm_leaves_a_checkpoint_and_a_running_run_is_locked(here):
     assert epochs(here / "run") == [said]
     assert checkpoint.load(here / f"run/checkpoints/epoch-{said}.safetensors").state.epochs == said
     assert len((here / "run/history.jsonl").read_text().splitlines()) == said
+
+
+@pytest.mark.parametrize(
+    ("system", "path", "word"),
+    [("posix", "runs/1", "runs/1"), ("posix", "my runs/1", "'my runs/1'"), ("nt", r"my runs\1", r'"my runs\1"')],
+)
+def test_a_path_in_a_command_is_a_word_of_the_systems_shell(system, path, word, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", system)
+        said = quoted(path)
+    assert said == word
 
 
 def test_a_lock_that_a_dead_process_left_is_taken_over(here):

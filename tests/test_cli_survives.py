@@ -17,6 +17,7 @@ import pytest
 from command import blobs, call, csv, finish, start
 
 import fcgpu
+from fcgpu.cli import main
 from fcgpu.cli.run_directory import create
 from fcgpu.formats import atomic
 from fcgpu.streams import say
@@ -82,6 +83,16 @@ def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path, model, words):
         process = start(*words, stdout=gone)
     assert finish(process).err == ""
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.EINVAL])
+def test_a_closed_pipe_is_called_what_the_system_calls_it(number, monkeypatch, capsys):
+    def write(text):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(write=write, flush=lambda: None, fileno=no_space))
+    assert main(["recipes", "--json"]) == 1
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("gone", "code"), [(("stdout",), 1), (("stderr",), 0), (("stdout", "stderr"), 1)])

@@ -1,5 +1,6 @@
 """The command line: results on standard output, progress on standard error, any error in one line and exit code 2."""
 
+import errno
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from fcgpu.errors import FcgpuError
 from fcgpu.streams import drop, say
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+GONE = (errno.EPIPE, errno.EINVAL)  # the reader of our output, such as `head`, has closed it; on Windows the second
 # Command: the module of fcgpu.cli with a function of the command's name.
 COMMANDS = {
     "train": "train",
@@ -35,14 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(" ".join(str(error).split()))
     except MemoryError:
         return _refuse("out of memory: use a smaller network or batch, or --dtype float32")
-    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
-        drop(sys.stdout)
-        return 1
     except UnicodeEncodeError as error:
         wrong = ascii(error.object[error.start : error.end])
         return _refuse(f"{wrong} cannot be written as {error.encoding}; set PYTHONIOENCODING=utf-8:surrogateescape")
     except OSError as error:  # files raise an FcgpuError, so this is standard output or the working folder
         drop(sys.stdout)
+        if error.errno in GONE:
+            return 1
         return _refuse(f"the system refuses ({error}); check the working folder, and the room where the output goes")
     except KeyboardInterrupt:
         say("fcgpu: stopped")

@@ -102,7 +102,7 @@ class RunDirectory:
         """Raise CheckpointError if the run, which has no checkpoint, has a model that a new start would overwrite."""
         if self.model.exists():
             ended = "is finished" if (self.path / RESULT).exists() else "ended with a model"
-            again = f"fcgpu train --recipe {shlex.quote(str(self.path / RECIPE))} --epochs N"
+            again = f"fcgpu train --recipe {quoted(self.path / RECIPE)} --epochs N"
             raise CheckpointError(
                 f"{self.path}: the run {ended} and has no checkpoint to go on from; for more epochs start a new run: "
                 f"{again}"
@@ -230,6 +230,11 @@ def model_file(path: str) -> Path:
     if not path:
         raise ConfigError("MODEL='': expected a run directory or its model.safetensors")
     return Path(path) / "model.safetensors" if os.path.isdir(path) else Path(path)  # noqa: PTH112
+
+
+def quoted(path: Path) -> str:
+    """The path as a word of a command that the system's shell takes: on Windows single quotes would be part of it."""
+    return f'"{path}"' if os.name == "nt" else shlex.quote(str(path))
 
 
 def _check_room(folder: Path, needed: int) -> None:

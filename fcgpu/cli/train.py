@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import signal
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from fcgpu.cli.history import finite
 from fcgpu.cli.machine import machine
 from fcgpu.cli.options import count, every, recipe_changes, size
 from fcgpu.cli.report import write as write_report
-from fcgpu.cli.run_directory import RunDirectory, create, reopen
+from fcgpu.cli.run_directory import RunDirectory, create, quoted, reopen
 from fcgpu.cli.samples import show_samples
 from fcgpu.cli.summary import summary
 from fcgpu.cli.tensorboard import TensorBoard
@@ -182,7 +181,7 @@ class Job:
         run.save(event.model())
         say(f"fcgpu: stopped after epoch {event.epoch} of {event.epochs}; the model as it was then is {run.model}")
         run.checkpoint(self._state_of(event))
-        say(f"fcgpu: fcgpu train --resume {shlex.quote(str(run.path))} goes on")
+        say(f"fcgpu: fcgpu train --resume {quoted(run.path)} goes on")
         return 128 + signal_number
 
     def _state_of(self, event: EpochEnded) -> Checkpoint:

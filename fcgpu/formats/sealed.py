@@ -80,9 +80,9 @@ def _content(name: str, what: str) -> bytes:
             return file.read(status.st_size)
     except FileNotFoundError:
         raise CheckpointError(f"{name}: no such {what} file; fcgpu train writes one into its run directory") from None
-    except IsADirectoryError:
-        raise CheckpointError(f"{name}: a folder; expected a {what} file in it") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if os.path.isdir(name):  # noqa: PTH112 - which error that is depends on the system
+            raise CheckpointError(f"{name}: a folder; expected a {what} file in it") from None
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{name}: cannot be read ({reason}); check the path and your right to read it") from None
 
