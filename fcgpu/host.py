@@ -3,15 +3,16 @@
 A container's limits are those of its control groups (see the Linux kernel's documentation of cgroup v2).
 """
 
+import ctypes
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 MEMINFO, OWN_GROUP, GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-UNKNOWN_MEMORY = 8 << 30  # bytes, assumed if the system does not say
 
 
 def cpu_count() -> int:
@@ -22,15 +23,24 @@ def cpu_count() -> int:
 
 def free_memory() -> int:
     """Bytes that can be allocated without swapping and without running into a memory limit."""
-    free = UNKNOWN_MEMORY
-    with suppress(OSError, StopIteration):  # not Linux
-        lines = MEMINFO.read_text(encoding="ascii").splitlines()
-        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    free = _free_of_the_system()
     for group in _groups():
         with suppress(OSError, ValueError):  # "max" means no limit
             limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
             free = min(free, max(0, limit - used + _files(group)))
     return free
+
+
+def _free_of_the_system() -> int:
+    if sys.platform == "win32":
+        status = (ctypes.c_uint64 * 8)(64)  # a MEMORYSTATUSEX, which begins with its length in bytes
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(status)
+        _, _, memory, _, promised, *_ = status  # what is free, and what the system still promises to find
+        return min(memory, promised)
+    with suppress(OSError, StopIteration):
+        lines = MEMINFO.read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # macOS says only how much there is
 
 
 def _files(group: Path) -> int:

@@ -1,6 +1,9 @@
 """Processors and memory if a container has less than its machine: on files in the format of the Linux kernel."""
 
+import ctypes
 import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +15,7 @@ GIB = 1 << 30
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A machine of 8 processors and 16 GiB; `machine(files)` writes the files of its control groups."""
+    monkeypatch.setattr(sys, "platform", "linux")
     for name, text in {
         "MEMINFO": "MemFree: 1 kB\nMemAvailable: 16777216 kB\n",
         "OWN_GROUP": "0::/a/b\n",
@@ -67,9 +71,39 @@ def test_the_tightest_of_the_groups_holds_and_files_that_were_read_are_free(mach
     assert host.free_memory() == 0
 
 
-def test_what_the_system_does_not_say_is_guessed(machine, monkeypatch, tmp_path):
+@pytest.fixture
+def elsewhere(machine, monkeypatch, tmp_path):
+    """Another system than Linux."""
     for name in ("MEMINFO", "OWN_GROUP"):
         monkeypatch.setattr(host, name, tmp_path / "none")
     monkeypatch.delattr(os, "sched_getaffinity")
+
+
+def test_what_the_system_does_not_say_is_guessed(elsewhere, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert (host.cpu_count(), host.free_memory()) == (1, host.UNKNOWN_MEMORY)
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": GIB >> 12, "SC_PAGE_SIZE": 1 << 14}.get, raising=False)
+    assert (host.cpu_count(), host.free_memory()) == (1, 2 * GIB)
+
+
+class MemoryStatus(ctypes.Structure):
+    """MEMORYSTATUSEX, as Windows documents it."""
+
+    _fields_ = [
+        *((name, ctypes.c_uint32) for name in ("length", "load")),
+        *((name, ctypes.c_uint64) for name in ("total", "free", "pages", "free_pages", "own", "free_own", "extended")),
+    ]
+
+
+@pytest.mark.parametrize(("free", "promised"), [(3, 9), (9, 3)])
+def test_windows_tells_the_free_memory_and_what_it_promises_to_find(elsewhere, monkeypatch, free, promised):
+    def ask(buffer):
+        status = MemoryStatus.from_buffer(buffer)
+        assert (status.length, status.load) == (ctypes.sizeof(MemoryStatus), 0)
+        status.load, status.total, status.free, status.pages, status.free_pages = 50, 16 * GIB, free, 32 * GIB, promised
+        return 1
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    windows = SimpleNamespace(kernel32=SimpleNamespace(GlobalMemoryStatusEx=ask))
+    monkeypatch.setattr(ctypes, "windll", windows, raising=False)
+    assert host.free_memory() == 3
