@@ -464,14 +464,18 @@ sys.path[:0] = [{str(tmp_path)!r}, {str(clone / "fcgpu" / "kernels")!r}]
 import build
 hook, data, said = build.CompileHook(), {{}}, []
 hook.root = {str(clone)!r}
+sys.platform = sys.argv[1]
 hook.app = type("App", (), {{"display_warning": staticmethod(said.append)}})
 hook.initialize("standard", data)
 print(data.get("pure_python"), data.get("tag"), len(said))
 """
-    for compiler, expected in (("cc", "False cp311-abi3-linux"), ("/nowhere/cc", "None None 2")):
+    for compiler, platform, expected in (
+        ("cc", sys.platform, "False cp311-abi3-"), ("/nowhere/cc", sys.platform, "None None 2"),
+        ("cc", "win32", "None None 0"),
+    ):  # fmt: skip
         (clone / "fcgpu" / "kernels" / "_native.stale.so").touch()
         ended = subprocess.run(
-            [sys.executable, "-c", program],
+            [sys.executable, "-c", program, platform],
             capture_output=True,
             text=True,
             env={"PATH": "/usr/bin:/bin", "CC": compiler},
@@ -479,4 +483,4 @@ print(data.get("pure_python"), data.get("tag"), len(said))
         )
         assert ended.stdout.splitlines()[-1].startswith(expected), ended
         built = {path.name for path in (clone / "fcgpu" / "kernels").glob("_native.*")}
-        assert built == {"_native.pyi"} | ({"_native.abi3.so"} if compiler == "cc" else set())
+        assert built == {"_native.pyi"} | ({"_native.abi3.so"} if "cp311" in expected else set())

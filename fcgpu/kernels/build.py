@@ -1,4 +1,6 @@
-"""Compiles native.c during installation, into the folder of its source. Without a C compiler it is left out."""
+"""Compiles native.c during installation, into the folder of its source. Without a C compiler it is left out, and on
+Windows, because it is for GCC and clang.
+"""
 
 import sys
 import tempfile
@@ -16,7 +18,7 @@ HEADERS = (
     *("tiles.h", "tiles_float.h", "tiles_double.h"),
 )
 # Nothing reads floating-point exception flags or sqrt's errno; without them the compiler can vectorize the loops.
-OPTIONS = [] if sys.platform == "win32" else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+OPTIONS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 
 
 class CompileHook(BuildHookInterface):  # type: ignore[misc]
@@ -27,6 +29,8 @@ class CompileHook(BuildHookInterface):  # type: ignore[misc]
         for stale in (root / "fcgpu" / "kernels").glob("_native.*"):
             if stale.suffix in (".so", ".pyd"):
                 stale.unlink()
+        if sys.platform == "win32":
+            return
         for macros in ([], [("CLONES", "")]):  # not every compiler supports target_clones
             try:
                 compile_into(root, macros)

@@ -1,5 +1,6 @@
-"""native.c as a module, or None. It is compiled when fcgpu is installed, if the machine has a C compiler."""
+"""native.c as a module, or None: it is compiled when fcgpu is installed, if there is a C compiler, not on Windows."""
 
+import sys
 from functools import cache
 from typing import Any
 
@@ -23,6 +24,8 @@ def multiplies_bytes() -> bool:
 
 def in_words() -> str:
     """For `fcgpu info`: which kernels the CPU uses."""
+    if native is None and sys.platform == "win32":
+        return "NumPy's; the faster ones in C are not for Windows"
     if native is None:
         return "NumPy's; with a C compiler where fcgpu is installed they are faster"
     return f"compiled C{', products of bytes on the tile unit (AMX)' if has_tile_unit() else ''}"
