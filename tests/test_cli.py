@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 import re
 import signal
 import time
@@ -14,7 +15,7 @@ import pytest
 from command import blobs, call, csv, finish, start
 
 import fcgpu
-from fcgpu.cli.options import every, size
+from fcgpu.cli.options import every, parser, size
 from fcgpu.progress import Progress
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS
@@ -490,6 +491,17 @@ def test_every_command_explains_itself():
     for key in set(KEYS) - {"data", "description"}:
         assert "--" + key.replace("_", "-") in options
     assert "with the label in the first column, a .npz file of arrays X and y" in " ".join(options.split())
+
+
+@pytest.mark.parametrize(("system", "found"), [("posix", ["*", "c*", "[a]"]), ("nt", ["a", "b", "c*", "[a]"])])
+def test_patterns_are_expanded_where_no_shell_does_it(system, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in "ba":
+        (tmp_path / name).touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", system)
+        args = parser().parse_args(["report", "*", "c*", "[a]"])
+    assert args.runs == found
 
 
 def test_ctrl_c_ends_the_epoch_and_leaves_a_model(data, tmp_path):

@@ -1,9 +1,11 @@
 """The parser of the command line. The options of `train` are generated from the keys of a Recipe."""
 
 import argparse
+import os
 import re
 import sys
 from dataclasses import Field
+from glob import glob
 from typing import Any, NoReturn
 
 from fcgpu.errors import ConfigError, choices, nearest
@@ -63,6 +65,17 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
+class Paths(argparse.Action):
+    """Paths; on Windows, whose shells hand on patterns such as runs/* as they are, the paths that they match."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        paths: list[str] = []
+        for each in values:
+            is_pattern = os.name == "nt" and ("*" in each or "?" in each)
+            paths += (sorted(glob(each)) if is_pattern else []) or [each]  # noqa: PTH207 - Path's is within a folder
+        setattr(namespace, self.dest, paths)
+
+
 def parser() -> Parser:
     main = Parser(
         prog="fcgpu",
@@ -85,7 +98,9 @@ def parser() -> Parser:
         commands, "predict", "one label a line for CSV, NPY, NPZ or image files; of several images with the file"
     )
     _model(predict)
-    predict.add_argument("inputs", nargs="+", metavar="FILE", help="samples without labels; several images are allowed")
+    predict.add_argument(
+        "inputs", nargs="+", action=Paths, metavar="FILE", help="samples without labels; several images are allowed"
+    )
     predict.add_argument("--proba", action="store_true", help=PROBA)
     _where(predict)
     _output(predict)
@@ -96,7 +111,7 @@ def parser() -> Parser:
     _output(export)
 
     report = _command(commands, "report", "a page of HTML about a run, or comparing several: curves, mistakes, weights")
-    report.add_argument("runs", nargs="+", metavar="RUN_DIR", help="a run directory of fcgpu train")
+    report.add_argument("runs", nargs="+", action=Paths, metavar="RUN_DIR", help="a run directory of fcgpu train")
     where = "the file to write (default: report.html in the run directory; of several runs, in the working folder)"
     report.add_argument("--out", metavar="FILE.html", help=where)
     _output(report)
