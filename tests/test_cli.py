@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from datetime import datetime
@@ -290,6 +291,7 @@ def test_a_loss_beyond_all_measure_is_null_in_json(tmp_path):
     assert evaluated.err == ""
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names of POSIX")
 def test_classes_and_paths_are_shown_as_they_are_called(tmp_path):
     """rich would turn :x: into an emoji and [red] into a colour."""
     X, y = blobs(60, 2)
@@ -414,12 +416,12 @@ def test_the_closing_table_tells_all_that_matters(data, tmp_path):
 def test_a_relative_path_is_kept_in_full_and_a_run_directory_is_named(data, tmp_path, monkeypatch):
     (tmp_path / "r.toml").write_text(f'name = "a b/c"\ndata = "{data.name}"\nepochs = 1\n')
     words = ("train", "--recipe", tmp_path / "r.toml", "--device", "cpu", "--json")
-    (tmp_path / data.name).symlink_to(data)
+    shutil.copy(data, tmp_path)
     monkeypatch.chdir(tmp_path)
     first, second = as_json(ran(*words)), as_json(ran(*words))
     assert first["data"] == str(tmp_path / data.name)
     assert first["run_directory"] != second["run_directory"]
-    assert re.fullmatch(r"runs/a-b-c-\d{8}-\d{6}", first["run_directory"])
+    assert re.fullmatch(r"runs[/\\]a-b-c-\d{8}-\d{6}", first["run_directory"])
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert as_json(ran("evaluate", tmp_path / first["run_directory"], "--json"))["samples"] == 30
@@ -504,6 +506,7 @@ def test_patterns_are_expanded_where_no_shell_does_it(system, found, tmp_path, m
     assert args.runs == found
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_ctrl_c_ends_the_epoch_and_leaves_a_model(data, tmp_path):
     process = start("train", data, *LEARN, "--epochs", 5_000_000, "--out", tmp_path / "run")
     wait_for(tmp_path / "run" / "history.jsonl", process)
@@ -517,6 +520,7 @@ def test_ctrl_c_ends_the_epoch_and_leaves_a_model(data, tmp_path):
     assert as_json(ran("evaluate", tmp_path / "run", "--json"))["accuracy"] > 0.9
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     process = start(
         "train", "--optimizer", "adam", "--batch", 1, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run"

@@ -112,6 +112,7 @@ def test_a_run_whose_readers_leave_is_trained_and_saved(tmp_path, gone, code):
         assert "predicted" in result.out.splitlines()[-1]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("first", ["reader", "run"])
 def test_ctrl_c_that_takes_the_reader_along_still_saves(tmp_path, first):
     """As with `fcgpu train 2>&1 | tee log`, where Ctrl-C interrupts both programs, one of them first."""
@@ -214,7 +215,9 @@ def test_a_full_disk_at_the_start_leaves_nothing(good, tmp_path, monkeypatch):
     monkeypatch.setattr(atomic.os, "fsync", no_space)
     result = call(*good, "--out", tmp_path / "a/b")
     assert result.code == 2
-    assert re.fullmatch(r"fcgpu: error: .*b/recipe\.toml: cannot be written \(No space.*\); free some .*\n", result.err)
+    assert re.fullmatch(
+        r"fcgpu: error: .*b[/\\]recipe\.toml: cannot be written \(No space.*\); free some .*\n", result.err
+    )
     assert names(tmp_path) == ["good.csv"]
 
 

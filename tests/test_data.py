@@ -153,13 +153,13 @@ def test_the_articles_sets():
     [
         ("mnits", r"'mnits' is no data set and no path: did you mean 'mnist'\?.*path of a \.csv"),
         ("zzz", r"'zzz' is no data set.*choose from mnist, two-layer, deep, multiclass.*path"),
-        ("gone/mnist", r"gone/mnist: no such file"),
+        ("gone/mnist", r"gone[/\\]mnist: no such file"),
         ("~/gone.csv", re.escape(f"{Path('~/gone.csv').expanduser()}: no such file")),
         (Path("gone"), "gone: no such file"),
         ("", "'' is no data set and no path: choose from"),
         (None, r"source is None \(NoneType\); expected a name or a path"),
         (b"mnist", r"source is b'mnist' \(bytes\)"),
-        ("x" * 5000, r"cannot be read \(File name too long\); check"),
+        ("x" * 5000, r"cannot be read \(File name too long\); check|'x+' is no data set"),
     ],
 )
 def test_sources_that_are_not_there(source, message):
@@ -334,7 +334,9 @@ def test_idx_files_that_are_missing(tmp_path):
         load(folder)
     folder = tmp_path / "train-labels-idx1-ubyte"
     (folder / "train-labels-idx1-ubyte").mkdir()
-    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte: cannot be read \(Is a directory\); check"):
+    with pytest.raises(
+        DataError, match=r"labels-idx1-ubyte: cannot be read \((Is a directory|Permission denied)\); check"
+    ):
         load(folder)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -148,7 +149,9 @@ def test_a_file_in_the_format_of_another_version_is_named(tmp_path):
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(fcgpu.CheckpointError, match="no such model file"):
         fcgpu.load_model(tmp_path / "none")
-    with pytest.raises(fcgpu.CheckpointError, match=f"{tmp_path}: a folder; expected a model file in it"):
+    with pytest.raises(
+        fcgpu.CheckpointError, match=f"{re.escape(str(tmp_path))}: a folder; expected a model file in it"
+    ):
         fcgpu.load_model(tmp_path)
 
 
@@ -171,10 +174,12 @@ def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(tmp_p
     monkeypatch.undo()
     temporary = calls[0][1]
     assert temporary.endswith(".tmp")
+    folder = [(name, tmp_path.name) for name in ("open", "fsync", "close")]
     assert calls == [
-        *((name, temporary) for name in ("open", "write", "fsync", "close")), ("replace", None),
-        *((name, tmp_path.name) for name in ("open", "fsync", "close")),
-    ]  # fmt: skip
+        *((name, temporary) for name in ("open", "write", "fsync", "close")),
+        ("replace", None),
+        *(folder if os.name == "posix" else ()),
+    ]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
