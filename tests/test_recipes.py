@@ -151,6 +151,14 @@ def test_a_wrong_recipe_is_refused_with_its_file_the_value_and_the_remedy(tmp_pa
         fcgpu.load_recipe(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_recipe_that_windows_has_written(tmp_path, encoding, newline):
+    (tmp_path / "r").write_text('name = "größe"\nepochs = 3\n', encoding=encoding, newline=newline)
+    assert fcgpu.load_recipe(tmp_path / "r").but(name="") == fcgpu.Recipe(name="", epochs=3)
+    assert fcgpu.load_recipe(tmp_path / "r").name == "größe"
+
+
 @pytest.mark.parametrize(
     "keys",
     [

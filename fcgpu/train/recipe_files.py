@@ -23,7 +23,7 @@ def load_recipe(source: str | Path) -> Recipe:
     and a value that is not legal.
     """
     text = str(source)
-    if not text.endswith(".toml") and "/" not in text:
+    if not text.endswith(".toml") and Path(text).name == text:
         if text not in recipe_names():
             raise ConfigError(f"recipe={text!r} is not known; {choices(text, recipe_names())} (a path ends in .toml)")
         return from_toml(f"recipe {text}", (_shipped() / f"{text}.toml").read_bytes())
@@ -58,7 +58,8 @@ def from_toml(name: str, content: bytes) -> Recipe:
     import tomllib
 
     try:
-        table = tomllib.loads(content.decode())
+        is_utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")  # as Windows PowerShell writes redirected output
+        table = tomllib.loads(content.decode("utf-16" if is_utf16 else "utf-8-sig"))
     except (ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, a number of 5000 digits
         raise ConfigError(f"{name}: not TOML ({error})") from None
     refuse_unknown(table, name)
