@@ -20,7 +20,7 @@ from fcgpu.train import cpu, kept, plan_c, small, staircase
 from fcgpu.train.small import SmallBatches
 from fcgpu.workers import Workers
 
-IS_X86 = sys.platform == "linux" and platform.machine() == "x86_64"
+IS_X86 = (sys.platform, platform.machine()) in (("linux", "x86_64"), ("win32", "AMD64"))
 
 
 @pytest.fixture(autouse=True)
