@@ -14,6 +14,11 @@ import fcgpu
 from fcgpu.kernels.denormals import do_count_as_zero
 from fcgpu.workers import ONE_BLAS_THREAD, Workers, _blas
 
+LIMITS_BLAS = pytest.mark.skipif(
+    not any(library["user_api"] == "blas" for library in threadpoolctl.threadpool_info()),
+    reason="threadpoolctl does not know NumPy's BLAS",
+)
+
 
 @pytest.fixture
 def before():
@@ -98,6 +103,7 @@ def blas_threads():
     return {library.num_threads for library in _blas().lib_controllers if library.user_api == "blas"}
 
 
+@LIMITS_BLAS
 def test_blas_is_on_one_thread_in_a_run_and_then_as_it_was():
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
         with Workers(2).quiet():
@@ -105,6 +111,7 @@ def test_blas_is_on_one_thread_in_a_run_and_then_as_it_was():
         assert blas_threads() == {2}
 
 
+@LIMITS_BLAS
 def test_blas_stays_on_one_thread_until_the_last_of_several_runs_has_ended():
     """Each run has its own thread; the first to begin is the first to end."""
     inside, first_may_end, first_has_ended, seen = threading.Barrier(3), threading.Event(), threading.Event(), []
@@ -173,6 +180,7 @@ def interrupted(n):
     return False
 
 
+@LIMITS_BLAS
 def test_an_interrupt_at_any_line_leaves_blas_and_denormals_as_they_were():
     before, points = blas_threads(), 0
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
@@ -213,6 +221,7 @@ def test_a_run_goes_on_in_a_forked_child():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@LIMITS_BLAS
 def test_a_child_forked_while_another_thread_trains_trains_too():
     changing, holds, may_end = threading.Event(), threading.Event(), threading.Event()
 
