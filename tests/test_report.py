@@ -313,8 +313,9 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(pictures, tmp_path, gone,
     assert ("There is no history to draw." in words) == (gone == "history.jsonl")
     accuracy = json.loads((pictures / "run/result.json").read_text())["test_accuracy"]
     assert f"test accuracy {100 * accuracy:.2f} %" in words  # without result.json it is the history's last
-    os.mkfifo(run / gone)  # a reader must not wait for it
-    assert runs.read(str(run)).missing
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(run / gone)  # a reader must not wait for it
+        assert runs.read(str(run)).missing
 
 
 def test_data_that_are_gone_or_others_are_said_to_be(pictures, tmp_path):
@@ -322,7 +323,7 @@ def test_data_that_are_gone_or_others_are_said_to_be(pictures, tmp_path):
     recipe = (run / "recipe.toml").read_text()
     other = csv(tmp_path / "other.csv", [0, 1, 0], np.ones((3, 2)))
     for data, said in ((tmp_path / "gone.csv", "no such file or folder"), (other, "2 features")):
-        (run / "recipe.toml").write_text(recipe.replace(str(pictures / "data"), str(data)))
+        (run / "recipe.toml").write_text(recipe.replace(json.dumps(str(pictures / "data")), json.dumps(str(data))))
         words = read(page(run))
         assert re.search(f"Nothing is shown of the samples: .*{said}", words)
         assert "Weights of the first layer" in words
@@ -334,7 +335,8 @@ def test_test_samples_that_have_changed_are_noticed(pictures, tmp_path):
     idx(tmp_path / "data", *blots(200, 1), "train")
     idx(tmp_path / "data", *blots(90, 9), "t10k")
     recipe = (run / "recipe.toml").read_text()
-    (run / "recipe.toml").write_text(recipe.replace(str(pictures / "data"), str(tmp_path / "data")))
+    other = recipe.replace(json.dumps(str(pictures / "data")), json.dumps(str(tmp_path / "data")))
+    (run / "recipe.toml").write_text(other)
     assert said in read(page(run))
 
 
