@@ -50,6 +50,13 @@ def test_is_there_where_it_can_be_compiled():
     assert compiled.native is not None
 
 
+@pytest.mark.parametrize(("system", "said"), [("linux", "with a C compiler"), ("win32", "not for Windows")])
+def test_info_says_why_there_is_none(system, said, monkeypatch):
+    monkeypatch.setattr(compiled, "native", None)
+    monkeypatch.setattr(sys, "platform", system)
+    assert said in compiled.in_words()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", sorted(FASTER.keys() - ELSEWHERE))
 def test_equals_the_reference(name, dtype):
