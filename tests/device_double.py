@@ -779,7 +779,11 @@ class Compiled:
 
 
 def library_of(source, options=("-std=c++17", "-O0")):
-    """The shared library of a C++ source, compiled unless another worker of this test run has done so."""
+    """The shared library of a C++ source, compiled unless another worker of this test run has done so; skips if there
+    is no C++ compiler.
+    """
+    if compiler() is None:
+        pytest.skip("no C++ compiler: install g++, or name one in CXX")
     path = folder() / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.so"
     with open(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -861,8 +865,6 @@ def double_backend(monkeypatch=None, types=WHOLE, on_chip=False):
     in shared memory are emulated thread by thread, which is slow: the double has such memory only with `on_chip`, and
     clusters of blocks only if a test sets its compute capability to 90.
     """
-    if compiler() is None:
-        pytest.skip("no C++ compiler: install g++, or name one in CXX")
     COMPILED.build([*usual(), *usual_on_device(types)])
     xp = DeviceDouble()
     if on_chip:
