@@ -41,7 +41,7 @@ def add_run(out):
 @pytest.fixture
 def pages(tmp_path, monkeypatch):
     monkeypatch.setattr("bench.rows.gpu", lambda: None)
-    monkeypatch.setattr("bench.rows.os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr("bench.rows.os.getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
     out = Writer(tmp_path / "rows.jsonl", None)
     add_run(out)
     assert report.write([out.path], tmp_path / "report", lambda text: None) == 0
@@ -104,7 +104,7 @@ def test_half_of_the_seeds_must_reach_an_accuracy():
 
 
 def test_a_busy_machine_and_a_changed_tree_are_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.rows.os.getloadavg", lambda: (999.0, 0.0, 0.0))
+    monkeypatch.setattr("bench.rows.os.getloadavg", lambda: (999.0, 0.0, 0.0), raising=False)
     monkeypatch.setattr("bench.rows.commit", lambda: "abc1234+")
     out = Writer(tmp_path / "rows.jsonl", None)
     add_run(out)
@@ -113,7 +113,7 @@ def test_a_busy_machine_and_a_changed_tree_are_said(tmp_path, monkeypatch):
     assert "kept the machine busy" in page
     assert "not committed" in page
     monkeypatch.undo()
-    monkeypatch.setattr("bench.rows.os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr("bench.rows.os.getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
     monkeypatch.setattr("bench.rows.commit", lambda: "abc1234")
     monkeypatch.setattr("bench.rows.time.strftime", lambda how: "9999-01-01")
     add_run(Writer(out.path, None))
