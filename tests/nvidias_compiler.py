@@ -7,7 +7,8 @@ def compiled(nvrtc, source, options):
     """Compile a program; returns (error or "", log)."""
     program, words = ctypes.c_void_p(), [o.encode() for o in options]
     nvrtc.nvrtcGetErrorString.restype = ctypes.c_char_p
-    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"formulas.cu", 0, None, None) == 0
+    text = source.encode("ascii")  # CuPy writes it to a file in the system's encoding, on Windows not UTF-8
+    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, b"formulas.cu", 0, None, None) == 0
     result = nvrtc.nvrtcCompileProgram(program, len(words), (ctypes.c_char_p * len(words))(*words))
     size = ctypes.c_size_t()
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
