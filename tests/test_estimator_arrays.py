@@ -1,5 +1,7 @@
 """Array types: any DLPack array is accepted, and with array-API dispatch the results are of the same kind."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,8 @@ from peers import CLASSIFY, assert_same_bits, ours, problem, weights
 from sklearn import config_context
 from sklearn.externals import array_api_compat
 from sklearn.utils.estimator_checks import check_array_api_input_and_values
+
+from fcgpu.estimator import arrays, labels
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -183,3 +187,29 @@ def test_what_scikit_learns_check_would_return_is_not_checked_by_it(monkeypatch)
             model.predict(samples)
     with pytest.raises(Asked):
         of_names.predict(X)  # a warning: X has no names
+
+
+def test_partial_fit_checks_what_it_must(monkeypatch):
+    """After the first call numbers that no check would change are not checked by scikit-learn."""
+    X, y = problem("multiclass")
+    y = np.unique(y, return_inverse=True)[1]
+    model = ours("multiclass", random_state=0).partial_fit(X, y, classes=[0, 1, 2])
+    copy = deepcopy(model).partial_fit(X.tolist(), y.tolist())
+    asked = []
+    for name in ("arrays.validate_data", "labels.type_of_target"):
+        real = getattr({"arrays": arrays, "labels": labels}[name.split(".")[0]], name.split(".")[1])
+        monkeypatch.setattr(f"fcgpu.estimator.{name}", lambda *a, real=real, **k: asked.append(real) or real(*a, **k))
+    assert_same_bits(model.partial_fit(X, y), copy)
+    assert not asked
+    for wrong in (y + 1, y - 1, np.where(y == 1, 7, y), y[1:], np.c_[y, y], y + 0.5):
+        with pytest.raises(ValueError, match=r"classes not in|inconsistent|label|Unknown"):
+            model.partial_fit(X, wrong)
+    hole = X.copy()
+    hole[0, 0] = np.inf
+    for wrong in (hole, X[:, 1:], X[0]):
+        with pytest.raises(ValueError, match=r"infinity|features|2D"):
+            model.partial_fit(wrong, y)
+    targets = np.where(np.arange(len(y)) == 3, np.nan, y.astype(float))
+    regression = ours("regression", random_state=0).partial_fit(X, y.astype(float))
+    with pytest.raises(ValueError, match="NaN"):
+        regression.partial_fit(X, targets)

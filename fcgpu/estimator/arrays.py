@@ -120,7 +120,7 @@ def checked(
         y = check_array(y, ensure_2d=False, dtype="numeric" if y_numeric else None, input_name="y")
         if len(y) != X.shape[0]:
             raise DataError(f"Found input variables with inconsistent numbers of samples: {[X.shape[0], len(y)]}")
-    else:
+    elif reset or not (_passes(estimator, X) and is_plain_target(y) and len(y) == len(X)):
         X, y = validate_data(
             estimator, X, y, accept_sparse=SPARSE, dtype="numeric", reset=reset, multi_output=True, y_numeric=y_numeric
         )
@@ -154,6 +154,12 @@ def _passes(estimator: Any, X: Any) -> bool:
         and not hasattr(estimator, "feature_names_in_")
         and bool(np.isfinite(X).all())
     )
+
+
+def is_plain_target(y: Any) -> bool:
+    """Whether y is a vector of finite numbers, which scikit-learn's checks would return as it is."""
+    kind = y.dtype.kind if type(y) is np.ndarray and y.ndim == 1 else ""
+    return kind in ("i", "u") or (kind == "f" and bool(np.isfinite(y).all()))
 
 
 def _check_on_gpu(estimator: Any, X: Any, *, reset: bool) -> Any:

@@ -215,7 +215,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
 
     def _encoded(self, y: Any, *, first: bool, incremental: bool) -> Any:
         """Class indices (n,), or for multilabel problems floats (n, n_labels). Sets classes_ and n_outputs_."""
-        y, kind = labels.checked(y, type(self).__name__)
+        plain = incremental and not first and arrays.is_plain_target(y) and y.dtype.kind in "iu"
+        y, kind = (y, "multiclass") if plain else labels.checked(y, type(self).__name__)
         multilabel = kind == "multilabel-indicator"
         if first or not hasattr(self, "classes_"):
             self._multilabel = multilabel

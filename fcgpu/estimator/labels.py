@@ -50,15 +50,16 @@ def distinct(labels: Any) -> Any:
 
 def indices(y: Any, classes: Any, *, complete: bool) -> Any:
     """The index of each label in `classes`. Raises DataError for others and, if y must be `complete`, for fewer."""
-    found = np.unique(y)
-    if complete and not np.array_equal(found, classes):
+    if complete and not np.array_equal(found := np.unique(y), classes):
         raise DataError(
             "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
             f"got {classes}, `y` has {found}"
         )
-    if len(np.setdiff1d(found, classes)):
+    index = np.searchsorted(classes, y)
+    if np.any(classes[np.minimum(index, len(classes) - 1)] != y):
+        found = np.unique(y)
         raise DataError(f"`y` has classes not in `self.classes_`. `self.classes_` has {classes}. 'y' has {found}.")
-    return np.searchsorted(classes, y)
+    return index
 
 
 def weights(y: Any, class_weight: Any, sample_weight: Any) -> Any:

@@ -130,10 +130,12 @@ static void work_as_team(void (*work)(void*, Team*, int, ptrdiff_t), void* job, 
     if (!team) team = &alone, threads = 1;
     memset(team, 0, sizeof *team);
     team->state = ENTERED, team->threads = threads, team->holders = 1, team->work = work, team->job = job;
+    if (threads > 1) {
 #if defined(__GLIBC__)
-    if (sched_getaffinity(0, sizeof team->allowed, &team->allowed)) CPU_ZERO(&team->allowed);
+        if (sched_getaffinity(0, sizeof team->allowed, &team->allowed)) CPU_ZERO(&team->allowed);
 #endif
-    if (threads > 1) call_another(team);
+        call_another(team);
+    }
     work(job, team, 0, 0);
     uint64_t now = __atomic_or_fetch(&team->state, CLOSED, __ATOMIC_ACQ_REL);
     for (int looks = 0; entered(now) > 1; now = state_of(team), looks++) be_patient(looks);

@@ -21,7 +21,7 @@ from fcgpu.train.recipe import Recipe
 from fcgpu.train.samples import Samples
 
 SLICE, TRIAL = 0.05, 0.003  # seconds of a call; of one that tries another number of threads
-SOON, EVERY = 0.05, 1.0  # seconds between such trials; if one thread seems faster, first SOON, then ever longer
+SOON, EVERY = 0.05, 1.0  # seconds of steps between such trials; if fewer seem faster, first SOON, then ever longer
 CALL = 1 << 16  # samples of a call: it looks at all their indices and labels before its first step
 
 
@@ -38,7 +38,8 @@ class Pace:
             self._sizes.append(self._sizes[-1] // 2)
         self._took = {n: deque([0.0], maxlen=2) for n in self._sizes}  # seconds of a step, when last tried
         self._tried = dict.fromkeys(self._sizes, 0)  # the number of the trial in which it was tried last
-        self._now, self._all, self._looked, self._soon = threads, threads, perf_counter(), SOON
+        self._now, self._all, self._soon = threads, threads, SOON
+        self._spent = self._looked = self._began = 0.0  # seconds of all steps, now and when a trial began; the clock
 
     def next(self) -> tuple[int, float]:
         """How many threads to use next, and for how long."""
@@ -49,20 +50,22 @@ class Pace:
         # What keeps the others from their work is often gone soon, such as BLAS's threads, which spin after a product.
         wait = EVERY if best == self._all else self._soon
         # A trial takes a step at least: where that is long they are rarer, and take a twentieth of the time at most.
-        trial = any(perf_counter() - self._looked > wait * max(1, seconds[n] / SLICE) for n in near)
+        trial = any(self._spent - self._looked > wait * max(1, seconds[n] / SLICE) for n in near)
         if trial:
             best = min(near, key=self._tried.__getitem__)
             self._tried[best] = max(self._tried.values()) + 1
-            self._looked, self._soon = perf_counter(), min(EVERY, 1.5 * self._soon)
-        self._now = best
+            self._looked, self._soon = self._spent, min(EVERY, 1.5 * self._soon)
+        self._now, self._began = best, perf_counter()
         return best, TRIAL if trial or not seconds[best] else SLICE
 
-    def took(self, seconds: float) -> None:
-        """A step took so long."""
+    def made(self, steps: int) -> None:
+        """So many steps were made since `next`."""
+        seconds = perf_counter() - self._began
+        self._spent += seconds
         took = self._took[self._now]
         if not took[0]:  # it has not been tried before
             took.clear()
-        took.append(seconds)
+        took.append(seconds / steps)
 
 
 class InC:
@@ -114,12 +117,11 @@ class InC:
                 (X, *others, ids), named = self._data, order[rows]
             self._wholes[2], longest = self._pace.next()
             self._reals[-2:] = self._t.item(), longest
-            began = perf_counter()
             made = compiled.native.steps(
                 X, named, *others, self.params, *self._moments, its[done:last], sums, self._sizes, self._room,
                 self._wholes, self._reals, ids, keys if keys is None else keys[done:last], self._drops,
             )  # fmt: skip
-            self._pace.took((perf_counter() - began) / made)
+            self._pace.made(made)
             done += made
             self._t += made
         self.history[number] = sums[0] + sums[1], sums[1], sums[2]
