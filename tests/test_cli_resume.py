@@ -18,6 +18,7 @@ import fcgpu
 from fcgpu.cli.checkpoints import Checkpoints, Every
 from fcgpu.cli.lock import Lock
 from fcgpu.cli.run_directory import quoted
+from fcgpu.cli.train import _stop_after_epoch
 from fcgpu.formats import atomic
 from fcgpu.progress import Progress
 from fcgpu.train import checkpoint
@@ -245,6 +246,22 @@ def test_a_run_that_another_version_cut_otherwise_is_refused(here, monkeypatch):
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "3 s", "nan", "1e3"])
 def test_how_often_is_checked(here, text):
     refused(call(*words(here, f"--checkpoint-every={text}")), "checkpoint_every=.*expected epochs, as 5, or a time")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGBREAK"])
+def test_each_signal_that_stops_a_run_does_so_after_the_epoch(name, monkeypatch, capsys):
+    if not hasattr(signal, "SIGBREAK"):  # Windows' Ctrl-Break, by which a program stops another there
+        monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with _stop_after_epoch() as stopping:
+        assert not stopping
+        signal.raise_signal(number)
+        assert stopping == [number]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+    assert "stopping after this epoch" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

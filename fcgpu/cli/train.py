@@ -255,7 +255,7 @@ def _result(started: Started, done: Finished, run: RunDirectory, digest: str) ->
 
 @contextmanager
 def _stop_after_epoch() -> Iterator[list[int]]:
-    """Inside, Ctrl-C and SIGTERM do not interrupt the epoch; a second signal stops at once.
+    """Inside, Ctrl-C, SIGTERM and Windows' Ctrl-Break do not interrupt the epoch; a second signal stops at once.
 
     Yields a list to which the number of the first signal is added.
     """
@@ -267,7 +267,8 @@ def _stop_after_epoch() -> Iterator[list[int]]:
         stopping.append(number)
         say("\nfcgpu: stopping after this epoch; Ctrl-C again to stop at once")
 
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield stopping
     finally:
