@@ -178,7 +178,7 @@ def test_what_scikit_learns_check_would_return_is_not_checked_by_it(monkeypatch)
     hole = X.copy()
     hole[-1, -1] = np.nan
     unusual = [
-        *(X.tolist(), X.astype(np.int64), X.astype(np.float16), X.astype(np.longdouble), X.astype(object), X[0], X[:0]),
+        *(X.tolist(), X.astype(np.int64), X.astype(np.float16), X.astype(object), X[0], X[:0]),
         *(X[:, 1:], hole, np.where(np.isnan(hole), -np.inf, X), np.ma.masked_array(X), named),
         np.resize(X, (1 << 14, X.shape[1])),
     ]
