@@ -14,8 +14,12 @@ from fcgpu.params import Spec, aligned
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # in the order of their numbers in samples.h
 MOST_LAYERS, MOST_THREADS, MOST_OUTPUTS = 64, 64, 2048  # as in steps.h, team.h, elementwise.h; the input is a layer
-TILE, WIDE_TILE = 32, 64  # samples of a task; where a layer's weights do not fit into a cache of WIDE bytes
-WIDE, WIDE_PREDICTED = 4 << 20, 128  # samples of such a task in predictions, which have no backward pass
+TILE = 32  # samples of a task
+WIDE, WIDE_TILE, WIDE_PREDICTED = (
+    4 << 20,
+    64,
+    128,
+)  # where a layer's weights have more bytes: in training, in predictions
 LEAST = 4  # samples of a thread
 START_FLOP = 4_000_000  # a thread more needs so many operations: it is started for the call, which takes some 30 µs
 BYTES = 64 << 20  # of the layers' values for the samples of a call: between calls Python looks for signals

@@ -24,7 +24,8 @@ static void N(steps)(void* job, Team* team, int thread, ptrdiff_t phase) {
     for (; phase < it->steps * phases; phase++) {
         const ptrdiff_t step = phase / phases, which = phase % phases, start = step * it->batch;
         const ptrdiff_t n = it->samples - start < it->batch ? it->samples - start : it->batch;
-        const ptrdiff_t parts = (n + it->some - 1) / it->some, last = which == phases - 1;
+        const ptrdiff_t parts = (n + it->some - 1) / it->some;
+        const int last = which == phases - 1;
         const double share = N(share_of)(it, start, n), part = (double)n / (double)it->whole, rate = it->rates[step];
         const double t = it->t + (double)step + 1;
         const uint32_t* keys = it->keys ? it->keys + 2 * step * (it->layers - 1) : NULL;

@@ -6,8 +6,8 @@
 #define VECTOR ((ptrdiff_t)(64 / sizeof(T)))
 #define WHOLE_VECTORS(n) (((n) + VECTOR - 1) / VECTOR * VECTOR)
 #define DEEP 64 /* rows of b that stay in the L1 cache */
-/* A larger b (bytes) is read as it lies, a few rows side by side. For so few rows of c its memory is all that they wait
-   for. On a Zen 4 with 1 MB of L2 cache a core. */
+/* By the rows of c: from how many bytes on b is read as it lies, and how many of its rows side by side. What the
+   product waits for is then b's memory, the sooner the fewer rows share it. On a Zen 4 with 1 MB of L2 cache a core. */
 #define FAR(rows) ((rows) <= 2 ? 6 << 20 : 12 << 20)
 #define SIDE_BY_SIDE(rows) ((rows) <= 6 ? 16 : DEEP)
 #if defined(__x86_64__)
