@@ -15,13 +15,10 @@ from fcgpu.params import Spec, aligned
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # in the order of their numbers in samples.h
 MOST_LAYERS, MOST_THREADS, MOST_OUTPUTS = 64, 64, 2048  # as in steps.h, team.h, elementwise.h; the input is a layer
 TILE = 32  # samples of a task
-WIDE, WIDE_TILE, WIDE_PREDICTED = (
-    4 << 20,
-    64,
-    128,
-)  # where a layer's weights have more bytes: in training, in predictions
-LEAST = 4  # samples of a thread
-START_FLOP = 4_000_000  # a thread more needs so many operations: it is started for the call, which takes some 30 µs
+WIDE = 4 << 20  # bytes of a layer's weights; with more of them a task has so many samples:
+WIDE_TILE, WIDE_PREDICTED = 64, 128  # in training, in predictions
+LEAST = 4  # samples of a thread: where there are fewer, the threads share the columns of each layer
+START = 10_000_000  # samples times bytes of the parameters, for a thread more: to start it takes some 30 µs
 BYTES = 64 << 20  # of the layers' values for the samples of a call: between calls Python looks for signals
 
 
@@ -45,12 +42,13 @@ def tile(spec: Spec, n: int, dtype: Any, wide_tile: int = WIDE_TILE) -> int:
 def logits(spec: Spec, params: Any, X: Any, scale: float, threads: int | None) -> Any:
     """Logits (n, n_outputs), in the dtype of params, of scale X (n, n_features) of any dtype."""
     n, dtype = X.shape[0], np.uint8 if X.dtype == np.uint8 else params.dtype
-    worth = min(2 * n * spec.n_params // START_FLOP, n // LEAST, MOST_THREADS)
+    worth = min(max(n, LEAST) * params.nbytes // START, MOST_THREADS)  # few samples take as long: memory is waited for
     used = min(worth, threads or cpu_count()) if worth > 1 else 1
-    rows = min(tile(spec, n, params.dtype, WIDE_PREDICTED), -(-n // used))
+    rows = n if n < LEAST * used else min(tile(spec, n, params.dtype, WIDE_PREDICTED), -(-n // used))
+    batch = rows * used if rows < n else n
     out = np.empty((n, spec.sizes[-1]), params.dtype)
     sizes, number = np.array(spec.sizes, np.intp), ACTIVATIONS.index(spec.activation)
-    bytes_needed = compiled.native.steps_room(sizes, rows * used, rows, used, params.dtype == np.float64, False)
+    bytes_needed = compiled.native.steps_room(sizes, batch, rows, used, params.dtype == np.float64, False)
     room, params = aligned(int(bytes_needed), np.uint8), plain(params)
     step = max(rows, BYTES // (sum(spec.sizes) * params.itemsize))
     for start in range(0, n, step):

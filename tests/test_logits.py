@@ -77,6 +77,23 @@ def test_no_bit_depends_on_threads_or_on_other_samples_or_on_the_form_of_the_fea
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", in_c.ACTIVATIONS)
+def test_no_bit_depends_on_threads_that_share_the_columns_of_a_layer(activation, dtype, monkeypatch):
+    """They do where there are fewer samples than LEAST for each of them."""
+    monkeypatch.setattr(in_c, "START", 100)
+    taken, real = [], models.logits
+    monkeypatch.setattr(models, "logits", lambda *args: taken.append(args) or real(*args))
+    for sizes in ((40, 3), (50, 1, 300), (30, 257, 129, 70, 1), (20, 64, 2048)):
+        model, X = model_of(sizes, activation, dtype=dtype), np.random.default_rng(0).normal(size=(31, sizes[0]))
+        X[:, 1::3] = 0
+        expected = model.predict_proba(X, threads=1)
+        for threads in (2, 3, 8):
+            for n in (1, 2, 7, 31):
+                np.testing.assert_array_equal(model.predict_proba(X[:n], threads=threads), expected[:n])
+    assert taken
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_weights_beyond_the_caches(dtype, both):
     """They are read in another order, by which no bit changes: each number is summed in the order of the inputs."""
     model, X = model_of((40, 1531, 1799, 3), dtype=dtype), np.random.default_rng(0).normal(size=(130, 40))
@@ -94,7 +111,7 @@ def running():
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts the threads in /proc")
 def test_threads_go_when_their_work_is_done_and_the_caller_stays_where_it_may_run(monkeypatch):
-    monkeypatch.setattr(in_c, "START_FLOP", 100)
+    monkeypatch.setattr(in_c, "START", 100)
     model, X = model_of((30, 40, 3)), np.random.default_rng(0).normal(size=(400, 30))
     before, allowed = running(), os.sched_getaffinity(0)
     expected = model.predict_proba(X, threads=1)
@@ -109,7 +126,7 @@ def test_threads_go_when_their_work_is_done_and_the_caller_stays_where_it_may_ru
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="chooses the processor")
 def test_on_one_processor_threads_are_as_good_as_none(monkeypatch):
-    monkeypatch.setattr(in_c, "START_FLOP", 100)
+    monkeypatch.setattr(in_c, "START", 100)
     model, X = model_of((30, 40, 3)), np.random.default_rng(0).normal(size=(400, 30))
     expected, allowed = model.predict_proba(X, threads=1), os.sched_getaffinity(0)
     try:

@@ -167,7 +167,7 @@ FUNCTION(steps) {
 }
 
 /* (X, params, logits, sizes, room, samples of a task, threads, activation, scale): logits (n, outputs) is overwritten
-   with the network's for X (n, features). `room` is as for batches of one task a thread. */
+   with the network's for X (n, features). `room` is as for batches of one task a thread, or of one in all. */
 FUNCTION(logits) {
     TAKES(9);
     Array a[5] = {0};
@@ -177,11 +177,12 @@ FUNCTION(logits) {
     it.activation = (int)whole_number(args[7]), it.scale = real_number(args[8]);
     if (PyErr_Occurred()) return NULL;
     int good = it.some > 0 && it.some <= LARGEST / MOST_THREADS && it.threads > 0 && it.threads <= MOST_THREADS;
-    it.batch = good ? it.some * it.threads : 0;
     for (int i = 0; i < 5; i++) good = good && open_array(args[i], &a[i], i == 2 || i == 4) && (i == 0 || a[i].whole);
     for (int i = 1; good && i < 5; i++) good = (i == 2 || are_apart(Z, &a[i])) && (i == 4 || are_apart(room, &a[i]));
     good = good && take_sizes(&it, sizes) && take_params(&it, params) && take_features(&it, X, params) &&
-           Z->type == params->type && Z->size == it.samples * it.sizes[it.layers] && take_room(&it, room, params);
+           Z->type == params->type && Z->size == it.samples * it.sizes[it.layers];
+    it.batch = good ? it.samples > it.some ? it.some * it.threads : it.some : 0;
+    good = good && take_room(&it, room, params);
     if (good) {
         it.logits = Z->view.buf;
         PyThreadState* saved = PyEval_SaveThread();

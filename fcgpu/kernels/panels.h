@@ -100,25 +100,25 @@ MANY_REGISTERS static void N(wide)(const N(Product) * it, ptrdiff_t from, ptrdif
 }
 #endif
 
-/* The product, for rows of b with n columns. `edge` is scratch memory for `depth` vectors and their places; it is not
-   used if rows of b are whole vectors. Rows of c must have room for whole vectors. */
-static void N(multiply)(N(Product) it, ptrdiff_t n, int many_registers, T* edge, ptrdiff_t* edge_at) {
+/* The product, for columns it.j to `end` of b, which has n. `edge` is scratch memory for `depth` vectors and their
+   places; it is not used for whole vectors. Rows of c must have room for whole vectors. */
+static void N(multiply)(N(Product) it, ptrdiff_t end, ptrdiff_t n, int many_registers, T* edge, ptrdiff_t* edge_at) {
     it.far = it.depth * n * (ptrdiff_t)sizeof(T) > FAR(it.rows);
-    const ptrdiff_t step = it.far ? SIDE_BY_SIDE(it.rows) : it.depth;
+    const ptrdiff_t step = it.far ? SIDE_BY_SIDE(it.rows) : it.depth, begin = it.j;
     ptrdiff_t from = 0, to;
     do {
         to = it.depth - from < step ? it.depth : from + step;
-        it.j = 0;
+        it.j = begin;
 #ifdef MANY_REGISTERS
-        for (; many_registers && it.j + 4 * VECTOR <= n; it.j += 4 * VECTOR) N(wide)(&it, from, to);
+        for (; many_registers && it.j + 4 * VECTOR <= end; it.j += 4 * VECTOR) N(wide)(&it, from, to);
 #endif
-        for (; it.j + VECTOR <= n; it.j += VECTOR) N(narrow)(&it, from, to);
+        for (; it.j + VECTOR <= end; it.j += VECTOR) N(narrow)(&it, from, to);
         from = to;
     } while (from < it.depth);
-    if (it.j == n) return;
+    if (it.j == end) return;
     for (ptrdiff_t k = 0; k < it.depth; k++) { /* copy what is left, padded to a vector */
         memset(edge + k * VECTOR, 0, 64);
-        memcpy(edge + k * VECTOR, it.b + it.b_at[k] + it.j, (size_t)(n - it.j) * sizeof(T));
+        memcpy(edge + k * VECTOR, it.b + it.b_at[k] + it.j, (size_t)(end - it.j) * sizeof(T));
         edge_at[k] = k * VECTOR - it.j;
     }
     it.b = edge, it.b_at = edge_at;

@@ -72,7 +72,7 @@ static int N(multiply_pixels)(Bytes A, Matrix B, Matrix C, ptrdiff_t m, ptrdiff_
             for (ptrdiff_t f = 0; f < count; f++) my.b_at[f] = my.a_at[f] * b_row;
             it.depth = count, it.rows = some;
         }
-        N(multiply)(it, n, many_registers, my.edge, my.edge_at);
+        N(multiply)(it, n, n, many_registers, my.edge, my.edge_at);
         for (ptrdiff_t s = 0; !across && s < some; s++)
             N(hand_over)(my.c[s], (T*)(C.at + (first + s) * C.row), n, (T)alpha, add);
     }

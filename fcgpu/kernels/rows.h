@@ -84,7 +84,7 @@ static ptrdiff_t N(gradient)(const Steps* it, const N(Room) * room, N(Desk) * my
         if (seen[r])
             my->a[rows] = room->A[i] + of.top + r, my->c[rows] = my->gradient + rows * row, my->rows[rows++] = r;
     if (rows)
-        N(multiply)((N(Product)){my->a, my->a_at, room->D[i + 1], my->b_at, depth, my->c, rows, 0, 0}, row,
+        N(multiply)((N(Product)){my->a, my->a_at, room->D[i + 1], my->b_at, depth, my->c, rows, 0, 0}, row, row,
                     it->many_registers, NULL, NULL);
     return rows;
 }

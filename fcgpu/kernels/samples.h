@@ -6,13 +6,11 @@
 #define FEW 32 /* features: with fewer, looking for zeros takes longer than it saves */
 
 /* A (n, features + 1) = scale X and a column of ones, for the samples of `rows`. seen (features + 1): what is not zero
-   in every sample; place: where that is. Returns how many there are. */
-CLONES static ptrdiff_t N(take)(const Steps* it, const ptrdiff_t* rows, ptrdiff_t n, T* A, uint8_t* seen,
-                                ptrdiff_t* place) {
+   in every sample. */
+CLONES static void N(take)(const Steps* it, const ptrdiff_t* rows, ptrdiff_t n, T* A, uint8_t* seen) {
     const ptrdiff_t features = it->sizes[0];
     const T scale = (T)it->scale;
     const int looks = features >= FEW;
-    ptrdiff_t count = 0;
     memset(seen, !looks, (size_t)features);
     seen[features] = 1;
     for (ptrdiff_t s = 0; s < n; s++, A += ROW(features + 1)) {
@@ -26,11 +24,6 @@ CLONES static ptrdiff_t N(take)(const Steps* it, const ptrdiff_t* rows, ptrdiff_
         }
         A[features] = 1;
     }
-    for (ptrdiff_t j = 0; j <= features; j++) {
-        place[count] = j;
-        count += seen[j] != 0;
-    }
-    return count;
 }
 
 static void N(activate)(int activation, T* Z, ptrdiff_t n) {
@@ -103,31 +96,40 @@ static double N(compare)(const Steps* it, N(Desk) * my, const ptrdiff_t* rows, p
     return sum;
 }
 
+/* Layer i of the n samples of task number `place`, columns `from` to `to`: A of the next or, after the last, D. */
+static void N(layer)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t place, ptrdiff_t n, ptrdiff_t i,
+                     ptrdiff_t from, ptrdiff_t to) {
+    const ptrdiff_t n_in = it->sizes[i], n_out = it->sizes[i + 1], first = place * it->some;
+    const ptrdiff_t hidden = i + 1 < it->layers, row = ROW(n_out + hidden);
+    const uint8_t* seen = room->seen + place * (n_in + 1);
+    const T* W = it->params;
+    T* Z = (hidden ? room->A : room->D)[i + 1] + first * row;
+    ptrdiff_t depth = 0;
+    for (ptrdiff_t l = 0; l < i; l++) W += (it->sizes[l] + 1) * it->sizes[l + 1];
+    for (ptrdiff_t k = 0; k <= n_in; k++) {
+        my->a_at[depth] = k, my->b_at[depth] = k * n_out;
+        depth += i || seen[k];
+    }
+    for (ptrdiff_t s = 0; s < n; s++) my->a[s] = room->A[i] + (first + s) * ROW(n_in + 1), my->c[s] = Z + s * row;
+    N(multiply)((N(Product)){my->a, my->a_at, W, my->b_at, depth, my->c, n, from, 0}, to, n_out, it->many_registers,
+                my->edge, my->edge_at);
+    for (ptrdiff_t s = 0; hidden && s < n; s++, Z += row) {
+        N(activate)(it->activation, Z + from, to - from);
+        if (to == n_out) Z[n_out] = 1;
+    }
+}
+
 /* The samples of my->rows through the network: A of every layer and, in D of the last, the logits, at the place in
    `room` of task number `place`. */
 static void N(forward)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t place, ptrdiff_t n,
                        const uint32_t* keys) {
-    const ptrdiff_t *sizes = it->sizes, last = it->layers, first = place * it->some;
-    const T* layer = it->params;
-    ptrdiff_t depth =
-        N(take)(it, my->rows, n, room->A[0] + first * ROW(sizes[0] + 1), room->seen + place * (sizes[0] + 1), my->a_at);
-    for (ptrdiff_t i = 0; i < last; i++) {
-        const ptrdiff_t n_in = sizes[i], n_out = sizes[i + 1], row = i + 1 < last ? ROW(n_out + 1) : ROW(n_out);
-        T* Z = (i + 1 < last ? room->A : room->D)[i + 1] + first * row;
-        if (i) depth = n_in + 1;
-        for (ptrdiff_t k = 0; k < depth; k++) {
-            if (i) my->a_at[k] = k;
-            my->b_at[k] = my->a_at[k] * n_out;
-        }
-        for (ptrdiff_t s = 0; s < n; s++) my->a[s] = room->A[i] + (first + s) * ROW(n_in + 1), my->c[s] = Z + s * row;
-        N(multiply)((N(Product)){my->a, my->a_at, layer, my->b_at, depth, my->c, n, 0, 0}, n_out, it->many_registers,
-                    my->edge, my->edge_at);
-        layer += (n_in + 1) * n_out;
-        for (ptrdiff_t s = 0; i + 1 < last && s < n; s++, Z += row) {
-            N(activate)(it->activation, Z, n_out);
-            if (keys) N(drop)(Z, n_out, it->ids[my->rows[s]], keys + 2 * i, it->drops[i]);
-            Z[n_out] = 1;
-        }
+    const ptrdiff_t *sizes = it->sizes, first = place * it->some;
+    N(take)(it, my->rows, n, room->A[0] + first * ROW(sizes[0] + 1), room->seen + place * (sizes[0] + 1));
+    for (ptrdiff_t i = 0; i < it->layers; i++) {
+        const ptrdiff_t n_out = sizes[i + 1], row = ROW(n_out + 1);
+        N(layer)(it, room, my, place, n, i, 0, n_out);
+        for (ptrdiff_t s = 0; keys && i + 1 < it->layers && s < n; s++)
+            N(drop)(room->A[i + 1] + (first + s) * row, n_out, it->ids[my->rows[s]], keys + 2 * i, it->drops[i]);
     }
 }
 
@@ -147,7 +149,7 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
         for (ptrdiff_t s = 0; s < n; s++)
             my->a[s] = room->D[i + 1] + (first + s) * ROW(n_out), my->c[s] = D + s * ROW(n_in);
         N(multiply)((N(Product)){my->a, my->a_at, room->across[i], my->b_at, n_out, my->c, n, 0, 0},
-                    WHOLE_VECTORS(n_in), it->many_registers, NULL, NULL);
+                    WHOLE_VECTORS(n_in), WHOLE_VECTORS(n_in), it->many_registers, NULL, NULL);
         for (ptrdiff_t s = 0; s < n; s++, D += ROW(n_in)) {
             const T* A = room->A[i] + (first + s) * ROW(n_in + 1);
             if (keys) { /* the slope is that at A before dropout */
@@ -179,9 +181,30 @@ static void N(predict)(void* job, Team* team, int thread, ptrdiff_t phase) {
     end_phase(team);
 }
 
+/* The same where all samples are one task: the threads share the columns of each layer, a phase a layer. */
+static void N(predict_together)(void* job, Team* team, int thread, ptrdiff_t phase) {
+    const Steps* it = job;
+    N(Room)* room = it->divided;
+    N(Desk)* my = &room->desks[thread];
+    const ptrdiff_t *sizes = it->sizes, k = sizes[it->layers];
+    for (; phase <= it->layers; phase++) {
+        const ptrdiff_t n = it->samples, n_out = sizes[phase], panels = (n_out + 4 * VECTOR - 1) / (4 * VECTOR);
+        const ptrdiff_t share = (panels + it->threads - 1) / it->threads * 4 * VECTOR;
+        for (ptrdiff_t task; (task = next_task(team, thread, phase ? (n_out + share - 1) / share : 1)) >= 0;) {
+            const ptrdiff_t from = task * share, to = n_out - from < share ? n_out : from + share;
+            if (phase) N(layer)(it, room, my, 0, n, phase - 1, from, to);
+            for (ptrdiff_t s = 0; !phase && s < n; s++) my->rows[s] = s;
+            if (!phase) N(take)(it, my->rows, n, room->A[0], room->seen);
+        }
+        end_phase(team);
+    }
+    for (ptrdiff_t s = 0; !thread && s < it->samples; s++)
+        memcpy((T*)it->logits + s * k, room->D[it->layers] + s * ROW(k), (size_t)k * sizeof(T));
+}
+
 static void N(run_predict)(Steps* it) {
     N(Room) room;
     N(divide)(it, &room);
     it->divided = &room;
-    work_as_team(N(predict), it, it->threads);
+    work_as_team(it->samples > it->some || it->threads == 1 ? N(predict) : N(predict_together), it, it->threads);
 }
