@@ -1,5 +1,6 @@
 """A memory budget never changes a bit of the result; data larger than the budget stay on disk."""
 
+import gc
 import tracemalloc
 
 import numpy as np
@@ -11,6 +12,7 @@ from fcgpu.data import npy
 from fcgpu.train.loop import fit_to
 from fcgpu.train.pixels import is_mapped
 from fcgpu.train.plan import plan
+from fcgpu.train.run import Run
 
 N, FEATURES, CPU = 40_000, 100, fcgpu.choose("cpu")
 RECIPE = fcgpu.Recipe(hidden=(128,), epochs=2)
@@ -146,3 +148,43 @@ def test_a_table_to_be_mapped_is_checked_as_any(tmp_path):
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(fcgpu.DataError, match="needs 1600 bytes, found 1592"):
         npy.load_npy(path, 10)
+
+
+@pytest.fixture
+def runs():
+    """A function that counts the runs in memory, of which the cycle collector has freed none."""
+    gc.collect()
+    gc.disable()
+    yield lambda: sum(isinstance(o, Run) for o in gc.get_objects())
+    gc.enable()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"solver": "lbfgs"}, {"early_stopping": True}, {"callbacks": [lambda event: hasattr(event, "loss")]}],
+    ids=["adam", "lbfgs", "early stopping", "stopped by a callback"],
+)
+def test_an_estimator_frees_its_run(options, runs):
+    """A run has the data, on a GPU in device memory, and the next one may need that room."""
+    pytest.importorskip("sklearn")
+    X, y = np.random.default_rng(0).normal(size=(60, 5)), np.arange(60) % 2
+    model = fcgpu.MLPClassifier((4,), max_iter=2, device="cpu", **options).fit(X, y)
+    assert not runs()
+    model.partial_fit(X, y) if not options else model.predict(X)
+    assert not runs()
+
+
+def test_a_run_is_freed_though_its_monitor_keeps_events(runs):
+    class Keeps(list):
+        def __call__(self, event):
+            self.append(event)
+            return event.loss
+
+    X, y, keeps = np.ones((6, 5)), np.arange(6) % 2, Keeps()
+    events = fcgpu.train((X, y), epochs=3, device="cpu", monitor=keeps)
+    assert len(list(events)) == 5
+    assert len(keeps) == 3
+    assert runs() == 1  # the events have it
+    del keeps, events
+    assert not runs()

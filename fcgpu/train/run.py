@@ -199,6 +199,7 @@ class Run:
                 self.seconds = time.perf_counter() - self.started
                 yield event
         finally:
+            self.monitor = None  # it may hold an event, and that this run: no cycle keeps its arrays in memory
             self.workers.close()
             if get_ident() == thread:  # an interrupt may have kept as_zeros from restoring the setting
                 count_as_zero(zeros)
