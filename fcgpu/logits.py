@@ -14,10 +14,10 @@ from fcgpu.params import Spec, aligned
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # in the order of their numbers in samples.h
 MOST_LAYERS, MOST_THREADS, MOST_OUTPUTS = 64, 64, 2048  # as in steps.h, team.h, elementwise.h; the input is a layer
-TILE = 32  # samples of a task
-WIDE = 4 << 20  # bytes of a layer's weights; with more of them a task has so many samples:
+TILE = 32  # samples of a task, at most
+WIDE = 4 << 20  # bytes of a layer's weights; with more of them a task has up to so many samples:
 WIDE_TILE, WIDE_PREDICTED = 64, 128  # in training, in predictions
-LEAST = 4  # samples of a thread: where there are fewer, the threads share the columns of each layer
+LEAST = 4  # samples of a task: where there are fewer for each thread, the threads share the columns of each layer
 START = 10_000_000  # samples times bytes of the parameters, for a thread more: to start it takes some 30 µs
 BYTES = 64 << 20  # of the layers' values for the samples of a call: between calls Python looks for signals
 
@@ -32,11 +32,14 @@ def supports(spec: Spec) -> bool:
     )
 
 
-def tile(spec: Spec, n: int, dtype: Any, wide_tile: int = WIDE_TILE) -> int:
-    """Samples of a task, of n: an even number of tasks, of one size."""
-    widest = max(n_in * n_out for n_in, n_out in spec.layer_sizes) * np.dtype(dtype).itemsize
-    tasks = 2 * -(-n // (2 * (wide_tile if widest > WIDE else TILE)))
-    return -(-n // tasks)
+def is_wide(spec: Spec, dtype: Any) -> Any:
+    return np.dtype(dtype).itemsize * max(n_in * n_out for n_in, n_out in spec.layer_sizes) > WIDE
+
+
+def tile(spec: Spec, n: int, dtype: Any, threads: int, wide_tile: int = WIDE_TILE) -> int:
+    """Samples of a task, of n: as many tasks for each of the threads, all of one size."""
+    rounds = -(-n // (threads * (wide_tile if is_wide(spec, dtype) else TILE)))
+    return -(-n // (threads * rounds))
 
 
 def logits(spec: Spec, params: Any, X: Any, scale: float, threads: int | None) -> Any:
@@ -44,7 +47,7 @@ def logits(spec: Spec, params: Any, X: Any, scale: float, threads: int | None) -
     n, dtype = X.shape[0], np.uint8 if X.dtype == np.uint8 else params.dtype
     worth = min(max(n, LEAST) * params.nbytes // START, MOST_THREADS)  # few samples take as long: memory is waited for
     used = min(worth, threads or cpu_count()) if worth > 1 else 1
-    rows = n if n < LEAST * used else min(tile(spec, n, params.dtype, WIDE_PREDICTED), -(-n // used))
+    rows = n if n < LEAST * used else tile(spec, n, params.dtype, used, WIDE_PREDICTED)
     batch = rows * used if rows < n else n
     out = np.empty((n, spec.sizes[-1]), params.dtype)
     sizes, number = np.array(spec.sizes, np.intp), ACTIVATIONS.index(spec.activation)

@@ -549,10 +549,38 @@ def test_larger_batches_go_another_way(batch, goes, monkeypatch):
 
 @pytest.mark.parametrize(
     ("sizes", "batch", "threads"),
-    [((784, 128, 64, 10), 31, 1), ((784, 128, 64, 10), 64, 2), ((784, 128, 64, 10), 2048, 8), ((20, 32, 3), 200, 1)],
-)
+    [
+        ((784, 128, 64, 10), 63, 1), ((784, 128, 64, 10), 64, 8), ((784, 128, 64, 10), 128, 16),
+        ((784, 128, 64, 10), 2048, 64), ((20, 32, 3), 200, 1), ((784, 2048, 10), 128, 8), ((20, 64, 64, 3), 200, 3),
+    ],
+)  # fmt: skip
 def test_a_thread_more_must_be_worth_its_start(sizes, batch, threads):
-    assert plan_c.threads(Spec(sizes, "relu", "softmax"), batch, 8) == threads
+    assert plan_c.threads(Spec(sizes, "relu", "softmax"), batch, "float32", 100) == threads
+    assert plan_c.threads(Spec(sizes, "relu", "softmax"), batch, "float32", 2) == min(threads, 2)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "batch", "threads", "rows"),
+    [(128, 128, 2, 32), (128, 128, 16, 8), (128, 128, 6, 22), (128, 1000, 2, 32), (128, 63, 16, 32), (2048, 128, 2, 64),
+     (2048, 128, 8, 16)],
+)  # fmt: skip
+def test_there_is_a_task_for_every_thread(hidden, batch, threads, rows):
+    spec, recipe = Spec((784, hidden, 10), "relu", "softmax"), fcgpu.Recipe(hidden=(hidden,), batch=batch)
+    assert plan_c.cut(spec, batch, recipe, threads) == rows
+
+
+def test_no_bit_of_the_losses_depends_on_the_threads_by_which_a_batch_is_cut(monkeypatch):
+    monkeypatch.setattr(plan_c, "THREAD_FLOP", 1000)
+    data, found = digits(300), []
+    for threads in (1, 2, 5, 16):
+        started, *ended, _ = fcgpu.train(
+            data, hidden=(60, 30), epochs=3, batch=130, optimizer="adam", alpha=0.1, device="cpu", threads=threads
+        )
+        found.append((started.plan.tile, [(event.loss, event.penalty) for event in ended], ended[-1].model().params))
+    assert [rows for rows, *_ in found] == [26, 22, 26, 9]
+    for _, losses, params in found[1:]:
+        assert losses == found[0][1]
+        np.testing.assert_array_equal(params, found[0][2])
 
 
 def test_batches_with_more_activations_than_a_cache_holds_go_another_way(monkeypatch):
@@ -583,7 +611,7 @@ def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
 
 def test_the_plan_counts_parameters_moments_a_converted_batch_and_scratch_memory():
     spec, recipe = Spec((50, 6, 4), "relu", "softmax"), fcgpu.Recipe(hidden=(6,), batch=70, optimizer="adam")
-    scratch = compiled.native.steps_room(np.array(spec.sizes), 70, tile(spec, 70, np.float32), 1, False, False)
+    scratch = compiled.native.steps_room(np.array(spec.sizes), 70, tile(spec, 70, np.float32, 1), 1, False, False)
     converted = 70 * 50
     assert plan_c.work_bytes(spec, 70, recipe, 2) == 4 * (3 * spec.n_params + converted) + scratch
 

@@ -7,14 +7,15 @@ typedef struct { /* of one thread */
     ptrdiff_t *a_at, *b_at, *edge_at, *labels, *rows;
     const T** a;
     T** c;
-    T *gradient, *edge, *unit, *logits, *outputs, *targets, *weights, *losses;
+    T *gradient, *edge, *unit, *logits, *outputs, *targets, *weights;
     uint8_t* correct;
 } N(Desk);
 
 typedef struct {                                              /* of all threads; layer i is from A[i] to A[i + 1] */
     T *A[MOST_LAYERS], *D[MOST_LAYERS], *across[MOST_LAYERS]; /* across[i] (n, n_in) is Wᵀ of layer i */
     uint8_t* seen;                                            /* (tasks, n_features + 1) */
-    double *losses, *penalties, *squares;                     /* of each task */
+    T* losses;                                                /* of each sample */
+    double *penalties, *squares;                              /* of each task */
     T* gradient;                                              /* (n_params), if it is clipped */
     ptrdiff_t* correct;
     ptrdiff_t first_task[MOST_LAYERS];
@@ -36,7 +37,7 @@ static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
         rows += (sizes[i] + SOME_ROWS) / SOME_ROWS; /* of sizes[i] + 1 */
     }
     room->seen = take_memory(&memory, tasks * (sizes[0] + 1));
-    room->losses = take_memory(&memory, tasks * sizeof(double));
+    room->losses = take_memory(&memory, it->batch * sizeof(T));
     room->correct = take_memory(&memory, tasks * sizeof(ptrdiff_t));
     room->penalties = take_memory(&memory, rows * sizeof(double));
     room->squares = take_memory(&memory, rows * sizeof(double));
@@ -55,7 +56,6 @@ static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
         T** numbers[] = {&my->logits, &my->outputs, &my->targets};
         for (int j = 0; j < 3; j++) *numbers[j] = take_memory(&memory, some * k * sizeof(T));
         my->weights = take_memory(&memory, some * sizeof(T));
-        my->losses = take_memory(&memory, some * sizeof(T));
         my->correct = take_memory(&memory, some);
     }
     return memory.used;

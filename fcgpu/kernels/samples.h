@@ -58,9 +58,9 @@ CLONES static void N(drop)(T* x, ptrdiff_t n, uint32_t id, const uint32_t* key, 
     }
 }
 
-/* From the logits of n samples to their losses, whose sum is returned, and to D of the last layer. */
-static double N(compare)(const Steps* it, N(Desk) * my, const ptrdiff_t* rows, ptrdiff_t n, double share, T* D,
-                         ptrdiff_t* correct) {
+/* From the logits of n samples to their losses and D of the last layer. Returns how many are predicted correctly. */
+static ptrdiff_t N(compare)(const Steps* it, N(Desk) * my, const ptrdiff_t* rows, ptrdiff_t n, double share, T* losses,
+                            T* D) {
     const ptrdiff_t k = it->sizes[it->layers];
     const T *targets = it->targets, *weights = it->weights;
     const Labels y = {(const char*)my->labels, sizeof(ptrdiff_t), 1};
@@ -75,25 +75,23 @@ static double N(compare)(const Steps* it, N(Desk) * my, const ptrdiff_t* rows, p
     memcpy(my->outputs, my->logits, bytes);
     switch (it->output) {
         case 0:
-            N(sigmoid_loss)(my->logits, y, targets, my->weights, 1, my->losses, n, k);
+            N(sigmoid_loss)(my->logits, y, targets, my->weights, 1, losses, n, k);
             N(sigmoid_all)(my->outputs, NULL, n, k);
             break;
         case 1:
-            N(softmax_loss)(my->logits, y, targets, my->weights, 1, my->losses, n, k);
+            N(softmax_loss)(my->logits, y, targets, my->weights, 1, losses, n, k);
             N(softmax_all)(my->outputs, NULL, n, k);
             break;
-        default: N(squared_loss)(my->logits, y, targets, my->weights, 1, my->losses, n, k);
+        default: N(squared_loss)(my->logits, y, targets, my->weights, 1, losses, n, k);
     }
     N(minus_target)(my->outputs, y, targets, my->weights, 1, n, k);
     for (ptrdiff_t s = 0; s < n; s++) memcpy(D + s * ROW(k), my->outputs + s * k, (size_t)k * sizeof(T));
-    double sum = 0;
-    for (ptrdiff_t s = 0; s < n; s++) sum += my->losses[s];
-    *correct = 0;
+    ptrdiff_t correct = 0;
     if (it->counts) {
         N(count_correct)(my->logits, y, my->correct, n, k);
-        for (ptrdiff_t s = 0; s < n; s++) *correct += my->correct[s];
+        for (ptrdiff_t s = 0; s < n; s++) correct += my->correct[s];
     }
-    return sum;
+    return correct;
 }
 
 /* Layer i of the n samples of task number `place`, columns `from` to `to`: A of the next or, after the last, D. */
@@ -140,8 +138,8 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
     const ptrdiff_t n = batch - first < it->some ? batch - first : it->some;
     for (ptrdiff_t s = 0; s < n; s++) my->rows[s] = it->order ? it->order[start + first + s] : start + first + s;
     N(forward)(it, room, my, task, n, keys);
-    room->losses[task] =
-        N(compare)(it, my, my->rows, n, share, room->D[last] + first * ROW(sizes[last]), room->correct + task);
+    room->correct[task] =
+        N(compare)(it, my, my->rows, n, share, room->losses + first, room->D[last] + first * ROW(sizes[last]));
     for (ptrdiff_t i = last - 1; i > 0; i--) {
         const ptrdiff_t n_in = sizes[i], n_out = sizes[i + 1];
         T* D = room->D[i] + first * ROW(n_in);

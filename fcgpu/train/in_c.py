@@ -85,7 +85,7 @@ class InC:
             ids = np.arange(plan.samples, dtype=np.uint32) if samples.ids is None else samples.ids
         self._data = (samples.X, samples.y, samples.weights, ids)
         self._sizes = np.array(spec.sizes, np.intp)
-        threads = plan_c.threads(spec, plan.batch, plan.threads)
+        threads = plan_c.threads(spec, plan.batch, recipe.dtype, plan.threads)
         self._pace, self._room = Pace(threads), aligned(plan_c.room(spec, plan.batch, recipe, plan.threads), np.uint8)
         kinds = (
             ACTIVATIONS.index(spec.activation), plan_c.OUTPUTS.index(spec.output), count,

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu import logits
 from fcgpu.backend import Backend, Work
 from fcgpu.errors import ConfigError, DeviceError
 from fcgpu.host import cpu_count
@@ -187,9 +186,9 @@ def _on_gpu(
 
 def _on_cpu(whole: Plan, spec: Spec, X: Any, taken: tuple[Any, Any], recipe: Recipe, threads: int) -> Iterator[Plan]:
     if plan_c.are_for(whole.samples, whole.batch, spec, recipe, *taken):
-        cut = replace(whole, tile=logits.tile(spec, whole.batch, recipe.dtype), in_c=True)
         for some in dict.fromkeys((threads, 1)):
-            yield replace(cut, threads=some, work_bytes=plan_c.work_bytes(spec, whole.batch, recipe, some))
+            cut = replace(whole, in_c=True, threads=some, tile=plan_c.cut(spec, whole.batch, recipe, some))
+            yield replace(cut, work_bytes=plan_c.work_bytes(spec, whole.batch, recipe, some))
         return
     size, row = np.dtype(recipe.dtype).itemsize, X.dtype.itemsize * X.shape[1]
     seen = in_effect(spec, X)

@@ -1,7 +1,6 @@
 """Which runs take their steps in C (`in_c.py`), and how a batch is cut there.
 
-Each task takes a tile of samples through the network. No bit of the parameters depends on the cut, and none at all on
-the number of threads.
+Each task takes a tile of samples through the network, and there is a task for each thread. No bit depends on the cut.
 """
 
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 
 from fcgpu.kernels import compiled
 from fcgpu.kernels.dense import is_sparse
-from fcgpu.logits import MOST_THREADS, supports, tile
+from fcgpu.logits import MOST_THREADS, is_wide, supports, tile
 from fcgpu.network import Workspace
 from fcgpu.optim import state_vectors
 from fcgpu.params import Spec
@@ -19,8 +18,11 @@ from fcgpu.train.recipe import Recipe
 # On two cores of a Zen 4, with 32 to 512 units in a layer: batches of up to 2,048 took 0.6 to 0.95 of the time of tiles
 # and lanes, whose first layer skips more zeros of pixels: for 4,096 digits they were faster.
 MOST, MOST_BYTES = 2048, 16 << 20  # samples of a batch; bytes of its activations
-THREAD_SAMPLES = 32  # a thread more needs so many: with fewer, handing over the parameters takes as long as it saves
-THREAD_FLOP = 2_000_000  # and so many operations of a step, some 20 µs
+SHARED = 64  # samples of a batch: with fewer, handing over the parameters takes as long as a second thread saves
+THREAD_FLOP = 2_000_000  # operations of a step that each thread needs, some 20 µs
+# Samples that each thread needs. On two cores tasks of 8 took 1.03 of the time of 32; in wide layers, where 64 are
+# fastest, 16 took 1.14 and 8 1.4. More than two threads have not been measured.
+THREAD_SAMPLES, WIDE_SAMPLES = 8, 16
 LEAST_BYTES = 32  # from this many samples on, the tile unit multiplies bytes faster
 OUTPUTS = ("sigmoid", "softmax", "identity")
 RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")  # as in steps.h
@@ -42,15 +44,23 @@ def are_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any
     )
 
 
-def threads(spec: Spec, batch: int, most: int) -> int:
-    worth = min(batch // THREAD_SAMPLES, 6 * batch * spec.n_params // THREAD_FLOP)
+def threads(spec: Spec, batch: int, dtype: Any, most: int) -> int:
+    if batch < SHARED:
+        return 1
+    each = WIDE_SAMPLES if is_wide(spec, dtype) else THREAD_SAMPLES
+    worth = min(batch // each, 6 * batch * spec.n_params // THREAD_FLOP)
     return min(most, max(1, worth), MOST_THREADS)
+
+
+def cut(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
+    """Samples of a task."""
+    return tile(spec, batch, recipe.dtype, threads(spec, batch, recipe.dtype, most_threads))
 
 
 def room(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
     """Bytes of scratch memory for the steps."""
     dtype, sizes = np.dtype(recipe.dtype), np.array(spec.sizes, np.intp)
-    rows, used = tile(spec, batch, dtype), threads(spec, batch, most_threads)
+    rows, used = cut(spec, batch, recipe, most_threads), threads(spec, batch, dtype, most_threads)
     return int(compiled.native.steps_room(sizes, batch, rows, used, dtype == np.float64, bool(recipe.gradient_clip)))
 
 
