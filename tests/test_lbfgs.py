@@ -227,6 +227,18 @@ def test_finds_the_minimum_of_an_ill_conditioned_quadratic(memory, condition):
     np.testing.assert_allclose(problem.w, c, atol=1e-3)
 
 
+@pytest.mark.parametrize("unit", [2.0**-60, 2.0**60])
+def test_the_unit_of_the_loss_changes_no_bit(unit):
+    """Unscaled features make curvatures of 1e10 and more. A power of 2 makes no rounding."""
+    paths = []
+    for factor in (1.0, unit):
+        problem = Problem(lambda w, f=factor: tuple(f * part for part in rosenbrock(w)), np.linspace(-1, 1.5, 20))
+        problem.minimise(exact(problem), 30)
+        paths.append((problem.w, np.array(problem.losses) / factor))
+    np.testing.assert_array_equal(paths[1][0], paths[0][0])
+    np.testing.assert_array_equal(paths[1][1], paths[0][1])
+
+
 @pytest.mark.parametrize("name", ["rosenbrock", "quadratic"])
 def test_every_step_on_a_smooth_function_meets_the_strong_wolfe_conditions(name):
     function = rosenbrock if name == "rosenbrock" else quadratic(1e4)[0]

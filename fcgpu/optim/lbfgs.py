@@ -194,7 +194,7 @@ class LBFGS:
         reached = found or lowest
         if reached.step:
             self.loss = reached.loss
-            self._remember(w, g)
+            self._remember(w, g, -reached.step * start.slope)
         else:
             self._slots.clear()
         return reached.step > 0
@@ -210,8 +210,11 @@ class LBFGS:
         slope, greatest = self._numbers.tolist()
         return slope, greatest
 
-    def _remember(self, w: Any, g: Any) -> None:
-        """Store s and y in a free slot or over the oldest pair; fetch the history's products with y and with g."""
+    def _remember(self, w: Any, g: Any, drop: float) -> None:
+        """Store s and y in a free slot or over the oldest pair; fetch the history's products with y and with g.
+
+        drop : minus s times the gradient before the step, the decrease of the loss along its tangent.
+        """
         xp, m = self.xp, self.memory
         slot = self._slots.pop(0) if len(self._slots) == m else min(set(range(m)) - set(self._slots))
         y = self._history[m + slot]
@@ -223,7 +226,8 @@ class LBFGS:
         along_y, self._along = np.array(self._products.tolist())
         self._sy[:, slot] = along_y[:m]
         self._yy[:, slot] = self._yy[slot] = along_y[m:]
-        if self._sy[slot, slot] > self._eps * self._yy[slot, slot]:  # otherwise it is rounding error, not curvature
+        # Otherwise it is rounding error, not curvature. L-BFGS-B's test, which is the same in all units of w and loss.
+        if self._sy[slot, slot] > self._eps * drop and math.isfinite(self._yy[slot, slot]):
             self._slots.append(slot)
 
     def _aim(self) -> float:
