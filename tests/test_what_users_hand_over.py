@@ -66,6 +66,12 @@ def test_floats_too_great_to_be_exact_are_targets_and_no_labels(y):
         learned(y)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_short_floats_are_labels_where_they_are_whole(dtype):
+    assert fcgpu.dataset(X, np.where(SIDE, 2, 1).astype(dtype)).classes == (1, 2)
+    assert fcgpu.dataset(X, np.where(SIDE, 2.5, 1).astype(dtype)).classes is None
+
+
 def test_text_for_a_model_of_values_is_refused_whatever_its_output():
     model = learned(np.abs(X[:, 0]), output="exp")
     with pytest.raises(fcgpu.DataError, match=r"labels are text \(a\); expected numbers as targets"):

@@ -10,7 +10,7 @@ from fcgpu.backend import as_numpy
 from fcgpu.data.features import as_array, refuse_long_doubles
 from fcgpu.errors import DataError
 
-EXACT = 2.0**53  # from here on, different whole numbers may round to the same float64
+EXACT = np.float64(2**53)  # from here on, different whole numbers may round to the same float64; beyond float16
 
 
 def as_column(y: Any, name: str) -> Any:
