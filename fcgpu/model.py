@@ -10,7 +10,7 @@ import numpy as np
 from fcgpu.backend import Backend, beside, choose, device_of, namespace_of, on_gpu
 from fcgpu.data.dataset import Dataset, dataset, targets
 from fcgpu.data.features import check_features
-from fcgpu.data.labels import encode_labels, not_a_label, shown, type_of
+from fcgpu.data.labels import are_whole, encode_labels, not_a_label, shown, type_of
 from fcgpu.data.names import Names, check_names, names_of
 from fcgpu.errors import ConfigError, DataError, DivergenceError, whole
 from fcgpu.host import cpu_count
@@ -144,12 +144,14 @@ class Model:
                     f"expected {self.spec.sizes[-1]}"
                 )
             return values
-        if data.classes is None:
+        if data.classes is not None:
+            y = np.asarray(data.classes, dtype=type_of(data.classes))[y]
+        elif not_labels := [part for part in (data.y, y) if not are_whole(part)]:
             raise DataError(
                 f"{data.name}: expected labels among the model's classes {shown(self.classes)}, "
-                f"found {not_a_label(data.y)}"
+                f"found {not_a_label(not_labels[0])}"
             )
-        return encode_labels(np.asarray(data.classes, dtype=type_of(data.classes))[y], self.classes, data.name)
+        return encode_labels(y, self.classes, data.name)
 
     def _outputs(self, X: Any, device: str | Backend | None, threads: int | None, compute: Compute) -> Any:
         backend, threads = where(device, X), whole("threads", threads)

@@ -66,6 +66,36 @@ def test_floats_too_great_to_be_exact_are_targets_and_no_labels(y):
         learned(y)
 
 
+PRICES = np.arange(300_000, 300_120)
+
+
+@pytest.mark.parametrize(
+    ("y", "y_test"), [(PRICES, PRICES + 60), (PRICES.astype(float), PRICES + 60), (PRICES, PRICES + 0.5)]
+)
+def test_whole_numbers_that_the_test_samples_do_not_share_are_targets(y, y_test, tmp_path):
+    *_, finished = fcgpu.train((X, y, X, y_test), output="identity", **OPTIONS)
+    values = finished.model.predict(X).astype(float)
+    assert finished.test.loss == pytest.approx(0.5 * np.mean((values - y_test) ** 2), rel=1e-5)
+    np.savez(tmp_path / "prices.npz", X=X, y=y, X_test=X, y_test=y_test)
+    np.testing.assert_array_equal(fcgpu.load(tmp_path / "prices.npz").y_test, y_test)
+    with pytest.raises(fcgpu.DataError, match=r"\(test\): label 300\d+(.5)? of sample \d+ is out of range; .*identity"):
+        fcgpu.train((X, y, X, y_test), **OPTIONS)
+
+
+def test_a_model_of_labels_is_judged_by_those_of_the_test_samples_alone():
+    model = learned(np.where(SIDE, 7, 3))
+    data = fcgpu.dataset(X, np.full(120, 3), X, np.where(SIDE, 7, 3))
+    assert data.classes is None
+    np.testing.assert_array_equal(model.targets(data, data.y_test), SIDE)
+
+
+def test_targets_that_could_be_labels_are_refused_where_they_are_not():
+    with pytest.raises(fcgpu.DataError, match=r"needs .* labels in one column, not targets, though whole numbers"):
+        fcgpu.train(fcgpu.Dataset(X, np.arange(120.0)), **OPTIONS)
+    with pytest.raises(fcgpu.DataError, match=r"y_test has shape \(120, 2\) .*; expected numbers in as many columns"):
+        fcgpu.dataset(X, SIDE, X, np.column_stack([SIDE, SIDE]))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_short_floats_are_labels_where_they_are_whole(dtype):
     assert fcgpu.dataset(X, np.where(SIDE, 2, 1).astype(dtype)).classes == (1, 2)

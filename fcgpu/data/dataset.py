@@ -10,7 +10,7 @@ import numpy as np
 
 from fcgpu.backend import as_numpy
 from fcgpu.data.features import check_features
-from fcgpu.data.labels import as_column, check_labels, encode, encode_labels, shown
+from fcgpu.data.labels import are_other_numbers, as_column, check_labels, encode, encode_labels, shown
 from fcgpu.data.names import Names, check_names, names_of
 from fcgpu.errors import DataError
 
@@ -92,10 +92,12 @@ def dataset(
     feature_names : (n_features,) names of the features; None for those of X's columns, if X is a DataFrame.
 
     Labels that are all text, or all whole numbers below 2**53 in magnitude, become classes (integers of up to 64 bits
-    do, too). Other floats, and a y with several columns, become float64 targets.
+    do, too). Other floats, and a y with several columns, become float64 targets; so do whole numbers where the test
+    samples have others, and `train` refuses those if its output needs labels.
 
     Raises DataError for shapes that disagree, no samples, a dtype that is not numeric, long doubles, NaN or infinity, a
-    test label that no training sample has, a scale that is not above 0, or an image_shape that does not fit a row.
+    test label of text that no training sample has, a scale that is not above 0, or an image_shape that does not fit a
+    row.
     """
     if feature_names is None:
         feature_names = names_of(X)
@@ -114,6 +116,8 @@ def dataset(
         check_labels(X_test, y_test, f"{name} (test)")
         if X_test.shape[1] != X.shape[1]:
             raise DataError(f"{name}: X_test has {X_test.shape[1]} features, X has {X.shape[1]}; they must be equal")
+        if classes is not None and are_other_numbers(y_test, classes):
+            classes, encoded = None, y.astype(np.float64)
         if classes is not None:
             y_test = encode_labels(y_test, classes, f"{name} (test)")
         elif y_test.dtype.kind == "U" or y_test.shape[1:] != y.shape[1:]:
@@ -136,6 +140,16 @@ def targets(data: Dataset, y: Any) -> Any:
             raise DataError(f"{data.name}: labels are text ({shown(data.classes)}); expected numbers as targets")
         y = np.asarray(data.classes, dtype=np.float64)[y]
     return y.reshape(len(y), -1)
+
+
+def refuse_unknown_labels(data: Dataset) -> None:
+    """Raise DataError if y would be labels, had y_test no others."""
+    classes, _ = encode(data.y, data.name)
+    if classes is not None and data.y_test is not None:
+        try:
+            encode_labels(data.y_test, classes, f"{data.name} (test)")
+        except DataError as error:
+            raise DataError(f"{error}; for real-valued targets use output='identity'") from None
 
 
 def check_weights(weights: Any, n: int, dtype: str, name: str) -> Any:

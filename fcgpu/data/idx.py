@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.data.dataset import Dataset, dataset
+from fcgpu.data.dataset import Dataset, dataset, refuse_unknown_labels
 from fcgpu.errors import DataError
 
 NAMES = {
@@ -48,7 +48,9 @@ def load_idx(folder: Path, name: str) -> Dataset:
         if X_test.shape[1:] != image_shape:
             raise DataError(f"{folder}: t10k images are {X_test.shape[1:]}, train images {image_shape}; must be equal")
         X_test = _rolled_out(X_test)
-    return dataset(_rolled_out(X), y, X_test, y_test, image_shape=image_shape, scale=1 / 255, name=name)
+    data = dataset(_rolled_out(X), y, X_test, y_test, image_shape=image_shape, scale=1 / 255, name=name)
+    refuse_unknown_labels(data)
+    return data
 
 
 def read_idx(path: Path, n_dimensions: int) -> Any:

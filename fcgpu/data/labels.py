@@ -45,7 +45,7 @@ def check_labels(X: Any, y: Any, name: str) -> None:
 
 def encode(y: Any, name: str) -> tuple[tuple[int | str, ...] | None, Any]:
     """(classes, indices) for labels, (None, float64 targets) for anything else."""
-    if y.ndim == 2 or (y.dtype.kind == "f" and not _whole(y).all()):
+    if y.ndim == 2 or (y.dtype.kind == "f" and not are_whole(y)):
         return None, y.astype(np.float64)
     values, index = np.unique(y, return_inverse=True)
     return as_classes(values, name), index.astype(np.intp)
@@ -54,6 +54,18 @@ def encode(y: Any, name: str) -> tuple[tuple[int | str, ...] | None, Any]:
 def _whole(y: Any) -> Any:
     """(n,) bool: which of the floats y (n,) represent exactly one whole number, as a label must."""
     return (y == np.rint(y)) & (np.abs(y) < EXACT)
+
+
+def are_whole(y: Any) -> bool:
+    """Whether the floats y are one column, and each represents exactly one whole number."""
+    return y.ndim == 1 and bool(_whole(y).all())
+
+
+def are_other_numbers(y: Any, classes: tuple[int | str, ...]) -> bool:
+    """Whether y are numbers, `classes`, too, and some of y is none of them."""
+    if y.dtype.kind == "U" or isinstance(classes[0], str):
+        return False
+    return y.ndim != 1 or not np.isin(y, np.asarray(classes, dtype=type_of(classes))).all()
 
 
 def encode_labels(y: Any, classes: tuple[int | str, ...], name: str) -> Any:
@@ -65,9 +77,10 @@ def encode_labels(y: Any, classes: tuple[int | str, ...], name: str) -> Any:
     index = order[np.minimum(np.searchsorted(known, y, sorter=order), len(known) - 1)]
     wrong = np.flatnonzero(known[index] != y)
     if wrong.size:
-        raise DataError(
-            f"{name}: label {y[wrong[0]]} of sample {wrong[0]} is out of range; the classes are {shown(classes)}"
-        )
+        label = y[wrong[0]]
+        if y.dtype.kind == "f" and label == np.rint(label):
+            label = int(label)
+        raise DataError(f"{name}: label {label} of sample {wrong[0]} is out of range; the classes are {shown(classes)}")
     return index.astype(np.intp)
 
 
@@ -100,6 +113,8 @@ def not_a_label(y: Any) -> str:
     """For an error message: why targets (n,) or (n, n_outputs) cannot be labels."""
     if y.ndim == 2:
         return f"{y.shape[1]} columns of targets"
+    if are_whole(y):
+        return "targets, though whole numbers"
     first = int(np.flatnonzero(~_whole(y))[0])
     return f"{y[first]:.9g} for sample {first}"
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import Backend, as_numpy, beside, choose, device_of
-from fcgpu.data.dataset import Dataset, check_weights, dataset, targets
+from fcgpu.data.dataset import Dataset, check_weights, dataset, refuse_unknown_labels, targets
 from fcgpu.data.labels import not_a_label, shown
 from fcgpu.errors import ConfigError, DataError, whole
 from fcgpu.host import cpu_count
@@ -180,6 +180,7 @@ def fit_to(recipe: Recipe, data: Dataset) -> tuple[Spec, Any]:
         y = y.astype(recipe.dtype, copy=False)
         n_outputs = y.shape[1]
     elif data.classes is None:
+        refuse_unknown_labels(data)
         first = "; the label is the first column" if data.name.endswith((".csv", ".csv.gz", ".npy")) else ""
         raise DataError(
             f"{data.name}: output={recipe.output!r} needs whole-number or text labels in one column, not "
