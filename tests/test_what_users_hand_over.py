@@ -102,6 +102,14 @@ def test_short_floats_are_labels_where_they_are_whole(dtype):
     assert fcgpu.dataset(X, np.where(SIDE, 2.5, 1).astype(dtype)).classes is None
 
 
+def test_targets_too_great_are_named():
+    message = r"targets run from -\S+ to \S+e\+\d\d, beyond the range of float32: divide .*, or use dtype='float64'"
+    with pytest.raises(fcgpu.DataError, match=message):
+        learned(X[:, 0] * 1e60, output="identity")
+    with pytest.raises(fcgpu.DivergenceError, match="features and targets of a smaller scale"):
+        learned(X[:, 0] * 1e30, output="identity")  # whose squares are beyond it
+
+
 def test_text_for_a_model_of_values_is_refused_whatever_its_output():
     model = learned(np.abs(X[:, 0]), output="exp")
     with pytest.raises(fcgpu.DataError, match=r"labels are text \(a\); expected numbers as targets"):

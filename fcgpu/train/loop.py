@@ -161,7 +161,14 @@ def fit_to(recipe: Recipe, data: Dataset) -> tuple[Spec, Any]:
     """
     y = data.y
     if not OUTPUTS[recipe.output].classifies:
-        y = targets(data, y).astype(recipe.dtype, copy=False)
+        given = targets(data, y)
+        with np.errstate(over="ignore"):
+            y = given.astype(recipe.dtype, copy=False)
+        if not np.isfinite(y).all():
+            raise DataError(
+                f"{data.name}: targets run from {given.min():g} to {given.max():g}, beyond the range of "
+                f"{recipe.dtype}: divide them by their standard deviation, or use dtype='float64'"
+            )
         if recipe.output == "exp" and y.min() < 0:
             raise DataError(f"{data.name}: a target is {y.min():g}; output='exp' needs counts of 0 or more")
         n_outputs = y.shape[1]

@@ -9,6 +9,7 @@ import numpy as np
 from fcgpu.backend import Backend
 from fcgpu.data.dataset import Dataset, targets
 from fcgpu.errors import DeviceMemoryError, DivergenceError
+from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.model import Model, Score
 from fcgpu.params import Spec
 from fcgpu.train.plan import Plan
@@ -56,14 +57,15 @@ class Results:
         self._checked = epochs
 
     def diverged(self, loss: float, epoch: int) -> DivergenceError:
+        what = "features" if OUTPUTS[self._spec.output].classifies else "features and targets"
         if self._recipe.optimizer == "lbfgs":
             return DivergenceError(
-                f"the loss is {loss} in epoch {epoch}: try features of a smaller scale, or dtype='float64'"
+                f"the loss is {loss} in epoch {epoch}: try {what} of a smaller scale, or dtype='float64'"
             )
         rate = math.ldexp(self._recipe.learning_rate, -self._halvings)
         return DivergenceError(
             f"the loss is {loss} in epoch {epoch} with learning_rate={rate:g}: "
-            f"try learning_rate={rate / 10:g}, gradient_clip=1, or features of a smaller scale"
+            f"try learning_rate={rate / 10:g}, gradient_clip=1, or {what} of a smaller scale"
         )
 
     def model(self, params: Any) -> Model:
