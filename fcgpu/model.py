@@ -163,7 +163,8 @@ class Model:
                 f"X has {X.shape[1]} features, the model was trained with {self.spec.sizes[0]}; "
                 "give the same columns as in training"
             )
-        with backend.enough_memory("free its memory, or use device='cpu'"):
+        remedy = "free its memory, or use device='cpu'"
+        with backend.enough_memory(remedy), np.errstate(all="ignore"):  # infinity and NaN are an error below
             out = in_tiles(compute, self.spec, backend.to_device(self.params), X, backend, threads, self.scale)
             xp = backend.xp if backend.holds(out) else np
             finite = xp.isfinite(out)

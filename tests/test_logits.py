@@ -138,9 +138,11 @@ def test_on_one_processor_threads_are_as_good_as_none(monkeypatch):
         os.sched_setaffinity(0, allowed)
 
 
-def test_numbers_too_large_for_the_type_are_no_warning_but_an_error():
+@pytest.mark.parametrize(("output", "large"), [("identity", 1e300), ("softmax", 1e300), ("exp", 1e4)])
+def test_numbers_too_large_for_the_type_are_no_warning_but_an_error(output, large):
+    model = fcgpu.Model(fcgpu.Spec((2, 3), output=output), np.ones(9, np.float32))
     with pytest.raises(fcgpu.DivergenceError, match="outputs for sample 1 are not finite"):
-        model_of((2, 3)).predict(np.array([[1.0, 1.0], [1e300, 1.0]]))
+        model.predict_proba(np.array([[1.0, 1.0], [large, 1.0]]))
 
 
 class TestArguments:
