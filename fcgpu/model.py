@@ -45,7 +45,10 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A network with its parameters, and the meaning of its inputs and outputs."""
+    """A network with its parameters, and the meaning of its inputs and outputs.
+
+    Raises ConfigError if `params` are of another shape or type.
+    """
 
     spec: Spec
     params: Any = field(repr=False)  # (n_params,) float32 or float64, on the host; views of W, b: spec.layers(params)
@@ -54,6 +57,15 @@ class Model:
     image_shape: tuple[int, ...] | None = None  # (height, width[, 3]) if samples are pictures
     recipe: str = "custom"  # name of the recipe that it was trained with
     feature_names: Names = field(default=None, repr=False)  # (n_features,), if the training data had names
+
+    def __post_init__(self) -> None:
+        shape, dtype = (getattr(self.params, name, None) for name in ("shape", "dtype"))
+        if shape != (self.spec.n_params,) or dtype not in (np.float32, np.float64):
+            found = type(self.params).__name__ if shape is None else f"shape {shape} and dtype {dtype}"
+            raise ConfigError(
+                f"params: {found}; expected an array of this network's {self.spec.n_params} parameters, float32 or "
+                "float64 in this machine's byte order"
+            )
 
     def predict_proba(self, X: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Any:
         """Probabilities (n, n_classes) in the dtype of `params`; without classes the values (n, n_outputs).

@@ -40,14 +40,22 @@ def test_what_comes_back_is_what_was_saved(tmp_path, dtype, classes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"params": np.zeros(13)}, {"image_shape": (-1, -3)}, {"image_shape": (1, 4)}, {"classes": (0, 1, 2)},
-        {"feature_names": ("a", "b")}, {"feature_names": ("a", "b", 3)},
+        {"image_shape": (-1, -3)}, {"image_shape": (1, 4)}, {"classes": (0, 1, 2)}, {"feature_names": ("a", "b")},
+        {"feature_names": ("a", "b", 3)},
     ],
 )  # fmt: skip
 def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path, changes):
     with pytest.raises(fcgpu.ConfigError, match="the model is not valid"):
         fcgpu.save_model(dataclasses.replace(model(), **changes), tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "params", [np.zeros(13), np.zeros(15), np.zeros((2, 7)), np.zeros(14, "f2"), np.zeros(14, ">f8"), [0.0] * 14]
+)
+def test_parameters_that_do_not_fit_the_network_are_no_model(params):
+    with pytest.raises(fcgpu.ConfigError, match=r"params: .*; expected .* this network's 14 parameters, float"):
+        fcgpu.Model(SPEC, params)
 
 
 def test_other_programs_can_read_the_tensors(tmp_path):
