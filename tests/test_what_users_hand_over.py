@@ -119,7 +119,8 @@ def test_text_for_a_model_of_values_is_refused_whatever_its_output():
 def test_labels_that_are_none_of_the_classes_are_named():
     model = learned(np.where(SIDE, 7, 3))
     for y, message in (
-        (np.where(SIDE, 7, 4), "label 4 of sample"), (np.where(SIDE, "a", "b"), "label"), (SIDE[:7], "for 120 samples"),
+        (np.where(SIDE, 7, 4), "label 4 of sample"), (SIDE[:7], "for 120 samples"),
+        (np.where(SIDE, "7", "3"), "label [37] is text, the classes 3, 7 are numbers"),
     ):  # fmt: skip
         with pytest.raises(fcgpu.DataError, match=message):
             model.score(X, y)

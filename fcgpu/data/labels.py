@@ -72,7 +72,8 @@ def encode_labels(y: Any, classes: tuple[int | str, ...], name: str) -> Any:
     """Labels (n,) as indices (n,) intp into `classes`. Raises DataError with the first label that is not in it."""
     known = np.asarray(classes, dtype=type_of(classes))
     if (known.dtype.kind == "U") != (y.dtype.kind == "U"):
-        raise DataError(f"{name}: label {y.flat[0]!s} is not one of the classes {shown(classes)}")
+        found, expected = ("text", "numbers") if y.dtype.kind == "U" else ("a number", "text")
+        raise DataError(f"{name}: label {y.flat[0]!s} is {found}, the classes {shown(classes)} are {expected}")
     order = np.argsort(known)
     index = order[np.minimum(np.searchsorted(known, y, sorter=order), len(known) - 1)]
     wrong = np.flatnonzero(known[index] != y)
