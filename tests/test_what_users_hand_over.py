@@ -1,6 +1,8 @@
 """Labels, features and arguments in all the forms that users pass: accepted, or refused with a clear message."""
 
+import pickle
 from collections.abc import Generator
+from copy import copy, deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, get_args, get_origin, get_type_hints
@@ -277,6 +279,16 @@ def test_what_is_printed_of_a_training_holds_no_arrays():
     for one in (*events, events[-1].model, fcgpu.dataset(X, SIDE), state):
         assert "array(" not in repr(one)
     assert "classes=(0, 1)" in repr(events[-1])
+
+
+def test_an_event_for_another_process_says_what_can_go_there_instead():
+    for event in fcgpu.train((X, SIDE, X, SIDE), **{**OPTIONS, "epochs": 1}):
+        with pytest.raises(TypeError, match=f"{type(event).__name__} refers to its run .* keep .* its model, its"):
+            pickle.dumps(event)
+        assert copy(event) is deepcopy(event) is event
+    sent = pickle.loads(pickle.dumps((event.model, event.train, event.test)))
+    np.testing.assert_array_equal(sent[0].params, event.model.params)
+    assert sent[1:] == (event.train, event.test)
 
 
 @pytest.mark.parametrize("answer", [None, "0.5", [0.5]])

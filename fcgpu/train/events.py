@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Self
+from typing import Never, Self
 
 from fcgpu.backend import Backend
 from fcgpu.data.dataset import Dataset
@@ -15,10 +15,22 @@ from fcgpu.train.state import State
 
 
 class _Frozen:
-    """copy.deepcopy returns the event itself: it does not change, and it refers to the run, which cannot be copied."""
+    """A copy of an event is the event itself: it does not change, and it refers to the run, which cannot be copied.
+
+    So pickle raises TypeError.
+    """
+
+    def __copy__(self) -> Self:
+        return self
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
+
+    def __reduce__(self) -> Never:
+        raise TypeError(
+            f"{type(self).__name__} refers to its run and cannot be pickled: keep what it can be asked for, as its "
+            "model, its state, its loss or a Score"
+        )
 
 
 @dataclass(frozen=True)
