@@ -13,6 +13,7 @@ import pytest
 import fcgpu
 from fcgpu.cli import main
 from fcgpu.data.labels import as_classes
+from fcgpu.data.names import names_of
 
 OPTIONS = {"hidden": (6,), "epochs": 60, "learning_rate": 0.05, "device": "cpu"}
 X = np.random.default_rng(0).normal(0, 1, (120, 4))
@@ -444,6 +445,15 @@ def test_a_frame_with_its_columns_in_another_order_is_refused(tmp_path):
     with pytest.raises(fcgpu.DataError, match=r"^arrays \(test\): feature 0 is 'c'"):
         fcgpu.dataset(frame, y, frame[list("cbad")], y)
     assert learned(y, frame.rename(columns={"a": 0})).feature_names is None  # not all are text
+
+
+def test_the_columns_of_a_pyarrow_table_have_names():
+    assert names_of(SimpleNamespace(columns=[X[:, 0], X[:, 1]], column_names=["a", "b"])) == ("a", "b")
+    pyarrow = pytest.importorskip("pyarrow")
+    trained = learned(SIDE, pyarrow.table({name: X[:, i] for i, name in enumerate("abcd")}))
+    assert trained.feature_names == tuple("abcd")
+    with pytest.raises(fcgpu.DataError, match=f"^X: {ORDER}$"):
+        trained.predict(pyarrow.table({name: X[:, i] for i, name in enumerate("cbad")}))
 
 
 @pytest.mark.filterwarnings("ignore:.*converge")

@@ -11,6 +11,8 @@ Names = tuple[str, ...] | None
 def names_of(X: Any) -> Names:
     """The names of X's columns if it is a table, such as a DataFrame, and all are text; else None."""
     columns = getattr(X, "columns", ())
+    if isinstance(columns, list) and isinstance(named := getattr(X, "column_names", None), list):
+        columns = named  # of a table of pyarrow, whose `columns` are arrays
     names = tuple(columns) if hasattr(columns, "__iter__") else ()
     return names if names and all(isinstance(name, str) for name in names) else None
 
