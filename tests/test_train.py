@@ -429,6 +429,17 @@ def test_an_event_of_an_epoch_that_is_over_has_its_loss_but_no_model(blobs):
     assert rest[-1].model().params.shape == rest[-1].state().params.shape
 
 
+def test_the_last_epochs_event_keeps_its_network_beside_the_best_one(blobs):
+    """Of the last epoch, not the best: a run that goes on from its state is the run that never stopped."""
+    keys = {"device": "cpu", "batch": 10, "learning_rate": 1.0, "schedule": "constant", "early_stopping": True}
+    during = [e.model().params for e in fcgpu.train(blobs, epochs=4, **keys) if isinstance(e, fcgpu.EpochEnded)]
+    *_, last, finished = fcgpu.train(blobs, epochs=4, **keys)
+    np.testing.assert_array_equal(last.model().params, during[-1])
+    np.testing.assert_array_equal(last.state().params, during[-1])
+    np.testing.assert_array_equal(last.state().best, finished.model.params)
+    assert (finished.model.params != during[-1]).any()
+
+
 def test_stopping_early_leaves_no_thread(mnist):
     before = threading.active_count()
     events = fcgpu.train(mnist, device="cpu", threads=2, epochs=5)

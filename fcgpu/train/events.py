@@ -52,7 +52,7 @@ class EpochEnded(_Frozen):
     """An epoch has ended: one pass over the data, or one iteration of lbfgs.
 
     `model()`, `state()` and `test()` are of the network as it is after this epoch, and can only be called until the
-    next event is taken.
+    next EpochEnded is taken.
     """
 
     epoch: int  # from 1 on
@@ -95,20 +95,20 @@ class EpochEnded(_Frozen):
         return self._fetch()[2] / self._n if self._counts else None
 
     def model(self) -> Model:
-        """The network after this epoch, copied to the host. Raises ConfigError once the next event was taken."""
+        """The network after this epoch, copied to the host. Raises ConfigError once the next EpochEnded was taken."""
         return self._model()
 
     def test(self) -> Score | None:
         """The Score of `model()` on the test samples; None if there are none. Its time does not count in `seconds`.
 
-        Raises ConfigError once the next event was taken, DivergenceError if the outputs are not finite.
+        Raises ConfigError once the next EpochEnded was taken, DivergenceError if the outputs are not finite.
         """
         return self._test()
 
     def state(self) -> State:
         """The complete state of the run, copied to the host: `train(..., start=state)` resumes from it.
 
-        Raises ConfigError once the next event was taken.
+        Raises ConfigError once the next EpochEnded was taken.
         """
         return self._state()
 

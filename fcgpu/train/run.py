@@ -226,11 +226,9 @@ class Run:
         )
 
     def _finished(self) -> Finished:
-        """The last event, after the best parameters were put back. Raises DivergenceError if they are not finite."""
-        if self.best is not None and self.patience.best < math.inf:  # else no epoch was better than the start
-            with self.backend.current():
-                self.steps.params[...] = self.best
-        model = self.model()
+        """The last event, with the best parameters or else the last. Raises DivergenceError if they are not finite."""
+        improved = self.best is not None and self.patience.best < math.inf  # else no epoch was better than the start
+        model = self.results.model(self._outside(self.best if improved else self.steps.params))
         if not np.isfinite(model.params).all():  # the last step diverged; the epoch's loss was measured before it
             raise self.results.diverged(math.nan, self.epochs)
         return Finished(
