@@ -40,8 +40,8 @@ def test_what_comes_back_is_what_was_saved(tmp_path, dtype, classes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"image_shape": (-1, -3)}, {"image_shape": (1, 4)}, {"classes": (0, 1, 2)}, {"feature_names": ("a", "b")},
-        {"feature_names": ("a", "b", 3)},
+        {"image_shape": (-1, -3)}, {"image_shape": (1, 4)}, {"image_shape": (3, 1, 1)}, {"image_shape": (3,)},
+        {"classes": (0, 1, 2)}, {"feature_names": ("a", "b")}, {"feature_names": ("a", "b", 3)},
     ],
 )  # fmt: skip
 def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path, changes):

@@ -77,7 +77,7 @@ def _model(about: dict[str, Any], tensors: dict[str, Any]) -> Model:
     classes, shape, scale = about["classes"], about["image_shape"], about["scale"]
     if classes is not None and not _are_classes(classes, spec.sizes[-1]):
         raise ValueError(f"classes={classes} for {spec.sizes[-1]} outputs")
-    if shape is not None and (len(shape) not in (2, 3) or min(_whole(shape)) < 1 or math.prod(shape) != spec.sizes[0]):
+    if shape is not None and not _is_picture(shape, spec.sizes[0]):
         raise ValueError(f"image_shape={shape} for {spec.sizes[0]} features")
     if not isinstance(about["recipe"], str) or not isinstance(scale, int | float) or not math.isfinite(scale):
         raise ValueError(f"recipe={about['recipe']!r}, scale={scale!r}")
@@ -99,6 +99,12 @@ def _are_classes(classes: Any, n_outputs: int) -> bool:
     kinds = {type(value) for value in classes}
     fits = kinds == {str} or (kinds == {int} and -(2**63) <= min(classes) <= max(classes) < 2**64)
     return fits and len(classes) == (n_outputs if n_outputs > 1 else 2)
+
+
+def _is_picture(shape: Any, n_features: int) -> bool:
+    """Whether shape is [height, width] or [height, width, 3] of a picture of so many numbers."""
+    sides = _whole(shape)
+    return len(sides) >= 2 and sides[2:] in ((), (3,)) and min(sides) > 0 and math.prod(sides) == n_features
 
 
 def _tensors(spec: Spec, flat: Any) -> list[tuple[str, Any]]:
