@@ -10,7 +10,7 @@ import numpy as np
 from fcgpu.backend import Backend, beside, choose, device_of, namespace_of, on_gpu
 from fcgpu.data.dataset import Dataset, dataset, targets
 from fcgpu.data.features import check_features
-from fcgpu.data.labels import are_whole, encode_labels, not_a_label, shown, type_of
+from fcgpu.data.labels import are_whole, array_of, encode_labels, not_a_label, shown
 from fcgpu.data.names import Names, check_names, names_of
 from fcgpu.errors import ConfigError, DataError, DivergenceError, whole
 from fcgpu.host import cpu_count
@@ -101,7 +101,7 @@ class Model:
         Z = self.decision_function(X, device=backend, threads=threads)
         with backend.current():
             index = backend.to_host(class_index(Z, backend.xp if backend.holds(Z) else np))
-        return np.asarray(self.classes, dtype=type_of(self.classes))[index]
+        return array_of(self.classes)[index]
 
     def score(self, X: Any, y: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Score:
         """Score on X (n, n_features) and y: labels (n,), or for a regression targets (n,) or (n, n_outputs).
@@ -157,7 +157,7 @@ class Model:
                 )
             return values
         if data.classes is not None:
-            y = np.asarray(data.classes, dtype=type_of(data.classes))[y]
+            y = array_of(data.classes)[y]
         elif not_labels := [part for part in (data.y, y) if not are_whole(part)]:
             raise DataError(
                 f"{data.name}: expected labels among the model's classes {shown(self.classes)}, "

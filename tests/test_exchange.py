@@ -127,6 +127,14 @@ def test_to_sklearn_and_back(activation, output, k, dtype):
     assert_equal(mine, back.predict_proba(X))
 
 
+def test_labels_of_64_bits_are_sklearns_too():
+    pytest.importorskip("sklearn")
+    m = model("tanh", "sigmoid", (20, 8, 1), classes=(7, 2**63 + 5))
+    theirs = fcgpu.to_sklearn(m)
+    np.testing.assert_array_equal(theirs.predict(X), m.predict(X))
+    assert fcgpu.from_sklearn(theirs).classes == m.classes
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "regression", "regressions", "poisson"])
 def test_what_sklearn_fitted_comes_in_and_goes_back(kind):

@@ -155,6 +155,14 @@ def test_what_is_no_picture_is_words(shown, blobs):
     ]  # fmt: skip
 
 
+def test_labels_of_64_bits_are_shown_as_they_are(shown):
+    y = np.array([2**63 + 5, 7, 2**63 + 5], np.uint64)
+    data = fcgpu.dataset(np.eye(3), y)
+    assert shown(COLOURS, data=data, model=Model(y, data.classes)).splitlines()[2:] == [
+        f"{words:<11}9223372036854775813                   7 9223372036854775813" for words in ("actual", "predicted")
+    ]
+
+
 def test_pictures_of_colours_other_shapes_and_long_names(shown):
     random = np.random.default_rng(0)
     X = random.integers(0, 256, (4, 20 * 64 * 3), dtype=np.uint8)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fcgpu.data.dataset import Dataset, targets
+from fcgpu.data.labels import array_of
 from fcgpu.model import Model
 from fcgpu.train.recipe import Recipe
 
@@ -49,7 +50,7 @@ def show_samples(model: Model, data: Dataset, recipe: Recipe) -> None:
 def _first(model: Model, data: Dataset, recipe: Recipe) -> Samples:
     test = recipe.check == "test" and data.X_test is not None
     X, y = (part[:COUNT] for part in ((data.X_test, data.y_test) if test else (data.X, data.y)))
-    actual, predicted = y if data.classes is None else np.asarray(data.classes)[y], model.predict(X)
+    actual, predicted = y if data.classes is None else array_of(data.classes)[y], model.predict(X)
     if model.classes is None:
         values = [np.reshape(v, (len(X), -1)).tolist() for v in (targets(data, y), predicted)]
         actual, predicted = ([",".join(f"{v:.4g}" for v in row) for row in rows] for rows in values)

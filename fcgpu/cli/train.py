@@ -26,6 +26,7 @@ from fcgpu.cli.tensorboard import TensorBoard
 from fcgpu.data import NAMED, load
 from fcgpu.data.dataset import Dataset
 from fcgpu.data.doubts import doubts
+from fcgpu.data.labels import array_of
 from fcgpu.errors import CheckpointError, ConfigError, DivergenceError
 from fcgpu.optim import FULL_BATCH
 from fcgpu.params import initial
@@ -278,9 +279,5 @@ def _stop_after_epoch() -> Iterator[list[int]]:
 
 def _small(data: Dataset) -> str:
     """The data as text, with a sample per column, as the article prints them."""
-    labels = " ".join(str(v) for v in _labels(data, data.y))
+    labels = " ".join(str(v) for v in (data.y if data.classes is None else array_of(data.classes)[data.y]))
     return f"X, a column a sample:\n{np.array2string(np.asarray(data.X).T)}\nlabels: {labels}\n"
-
-
-def _labels(data: Dataset, y: Any) -> Any:
-    return y if data.classes is None else np.asarray(data.classes)[y]

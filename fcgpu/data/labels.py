@@ -65,12 +65,12 @@ def are_other_numbers(y: Any, classes: tuple[int | str, ...]) -> bool:
     """Whether y are numbers, `classes`, too, and some of y is none of them."""
     if y.dtype.kind == "U" or isinstance(classes[0], str):
         return False
-    return y.ndim != 1 or not np.isin(y, np.asarray(classes, dtype=type_of(classes))).all()
+    return y.ndim != 1 or not np.isin(y, array_of(classes)).all()
 
 
 def encode_labels(y: Any, classes: tuple[int | str, ...], name: str) -> Any:
     """Labels (n,) as indices (n,) intp into `classes`. Raises DataError with the first label that is not in it."""
-    known = np.asarray(classes, dtype=type_of(classes))
+    known = array_of(classes)
     if (known.dtype.kind == "U") != (y.dtype.kind == "U"):
         found, expected = ("text", "numbers") if y.dtype.kind == "U" else ("a number", "text")
         raise DataError(f"{name}: label {y.flat[0]!s} is {found}, the classes {shown(classes)} are {expected}")
@@ -99,9 +99,10 @@ def as_classes(values: Any, name: str) -> tuple[int | str, ...]:
     return tuple(classes)
 
 
-def type_of(classes: Sequence[Any]) -> Any:
-    """uint64 if a class needs it, where NumPy alone would choose float64 or object; else None, NumPy's choice."""
-    return np.uint64 if isinstance(classes[0], int) and max(classes) >= 2**63 else None
+def array_of(classes: Sequence[Any]) -> Any:
+    """The classes as an array (n_classes,), exactly: uint64 if one needs it, where NumPy alone would choose float64."""
+    wide = isinstance(classes[0], int) and max(classes) >= 2**63
+    return np.asarray(classes, dtype=np.uint64 if wide else None)
 
 
 def shown(classes: tuple[int | str, ...]) -> str:

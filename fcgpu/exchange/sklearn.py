@@ -8,6 +8,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
+from fcgpu.data.labels import array_of
 from fcgpu.errors import ConfigError
 from fcgpu.exchange import flat, labels
 from fcgpu.model import Model, expect_model
@@ -81,7 +82,7 @@ def _binarizer(model: Model) -> Any:
         if n_outputs < 2:
             raise ConfigError("one sigmoid without classes is not in scikit-learn: expected two classes, or 2 outputs")
         return LabelBinarizer().fit(np.eye(n_outputs, dtype=int))
-    classes = np.asarray(model.classes)
+    classes = array_of(model.classes)
     if not np.array_equal(classes, np.unique(classes)):
         raise ConfigError(f"classes={list(model.classes)}: expected them in ascending order, as scikit-learn has them")
     if model.spec.output == "sigmoid" and n_outputs > 1:
