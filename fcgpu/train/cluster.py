@@ -113,7 +113,7 @@ def why_not(xp: Any, spec: Spec, recipe: Recipe, plan: Plan, samples: Rows, weig
         "it needs a hidden layer": not hidden,
         f"it takes {cluster.MOST_OUTPUTS} outputs at most": outputs > cluster.MOST_OUTPUTS,
         f"it takes {cluster.MOST_ROWS} rows at most": plan.batch > cluster.MOST_ROWS,
-        "it has no dropout": bool(recipe.dropout_of(spec)),
+        "it has no dropout": bool(recipe.dropout_rates),
         "it has no sample weights": weighted,
         "it has no gradient_clip": bool(recipe.gradient_clip),
         f"it has no {recipe.optimizer}": recipe.optimizer not in cluster.RULES,

@@ -55,7 +55,7 @@ def own_products(
     spec, device = layout.spec, xp.cuda.Device()
     if (
         operand != np.float32
-        or any(recipe.dropout_of(spec))
+        or recipe.dropout_rates
         or recipe.precision not in PIECES
         or int(device.compute_capability) < 80
         or device.attributes["MaxSharedMemoryPerBlockOptin"] < few.bytes_of(PIECES[recipe.precision])

@@ -68,7 +68,7 @@ class OnGpu:
     ) -> None:
         self.xp = xp = backend.xp
         self.spec, self.plan, self.recipe, self.count, self.shuffled = spec, plan, recipe, count, shuffled
-        self.layout, dtype, self._dropout = Padded(spec, WIDTH), np.dtype(recipe.dtype), recipe.dropout_of(spec)
+        self.layout, dtype, self._dropout = Padded(spec, WIDTH), np.dtype(recipe.dtype), recipe.dropout_rates
         operand = operand_of(recipe.precision, dtype, xp)
         self.capture = Capture(backend, tf32=recipe.precision == "tf32")
         self.kernels = SimpleNamespace(**{name: partial(rule, xp=xp) for name, rule in device.UPDATES.items()})

@@ -80,7 +80,7 @@ class InC:
         self.params, self.kernels = aligned(spec.n_params, recipe.dtype), Kernels(backend)
         self.history = np.zeros((recipe.epochs, 3))
         self.steps = self.samples = 0
-        self._drops, ids = np.array(recipe.dropout_of(spec)), None
+        self._drops, ids = np.array(recipe.dropout_rates), None
         if self._drops.size:
             ids = np.arange(plan.samples, dtype=np.uint32) if samples.ids is None else samples.ids
         self._data = (samples.X, samples.y, samples.weights, ids)

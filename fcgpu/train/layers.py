@@ -67,7 +67,7 @@ class Layers:
     ) -> None:
         self.spec, self.xp, self.operand, self._products, self._capture = spec, xp, operand, products, capture
         self._params, gradient = vectors
-        self._count, self._weighted, self._dropout = count, weighted, recipe.dropout_of(spec)
+        self._count, self._weighted, self._dropout = count, weighted, recipe.dropout_rates
         self._layout, self.dtype = layout, self._params.dtype
         self._copy = None if operand == self.dtype else xp.zeros((layout.size,), dtype=operand)
         self._M = layout.matrices(self._params if self._copy is None else self._copy)

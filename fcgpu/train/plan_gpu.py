@@ -63,7 +63,7 @@ def why_layers(spec: Spec, recipe: Recipe, *, cut: bool, xp: Any) -> str:
     """
     if recipe.dtype != "float32" or recipe.precision not in PIECES:
         return f"bfloat16 products cannot replace those of {recipe.dtype}, precision {recipe.precision}"
-    if any(recipe.dropout_of(spec)):
+    if recipe.dropout_rates:
         return "there is dropout"
     if cut:
         return "a batch is cut into tiles"

@@ -13,7 +13,7 @@ from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.optim import FULL_BATCH, LBFGS, OPTIMIZERS
 from fcgpu.optim.schedules import SCHEDULES
-from fcgpu.params import INITS, Spec
+from fcgpu.params import INITS
 from fcgpu.train.kinds import (
     BATCH,
     COUNT,
@@ -140,9 +140,10 @@ class Recipe:
         if self.init == "article" and self.seed >= 2**32:
             raise ConfigError(f"seed={self.seed}: init='article' takes seeds below 2**32")
 
-    def dropout_of(self, spec: Spec) -> tuple[float, ...]:
+    @property
+    def dropout_rates(self) -> tuple[float, ...]:
         """The fraction of units to drop in each hidden layer; empty if there is no dropout."""
-        return self.dropout * (len(spec.sizes) - 2) if len(self.dropout) == 1 else self.dropout
+        return self.dropout * len(self.hidden) if len(self.dropout) == 1 else self.dropout
 
     def rows(self, samples: int) -> int:
         """Samples per batch: `samples` for "full", else the key `batch`, even if it is more."""

@@ -79,9 +79,7 @@ class Run:
         self.shuffled = recipe.shuffle and plan.batch < plan.samples  # whether each epoch has a new order
         self.drawn: Any = None
         self._again = again
-        samples = Samples(
-            (X, y, weights), ids, spec=spec, recipe=recipe, plan=plan, backend=backend, shuffled=self.shuffled
-        )
+        samples = Samples((X, y, weights), ids, recipe=recipe, plan=plan, backend=backend, shuffled=self.shuffled)
         scale = recipe.scale or data.scale
         self.steps = self._steps(samples, plan, scale / times, done=start.epochs if start else 0)
         self.plan = replace(plan, data_bytes=plan.data_bytes + samples.copied + self.steps.resident)

@@ -6,7 +6,6 @@ import numpy as np
 
 from fcgpu.backend import Backend
 from fcgpu.kernels.native import is_plain, plain
-from fcgpu.params import Spec
 from fcgpu.train.converted import Converted
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
@@ -23,9 +22,8 @@ class Samples:
     """
 
     def __init__(
-        self, data: tuple[Any, Any, Any], ids: Any, *, spec: Spec, recipe: Recipe, plan: Plan, backend: Backend,
-        shuffled: bool,
-    ) -> None:  # fmt: skip
+        self, data: tuple[Any, Any, Any], ids: Any, *, recipe: Recipe, plan: Plan, backend: Backend, shuffled: bool
+    ) -> None:
         (X, y, weights), self._plan, self.copied = data, plan, 0
         X = X if plan.chunk else on_device(X, backend)
         self.stairs = self.stream = self.widths = None

@@ -72,7 +72,7 @@ class Evaluate:
         ids: Any = None,
         widths: Any = None,
     ) -> None:
-        xp, dtype, rates = backend.xp, recipe.dtype, recipe.dropout_of(spec)
+        xp, dtype, rates = backend.xp, recipe.dtype, recipe.dropout_rates
         self.X, self.y, self.weights = data
         self.widths, self._greatest = widths, spec.sizes[0] if widths is None else int(widths.max())
         self.net, self.plan, self.workers, self.xp = Network(spec, backend, rates, scale), plan, workers, xp
