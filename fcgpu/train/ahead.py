@@ -25,21 +25,21 @@ class Ahead:
         self._rates, self._first = Upload(xp, (n,), np.dtype(recipe.dtype)), Upload(xp, (1,), np.int64)
         self._keys = Upload(xp, (n + 1, max(1, 2 * layers)), np.uint32)
         self.tables = Tables(self._rates.array, self._keys.array, self._first.array)
-        self._known: tuple[int, Any] = (0, None)  # the step up to which they were sent, and `drawn_by` then
+        self._known = 0, 0  # the step up to which they were sent, and `drops` then
 
-    def send(self, step: int, updates: int, rates: Callable[[int], Sequence[float]], drawn_by: Any) -> bool:
+    def send(self, step: int, updates: int, rates: Callable[[int], Sequence[float]], drops: int) -> bool:
         """Send those of step number `step` of the run and of later ones, unless the device has them already. Returns
         whether it sent keys.
 
         updates : that were made before that step; dropout's masks are drawn from their number.
-        rates(n) returns the learning rates of the next n steps; they are the same as long as `drawn_by` is equal.
+        rates(n) returns the learning rates of the next n steps; they are the same as long as `drops` is equal.
         """
-        if step < self._known[0] and drawn_by == self._known[1]:
+        if step < self._known[0] and drops == self._known[1]:
             return False
         n = min(len(self.tables.rates), self._last - step)
         self._rates.send(rates(n))
         self._first.send([step])
         if self._layers:
             self._keys.send([dropout.keys(self._seed, updates + i, self._layers).ravel() for i in range(n)])
-        self._known = step + n, drawn_by
+        self._known = step + n, drops
         return self._layers > 0

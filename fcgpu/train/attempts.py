@@ -5,7 +5,6 @@ A run has allocated all its memory by the end of its first epoch, so little is l
 
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from typing import Any
 
 from fcgpu.backend import Backend
 from fcgpu.errors import DeviceError, DeviceMemoryError
@@ -15,18 +14,13 @@ from fcgpu.train.run import Run
 
 
 class Attempts:
-    """Runs `build(plan, order)` with plans from `plan(memory_budget=...)`.
-
-    redrawn : whether a new run draws the same order of samples by itself. If not, it is passed the order that the run
-        before drew for its first epoch; else order is None.
+    """Runs `build(plan)` with plans from `plan(memory_budget=...)`.
 
     Raises DeviceMemoryError, with the memory that is needed, if no plan needs less.
     """
 
-    def __init__(
-        self, backend: Backend, plan: Callable[..., Plan], build: Callable[[Plan, Any], Run], *, redrawn: bool
-    ) -> None:
-        self._backend, self._plan, self._build, self._redrawn = backend, plan, build, redrawn
+    def __init__(self, backend: Backend, plan: Callable[..., Plan], build: Callable[[Plan], Run]) -> None:
+        self._backend, self._plan, self._build = backend, plan, build
 
     def events(self, memory_budget: int | None) -> Generator[Event, None, None]:
         """The events of the run. The run is built by this call, not by the first `next`."""
@@ -34,11 +28,11 @@ class Attempts:
             plan = self._plan(memory_budget=memory_budget)
         return self._events(self._run(plan))
 
-    def _run(self, plan: Plan, order: Any = None) -> Run:
+    def _run(self, plan: Plan) -> Run:
         while True:
             try:
                 with self._backend.enough_memory(plan.remedy):
-                    return self._build(plan, order)
+                    return self._build(plan)
             except DeviceMemoryError:
                 pass
             plan = self._less(plan)
@@ -64,9 +58,9 @@ class Attempts:
             except DeviceMemoryError:
                 if run.epochs > done:  # the epoch had ended: a monitor ran out of memory, not the run
                     raise
-            plan, order = run.plan, None if self._redrawn else run.drawn
+            plan = run.plan
             del run, events  # frees their memory
-            run = self._run(self._less(plan), order)
+            run = self._run(self._less(plan))
             events, note = run.events(), run.plan.note
             next(events)
         yield replace(event, note=note) if isinstance(event, EpochEnded) else event

@@ -160,10 +160,10 @@ class OnGpu:
         with self.capture.on_stream():
             self._batches = [self._with_steps(batch) for batch in self._loader.batches()]
 
-    def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drawn_by: Any, order: Any) -> None:
+    def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drops: int, order: Any) -> None:
         """Train on every batch once, and fill row `number` of the history.
 
-        rates(n) returns the learning rates of the next n steps; they are the same as long as `drawn_by` is equal.
+        rates(n) returns the learning rates of the next n steps; they are the same as long as `drops` is equal.
         order (n_samples,) is on the host; None for the order of the data.
         """
         whole, *ragged = self._batches
@@ -175,7 +175,7 @@ class OnGpu:
                 self._order.send(order)
             elif order is not None and self._stream is not None:
                 self._stream.begin(order)
-            if self._ahead.send(self._done, self.steps, rates, drawn_by):
+            if self._ahead.send(self._done, self.steps, rates, drops):
                 self._now.key[...] = self._ahead.tables.keys[0]
             whole.steps.run(self.plan.samples // whole.samples)
             for batch in ragged:

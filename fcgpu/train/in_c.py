@@ -102,7 +102,7 @@ class InC:
         self._t = getattr(rule.state, "t", np.zeros(1))  # the rule's steps
         self._reals = np.array([self._scale, recipe.alpha, first, *others, recipe.gradient_clip, 0.0, 0.0])
 
-    def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drawn_by: Any, order: Any) -> None:
+    def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drops: int, order: Any) -> None:
         its, sums, done = np.array(rates(self.plan.steps_per_epoch)), np.zeros(3), 0
         keys = self._keys(len(its)) if self._drops.size else None
         if order is not None:  # whatever indexes an array may have been drawn

@@ -16,6 +16,7 @@ from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Spec
 from fcgpu.train.attempts import Attempts
 from fcgpu.train.events import EpochEnded, Event
+from fcgpu.train.order import Order
 from fcgpu.train.pixels import features, is_mapped
 from fcgpu.train.plan import Plan, plan, readable, work_of
 from fcgpu.train.recipe import Recipe
@@ -113,17 +114,21 @@ def train(
         threads=threads, weighted=weights is not None, beside=0 if held_out is None else held_out.X.nbytes, taken=X,
     )  # fmt: skip
 
-    def build(made: Plan, again: Any) -> Run:
+    sample_order = Order(order, recipe.seed, data.n_samples)
+    if start is not None and start.order:
+        sample_order.restore(start.order)
+
+    def build(made: Plan) -> Run:
+        sample_order.begin()
         watch = monitor
         if held_out is not None:
             watch = _loss_on(held_out, held_weights, recipe, backend, threads, resident=not made.chunk)
         return Run(
             recipe, data, spec, X, y, backend, made,
-            times=times, weights=weights, start=start, order=order, monitor=watch, ids=sample_ids, again=again,
+            times=times, weights=weights, start=start, order=sample_order, monitor=watch, ids=sample_ids,
         )  # fmt: skip
 
-    redrawn = order is None or bool(start and start.order)  # a restart draws the same from the seed, or the state
-    return Attempts(backend, cut, build, redrawn=redrawn).events(memory_budget)
+    return Attempts(backend, cut, build).events(memory_budget)
 
 
 def _recipe(given: Any) -> Recipe:

@@ -5,21 +5,40 @@ from functools import partial
 
 from fcgpu.optim import FULL_BATCH
 from fcgpu.optim.schedules import SCHEDULES, Position, warm_up
+from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
+from fcgpu.train.state import State
 
 
 class Rates:
-    """rates(position, halvings) is the learning rate of the step at a Position, after so many halvings."""
+    """The learning rates of a run that began with the State `start`.
 
-    def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
+    Epochs, and the steps of an epoch, are counted from 0. drops : how often the adaptive schedule has lowered the rate.
+    """
+
+    def __init__(self, recipe: Recipe, plan: Plan, start: State) -> None:
         schedule = SCHEDULES[recipe.schedule or ("constant" if recipe.optimizer in FULL_BATCH else "cosine")]
         self._factor = partial(schedule.factor, **{key: getattr(recipe, key) for key in schedule.keys})
-        self._initial, self._by_step = recipe.learning_rate, schedule.by_step
-        self._warm_up_steps = recipe.warmup * steps_per_epoch
+        self._initial = math.ldexp(recipe.learning_rate, -start.halvings)
+        self._by_step, self._epochs = schedule.by_step, recipe.epochs
+        self._every, self._samples = plan.steps_per_epoch, plan.samples
+        self._warm_up_steps = recipe.warmup * self._every
+        self._done, self._seen, self._is_new = start.epochs, start.samples, not start.rule
+        # A schedule counts the start's epochs as of this run's batches; they may have been of others.
+        self._before = 0 if start.epochs else start.steps
 
-    def __call__(self, at: Position, halvings: int) -> float:
-        return math.ldexp(self._initial * self._factor(at) * warm_up(at, self._warm_up_steps), -halvings)
+    def __call__(self, epoch: int, step: int, drops: int) -> float:
+        """The learning rate of a step; one beyond the end of the epoch is in a later one."""
+        at = self._position(epoch + step // self._every, step % self._every, drops)
+        return self._initial * self._factor(at) * warm_up(at, self._warm_up_steps)
 
-    def change_within_epochs(self, step: int) -> bool:
-        """Whether the rate changes within the epoch that begins with this step, or a later one."""
-        return self._by_step or step < self._warm_up_steps
+    def of(self, n: int, epoch: int, drops: int) -> list[float]:
+        """The learning rates of n steps, from the first one of an epoch on."""
+        change = self._by_step or self._position(epoch, 0, drops).step < self._warm_up_steps  # within epochs
+        each = 1 if change else self._every
+        rates = [self(epoch, step, drops) for step in range(0, n, each)]
+        return [rate for rate in rates for _ in range(each)][:n]
+
+    def _position(self, epoch: int, step: int, drops: int) -> Position:
+        seen = 0 if epoch == 0 and self._is_new else self._seen + (epoch - self._done) * self._samples
+        return Position(self._before + epoch * self._every + step, self._epochs * self._every, epoch, seen, drops)

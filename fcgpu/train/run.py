@@ -1,7 +1,7 @@
 """One training run as a generator of events. It prints nothing; its callers consume the events.
 
-`cpu.py`, `in_c.py` and `gpu.py` have the steps, `results.py` what the events can be asked for. Here is what is decided
-between epochs: the order of the samples, learning rates, and when to stop.
+`cpu.py`, `in_c.py` and `gpu.py` have the steps of an epoch; `order.py`, `rates.py` and `stopping.py` what is decided
+between epochs; `results.py` what the events can be asked for. Here is the loop over the epochs, and the run's State.
 """
 
 import math
@@ -23,11 +23,11 @@ from fcgpu.kernels.updates import UPDATES
 from fcgpu.model import Model, Score
 from fcgpu.optim.first_order import FirstOrder
 from fcgpu.optim.lbfgs import LBFGS
-from fcgpu.optim.schedules import Position
 from fcgpu.params import Spec, initial, weights_only
 from fcgpu.train.cpu import OnCpu
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.in_c import InC
+from fcgpu.train.order import Order
 from fcgpu.train.plan import Plan
 from fcgpu.train.rates import Rates
 from fcgpu.train.recipe import KEYS, Recipe
@@ -49,9 +49,6 @@ class Run:
     """One training run. All of its state is here, or in the arrays of `steps` and `rule`.
 
     X, times : the data's features multiplied by `times`, from `pixels.features`.
-    again : (n,), the order of the first epoch, if a run before this one has drawn it already.
-
-    `drawn` is the first order (n,) of samples that this run used, None before.
     """
 
     def __init__(
@@ -67,27 +64,22 @@ class Run:
         times: int,
         weights: Any,
         start: State | None,
-        order: Any,
+        order: Order,
         monitor: Monitor | None,
         ids: Any,
-        again: Any = None,
     ) -> None:
         self.recipe, self.data, self.spec, self.backend = recipe, data, spec, backend
+        start = start or State(initial(spec, recipe.seed))
         self.counts = data.classes is not None and y.ndim == 1
-        self.monitor, self.rates = monitor, Rates(recipe, plan.steps_per_epoch)
+        self.order, self.rates, self.monitor = order, Rates(recipe, plan, start), monitor
         self.workers = Workers(plan.threads)
         self.shuffled = recipe.shuffle and plan.batch < plan.samples  # whether each epoch has a new order
-        self.drawn: Any = None
-        self._again = again
         samples = Samples((X, y, weights), ids, recipe=recipe, plan=plan, backend=backend, shuffled=self.shuffled)
         scale = recipe.scale or data.scale
-        self.steps = self._steps(samples, plan, scale / times, done=start.epochs if start else 0)
+        self.steps = self._steps(samples, plan, scale / times, done=start.epochs)
         self.plan = replace(plan, data_bytes=plan.data_bytes + samples.copied + self.steps.resident)
         self.rule = self._rule()
         self.steps.begin(self.rule)
-        self.order = order or np.random.Generator(np.random.PCG64(np.random.SeedSequence(recipe.seed).spawn(1)[0]))
-        start = start or State(initial(spec, recipe.seed))
-        self.fresh = not start.rule
         self._restore(start)
         there = (X if plan.chunk else samples.X, scale / times) if backend.on_gpu else (data.X, scale)
         self.results = Results(
@@ -127,17 +119,7 @@ class Run:
             )
         if state.rule:
             self.rule.restore(state.rule, self._inside)
-        if state.order:
-            try:
-                self.order.bit_generator.state = state.order
-            except (AttributeError, ValueError):  # it has none, or one of another kind
-                raise ConfigError(
-                    f"order={type(self.order).__name__}: expected a Generator of {state.order['bit_generator']}, whose "
-                    "state start has; replace(start, order=None) begins another order"
-                ) from None
         self.epochs, self.steps.steps, self.samples, self.drops = state.epochs, state.steps, state.samples, state.drops
-        # The schedule counts steps as if all were of this run's batches; those of the start may have been others.
-        self._skipped = state.epochs * self.plan.steps_per_epoch - state.steps if state.epochs else 0
         self.halvings, self.seconds, self.steps.samples = state.halvings, state.seconds, state.evaluated
         self.stopped = state.stopped if state.epochs else ""
         self.patience = Patience(self.recipe.tol, self.recipe.n_iter_no_change or math.inf)
@@ -152,7 +134,6 @@ class Run:
     def state(self) -> State:
         """The run's State, copied to the host."""
         host = self._outside
-        order = getattr(self.order, "bit_generator", None)
         return State(
             params=host(self.steps.params),
             rule=self.rule.state_on_host(host),
@@ -162,7 +143,7 @@ class Run:
             drops=self.drops,
             patience=replace(self.patience),
             best=None if self.best is None else host(self.best),
-            order=order and order.state,
+            order=self.order.state(),
             halvings=self.halvings,
             seconds=self.seconds,
             evaluated=self.steps.samples,
@@ -187,11 +168,10 @@ class Run:
                     self.results.check(self.epochs)
                     looked = time.perf_counter()
                 event = self._ended(rate)
-                stopped = ""
                 if self.monitor is not None or recipe.n_iter_no_change:
                     with self.backend.enough_memory(self.plan.remedy):
-                        event, stopped = self._judged(event)
-                self.stopped = stopped or self.rule.finished
+                        event, self.stopped = self._judged(event)
+                self.stopped = self.stopped or self.rule.finished
                 if self.stopped:
                     self.results.check(self.epochs)
                 self.seconds = time.perf_counter() - self.started
@@ -254,34 +234,9 @@ class Run:
 
     def _epoch(self) -> float:
         """Train on every batch once; returns the last learning rate."""
-        order = self._draw() if self.shuffled else None
-        self.steps.epoch(self.epochs, self._learning_rates, (self.drops, self.halvings), order)
-        return self.rates(self._position(-1), self.halvings)
-
-    def _draw(self) -> Any:
-        """The order (n,) of the samples in the next epoch, on the host."""
-        order = self.order.permutation(self.plan.samples) if self._again is None else self._again
-        if np.shape(order) != (self.plan.samples,):
-            raise ConfigError(
-                f"order={type(self.order).__name__}: permutation({self.plan.samples}) has shape {np.shape(order)}; "
-                f"expected ({self.plan.samples},)"
-            )
-        self.drawn, self._again = order if self.drawn is None else self.drawn, None
-        return order
-
-    def _learning_rates(self, n: int) -> list[float]:
-        """The learning rates of the next n steps, the first of which begins an epoch."""
-        each = 1 if self.rates.change_within_epochs(self._position().step) else self.plan.steps_per_epoch
-        rates = [self.rates(self._position(i), self.halvings) for i in range(0, n, each)]
-        return [rate for rate in rates for _ in range(each)][:n]
-
-    def _position(self, ahead: int = 0) -> Position:
-        """The Position of the step that is `ahead` steps after the next one, in this epoch or a later one."""
-        every = self.plan.steps_per_epoch
-        later = max(0, ahead // every)
-        seen = 0 if self.fresh and self.epochs + later == 0 else self.samples + later * self.plan.samples
-        step = self.steps.steps + self._skipped + ahead
-        return Position(step, self.recipe.epochs * every, self.epochs + later, seen, self.drops)
+        order = self.order.next() if self.shuffled else None
+        self.steps.epoch(self.epochs, lambda n: self.rates.of(n, self.epochs, self.drops), self.drops, order)
+        return self.rates(self.epochs, self.plan.steps_per_epoch - 1, self.drops)
 
     def _judged(self, event: EpochEnded) -> tuple[EpochEnded, str]:
         """The event with its monitored value, and why to stop, or ""."""
