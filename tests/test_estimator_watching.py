@@ -1,5 +1,6 @@
 """Watching an estimator's training: callbacks, validation data, monitors, progress."""
 
+import io
 from copy import deepcopy
 from pathlib import Path
 
@@ -229,3 +230,14 @@ def test_progress_is_on_standard_error(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert "5" in err
+
+
+def test_progress_of_partial_fit_is_that_of_one_epoch(monkeypatch):
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", screen)
+    for name, value in {"TERM": "xterm", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+    X, y = problem("multiclass")
+    ours("multiclass", progress=True).partial_fit(X, y, classes=np.unique(y))
+    assert "epoch 1/1 " in screen.getvalue()

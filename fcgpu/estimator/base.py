@@ -111,7 +111,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
                 start=self._start(found, recipe.optimizer, incremental=incremental), order=draws.Order(random, n),
                 sample_ids=arrays.row_hashes(X) if any(found["dropout"]) else None,
             )  # fmt: skip
-            last, why = listen(events, watch, found)
+            last, why = listen(events, watch, found, recipe.epochs)
         except BaseException:
             self.__dict__.update(curves)  # with a warm start those of the fit before, as the weights are
             raise

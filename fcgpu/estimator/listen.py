@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,13 @@ from fcgpu.estimator.watch import Watch
 from fcgpu.train.events import EpochEnded, Finished
 
 
-def listen(events: Any, watch: Watch, found: dict[str, Any]) -> tuple[EpochEnded, str]:
-    """Consume the events until the end, or until a callback returns True.
+def listen(events: Any, watch: Watch, found: dict[str, Any], epochs: int) -> tuple[EpochEnded, str]:
+    """Consume the events of a run of up to `epochs` epochs until the end, or until a callback returns True.
 
     Returns the last EpochEnded, and why training stopped before its last epoch, or "".
     """
     why = ""
-    with _shown(found) as show:
+    with _shown(epochs) if found["progress"] else nullcontext(lambda event: None) as show:
         try:
             for event in events:
                 stop = [True for callback in found["callbacks"] or () if _is_true(callback(event))]
@@ -53,12 +53,9 @@ def _is_true(answer: Any) -> bool:
 
 
 @contextmanager
-def _shown(found: dict[str, Any]) -> Iterator[Callable[[Any], None]]:
-    """A function to call with each event; it shows progress if the parameter `progress` is True."""
-    if not found["progress"]:
-        yield lambda event: None
-        return
+def _shown(epochs: int) -> Iterator[Callable[[Any], None]]:
+    """A function to call with each event, which shows progress."""
     from fcgpu.progress import Progress
 
-    with Progress(found["max_iter"], shown=True) as line:
+    with Progress(epochs, shown=True) as line:
         yield lambda event: line.add(event) if isinstance(event, EpochEnded) else None
