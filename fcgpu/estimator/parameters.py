@@ -7,7 +7,7 @@ from fcgpu.errors import ConfigError, choices
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.optim import FULL_BATCH, OPTIMIZERS
 from fcgpu.params import INITS
-from fcgpu.train.kinds import COUNT, FLAG, WHOLE, Kind, plain
+from fcgpu.train.kinds import COUNT, FLAG, FRACTION, WHOLE, Kind, plain
 from fcgpu.train.recipe import KEYS, Recipe
 
 ACTIVATIONS = {"logistic": "sigmoid", **{name: name for name in HIDDEN_ACTIVATIONS if name != "sigmoid"}}
@@ -60,14 +60,13 @@ def checked(parameters: dict[str, Any]) -> dict[str, Any]:
     for name, known in CHOICES.items():
         if name in found and found[name] not in tuple(known):
             raise ConfigError(f"{name}={found[name]!r}: {choices(found[name], known)}")
-    size, patience, share = found["batch_size"], found["n_iter_no_change"], found["validation_fraction"]
+    size, patience = found["batch_size"], found["n_iter_no_change"]
     if size not in ("auto", "full"):
         words = '"auto", "full" or a whole number of 1 or more'
         found["batch_size"] = _tested("batch_size", size, Kind(words, COUNT.parse))
     if patience != math.inf:
         _tested("n_iter_no_change", patience, COUNT)
-    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share < 1:
-        raise ConfigError(f"validation_fraction={share!r}: expected a number from 0 up to, not including, 1")
+    _tested("validation_fraction", found["validation_fraction"], FRACTION)  # 0 only without early_stopping
     rates, hidden = plain(parameters["dropout"]), found["hidden_layer_sizes"]
     if isinstance(rates, list | tuple) and len(rates) != len(hidden):
         raise ConfigError(
@@ -127,7 +126,7 @@ def recipe_of(found: dict[str, Any], n: int, *, output: str, epochs: int, dtype:
     """The Recipe for parameters that `checked` returned, and n samples."""
     solver, schedule = found["solver"], found["learning_rate"]
     stochastic = solver not in FULL_BATCH
-    if schedule in FOR_SGD_ONLY and solver in ("adam", *FULL_BATCH):
+    if schedule in FOR_SGD_ONLY and solver == "adam":
         schedule = "constant"
     patience = found["n_iter_no_change"] if stochastic or found["early_stopping"] else math.inf
     if schedule == "adaptive" and patience == math.inf:
