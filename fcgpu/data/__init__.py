@@ -12,23 +12,10 @@ import numpy as np
 
 from fcgpu.backend import choose
 from fcgpu.data import article, idx, images
-from fcgpu.data.dataset import Dataset, dataset
+from fcgpu.data.dataset import Dataset
 from fcgpu.data.features import check_features
-from fcgpu.data.labels import encode_labels
 from fcgpu.data.names import Names, check_names
 from fcgpu.errors import ConfigError, DataError, choices
-
-__all__ = [
-    "NAMED",
-    "Dataset",
-    "check_features",
-    "dataset",
-    "encode_labels",
-    "is_image_folder",
-    "load",
-    "load_features",
-    "picture_paths",
-]
 
 PathLike = str | os.PathLike[str]
 TABLES = (".csv", ".npy", ".npz")

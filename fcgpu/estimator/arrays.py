@@ -15,7 +15,7 @@ from sklearn.utils._array_api import array_api_compat, get_namespace_and_device
 from sklearn.utils.validation import _check_feature_names, _check_n_features, _check_sample_weight, validate_data
 
 from fcgpu.backend import as_numpy, beside, namespace_of, on_gpu
-from fcgpu.data import check_features
+from fcgpu.data.features import check_features
 from fcgpu.errors import DataError
 
 CPU = 1  # DLPack's number for this device type
