@@ -199,7 +199,7 @@ def choose(device: str = "auto", work: Work | None = None, X: Any = None) -> Bac
             return _gpu(0, "a product ran on it")
         except DeviceError as error:
             return _cpu(f"no GPU: {error}")
-    kind, colon, number = device.partition(":")
+    kind, colon, number = str(device).partition(":")
     if kind != "cuda" or (colon and not number.isdecimal()):
         raise ConfigError(f"device={device!r} is not a device; choose from auto, cpu, cuda, cuda:N")
     try:

@@ -245,6 +245,8 @@ def test_models_and_datasets_are_compared_by_identity():
         ((X, SIDE), {"threads": "2"}, fcgpu.ConfigError, "threads='2': expected a whole number of 1 or more"),
         ((X, SIDE), {"threads": 0}, fcgpu.ConfigError, "threads=0: expected a whole number of 1 or more"),
         ((X, SIDE), {"memory_budget": "300MB"}, fcgpu.ConfigError, "memory_budget='300MB': .* of bytes"),
+        ((X, SIDE), {"device": 0}, fcgpu.ConfigError, "device=0 is not a device; choose from auto, cpu, cuda, cuda:N"),
+        ((X, SIDE), {"device": None}, fcgpu.ConfigError, "device=None is not a device"),
         ((X, SIDE), {"start": 3}, fcgpu.ConfigError, "start=3: expected a State"),
         ((X, SIDE), {"start": fcgpu.State([0.0] * 9)}, fcgpu.ConfigError, "start has params=.*: expected an array of"),
         (
@@ -292,7 +294,7 @@ def test_an_event_for_another_process_says_what_can_go_there_instead():
     assert sent[1:] == (event.train, event.test)
 
 
-@pytest.mark.parametrize("answer", [None, "0.5", [0.5]])
+@pytest.mark.parametrize("answer", [None, "0.5", [0.5], np.array([0.5, 0.6])])
 def test_a_monitor_that_returns_no_number_is_named(answer):
     events = fcgpu.train((X, SIDE), monitor=lambda event: answer, early_stopping=True, **OPTIONS)
     with pytest.raises(fcgpu.ConfigError, match=r"monitor returned .* after epoch 1: expected a number"):

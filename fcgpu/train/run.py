@@ -242,7 +242,7 @@ class Run:
         """The event with its monitored value, and why to stop, or ""."""
         recipe = self.recipe
         value = event.loss if self.monitor is None else self.monitor(event)
-        if not hasattr(value, "__float__"):
+        if not hasattr(value, "__float__") or np.ndim(value):
             raise ConfigError(
                 f"monitor returned {value!r} after epoch {event.epoch}: expected a number; less is better"
             )
