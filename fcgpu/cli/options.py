@@ -169,7 +169,8 @@ def _train(commands: Any) -> None:
     train.add_argument("--on-divergence", choices=("stop", "halve"), default="stop", help=f"{halve} (default: stop)")
     board = "log for TensorBoard, into the run directory (needs the extra tensorboard)"
     train.add_argument("--tensorboard", action="store_true", help=board)
-    train.add_argument("--memory", metavar="SIZE", help="budget, as 300MB or 2GiB (default: half of what is free)")
+    memory = "budget, as 300MB or 2GiB (default: half of what is free, of a GPU's memory 90 %%)"
+    train.add_argument("--memory", metavar="SIZE", help=memory)
     train.add_argument("--report", action="store_true", help="write report.html into the run directory, at the end")
     _where(train)
     _output(train)

@@ -58,7 +58,7 @@ def load(path: str | os.PathLike[str]) -> Model:
                 f"which reads format {FORMAT}: use the version that wrote it"
             )
         model = _model(about, tensors)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, ConfigError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise sealed.damaged(name) from error
     return model
 

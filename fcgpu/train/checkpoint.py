@@ -10,7 +10,7 @@ import numpy as np
 
 from fcgpu.data.dataset import Dataset
 from fcgpu.data.features import ROWS_CHECKED_AT_ONCE
-from fcgpu.errors import CheckpointError, ConfigError
+from fcgpu.errors import CheckpointError
 from fcgpu.formats import sealed
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
@@ -70,7 +70,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
                 f"which reads format {FORMAT}: resume with the version that wrote it"
             )
         return _checkpoint(name, about, tensors)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, ConfigError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise sealed.damaged(name) from error
 
 

@@ -64,7 +64,8 @@ def train(
         the held-out samples, else the training loss.
     sample_ids : (n_samples,) uint32, from which dropout's masks are drawn: equal ids get equal masks. None: 0, 1, ...
 
-    Everything is checked by the call itself, before the first event. It raises DataError, ConfigError or DeviceError.
+    Everything is checked by the call itself, before the first event. It raises DataError, ConfigError or DeviceError,
+    and CheckpointError if the optimizer's state in `start` is not for this run.
     The generator raises DivergenceError when the loss is no longer finite, and DeviceMemoryError when memory runs out.
     """
     recipe = _recipe(recipe).but(**changes)
