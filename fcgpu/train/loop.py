@@ -76,20 +76,12 @@ def train(
     if sample_ids is not None and (sample_ids := np.asarray(as_numpy(sample_ids))).shape != (data.n_samples,):
         raise DataError(f"{data.name}: sample_ids has shape {sample_ids.shape}; expected ({data.n_samples},)")
     spec, _ = fit_to(recipe, data)
-    if start is not None and not isinstance(start, State):
-        raise ConfigError(f"start={shortened(start)}: expected a State, such as event.state() or State(params)")
+    if start is not None:
+        _check_start(start, spec, recipe)
     if order is not None and not callable(getattr(order, "permutation", None)):
-        raise ConfigError(f"order={shortened(order)}: expected an object with permutation(n), as a NumPy Generator has")
+        raise ConfigError(f"order={_shortened(order)}: expected an object with permutation(n), as NumPy's Generator")
     if monitor is not None and not callable(monitor):
-        raise ConfigError(f"monitor={shortened(monitor)}: expected a function of EpochEnded; less is better")
-    if start is not None and (found := getattr(start.params, "shape", None)) != (spec.n_params,):
-        wrong = f"{start.params.size} parameters" if found else f"params={shortened(start.params)}"
-        raise ConfigError(f"start has {wrong}: expected an array of this network's {spec.n_params} parameters")
-    if start is not None and start.epochs > recipe.epochs:
-        raise ConfigError(
-            f"epochs={recipe.epochs} is less than the {start.epochs} epochs of start, which it counts, too: "
-            "State(start.params) begins again with epoch 1"
-        )
+        raise ConfigError(f"monitor={_shortened(monitor)}: expected a function of EpochEnded; less is better")
     if isinstance(device, Backend):
         device_of(device.device, data.X)
         backend = device
@@ -136,25 +128,38 @@ def _recipe(given: Any) -> Recipe:
     if given is None:
         return Recipe()
     if isinstance(given, list | tuple) or hasattr(given, "__array__"):  # train(X, y), as other libraries have it
-        raise ConfigError(f"recipe={shortened(given)}: samples and labels are one argument: train((X, y), ...)")
+        raise ConfigError(f"recipe={_shortened(given)}: samples and labels are one argument: train((X, y), ...)")
     if not isinstance(given, Recipe):
         raise ConfigError(
-            f"recipe={shortened(given)}: expected a Recipe; fcgpu.load_recipe(name) loads one by its name or from a "
+            f"recipe={_shortened(given)}: expected a Recipe; fcgpu.load_recipe(name) loads one by its name or from a "
             "TOML file, and its keys may be arguments of train"
         )
     return given
 
 
+def _check_start(start: Any, spec: Spec, recipe: Recipe) -> None:
+    if not isinstance(start, State):
+        raise ConfigError(f"start={_shortened(start)}: expected a State, such as event.state() or State(params)")
+    if (found := getattr(start.params, "shape", None)) != (spec.n_params,):
+        wrong = f"{start.params.size} parameters" if found else f"params={_shortened(start.params)}"
+        raise ConfigError(f"start has {wrong}: expected an array of this network's {spec.n_params} parameters")
+    if start.epochs > recipe.epochs:
+        raise ConfigError(
+            f"epochs={recipe.epochs} is less than the {start.epochs} epochs of start, which it counts, too: "
+            "State(start.params) begins again with epoch 1"
+        )
+
+
 def _arrays(data: Any) -> Any:
     if not isinstance(data, tuple | list) or len(data) not in (2, 4):
         raise DataError(
-            f"data={shortened(data)}: expected (X, y) or (X, y, X_test, y_test), or a Dataset, which fcgpu.load(path) "
+            f"data={_shortened(data)}: expected (X, y) or (X, y, X_test, y_test), or a Dataset, which fcgpu.load(path) "
             "makes of files"
         )
     return data
 
 
-def shortened(value: Any) -> str:
+def _shortened(value: Any) -> str:
     """repr(value) for an error message; if it is long, only the type."""
     words = repr(value)
     return words if len(words) <= 60 and "\n" not in words else f"a {type(value).__name__}"
