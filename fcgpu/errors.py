@@ -10,6 +10,7 @@ from typing import Any
 SYNONYMS = {  # a name here, and those of the same thing in scikit-learn, PyTorch and Keras
     "alpha": "l2 reg regularization",
     "batch": "batch_size",
+    "constant": "none",
     "cross_entropy": "categorical_crossentropy sparse_categorical_crossentropy",
     "epochs": "max_iter n_epochs num_epochs",
     "gradient_clip": "clipnorm max_grad_norm max_norm",

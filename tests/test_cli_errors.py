@@ -225,7 +225,10 @@ OPTIONS = {
     },
     "--optimizer": {"adm": "optimizer='adm': expected one of .*did you mean 'adam'"},
     "--init": {"hee": "init='hee': expected one of .*did you mean 'he'"},
-    "--schedule": {"cosin": "schedule='cosin': expected one of .*did you mean 'cosine'"},
+    "--schedule": {
+        "cosin": "schedule='cosin': expected one of .*did you mean 'cosine'",
+        "none": "did you mean 'constant'",
+    },
     "--dtype": {"float16": "dtype='float16': expected one of float32, float64"},
     "--image-size": {
         "64": r"image_size=\[64\]: expected \[height, width\]",
