@@ -101,22 +101,29 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             recipe = recipe.but(batch=batch_of(found, n))
         if (size := found["batch_size"]) not in ("auto", "full") and size > n and recipe.batch != "full":
             warnings.warn(f"batch_size={size} is more than the {n} samples: it is clipped to them", stacklevel=3)
+        start, order = self._start(found, recipe.optimizer, incremental=incremental), draws.Order(random, n)
+        last, why = self._run(samples, held_out, recipe, backend, found, start=start, order=order)
+        self._take(last, why, spec, recipe, backend, incremental=incremental)
+        return self
+
+    def _run(
+        self, samples: Samples, held_out: Samples | None, recipe: Recipe, backend: Backend, found: dict[str, Any], *,
+        start: State, order: Any,
+    ) -> tuple[EpochEnded, str]:  # fmt: skip
+        """Train on the samples; return what `listen` does. If it fails, the curves are what they were."""
         curves = {name: copy(getattr(self, name)) for name in CURVES}
         try:
-            watch = Watch(self, found, backend, held_out, dtype)
-            X = arrays.for_backend(samples.X, backend, dtype)
+            watch = Watch(self, found, backend, held_out, recipe.dtype)
+            X = arrays.for_backend(samples.X, backend, recipe.dtype)
             data = Dataset(X, samples.y, classes=self._loop_classes, name=type(self).__name__)
             events = train(
                 data, recipe, device=backend, threads=found["threads"], sample_weight=samples.weights, monitor=watch,
-                start=self._start(found, recipe.optimizer, incremental=incremental), order=draws.Order(random, n),
-                sample_ids=arrays.row_hashes(X) if any(found["dropout"]) else None,
+                start=start, order=order, sample_ids=arrays.row_hashes(X) if any(found["dropout"]) else None,
             )  # fmt: skip
-            last, why = listen(events, watch, found, recipe.epochs)
+            return listen(events, watch, found, recipe.epochs)
         except BaseException:
             self.__dict__.update(curves)  # with a warm start those of the fit before, as the weights are
             raise
-        self._take(last, why, spec, recipe, backend, incremental=incremental)
-        return self
 
     def _begin(self, spec: Spec, found: dict[str, Any], state: State) -> None:
         """Set the attributes of an untrained network."""

@@ -39,7 +39,7 @@ def listen(events: Any, watch: Watch, found: dict[str, Any], epochs: int) -> tup
             if watch.last is None:
                 raise
             why = "interrupted"
-            warnings.warn("Training interrupted by user.", stacklevel=4)
+            warnings.warn("Training interrupted by user.", stacklevel=5)
         finally:
             events.close()
     if watch.last is None:
