@@ -195,14 +195,19 @@ def _numbers(rows: list[str]) -> Any:
 
 def _extended(X: Any, rows: Any) -> Any:
     """X with the rows appended, in place unless a uint8 X becomes float64 because a value does not fit."""
-    if X.dtype == rows.dtype == np.uint8:
-        pass
-    elif X.dtype == np.uint8 and not (rows.min() >= 0 and rows.max() <= 255 and (rows == rows.astype(np.uint8)).all()):
+    if X.dtype == np.uint8 and not _are_bytes(rows):
         X = X.astype(np.float64)
     n = len(X)
     X.resize((n + len(rows), X.shape[1]), refcheck=False)
     X[n:] = rows
     return X
+
+
+def _are_bytes(rows: Any) -> bool:
+    """Whether the finite numbers are whole and from 0 to 255."""
+    if rows.dtype == np.uint8:
+        return True
+    return bool(rows.min() >= 0 and rows.max() <= 255 and (rows == rows.astype(np.uint8)).all())
 
 
 def _csv_fault(path: Path, columns: int, header: bool) -> DataError:

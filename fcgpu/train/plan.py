@@ -124,7 +124,6 @@ def plan(
         cuts = _on_gpu(whole, spec, X, recipe, small, beside, movable=not there, xp=backend.xp)
     else:
         cuts = _on_cpu(whole, spec, X, (X if taken is None else taken, y), recipe, threads or cpu_count())
-    cut = whole
     for cut in cuts:
         if cut.bytes <= budget:
             return cut
