@@ -139,10 +139,10 @@ class Job:
             show_samples(event.model, data, recipe)
         try:
             if args.report:
-                path, size = write_report([str(run.path)])
+                path, n_bytes = write_report([str(run.path)])
                 result["report"] = str(path)
                 if speak:
-                    print(f"\n{path}: {readable(size)}; open it in a browser")
+                    print(f"\n{path}: {readable(n_bytes)}; open it in a browser")
         finally:
             if args.json:
                 print(json.dumps(result))

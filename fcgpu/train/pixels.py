@@ -36,7 +36,7 @@ def features(X: Any, backend: Backend, threads: int) -> tuple[Any, int]:
     uint8 array in the memory where X is, host or device, if there is room. Other features are returned unchanged, with
     factor 1.
     """
-    if X.dtype == np.uint8 or X.dtype.kind not in "iuf" or X.dtype.itemsize < 2:
+    if X.dtype.kind not in "iuf" or X.dtype.itemsize < 2:
         return X, 1
     if backend.holds(X):
         with backend.current():
