@@ -204,6 +204,8 @@ OPTIONS = {
         "lots": "memory='lots': expected a size such as 300MB or 2GiB",
         "3XB": "memory='3XB': expected a size",
         "-5MB": "memory='-5MB': expected a size",
+        "0": "memory='0': expected a size",
+        "0.4": r"memory='0\.4': expected a size",
         "9" * 400 + "GB": "memory='9+GB': expected a size",
     },
     "--device": {

@@ -249,13 +249,14 @@ def count(name: str, text: str | None) -> int | None:
 
 
 def size(name: str, text: str | None) -> int | None:
-    """Bytes from text such as 300MB, 2GiB or a plain number; None stays None. Raises ConfigError."""
+    """Bytes, 1 or more, from text such as 300MB, 2GiB or a plain number; None stays None. Raises ConfigError."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([A-Za-z]*)", text)
-    if not match or match[2].upper() not in UNITS:
+    n = int(float(match[1]) * UNITS.get(match[2].upper(), 0)) if match else 0
+    if n < 1:
         raise ConfigError(f"{name}={text!r}: expected a size such as 300MB or 2GiB")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    return n
 
 
 def every(text: str) -> tuple[int, float]:
