@@ -105,6 +105,10 @@ class Recipe:
                 why = f" ({error})" if str(error) else ""
                 given = list(value) if isinstance(value, tuple) else value
                 raise ConfigError(f"{f.name}={given!r}: expected {kind.words}{why}") from None
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Raise ConfigError for values that contradict one another."""
         legal = OUTPUTS[self.output].loss
         if self.loss and self.loss != legal:
             partner = next(name for name, row in OUTPUTS.items() if row.loss == self.loss)
