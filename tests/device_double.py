@@ -52,6 +52,7 @@ REFUSED = (
     "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
 )
 FREE_BYTES = 1 << 30
+FLAGS = ("c_contiguous", "f_contiguous", "owndata", "fnc", "forc")
 
 
 def operand(x):
@@ -72,10 +73,11 @@ class DeviceArray:
     def __init__(self, xp, host):
         self._xp, self._host = xp, host
 
-    shape, dtype, ndim, size, nbytes, itemsize, strides, flags = (
+    shape, dtype, ndim, size, nbytes, itemsize, strides = (
         property(lambda self, name=name: getattr(self._host, name))
-        for name in ("shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides", "flags")
+        for name in ("shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides")
     )
+    flags = property(lambda self: SimpleNamespace(**{name: getattr(self._host.flags, name) for name in FLAGS}))
     data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
 
     mT = property(lambda self: DeviceArray(self._xp, self._host.mT))

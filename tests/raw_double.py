@@ -71,6 +71,8 @@ class RawKernel:
         for a in args:
             if not isinstance(a, np.generic) and not hasattr(a, "_host"):
                 raise TypeError(f"{self._name}: {a!r} is neither an array of the device nor a NumPy scalar")
+            if not isinstance(a, np.generic) and a.ndim and a.shape[-1] > 1 and a.strides[-1] != a.itemsize:
+                raise ValueError(f"{self._name}: it is told an address, and numbers of a row do not follow each other")
 
         def run(*hosts):
             arrays = iter(hosts)

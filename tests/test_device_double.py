@@ -323,8 +323,18 @@ def test_the_words_of_cupy(xp):
         device[:] = HOST
     with pytest.raises(TypeError, match="Wrong arguments"):
         xp.multiply(device, 2, out=device, where=device > 0)
+    with pytest.raises(AttributeError, match="'aligned'"):
+        assert device.flags.aligned
     with pytest.raises(AttributeError, match="'einsum'"):
         xp.einsum("i->", device)
+
+
+def test_a_kernel_that_is_told_an_address_is_given_rows_of_numbers_that_follow_each_other(xp):
+    """CuPy passes the address alone, so a kernel of CUDA C++ would read others than those of the array."""
+    kernel = xp.RawKernel("", "kernel")
+    for wrong in (xp.asarray(np.ones((4, 3), order="F")), xp.ones((6,))[::2]):
+        with pytest.raises(ValueError, match="kernel: it is told an address"):
+            kernel((1,), (1,), (wrong,))
 
 
 @pytest.mark.parametrize(
