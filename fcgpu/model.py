@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -249,19 +250,22 @@ def _in_tiles(
     n_tiles = -(-n // tile)
     free = deque(Workspace(spec, tile, dtype, xp, backward=False) for _ in range(min(workers.threads, n_tiles)))
     resident = backend.holds(X)
+
+    def answer(rows: slice, whole: Workspace) -> Any:
+        part = X[rows] if resident else backend.to_device(X[rows])
+        return compute(net, layers, net.load(part, slice(None), whole.head(rows.stop - rows.start, spec.sizes[0])))
+
+    if resident and n_tiles == 1:
+        return answer(slice(0, n), free.pop())
     out = (xp if resident else np).empty((n, spec.sizes[-1]), dtype)
 
     def one(i: int) -> None:
-        rows = slice(i * tile, min(n, (i + 1) * tile))
-        part = X[rows] if resident else backend.to_device(X[rows])
-        whole = free.pop()
-        work = net.load(part, slice(None), whole.head(rows.stop - rows.start, spec.sizes[0]))
-        answer = compute(net, layers, work)
-        out[rows] = answer if resident else backend.to_host(answer)
+        rows, whole = slice(i * tile, min(n, (i + 1) * tile)), free.pop()
+        out[rows] = answer(rows, whole) if resident else backend.to_host(answer(rows, whole))
         free.append(whole)
 
     try:
-        with workers.quiet():
+        with nullcontext() if backend.on_gpu else workers.quiet():  # on a GPU no product is BLAS's
             workers.run(one, n_tiles)
     finally:
         workers.close()

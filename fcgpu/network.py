@@ -39,9 +39,10 @@ class Workspace:
         self.A = [xp.empty((rows, n), dtype=dtype) for n in spec.sizes]
         self.dA = [None, *(xp.empty((rows, n), dtype=dtype) for n in spec.sizes[1:-1])] if backward else []
         self.keep = [None, *(xp.empty((rows, n), dtype=bool) for n, _ in zip(spec.sizes[1:-1], dropout, strict=False))]
-        self.ones = xp.ones((1, rows), dtype=dtype)
-        self.losses = xp.empty((rows, 1), dtype=dtype)
-        self.correct = xp.empty((rows,), dtype=bool)
+        if backward:
+            self.ones = xp.ones((1, rows), dtype=dtype)
+            self.losses = xp.empty((rows, 1), dtype=dtype)
+            self.correct = xp.empty((rows,), dtype=bool)
         self._heads: dict[tuple[int, int], Workspace] = {(rows, spec.sizes[0]): self}
 
     def head(self, rows: int, width: int) -> "Workspace":
@@ -52,7 +53,8 @@ class Workspace:
             found.rows = rows
             found.A = [self.A[0][:rows, :width], *(a[:rows] for a in self.A[1:])]
             found.dA, found.keep = ([a if a is None else a[:rows] for a in buffers] for buffers in (self.dA, self.keep))
-            found.ones, found.losses, found.correct = self.ones[:, :rows], self.losses[:rows], self.correct[:rows]
+            if self.dA:
+                found.ones, found.losses, found.correct = self.ones[:, :rows], self.losses[:rows], self.correct[:rows]
             self._heads[rows, width] = found
         return found
 

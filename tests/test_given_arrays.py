@@ -53,6 +53,26 @@ def test_a_test_set_may_lie_there_too_and_a_model_answers_there(given, samples):
     np.testing.assert_array_equal(found.model.predict(there, device=given), found.model.predict(X))
 
 
+def test_a_prediction_there_sends_the_parameters_and_waits_twice(samples, monkeypatch):
+    """Once to know that all outputs are finite, and once for the labels."""
+    X, y = samples
+    backend = double_backend(monkeypatch)
+    xp = backend.xp
+    as_cupy(xp, monkeypatch)
+    *_, finished = fcgpu.train((X, y), device="cpu", **OPTIONS)
+    there = backend.to_device(X.astype(np.float32))
+
+    def counts():
+        return xp.uploads, xp.synchronisations, xp.allocations, xp.launches.total()
+
+    for n in (1, len(y)):
+        before = counts()
+        finished.model.predict(there[:n], device=backend)
+        # Allocated: parameters, a buffer for each layer's values and the features', three for the answer. Launched: a
+        # product and an activation for each layer, three for the answer.
+        assert [now - then for now, then in zip(counts(), before, strict=True)] == [1, 2, 1 + 3 + 3, 2 * 2 + 3]
+
+
 def test_what_is_wrong_with_them_is_said(given, samples):
     X, y = samples
     with pytest.raises(fcgpu.DataError, match=r"arrays: X has shape \(60,\); expected"):
