@@ -151,6 +151,9 @@ class DeviceArray:
     def sum(self, axis=None, dtype=None, out=None, keepdims=False):
         return self._xp.sum(self, axis, dtype, out, keepdims)
 
+    def argmax(self, axis=None):
+        return self._xp.argmax(self, axis)
+
     def fill(self, value):
         self[...] = value
 

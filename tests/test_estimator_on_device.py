@@ -56,6 +56,16 @@ def test_features_on_the_device_are_never_fetched_and_answers_stay_there(kind, g
     assert model.score(on_device, y) == pytest.approx(plain.score(X, y))
 
 
+@pytest.mark.parametrize("kind", ["multiclass", "binary", "multilabel"])
+def test_labels_are_decided_on_the_device(kind, device):
+    """The host waits until all features are known to be finite, and for the labels, if they are of one column."""
+    X, y = problem(kind)
+    model, there = ours(kind, **GIVEN).fit(X, y), device.xp.asarray(np.resize(X, (9000, X.shape[1])))
+    device.fetched.clear()
+    model.predict(there)
+    assert device.fetched == [(), *([] if kind == "multilabel" else [(9000,)])]
+
+
 @pytest.mark.parametrize(("kind", "monitor"), [("multiclass", "neg_log_loss"), ("regression", "r2")])
 def test_a_scorer_of_scikit_learn_watches_samples_that_lie_there(kind, monitor, device):
     X, y = problem(kind)

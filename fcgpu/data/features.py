@@ -9,6 +9,7 @@ from fcgpu.errors import DataError
 
 LONG_DOUBLE = "g"  # 64 to 128 bits, depending on the machine; no GPU has it
 ROWS_CHECKED_AT_ONCE = 4096  # bounds the temporary memory of a pass over X
+GPU_NUMBERS_CHECKED_AT_ONCE = 1 << 26  # the same on a GPU, which the host waits for each time
 
 
 def check_features(X: Any, name: str) -> Any:
@@ -39,8 +40,9 @@ def check_features(X: Any, name: str) -> Any:
 
 
 def _check_finite(X: Any, name: str, xp: Any) -> None:
-    for start in range(0, len(X), ROWS_CHECKED_AT_ONCE):
-        finite = xp.isfinite(X[start : start + ROWS_CHECKED_AT_ONCE])
+    rows = ROWS_CHECKED_AT_ONCE if xp is np else max(1, GPU_NUMBERS_CHECKED_AT_ONCE // X.shape[1])
+    for start in range(0, len(X), rows):
+        finite = xp.isfinite(X[start : start + rows])
         if not bool(xp.all(finite)):
             row, column = np.argwhere(~as_numpy(finite))[0]
             value = as_numpy(X[start + row, column])

@@ -7,7 +7,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.metaestimators import available_if
 
-from fcgpu.backend import beside, namespace_of
+from fcgpu.backend import as_numpy, beside, namespace_of
 from fcgpu.data.labels import as_classes, shown
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.estimator import arrays, labels
@@ -178,7 +178,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     def predict(self, X: Any) -> Any:
         """The label of each sample, (n_samples,); for multilabel problems (n_samples, n_labels) of 0 and 1."""
         P, back = self._outputs(X, "predict")
-        return back(self._decided(arrays.on_host(P)))
+        return back(self._decided(P))
 
     def predict_proba(self, X: Any) -> Any:
         """The probability of each class, (n_samples, n_classes) in the order of classes_, in the dtype of training.
@@ -206,7 +206,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The accuracy on (X, y): the fraction of samples whose label, or every label if multilabel, is correct."""
         P, _ = self._outputs(X, "score")
-        return self._score_of(arrays.on_host(y), self._decided(arrays.on_host(P)), arrays.on_host(sample_weight))
+        predicted = as_numpy(self._decided(P))
+        return self._score_of(arrays.on_host(y), predicted, arrays.on_host(sample_weight))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -262,10 +263,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return loss
 
     def _decided(self, P: Any) -> Any:
-        if self._multilabel:
-            return (P > 0.5).astype(int)
-        index = (P[:, 0] > 0.5).astype(np.intp) if self.n_outputs_ == 1 else P.argmax(axis=1)
-        return self.classes_[np.minimum(index, len(self.classes_) - 1)]
+        """The labels by probabilities P, on the host; those of multilabel problems where P is."""
+        with beside(P):
+            if self._multilabel:
+                return (P > 0.5).astype(int)
+            index = (P[:, 0] > 0.5).astype(np.intp) if self.n_outputs_ == 1 else P.argmax(axis=1)
+        return self.classes_[np.minimum(as_numpy(index), len(self.classes_) - 1)]
 
     def _score_of(self, y: Any, predicted: Any, sample_weight: Any) -> float:
         return float(accuracy_score(y, predicted, sample_weight=sample_weight))
