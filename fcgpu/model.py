@@ -25,6 +25,7 @@ from fcgpu.workers import Workers
 
 TILE_BYTES = 4 << 20  # of a tile's buffers on the CPU: about what a core's caches hold
 GPU_TILE_BYTES, FEW_BYTES = 256 << 20, 16 << 20  # for the latter a GPU is not asked what it has left
+FEW_LOGITS = 1 << 14  # up to so many are looked at by the host: that is sooner done than launched
 
 Compute = Callable[[Network, Sequence[Layer], Workspace], Any]
 
@@ -99,7 +100,7 @@ class Model:
         if self.classes is None:
             values = backend.to_host(self.predict_proba(X, device=backend, threads=threads))
             return values[:, 0] if values.shape[1] == 1 else values
-        Z = self.decision_function(X, device=backend, threads=threads)
+        Z = self._outputs(X, backend, threads, Network.forward, few=FEW_LOGITS)
         with backend.current():
             index = backend.to_host(class_index(Z, backend.xp if backend.holds(Z) else np))
         return array_of(self.classes)[index]
@@ -166,7 +167,10 @@ class Model:
             )
         return encode_labels(y, self.classes, data.name)
 
-    def _outputs(self, X: Any, device: str | Backend | None, threads: int | None, compute: Compute) -> Any:
+    def _outputs(
+        self, X: Any, device: str | Backend | None, threads: int | None, compute: Compute, *, few: int = 0
+    ) -> Any:
+        """(n, n_outputs), all finite, on X's device; on the host if there are no more than `few` numbers."""
         backend, threads = where(device, X), whole("threads", threads)
         check_names(names_of(X), self.feature_names, "X")
         if not (backend.holds(X) and X.ndim == 2 and X.size):  # numbers on a GPU are not looked at: the outputs are
@@ -179,6 +183,7 @@ class Model:
         remedy = "free its memory, or use device='cpu'"
         with backend.enough_memory(remedy), np.errstate(all="ignore"):  # infinity and NaN are an error below
             out = in_tiles(compute, self.spec, backend.to_device(self.params), X, backend, threads, self.scale)
+            out = backend.to_host(out) if out.size <= few else out
             xp = backend.xp if backend.holds(out) else np
             finite = xp.isfinite(out)
             if not bool(xp.all(finite)):  # waits for the device

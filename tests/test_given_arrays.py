@@ -53,24 +53,31 @@ def test_a_test_set_may_lie_there_too_and_a_model_answers_there(given, samples):
     np.testing.assert_array_equal(found.model.predict(there, device=given), found.model.predict(X))
 
 
-def test_a_prediction_there_sends_the_parameters_and_waits_twice(samples, monkeypatch):
-    """Once to know that all outputs are finite, and once for the labels."""
+@pytest.mark.parametrize("few", [True, False])
+def test_a_prediction_there_sends_the_parameters_and_waits_for_the_labels(few, samples, monkeypatch):
+    """Also, if the host does not look at few logits itself, to know that all are finite."""
     X, y = samples
     backend = double_backend(monkeypatch)
     xp = backend.xp
     as_cupy(xp, monkeypatch)
+    monkeypatch.setattr("fcgpu.model.FEW_LOGITS", 3 * len(y) if few else 2)
     *_, finished = fcgpu.train((X, y), device="cpu", **OPTIONS)
     there = backend.to_device(X.astype(np.float32))
+    # Allocated are the parameters and a buffer for the features' and each layer's values, launched a product and an
+    # activation for each layer; and three of each to look at the logits.
+    expected = (1, 1, 1 + 3, 2 * 2) if few else (1, 2, 1 + 3 + 3, 2 * 2 + 3)
 
     def counts():
         return xp.uploads, xp.synchronisations, xp.allocations, xp.launches.total()
 
     for n in (1, len(y)):
         before = counts()
-        finished.model.predict(there[:n], device=backend)
-        # Allocated: parameters, a buffer for each layer's values and the features', three for the answer. Launched: a
-        # product and an activation for each layer, three for the answer.
-        assert [now - then for now, then in zip(counts(), before, strict=True)] == [1, 2, 1 + 3 + 3, 2 * 2 + 3]
+        labels = finished.model.predict(there[:n], device=backend)
+        assert tuple(now - then for now, then in zip(counts(), before, strict=True)) == expected
+        np.testing.assert_array_equal(labels, finished.model.predict(X[:n]))
+    there[-1] *= np.nan
+    with pytest.raises(fcgpu.DivergenceError, match="outputs for sample 59 are not finite"):
+        finished.model.predict(there, device=backend)
 
 
 def test_what_is_wrong_with_them_is_said(given, samples):
