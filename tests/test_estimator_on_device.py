@@ -57,13 +57,15 @@ def test_features_on_the_device_are_never_fetched_and_answers_stay_there(kind, g
 
 
 @pytest.mark.parametrize("kind", ["multiclass", "binary", "multilabel"])
-def test_labels_are_decided_on_the_device(kind, device):
+def test_labels_are_decided_on_the_device_if_they_are_many(kind, device):
     """The host waits until all features are known to be finite, and for the labels, if they are of one column."""
     X, y = problem(kind)
-    model, there = ours(kind, **GIVEN).fit(X, y), device.xp.asarray(np.resize(X, (9000, X.shape[1])))
-    device.fetched.clear()
-    model.predict(there)
-    assert device.fetched == [(), *([] if kind == "multilabel" else [(9000,)])]
+    model = ours(kind, **GIVEN).fit(X, y)
+    for n, fetched in ((3, [(3, model.n_outputs_)]), (17_000, [] if kind == "multilabel" else [(17_000,)])):
+        there = device.xp.asarray(np.resize(X, (n, X.shape[1])))
+        device.fetched.clear()
+        model.predict(there)
+        assert device.fetched == [(), *fetched]
 
 
 @pytest.mark.parametrize(("kind", "monitor"), [("multiclass", "neg_log_loss"), ("regression", "r2")])

@@ -13,7 +13,7 @@ from fcgpu.errors import ConfigError, DataError
 from fcgpu.estimator import arrays, labels
 from fcgpu.estimator.base import BaseMLP
 from fcgpu.estimator.parameters import check_partial_fit
-from fcgpu.model import of_both
+from fcgpu.model import FEW_LOGITS, of_both
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
@@ -263,7 +263,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return loss
 
     def _decided(self, P: Any) -> Any:
-        """The labels by probabilities P, on the host; those of multilabel problems where P is."""
+        """The labels by probabilities P, on the host; those of multilabel problems where P is, if they are many."""
+        P = as_numpy(P) if P.size <= FEW_LOGITS else P
         with beside(P):
             if self._multilabel:
                 return (P > 0.5).astype(int)
