@@ -23,7 +23,8 @@ from fcgpu.formats import atomic
 from fcgpu.streams import say
 
 X, LABELS = blobs(30)
-TALKS = ("train", "--recipe", "multiclass", "--device", "cpu", "--out")  # prints its data and its cost during training
+# It prints its data, and its cost during training.
+TALKS = ("train", "--recipe", "multiclass", "--device", "cpu", "--checkpoint-every", "0", "--out")
 STOPPED = ["history.jsonl", "model.safetensors", "recipe.toml"]
 WHOLE = [*STOPPED, "result.json"]
 

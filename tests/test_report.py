@@ -101,7 +101,7 @@ def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     idx(folder / "data", *blots(200, 1), "train")
     idx(folder / "data", *blots(90, 2), "t10k")
-    recipe = ("--hidden", 5, "--epochs", 40, "--learning-rate", "0.02")
+    recipe = ("--hidden", 5, "--epochs", 40, "--learning-rate", "0.02", "--checkpoint-every", 0)
     train(folder / "data", *recipe, "--out", folder / "run", "--report")
     return folder
 
