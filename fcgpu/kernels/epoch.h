@@ -62,8 +62,8 @@ static void N(run)(Steps* it) {
     for (ptrdiff_t i = 0; i < it->layers; i++) {
         const ptrdiff_t n_in = it->sizes[i], n = it->sizes[i + 1];
         if (i) {
-            memset(room.across[i], 0, (size_t)(n * ROW(n_in)) * sizeof(T));
-            N(turn)(W, n_in, n, room.across[i], ROW(n_in));
+            memset(room.across[i], 0, (size_t)(n * WHOLE_VECTORS(n_in)) * sizeof(T));
+            N(turn)(W, n_in, n, room.across[i]);
         }
         W += (n_in + 1) * n;
     }

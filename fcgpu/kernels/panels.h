@@ -24,6 +24,7 @@ typedef struct {
     const ptrdiff_t* a_at; /* (depth) */
     const T* b;
     const ptrdiff_t* b_at; /* (depth) */
+    ptrdiff_t apart;       /* from one vector of a row of b to the next: VECTOR, if rows are contiguous */
     ptrdiff_t depth;
     T* const* c;       /* rows */
     ptrdiff_t rows, j; /* rows of c; the column that `tile` begins with */
@@ -48,7 +49,7 @@ typedef struct {
                                const int far) {                                                                        \
         const ptrdiff_t each = sizeof(vector) / sizeof(T);                                                             \
         vector sum[6][most] = {0};                                                                                     \
-        const T *const *a = it->a + first, *b = it->b + it->j;                                                         \
+        const T *const *a = it->a + first, *b = it->b + it->j / VECTOR * it->apart;                                    \
         T* const* c = it->c + first;                                                                                   \
         if (from || it->add) {                                                                                         \
             UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < most; v++) sum[i][v] =                    \
@@ -58,8 +59,11 @@ typedef struct {
             vector its[most];                                                                                          \
             const ptrdiff_t at = it->a_at[k];                                                                          \
             const T* row = b + it->b_at[k];                                                                            \
-            UNROLL for (int v = 0; v < most; v++) its[v] = *(const vector*)(row + v * each);                           \
-            if (far && !first) UNROLL for (int v = 0; v < most * each; v += VECTOR) PREFETCH(row + most * each + v);   \
+            UNROLL for (int v = 0; v < most; v++) its[v] =                                                             \
+                *(const vector*)(row + v * each / VECTOR * it->apart + v * each % VECTOR);                             \
+            if (far && !first)                                                                                         \
+                UNROLL for (int v = 0; v < most * each / VECTOR; v++)                                                  \
+                    PREFETCH(row + (most * each / VECTOR + v) * it->apart);                                            \
             UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < most; v++) sum[i][v] +=                   \
                 a[i][at] * its[v];                                                                                     \
         }                                                                                                              \

@@ -61,7 +61,7 @@ static int N(multiply_pixels)(Bytes A, Matrix B, Matrix C, ptrdiff_t m, ptrdiff_
     for (ptrdiff_t first = 0; first < samples; first += AT_ONCE) {
         const ptrdiff_t some = samples - first < AT_ONCE ? samples - first : AT_ONCE;
         const ptrdiff_t count = N(convert)(A.at + first * x_row, x_row, some, features, my.block, my.seen, my.a_at);
-        N(Product) it = {my.a, my.a_at, (const T*)B.at, my.b_at, 0, my.c, 0, 0, across};
+        N(Product) it = {my.a, my.a_at, (const T*)B.at, my.b_at, VECTOR, 0, my.c, 0, 0, across};
         if (across) {
             for (ptrdiff_t f = 0; f < count; f++)
                 my.a[f] = my.block + my.a_at[f], my.c[f] = my.sums + my.a_at[f] * wide;

@@ -31,7 +31,7 @@ static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
         if (sizes[i] + 1 > widest) widest = sizes[i] + 1;
         if (i < last) room->A[i] = take_memory(&memory, it->batch * ROW(sizes[i] + 1) * sizeof(T));
         if (i) room->D[i] = take_memory(&memory, it->batch * ROW(sizes[i]) * sizeof(T));
-        if (i && i < last) room->across[i] = take_memory(&memory, sizes[i + 1] * ROW(sizes[i]) * sizeof(T));
+        if (i && i < last) room->across[i] = take_memory(&memory, sizes[i + 1] * WHOLE_VECTORS(sizes[i]) * sizeof(T));
         if (i) params += (sizes[i - 1] + 1) * sizes[i];
         room->first_task[i] = rows;
         rows += (sizes[i] + SOME_ROWS) / SOME_ROWS; /* of sizes[i] + 1 */

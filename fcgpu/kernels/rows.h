@@ -38,15 +38,23 @@ CLONES static double N(sum_of_squares)(const T* g, ptrdiff_t n) {
     return sum;
 }
 
-/* across (n, rows) = Wᵀ, for W (rows, n). */
-CLONES static void N(turn)(const T* restrict W, ptrdiff_t rows, ptrdiff_t n, T* restrict across, ptrdiff_t row) {
-    for (ptrdiff_t r = 0; r < rows; r += VECTOR)
-        for (ptrdiff_t j = 0; j < n; j++) {
-            if (rows - r < VECTOR)
-                for (ptrdiff_t l = r; l < rows; l++) across[j * row + l] = W[l * n + j];
-            else
-                for (ptrdiff_t l = r; l < r + VECTOR; l++) across[j * row + l] = W[l * n + j];
+/* across (rows / VECTOR, n, VECTOR) = Wᵀ, vector by vector, for W (rows, n): so it is written, and read, in order. */
+CLONES static void N(turn)(const T* restrict W, ptrdiff_t rows, ptrdiff_t n, T* restrict across) {
+    T square[VECTOR][VECTOR];
+    for (ptrdiff_t r = 0; r < rows; r += VECTOR, W += VECTOR * n) {
+        const ptrdiff_t height = rows - r < VECTOR ? rows - r : VECTOR;
+        for (ptrdiff_t j = 0; j < n; j += VECTOR) {
+            const ptrdiff_t width = n - j < VECTOR ? n - j : VECTOR;
+            if (height < VECTOR || width < VECTOR) {
+                for (ptrdiff_t i = 0; i < width; i++, across += VECTOR)
+                    for (ptrdiff_t l = 0; l < height; l++) across[l] = W[l * n + j + i];
+                continue;
+            }
+            for (ptrdiff_t l = 0; l < VECTOR; l++) memcpy(square[l], W + l * n + j, sizeof square[l]);
+            for (ptrdiff_t i = 0; i < VECTOR; i++, across += VECTOR)
+                for (ptrdiff_t l = 0; l < VECTOR; l++) across[l] = square[l][i];
         }
+    }
 }
 
 /* Rows of a layer's matrix, whose gradient is a task: its place in the parameters, and how many rows are weights. */
@@ -84,7 +92,7 @@ static ptrdiff_t N(gradient)(const Steps* it, const N(Room) * room, N(Desk) * my
         if (seen[r])
             my->a[rows] = room->A[i] + of.top + r, my->c[rows] = my->gradient + rows * row, my->rows[rows++] = r;
     if (rows)
-        N(multiply)((N(Product)){my->a, my->a_at, room->D[i + 1], my->b_at, depth, my->c, rows, 0, 0}, row, row,
+        N(multiply)((N(Product)){my->a, my->a_at, room->D[i + 1], my->b_at, VECTOR, depth, my->c, rows, 0, 0}, row, row,
                     it->many_registers, NULL, NULL);
     return rows;
 }
@@ -108,7 +116,7 @@ static void N(update_rows)(const Steps* it, const N(Room) * room, N(Rows) of, co
     N(update)(it, w, g, m, v, done, rate, step, rate * it->weight_decay);
     if (of.weights < of.count)
         N(update)(it, w + done, g + done, m ? m + done : m, v ? v + done : v, of.n, rate, step, 0);
-    if (of.layer) N(turn)(w, of.weights, of.n, room->across[of.layer] + of.top, ROW(it->sizes[of.layer]));
+    if (of.layer) N(turn)(w, of.weights, of.n, room->across[of.layer] + of.top * of.n);
 }
 
 /* The gradient of a task's rows, and their update unless the gradient is clipped first. */

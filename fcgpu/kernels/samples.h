@@ -109,8 +109,8 @@ static void N(layer)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdif
         depth += i || seen[k];
     }
     for (ptrdiff_t s = 0; s < n; s++) my->a[s] = room->A[i] + (first + s) * ROW(n_in + 1), my->c[s] = Z + s * row;
-    N(multiply)((N(Product)){my->a, my->a_at, W, my->b_at, depth, my->c, n, from, 0}, to, n_out, it->many_registers,
-                my->edge, my->edge_at);
+    N(multiply)((N(Product)){my->a, my->a_at, W, my->b_at, VECTOR, depth, my->c, n, from, 0}, to, n_out,
+                it->many_registers, my->edge, my->edge_at);
     for (ptrdiff_t s = 0; hidden && s < n; s++, Z += row) {
         N(activate)(it->activation, Z + from, to - from);
         if (to == n_out) Z[n_out] = 1;
@@ -143,10 +143,10 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
     for (ptrdiff_t i = last - 1; i > 0; i--) {
         const ptrdiff_t n_in = sizes[i], n_out = sizes[i + 1];
         T* D = room->D[i] + first * ROW(n_in);
-        for (ptrdiff_t k = 0; k < n_out; k++) my->a_at[k] = k, my->b_at[k] = k * ROW(n_in);
+        for (ptrdiff_t k = 0; k < n_out; k++) my->a_at[k] = k, my->b_at[k] = k * VECTOR;
         for (ptrdiff_t s = 0; s < n; s++)
             my->a[s] = room->D[i + 1] + (first + s) * ROW(n_out), my->c[s] = D + s * ROW(n_in);
-        N(multiply)((N(Product)){my->a, my->a_at, room->across[i], my->b_at, n_out, my->c, n, 0, 0},
+        N(multiply)((N(Product)){my->a, my->a_at, room->across[i], my->b_at, n_out * VECTOR, n_out, my->c, n, 0, 0},
                     WHOLE_VECTORS(n_in), WHOLE_VECTORS(n_in), it->many_registers, NULL, NULL);
         for (ptrdiff_t s = 0; s < n; s++, D += ROW(n_in)) {
             const T* A = room->A[i] + (first + s) * ROW(n_in + 1);
