@@ -646,7 +646,7 @@ class TestPace:
         return now
 
     def test_all_threads_and_one_are_tried_and_the_faster_is_used(self, clock):
-        for team, alone in ((0.1, 0.2), (0.02, 0.01)):
+        for team, alone in ((0.001, 0.002), (0.002, 0.001)):
             pace = Pace(2)
             assert pace.next() == (2, in_c.TRIAL)
             clock.steps(pace, team)
@@ -681,16 +681,17 @@ class TestPace:
         np.testing.assert_allclose(waits[8:], in_c.EVERY, atol=0.005)
         assert len(waits) >= 10
 
-    def test_long_steps_are_tried_less_often(self, clock):
-        pace = Pace(2)
-        for seconds in (0.1, 10 * in_c.SLICE):
-            pace.next()
-            clock.steps(pace, seconds)
+    def test_long_steps_are_tried_later_and_less_often(self, clock):
+        pace = Pace(4)
+        assert pace.next() == (4, in_c.TRIAL)
+        clock.steps(pace, 5 * in_c.SLICE)
+        assert pace.next() == (4, in_c.SLICE)  # not two, of which nothing is known, and which may take 10 SLICE
+        clock.steps(pace, 5 * in_c.SLICE, 7 * in_c.EVERY / (5 * in_c.SLICE))
+        assert pace.next() == (4, in_c.SLICE)
+        clock.steps(pace, 5 * in_c.SLICE, 3 * in_c.EVERY / (5 * in_c.SLICE))
+        assert pace.next() == (2, in_c.TRIAL)
+        clock.steps(pace, 4 * in_c.SLICE)
         assert pace.next() == (2, in_c.SLICE)
-        clock.steps(pace, 0.1, 90 * in_c.EVERY)
-        assert pace.next() == (2, in_c.SLICE)
-        clock.steps(pace, 0.1, 10 * in_c.EVERY)
-        assert pace.next() == (1, in_c.TRIAL)
 
     def test_it_is_told_how_many_steps_a_call_has_made(self, monkeypatch):
         used(monkeypatch)

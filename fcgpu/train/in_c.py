@@ -21,6 +21,7 @@ from fcgpu.train.recipe import Recipe
 from fcgpu.train.samples import Samples
 
 SLICE, TRIAL = 0.05, 0.003  # seconds of a call; of one that tries another number of threads
+LONG = 0.005  # seconds of a step from which fewer threads are not tried at once
 SOON, EVERY = 0.05, 1.0  # seconds of steps between such trials; if fewer seem faster, first SOON, then ever longer
 CALL = 1 << 16  # samples of a call: it looks at all their indices and labels before its first step
 
@@ -44,6 +45,8 @@ class Pace:
     def next(self) -> tuple[int, float]:
         """How many threads to use next, and for how long."""
         seconds = {n: min(took) for n, took in self._took.items()}  # the better of two: one may have been held up
+        if (step := seconds[self._all]) > LONG:  # until they are tried, fewer threads are taken as slower in proportion
+            seconds = {n: took or step * self._all / n for n, took in seconds.items()}
         best = min(seconds, key=lambda n: (seconds[n], -n))
         at = self._sizes.index(best)
         near = self._sizes[max(0, at - 1) : at] + self._sizes[at + 1 : at + 2]  # twice as many, and half
