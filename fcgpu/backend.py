@@ -56,13 +56,18 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Backend:
-    """A device to compute on, and its array library. `choose` makes one."""
+    """A device to compute on, and its array library. `choose` makes one.
 
-    name: str  # "numpy" or "cupy"
-    device: str  # "cpu" or "cuda:N"
-    xp: Any  # the array namespace: the module numpy or cupy
-    hardware: str  # a description of the device
-    reason: str  # why it was chosen
+    name : "numpy" or "cupy". xp : the module of that name.
+    device : "cpu" or "cuda:N". hardware : a description of it.
+    reason : why it was chosen, in words.
+    """
+
+    name: str
+    device: str
+    xp: Any
+    hardware: str
+    reason: str
 
     @property
     def on_gpu(self) -> bool:

@@ -37,28 +37,42 @@ def expect_model(given: Any) -> None:
 
 
 class Score(NamedTuple):
-    """The result of `Model.score`."""
+    """The result of `Model.score`.
 
-    loss: float  # mean over samples of the sum over outputs, without the regulariser
-    accuracy: float | None  # fraction from 0 to 1; None for a model without classes
-    samples: int  # number of samples
-    r2: float | None = None  # of a regression on 2 samples or more, R²: the mean over targets, as in scikit-learn
+    loss : mean over samples of the sum over outputs, without the regulariser.
+    accuracy : fraction of samples whose label is correct, from 0 to 1; None for a model without classes.
+    samples : their number.
+    r2 : R², the mean over targets, as in scikit-learn; None but for a regression on 2 samples or more.
+    """
+
+    loss: float
+    accuracy: float | None
+    samples: int
+    r2: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
     """A network with its parameters, and the meaning of its inputs and outputs.
 
+    spec : the network.
+    params : (n_params,) float32 or float64, on the host; spec.layers(params) gives views of each layer's W and b.
+    classes : the labels of the outputs, in their order; None for a regression.
+    scale : factor by which features are multiplied before the first layer, such as 1/255 for pixels.
+    image_shape : (height, width) or (height, width, 3) if samples are flattened pictures, else None.
+    recipe : name of the recipe that it was trained with.
+    feature_names : (n_features,) names, if the training data had any, else None.
+
     Raises ConfigError if `params` are of another shape or type.
     """
 
     spec: Spec
-    params: Any = field(repr=False)  # (n_params,) float32 or float64, on the host; views of W, b: spec.layers(params)
-    classes: tuple[int | str, ...] | None = None  # the labels of the outputs; None for a regression
-    scale: float = 1.0  # features are multiplied by it before the first layer, such as 1/255 for pixels
-    image_shape: tuple[int, ...] | None = None  # (height, width[, 3]) if samples are pictures
-    recipe: str = "custom"  # name of the recipe that it was trained with
-    feature_names: Names = field(default=None, repr=False)  # (n_features,), if the training data had names
+    params: Any = field(repr=False)
+    classes: tuple[int | str, ...] | None = None
+    scale: float = 1.0
+    image_shape: tuple[int, ...] | None = None
+    recipe: str = "custom"
+    feature_names: Names = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         shape, dtype = (getattr(self.params, name, None) for name in ("shape", "dtype"))
@@ -74,7 +88,7 @@ class Model:
 
         X : (n, n_features), unscaled, as the training data were.
         device : None for where X is, else "cpu", "cuda", "cuda:N", "auto" or a Backend.
-        threads : CPU threads; None for all processors.
+        threads : CPU threads; None for all processors, or OMP_NUM_THREADS if that is less. They change no bit.
 
         X is processed in tiles, so memory is bounded. The result is on X's device.
         Raises DataError if X does not fit the model, or is a DataFrame with other columns than in training; ConfigError

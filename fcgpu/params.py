@@ -23,13 +23,18 @@ class Layer(NamedTuple):
 class Spec:
     """The description of a fully-connected network. `fcgpu recipes --keys` lists the names that are known.
 
+    sizes : (n_features, hidden..., n_outputs), such as (784, 128, 64, 10).
+    activation : of the hidden layers.
+    output : activation of the last layer; it determines the loss.
+    init : how initial weights are drawn.
+
     Raises ConfigError for fewer than two sizes or one below 1, for an unknown name, and for a softmax of one output.
     """
 
-    sizes: tuple[int, ...]  # (n_features, hidden..., n_outputs), such as (784, 128, 64, 10)
-    activation: str = "relu"  # of the hidden layers
-    output: str = "softmax"  # activation of the last layer; it determines the loss
-    init: str = "he"  # how initial weights are drawn
+    sizes: tuple[int, ...]
+    activation: str = "relu"
+    output: str = "softmax"
+    init: str = "he"
 
     def __post_init__(self) -> None:
         if len(self.sizes) < 2 or min(self.sizes) < 1:

@@ -99,7 +99,7 @@ def parser() -> Parser:
     )
     _model(predict)
     predict.add_argument(
-        "inputs", nargs="+", action=Paths, metavar="FILE", help="samples without labels; several images are allowed"
+        "inputs", nargs="+", action=Paths, metavar="FILE", help="a table, with or without labels; an image or several"
     )
     predict.add_argument("--proba", action="store_true", help=PROBA)
     _where(predict)
@@ -190,8 +190,9 @@ def _model(command: Any) -> None:
 
 
 def _where(command: Any) -> None:
+    threads = "on the CPU; the result does not depend on it (default: all, or OMP_NUM_THREADS if that is less)"
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    command.add_argument("--threads", metavar="N", help="on the CPU; the result does not depend on it (default: all)")
+    command.add_argument("--threads", metavar="N", help=threads)
 
 
 def _output(command: Any) -> None:

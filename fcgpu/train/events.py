@@ -37,7 +37,9 @@ class _Frozen:
 class Started(_Frozen):
     """The first event: everything is checked, planned and allocated. The first step follows.
 
-    `data` are the samples that are trained on, without those that early stopping holds out.
+    recipe : with its changes. spec : of the network. backend : the device.
+    data : the samples that are trained on, without those that early stopping holds out.
+    plan : tiles, lanes, threads, and bytes of memory.
     """
 
     recipe: Recipe
@@ -51,24 +53,31 @@ class Started(_Frozen):
 class EpochEnded(_Frozen):
     """An epoch has ended: one pass over the data, or one iteration of lbfgs.
 
+    epoch : its number, from 1 on. epochs : of the whole run.
+    step : updates so far.
+    seconds : of training so far. samples : evaluated in these seconds.
+    learning_rate : of the last step, with rprop of the first; None for lbfgs, which has none.
+    monitored : the value that early stopping watches, less is better; None if it watches nothing.
+    note : a message for the user, such as that memory ran out and the run began anew with less; mostly empty.
+
     `model()`, `state()` and `test()` are of the network as it is after this epoch, and can only be called until the
     next EpochEnded is taken.
     """
 
-    epoch: int  # from 1 on
-    epochs: int  # of the whole run
-    step: int  # updates so far
-    seconds: float  # of training so far
-    samples: int  # samples evaluated in these seconds
-    learning_rate: float | None  # of the last step; None for lbfgs, which has none
-    monitored: float | None  # the value that early stopping watches, less is better; None if it watches nothing
+    epoch: int
+    epochs: int
+    step: int
+    seconds: float
+    samples: int
+    learning_rate: float | None
+    monitored: float | None
     _fetch: Callable[[], tuple[float, float, int]] = field(repr=False)
     _state: Callable[[], State] = field(repr=False)
     _model: Callable[[], Model] = field(repr=False)
     _test: Callable[[], Score | None] = field(repr=False)
     _n: int = field(repr=False)
     _counts: bool = field(repr=False)
-    note: str = ""  # a message for the user: memory ran out, and the run was restarted with a smaller plan
+    note: str = ""
 
     @property
     def loss(self) -> float:
@@ -115,16 +124,24 @@ class EpochEnded(_Frozen):
 
 @dataclass(frozen=True)
 class Finished(_Frozen):
-    """The last event, with the run's result. `train` and `test` score `model`; they are computed when first read."""
+    """The last event, with the run's result. `train` and `test` score `model`; they are computed when first read.
 
-    model: Model  # with the last parameters, or with the best if early stopping kept them
-    epochs: int  # finished
-    steps: int  # updates made
-    seconds: float  # of training
-    samples: int  # samples evaluated in these seconds
-    stopped: str  # why the run ended before its last epoch; empty if it did not
-    plan: Plan  # the last one, if memory ran out
-    capture: str  # how steps were launched on a GPU: "graph of 64 steps", or "eager: " and why; empty on the CPU
+    model : with the last parameters, or with the best if early stopping kept them.
+    epochs : finished. steps : updates made.
+    seconds : of training. samples : evaluated in these seconds.
+    stopped : why the run ended before its last epoch; empty if it did not.
+    plan : as in Started; the last one, if memory ran out.
+    capture : how steps were launched on a GPU, as "graph of 64 steps", or "eager: " and why; empty on the CPU.
+    """
+
+    model: Model
+    epochs: int
+    steps: int
+    seconds: float
+    samples: int
+    stopped: str
+    plan: Plan
+    capture: str
     _train: Callable[[], Score] = field(repr=False)
     _test: Callable[[], Score | None] = field(repr=False)
 

@@ -1,6 +1,6 @@
 """The recipe: everything that determines a run's numbers, and the only schema for it.
 
-A recipe is a flat TOML file. Its keys are the fields of Recipe, and the options of `fcgpu train` have the same names.
+A recipe is a flat TOML file. Its keys are the fields of Recipe; most are also options of `fcgpu train`, of that name.
 Device, threads and memory are not part of it: they belong to the machine.
 """
 
@@ -43,7 +43,8 @@ def _key(default: Any, kind: Kind, help: str) -> Any:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a training run. Every field is a key of the TOML file and an option of `fcgpu train`.
+    """The settings of a training run. Every field is a key of the TOML file and, but for `data`, which is an argument,
+    and `description`, an option of `fcgpu train`.
 
     `fcgpu recipes --keys` describes each field. Recipe(**keys) raises ConfigError for a value that its key does not
     accept, and for values that contradict one another.
