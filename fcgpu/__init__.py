@@ -1,4 +1,4 @@
-"""fcgpu trains fully-connected networks at the speed of the hardware, with CuPy on a GPU and NumPy without one."""
+"""fcgpu trains fully-connected networks, with CuPy on a GPU and NumPy without one."""
 
 from importlib import import_module
 from importlib.util import find_spec

@@ -79,7 +79,7 @@ class Paths(argparse.Action):
 def parser() -> Parser:
     main = Parser(
         prog="fcgpu",
-        description="Train fully-connected networks at the speed of the hardware: on a GPU with CuPy, else on the CPU.",
+        description="Train fully-connected networks, on a GPU with CuPy, else on the CPU.",
         epilog="`fcgpu train` with no further words trains 784-128-64-10 on the 60,000 MNIST digits in the package.",
         allow_abbrev=False,
     )
