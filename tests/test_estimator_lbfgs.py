@@ -97,6 +97,26 @@ def test_poisson_without_hidden_layers_is_the_linear_model():
     np.testing.assert_allclose(a.predict(X), glm.predict(X), rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_unscaled_features_are_fitted_as_well_as_by_scikit_learn(dtype):
+    """Relu's units are 0 after some steps; the loss falls by 1e-7 of it an iteration for a while, then to a fifth."""
+    X, y = datasets.make_friedman2(400, random_state=0)
+    losses = []
+    for seed in range(5):
+        both = pair("regression", solver="lbfgs", hidden_layer_sizes=(12, 6), max_iter=300, random_state=seed)
+        losses.append([estimator.fit(X.astype(dtype), y).loss_ for estimator in both])
+    mine, theirs = np.median(losses, axis=0)
+    assert mine < 1.3 * theirs
+
+
+def test_float32_fits_targets_that_lie_far_from_0():
+    """As prices of 30 million: a first step, of length 1, is 1e-7 of the way."""
+    X, y = problem("regression")
+    y = 1e6 * y + 3e7
+    fitted = ours("regression", solver="lbfgs", activation="tanh").fit(X.astype(np.float32), y)
+    assert fitted.loss_ < y.var()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_curve_falls_to_the_loss(kind):
     X, y = problem(kind)

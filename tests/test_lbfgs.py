@@ -392,6 +392,19 @@ def test_it_stops_at_the_relative_fall_that_was_asked_for():
     assert 1 < optimizer.loss < 1.01
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_small_fall_in_the_first_step_does_not_end_it(dtype):
+    """Steepest descent falls by 4e-10 in the narrow direction, then L-BFGS by 5e-3 in the flat one."""
+    minimum, curvature = np.array([3e-5, 1e3], dtype), np.array([1.0, 1e-8], dtype)
+    problem = Problem(
+        lambda w: (1 + float(curvature @ (w - minimum) ** 2) / 2, curvature * (w - minimum)), np.zeros(2), dtype
+    )
+    optimizer = problem.minimise(LBFGS(problem.w, np, gtol=0), 1)
+    assert 0 < problem.losses[0] - optimizer.loss < 1e-9
+    problem.minimise(optimizer)
+    np.testing.assert_allclose(problem.w[1], 1e3, rtol=0.01)
+
+
 def test_nothing_is_done_at_a_minimum_nor_after_the_end():
     problem = Problem(rosenbrock, np.ones(4))
     optimizer = problem.minimise(LBFGS(problem.w, np))

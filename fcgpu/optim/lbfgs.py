@@ -16,7 +16,7 @@ from fcgpu.errors import CheckpointError, ConfigError, DivergenceError
 from fcgpu.optim.line_search import Point, strong_wolfe
 
 GTOL = 1e-5
-FTOL = {"float32": 1e-6, "float64": 2.2e-9}  # relative; float64's is the factr * eps of L-BFGS-B's defaults
+FTOL = 2.2e-9  # relative; the factr * eps of L-BFGS-B's defaults, also in float32: on plateaus a loss falls by 1e-7
 
 
 class LBFGS:
@@ -25,8 +25,8 @@ class LBFGS:
     memory : number of stored pairs s = w' - w, y = g' - g. 2 memory + 4 vectors like w are allocated, all here.
     max_line_search : most evaluations of one line search.
     gtol : stop when no entry of the gradient is larger in magnitude.
-    ftol : stop when an iteration lowers the loss by at most this fraction of it; None means 1e-6 in float32 and 2.2e-9
-        in float64.
+    ftol : stop when an iteration but the first, whose direction has no scale, lowers the loss by at most this fraction
+        of it.
     max_evaluations : stop after this many evaluations; None for no limit.
 
     After a step, `loss` is the loss at w, `gradient` a copy of the gradient at w, and `evaluations` the number of
@@ -51,7 +51,7 @@ class LBFGS:
         memory: int = 10,
         max_line_search: int = 20,
         gtol: float = GTOL,
-        ftol: float | None = None,
+        ftol: float = FTOL,
         max_evaluations: int | None = None,
     ) -> None:
         limits = {"memory": memory, "max_line_search": max_line_search, "max_evaluations": max_evaluations}
@@ -59,7 +59,7 @@ class LBFGS:
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value}: expected a whole number of 1 or more")
         self.xp, self.memory, self.max_line_search, self.max_evaluations = xp, memory, max_line_search, max_evaluations
-        self.gtol, self.ftol = gtol, FTOL[w.dtype.name] if ftol is None else ftol
+        self.gtol, self.ftol = gtol, ftol
         self.loss, self.evaluations, self.strayed = math.nan, 0, False
         self.gradient = xp.zeros_like(w)
         self._eps = float(np.finfo(w.dtype).eps)
@@ -88,7 +88,8 @@ class LBFGS:
         is taken. If no trial is below the current loss, the history is cleared and steepest descent is tried once
         before the optimizer stops.
         """
-        if not self.evaluations:
+        first = not self.evaluations
+        if first:
             self._begin(g, evaluate)
         if self.finished:
             return self.loss
@@ -101,7 +102,7 @@ class LBFGS:
             self._reason = f"no entry of the gradient is above gtol={self.gtol:g}"
         elif not moved:
             self._reason = "" if self.finished else "the line search found no step"
-        elif before - self.loss <= self.ftol * max(abs(before), abs(self.loss)):
+        elif not first and before - self.loss <= self.ftol * max(abs(before), abs(self.loss)):
             self._reason = f"the loss fell by no more than ftol={self.ftol:g} of it"
         return self.loss
 
