@@ -271,6 +271,10 @@ def test_features_and_targets_that_are_not_scaled_are_warned_of(tmp_path):
     assert "warning: feature 1 has a root mean square of " in ran("train", large, *few, tmp_path / "c").err
     words = ("--output", "identity", "--scale", 0.001)
     assert "warning: target 0 has a root mean square of " in ran("train", large, *words, *few, tmp_path / "d").err
+    tiny = csv(tmp_path / "t.csv", 1e-3 * y, X)
+    warned = ran("train", tiny, "--output", "identity", "--scale", 1e-6, *few, tmp_path / "g").err
+    assert "warning: no feature has a root mean square above " in warned
+    assert "warning: no target has a root mean square above 0.00" in warned
     numbers = csv(tmp_path / "n.csv", np.arange(len(X)), X)
     warned = ran("train", numbers, *few, tmp_path / "e").err
     assert f"warning: {len(X)} classes for {len(X)} samples: " in warned

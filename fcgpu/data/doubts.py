@@ -11,6 +11,8 @@ from fcgpu.data.features import ROWS_CHECKED_AT_ONCE
 from fcgpu.kernels.losses import OUTPUTS
 
 LARGE = 100  # root mean square from which a network learns poorly from a feature, or takes long to reach a target
+# If all are below these, it learns little from features, and at first its outputs are many times as large as targets.
+SMALL = {"feature": 0.01, "target": 0.1}
 MANY_CLASSES, FEW_SAMPLES = 20, 5  # so many classes with so few samples each are probably numbers to predict
 
 
@@ -36,8 +38,13 @@ def _unscaled(what: str, values: Any, scale: float = 1.0) -> Iterator[str]:
     with np.errstate(all="ignore"):
         # einsum makes no copy, which could exceed the memory if the features are many and mapped from disk
         size = np.sqrt(np.einsum("ij,ij->j", some, some, dtype=np.float64) / len(some)) * scale
+    found = ""
     if size.max() > LARGE:
+        found = f"{what} {size.argmax()} has a root mean square of {size.max():.3g}"
+    elif 0 < size.max() < SMALL[what]:
+        found = f"no {what} has a root mean square above {size.max():.3g}"
+    if found:
         yield (
-            f"{what} {size.argmax()} has a root mean square of {size.max():.3g}; a network learns better where it is "
-            f"about 1: subtract each {what}'s mean and divide by its standard deviation"
+            f"{found}; a network learns better where it is about 1: subtract each {what}'s mean and divide by its "
+            "standard deviation"
         )
