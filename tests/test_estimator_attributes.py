@@ -12,7 +12,7 @@ pytest.importorskip("sklearn")
 
 from peers import CLASSIFY, KINDS, SOLVERS, assert_same_fit, assert_same_network, ours, pair, problem, weights
 from sklearn import neural_network
-from sklearn.exceptions import DataConversionWarning, NotFittedError
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
 
 import fcgpu
 from fcgpu.estimator import arrays
@@ -258,6 +258,9 @@ def test_divergence_with_early_stopping_keeps_the_best_weights():
     assert np.isnan(a.validation_scores_[-1])
     assert np.isnan(b.validation_scores_[-1])
     assert_same_network(a, b)
+    with pytest.warns(ConvergenceWarning, match="in epoch .* best weights before that are kept") as warned:
+        a.fit(4 * X, y)
+    assert warned[0].filename == __file__
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from fcgpu.errors import ConfigError, DivergenceError
 from fcgpu.estimator.watch import Watch
@@ -31,10 +32,11 @@ def listen(events: Any, watch: Watch, found: dict[str, Any], epochs: int) -> tup
                         print(f"Stopped: {why}")
                 if stop:
                     break
-        except DivergenceError:
+        except DivergenceError as error:
             if watch.last is None or not found["early_stopping"]:
                 raise
-            why = "it diverged"  # the best parameters so far are kept
+            why = "it diverged"
+            warnings.warn(f"{error}. The best weights before that are kept.", ConvergenceWarning, stacklevel=5)
         except KeyboardInterrupt:
             if watch.last is None:
                 raise
