@@ -78,4 +78,9 @@ class Progress:
 
 def _numbers(event: EpochEnded) -> str:
     accuracy = "" if event.accuracy is None else f"accuracy {event.accuracy:.2%}  "
-    return f"loss {event.loss:.4f}  {accuracy}{event.samples / event.seconds:,.0f} samples/s"
+    return f"loss {digits(event.loss)}  {accuracy}{event.samples / event.seconds:,.0f} samples/s"
+
+
+def digits(loss: float) -> str:
+    """Four decimals, or four digits of a loss that has fewer in them, as that of targets of 1e-3."""
+    return f"{loss:.4f}" if loss >= 1e-3 else f"{loss:.4g}"

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from command import blobs, call, csv, finish, start
 
 import fcgpu
 from fcgpu.cli.options import every, parser, size
-from fcgpu.progress import Progress
+from fcgpu.progress import Progress, digits
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS
 
@@ -257,9 +258,14 @@ def test_regression_trains_evaluates_and_predicts(tmp_path, columns):
     predicted = ran("predict", tmp_path / "run", tmp_path / "x.npy").out.splitlines()
     np.testing.assert_allclose([[float(v) for v in line.split()] for line in predicted], Y, atol=0.2)
     told = ran("evaluate", tmp_path / "run").out
-    assert f" 60 train samples: loss {found['loss']:.4f}, R2 {found['r2']:.4f}\n" in told
+    assert f" 60 train samples: loss {digits(found['loss'])}, R2 {found['r2']:.4f}\n" in told
     assert told.isascii()
     assert " 60 samples: loss" in ran("evaluate", tmp_path / "run", source).out  # of a file it may not know
+
+
+def test_a_small_loss_is_shown_with_its_digits():
+    shown = [digits(loss) for loss in (2.5e9, 0.5, 0.001, 4.30512e-05, 0.0, math.inf)]
+    assert shown == ["2500000000.0000", "0.5000", "0.0010", "4.305e-05", "0", "inf"]
 
 
 def test_features_and_targets_that_are_not_scaled_are_warned_of(tmp_path):

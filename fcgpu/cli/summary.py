@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
+from fcgpu.progress import digits
 from fcgpu.streams import show
 from fcgpu.train.events import Finished, Started
 from fcgpu.train.plan import readable
@@ -46,7 +47,7 @@ def _some(n: int, word: str) -> str:
 
 
 def _score(score: Any) -> str:
-    return f"loss {score.loss:.4f}{quality(score.accuracy, score.r2)}"
+    return f"loss {digits(score.loss)}{quality(score.accuracy, score.r2)}"
 
 
 def quality(accuracy: float | None, r2: float | None) -> str:

@@ -18,6 +18,7 @@ from fcgpu.data.names import check_names
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.formats.safetensors import load as load_model
 from fcgpu.model import class_index, confusion
+from fcgpu.progress import digits
 from fcgpu.streams import show
 from fcgpu.train.recipe_files import load_recipe
 
@@ -100,7 +101,7 @@ def _part(data: Dataset, split: str | None) -> tuple[Any, Any, str | None]:
 def _show(result: dict[str, Any], what: str) -> None:
     from rich.table import Table
 
-    print(f"{what}: loss {result['loss']:.4f}{quality(result['accuracy'], result['r2'])}")
+    print(f"{what}: loss {digits(result['loss'])}{quality(result['accuracy'], result['r2'])}")
     if "classes" in result:
         labels = [str(c) for c in result["classes"]]
         wide = f"the confusion matrix of {len(labels)} classes is too wide to show; --json has it"
