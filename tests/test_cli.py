@@ -263,6 +263,26 @@ def test_regression_trains_evaluates_and_predicts(tmp_path, columns):
     assert " 60 samples: loss" in ran("evaluate", tmp_path / "run", source).out  # of a file it may not know
 
 
+def test_a_loss_that_has_grown_is_warned_of_though_it_is_finite(tmp_path):
+    X, y = blobs(60)
+    source = csv(tmp_path / "d.csv", 100 * y, X)
+    given = (
+        "--output",
+        "identity",
+        "--optimizer",
+        "gradient_descent",
+        "--hidden",
+        "",
+        "--epochs",
+        20,
+        "--quiet",
+        "--out",
+    )
+    grown = ran("train", source, *given, tmp_path / "a", "--learning-rate", 0.5, "--schedule", "constant").err
+    assert "warning: the loss has grown from " in grown
+    assert "grown" not in ran("train", source, *given, tmp_path / "b", "--learning-rate", 0.05).err
+
+
 def test_a_small_loss_is_shown_with_its_digits():
     shown = [digits(loss) for loss in (2.5e9, 0.5, 0.001, 4.30512e-05, 0.0, math.inf)]
     assert shown == ["2500000000.0000", "0.5000", "0.0010", "4.305e-05", "0", "inf"]

@@ -1,6 +1,7 @@
 """`fcgpu train`: turns the events of a run into a progress line, a run directory and a closing table."""
 
 import json
+import math
 import os
 import signal
 from argparse import Namespace
@@ -42,6 +43,7 @@ from fcgpu.train.recipe_files import load_recipe
 from fcgpu.train.state import State
 
 HALVINGS = 10  # most halvings of the learning rate before a run that diverges again is given up
+GROWTH = 10  # from the first epoch's loss to the last one's; a run that grew so much diverged, though it stayed finite
 SMALL = 10  # data of at most this many samples and features are printed
 
 
@@ -113,8 +115,10 @@ class Job:
                 self.board.follow(run.history)
             if speak and data.n_samples <= SMALL and data.n_features <= SMALL:
                 progress.print(_small(data))
+            first = math.nan
             for event in self._halving(run) if args.on_divergence == "halve" else self.events:
                 if isinstance(event, EpochEnded):
+                    first = event.loss if math.isnan(first) else first
                     if event.note:
                         say(f"fcgpu: warning: {event.note}")
                     run.add(event)
@@ -126,7 +130,12 @@ class Job:
                     if run.due(event.epoch):
                         self._checkpoint(run, event)
             assert isinstance(event, Finished)
-            _ = event.train  # raises DivergenceError if the last step diverged
+            last = event.train.loss  # raises DivergenceError if the last step diverged
+            if last > GROWTH * first:
+                say(
+                    f"fcgpu: warning: the loss has grown from {first:.4g} to {last:.4g}: try a tenth of the "
+                    "learning rate, --gradient-clip 1, or data of a smaller scale"
+                )
             result = _result(self.started, event, run, run.save(event.model))
             try:
                 run.keep(result)
