@@ -52,22 +52,25 @@ def main(argv: list[str] | None = None) -> int:
     args = words.parse_args(argv)
     if args.command == "gpu":
         return session.run(_chosen(args.parts, PARTS, "--parts", words), args.out, args.seconds, "cuda", say)
-    if args.command == "calls":
-        from bench.calls import measure
-
-        for line in measure(args.rounds):
-            print(line, flush=True)
-        return 0
-    if args.command == "report":
-        from bench.report import write
-
-        return write(args.rows, args.out, say)
     try:
+        if args.command == "calls":
+            from bench.calls import measure
+
+            for line in measure(args.rounds):
+                print(line, flush=True)
+            return 0
+        if args.command == "report":
+            from bench.report import write
+
+            return write(args.rows, args.out, say)
         if args.command == "trust":
             from bench.trust import demonstrate
 
             return demonstrate(TIMED[args.case], args.rounds, say)
         return _run(args, words)
+    except ModuleNotFoundError as error:  # `calls` needs scikit-learn, `report` matplotlib
+        say(f'bench: error: {error.name} is not installed: pip install ".[bench]"')
+        return 2
     except PeerError as error:  # while a case was measured, or in the reference
         say(f"bench: error: {error}")
         return 1

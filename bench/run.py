@@ -64,12 +64,17 @@ def run_case(
 ) -> Times:
     """Measure a case and write its rows; returns the seconds by peer and round.
 
-    The rounds are divided over `processes` successive processes of each peer; in the first one the result is checked.
+    The rounds are divided over `processes` successive processes of each peer; in the first one the result is checked
+    against the reference's. Without the reference nobody is measured.
     """
     say(f"{case.name}: {case.title}")
     rounds = rounds or case.rounds
     processes = min(processes, rounds)
-    with open_peer(REFERENCE[case.peers], "cpu") as peer:
+    checker = REFERENCE[case.peers]
+    if isinstance(missing := about_peer(checker, open_peer), str):
+        _leave_out(case, label(checker, "cpu"), "skipped", f"{missing}; no result can be checked without it", out, say)
+        return {}
+    with open_peer(checker, "cpu") as peer:
         reference = peer.ask("check", case)
     abouts: dict[str, dict[str, Any]] = {}
     taking_part = []

@@ -63,7 +63,7 @@ def measure(peers: Sequence[str], rounds: int | None, out: Writer, say: Say) -> 
                 try:
                     call()  # warm-up: compiles the bytecode and brings the files into the system's cache
                 except subprocess.CalledProcessError as error:
-                    reason = error.stderr.strip().splitlines()[-1]
+                    reason = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
                     say(f"  {name:24} skipped: {reason}")
                     out.add(case=case, title=title, peer=name, skipped=reason)
                     continue

@@ -17,12 +17,12 @@ import pytest
 from command import ROOT
 
 import fcgpu
-from bench import measure, race
+from bench import measure, race, startup
 from bench.__main__ import main as bench_main
 from bench.cases import ADAM, CHECKED, FIT, FIT_SINGLE, LOAD, PREDICT, Case
 from bench.planted import delayed
 from bench.rows import Writer, read
-from bench.run import run_case
+from bench.run import REFERENCE, run_case
 from bench.session import PeerError, Session, confined
 from bench.trust import agree
 from fcgpu.host import cpu_count
@@ -210,6 +210,42 @@ def test_a_package_or_a_device_that_is_missing_is_named(out, tmp_path, monkeypat
     assert "skipped: no_such_package is not installed" in said
     skipped = {row["peer"]: row["skipped"] for row in read([out.path]) if "skipped" in row}
     assert skipped == {"absent": "no_such_package is not installed", "ours (cuda)": "no GPU on this machine"}
+
+
+def test_a_case_whose_reference_is_missing_is_left_out(out, monkeypatch):
+    monkeypatch.setitem(REFERENCE, "bench.peers", "no_such_package.reference")
+    times, said = run(SMALL, ["bench.peers.ours"], out)
+    reason = "no_such_package is not installed; no result can be checked without it"
+    assert times == {}
+    assert f"skipped: {reason}" in said
+    assert [(row["peer"], row["skipped"]) for row in read([out.path])] == [("reference", reason)]
+
+
+@pytest.mark.parametrize("command", ["calls", "report", "run"])
+def test_without_other_libraries_the_commands_work_or_name_what_is_missing(command, tmp_path):
+    for name in ("matplotlib", "sklearn"):
+        missing = f"raise ModuleNotFoundError('not here', name={name!r})\n"
+        (tmp_path / f"{name}.py").write_text(missing, encoding="utf-8")
+    rows = tmp_path / "rows.jsonl"
+    words = {"calls": [], "report": [str(rows)], "run": ["--cases=fit", f"--out={rows}"]}[command]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    command_line = [sys.executable, "-m", "bench", command, *words]
+    done = subprocess.run(command_line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    code, said = {
+        "calls": (2, "bench: error: sklearn is not installed: pip install "),
+        "report": (2, "bench: error: matplotlib is not installed: pip install "),
+        "run": (0, "skipped: sklearn is not installed; no result can be checked without it\n"),
+    }[command]
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_program_that_ends_without_a_word_is_left_out(out, monkeypatch):
+    program = startup.Program("a program", (), ["-c", "import os; os._exit(3)"])
+    monkeypatch.setattr(startup, "CASES", {"startup": ("a start", {"mute": program})})
+    startup.measure(["mute"], 1, out, lambda text: None)
+    assert [row["skipped"] for row in out.rows] == ["exit code 3"]
 
 
 def test_predictions_of_the_article_and_of_ours_are_equal(out):

@@ -121,6 +121,13 @@ def test_a_busy_machine_and_a_changed_tree_are_said(tmp_path, monkeypatch):
     assert "Provisional" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
+def test_a_run_in_which_everybody_was_skipped_is_a_page_that_says_so(tmp_path):
+    out = Writer(tmp_path / "rows.jsonl", None)
+    out.add(case="full", title="training, full", peer="absent", skipped="absent is not installed")
+    assert report.write([out.path], tmp_path / "report", lambda text: None) == 0
+    assert "skipped: absent is not installed" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
 def test_no_rows_is_one_line(tmp_path, capsys):
     assert report.write([tmp_path / "none.jsonl"], tmp_path / "report", print) == 2
     assert "none.jsonl" in capsys.readouterr().err

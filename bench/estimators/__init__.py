@@ -6,7 +6,6 @@ One `step()` fits, scores, and returns the accuracy on the 10,000 test digits, w
 import warnings
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
 import fcgpu
 
@@ -15,6 +14,8 @@ ARGUMENTS = {"hidden_layer_sizes": (128, 64), "solver": "adam", "batch_size": 20
 
 def fit_and_score(classifier, work, dtype):
     """Returns `step`; `classifier` is MLPClassifier, or a partial of it."""
+    from sklearn.exceptions import ConvergenceWarning  # here: this package is also listed where scikit-learn is missing
+
     test = fcgpu.load("mnist")
     X, X_test = work.features(dtype), np.multiply(test.X_test, test.scale, dtype=dtype)
 

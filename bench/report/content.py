@@ -108,11 +108,11 @@ def headline(found: list[Case]) -> Iterator[str]:
 
 
 def warnings(rows: list[Row]) -> Iterator[str]:
-    loads = [row["machine"]["load_before"] or 0 for row in rows if row.get("machine")]
-    cores = rows[-1]["machine"]["cores"] or 1
-    if loads and max(loads) > BUSY * cores:
+    load = max((row["machine"]["load_before"] or 0 for row in rows), default=0)
+    cores = max((row["machine"]["cores"] or 1 for row in rows), default=1)
+    if load > BUSY * cores:
         yield (
-            f"Provisional: other programs kept the machine busy (load {max(loads):.1f} on {cores} cores before a run). "
+            f"Provisional: other programs kept the machine busy (load {load:.1f} on {cores} cores before a run). "
             "This slows libraries with their own threads more than others; measure again on an idle machine."
         )
     if any(row["commit"].endswith("+") for row in rows):
