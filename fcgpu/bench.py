@@ -6,8 +6,7 @@ size. It prints nothing. Comparisons with other libraries are not here but in be
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -115,12 +114,12 @@ def product_seconds(spec: Spec, limits: Limits) -> float:
 def _limits(backend: Backend, seconds: float) -> Limits:
     """Measure the Limits. All cores at the same time, or the GPU, multiply and copy matrices of their own."""
     cores = 1 if backend.on_gpu else cpu_count()
-    floats, pixels = (_on_gpu if backend.on_gpu else _on_cpu)(backend, cores)
+    floats, pixels = _on_gpu(backend) if backend.on_gpu else _on_cpu(cores)
     kinds = floats, pixels, [_copy(backend, cores)]
     share = seconds / sum(map(len, kinds))
-    with _everywhere(cores) as run:
+    with closing(Workers(cores)) as workers, workers.quiet():
         flops, pixel_flops, bandwidth = (
-            max((w.amount / _best(backend, lambda w=w: run(w.call), share) for w in works), default=0.0)
+            max((w.amount / _best(backend, lambda w=w: workers.run(w.call, cores), share) for w in works), default=0.0)
             for works in kinds
         )
     if backend.on_gpu:
@@ -128,7 +127,7 @@ def _limits(backend: Backend, seconds: float) -> Limits:
     return Limits(backend, flops, pixel_flops or flops, bandwidth)
 
 
-def _on_cpu(backend: Backend, cores: int) -> tuple[list[Work], list[Work]]:
+def _on_cpu(cores: int) -> tuple[list[Work], list[Work]]:
     """(float32 products, products with pixels): of large square matrices and of a first layer; and of a first layer
     forward and backward with pixels, if the processor has a unit for them.
     """
@@ -152,7 +151,7 @@ def _on_cpu(backend: Backend, cores: int) -> tuple[list[Work], list[Work]]:
     ]
 
 
-def _on_gpu(backend: Backend, cores: int) -> tuple[list[Work], list[Work]]:
+def _on_gpu(backend: Backend) -> tuple[list[Work], list[Work]]:
     """(float32 products, products with pixels): the latter are bfloat16 pieces on tensor cores, if they can be used."""
     xp, n = backend.xp, PRODUCT
     host = np.random.default_rng(0).random((n, n), np.float32)
@@ -178,16 +177,6 @@ def _copy(backend: Backend, cores: int) -> Work:
         target[parts[core]] = source[parts[core]]
 
     return Work(2.0 * COPY_BYTES, move)
-
-
-@contextmanager
-def _everywhere(cores: int) -> Iterator[Callable[[Callable[[int], None]], Any]]:
-    """A function that calls its argument with 0, 1, ..., cores - 1 at the same time, on a thread each."""
-    if cores == 1:
-        yield lambda call: call(0)
-        return
-    with ThreadPoolExecutor(cores) as pool, Workers(1).quiet():
-        yield lambda call: list(pool.map(call, range(cores)))
 
 
 def _best(backend: Backend, work: Any, seconds: float) -> float:
@@ -216,7 +205,7 @@ def _throughput(
     """Time the epochs after the first for about `seconds`; the clock is only read after epochs 1, 2, 4, ..."""
     backend, rows = limits.backend, data.n_samples if batch == "full" else int(batch)
     if batch != "full":  # about 256 steps an epoch, so that slow ones end
-        n = min(data.n_samples, max(rows, 256 * rows))
+        n = min(data.n_samples, 256 * rows)
         data = dataset(data.X[:n], data.y[:n], scale=data.scale, name=data.name)
     events = train(
         data, device=backend, threads=threads, hidden=hidden, batch=batch, epochs=EPOCHS,

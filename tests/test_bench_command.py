@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import threadpoolctl
 from command import call
 from device_double import double_backend
 
@@ -82,6 +83,21 @@ def test_the_limit_of_pixels_is_that_of_the_unit_which_multiplies_them(small, mo
     timed(monkeypatch, [1e-3, 64.0, 1.0])
     limits = bench._limits(fcgpu.choose("cpu"), 1.0)
     assert limits.pixel_flops == limits.flops == square / 1e-3
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_each_core_multiplies_on_one_thread_of_blas_also_where_a_quota_leaves_one_core(cores, small, monkeypatch):
+    def found():
+        return {blas["num_threads"] for blas in threadpoolctl.threadpool_info() if blas["user_api"] == "blas"}
+
+    threads, best = [], bench._best
+    monkeypatch.setattr(bench, "_best", lambda *words: threads.append(found()) or best(*words))
+    monkeypatch.setattr(bench, "cpu_count", lambda: cores)
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        before = found()
+        bench._limits(fcgpu.choose("cpu"), 0.01)
+        assert all(its <= {1} for its in threads)
+        assert found() == before
 
 
 @pytest.mark.parametrize(("seconds", "calls", "best"), [(1.0, 3, 3.0), (20.0, 5, 2.0)])
