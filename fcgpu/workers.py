@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from queue import SimpleQueue
 from typing import Any
@@ -16,8 +16,9 @@ BLOCK = 1000  # rows per call of `by_blocks`
 class Workers:
     """Calls f(0), ..., f(n - 1) on up to `threads` threads, of which the calling thread is one.
 
-    The other threads are started by the first call that needs them, sleep between calls, and end with `close`. Which
-    thread gets which index is not fixed, so f must write only what belongs to its index or its thread.
+    The other threads are started by the first call that needs them, sleep between calls, and end with `close`. There
+    are fewer where the system refuses to start one, as in a container with a limit of processes. Which thread gets
+    which index is not fixed, so f must write only what belongs to its index or its thread.
     Inside `with workers.quiet()` BLAS uses one thread, so each matrix product runs on the thread that calls it: two
     BLAS threads on a small product can be 20 times slower than one, and one gives the same bits on every machine.
     """
@@ -43,15 +44,17 @@ class Workers:
             self._process, self._helpers = os.getpid(), []
         indices = iter(range(n))  # shared: each thread takes the next index
         needed = min(self.threads, n) - 1
-        while len(self._helpers) < needed:
-            self._helpers.append(_Helper())
-        for helper in self._helpers[:needed]:
+        with suppress(RuntimeError):  # "can't start new thread"
+            while len(self._helpers) < needed:
+                self._helpers.append(_Helper())
+        helpers = self._helpers[:needed]
+        for helper in helpers:
             helper.jobs.put((function, indices))
         try:
             for i in indices:
                 function(i)
         finally:
-            errors = [helper.ended.get() for helper in self._helpers[:needed]]
+            errors = [helper.ended.get() for helper in helpers]
         for error in filter(None, errors):
             raise error
 
@@ -145,7 +148,7 @@ class _Helper:
         self.thread = threading.Thread(target=self._work, name="fcgpu", daemon=True)
         try:
             self.thread.start()
-        except BaseException:  # an interrupt: the thread may run already, so tell it to end
+        except BaseException:  # after an interrupt the thread may run already, so tell it to end
             self.jobs.put(None)
             raise
 

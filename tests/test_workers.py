@@ -63,6 +63,25 @@ def test_an_error_of_either_thread_reaches_the_caller_and_the_next_run_works(in_
     assert threading.active_count() == before
 
 
+def test_the_threads_that_can_be_started_do_the_work(before, monkeypatch):
+    start, left_to_start = threading.Thread.start, [1]
+
+    def limited(thread):
+        if not left_to_start:
+            raise RuntimeError("can't start new thread")
+        left_to_start.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    workers, seen = Workers(4), []
+    for _ in range(2):
+        workers.run(seen.append, 4)
+    assert threading.active_count() == before + 1
+    workers.close()
+    assert sorted(seen) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert threading.active_count() == before
+
+
 def test_no_thread_is_left_where_an_interrupt_comes_while_one_starts(before, monkeypatch):
     start = threading.Thread.start
 
