@@ -103,11 +103,8 @@ class Backend:
                 self.xp.cuda.get_current_stream().synchronize()
 
     def ran_out(self, error: BaseException) -> bool:
-        """Whether the error says that memory ran out. CuPy raises a MemoryError; the driver, which allocates memory for
-        a kernel at its first launch, and cuBLAS raise errors with certain words.
-        """
-        words = ("OUT_OF_MEMORY", "cudaErrorMemoryAllocation", "ALLOC_FAILED")
-        return isinstance(error, MemoryError) or (self.on_gpu and any(word in str(error) for word in words))
+        """Whether the error says that memory ran out."""
+        return isinstance(error, MemoryError) or (self.on_gpu and _is_of_gpu_memory(error))
 
     @contextmanager
     def enough_memory(self, otherwise: str) -> Iterator[None]:
@@ -134,6 +131,14 @@ class Backend:
         with self.current():
             free, _total = self.xp.cuda.runtime.memGetInfo()
             return int(GPU_SHARE * (free + self.xp.get_default_memory_pool().free_bytes()))
+
+
+def _is_of_gpu_memory(error: BaseException) -> bool:
+    """Whether the error says that a GPU's memory ran out. CuPy raises a MemoryError; the driver, which allocates memory
+    for a kernel at its first launch, and cuBLAS raise errors with certain words.
+    """
+    words = ("OUT_OF_MEMORY", "cudaErrorMemoryAllocation", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def on_gpu(array: Any) -> bool:
@@ -241,7 +246,8 @@ def _name_of(number: int, xp: Any, process: int) -> str:
             ones = xp.ones((2, 2), dtype=np.float32)
             works = float((ones @ ones + 1).sum()) == 12.0
     except Exception as error:  # an incomplete CUDA installation can raise anything; show it
-        raise DeviceError(f"cuda:{number} fails on a 2x2 product ({first_line(error)}): {INSTALL}") from error
+        remedy = "end a program that nvidia-smi shows on it" if _is_of_gpu_memory(error) else INSTALL
+        raise DeviceError(f"cuda:{number} fails on a 2x2 product ({first_line(error)}): {remedy}") from error
     if not works:
         raise DeviceError(f"cuda:{number} computes a 2x2 product wrongly: check the driver with nvidia-smi")
     name: str = runtime.getDeviceProperties(number)["name"].decode()

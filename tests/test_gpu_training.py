@@ -183,6 +183,10 @@ def refuse(*shape, **dtype):
     raise RuntimeError("no kernel image is available\nfor execution")
 
 
+def full(*shape, **dtype):
+    raise MemoryError("no memory")
+
+
 @pytest.mark.parametrize(
     ("machine", "said"),
     [
@@ -193,8 +197,9 @@ def refuse(*shape, **dtype):
         ({"count": 0}, "there is no cuda:0, this machine has none"),
         ({"ones": np.zeros}, "cuda:0 computes a 2x2 product wrongly: check the driver with nvidia-smi"),
         ({"ones": refuse}, "cuda:0 fails on a 2x2 product (RuntimeError: no kernel image is available): pip install"),
+        ({"ones": full}, "cuda:0 fails on a 2x2 product (MemoryError: no memory): end a program that nvidia-smi shows"),
     ],
-    ids=["no driver", "old driver", "new driver", "unknown", "none", "wrong", "fails"],
+    ids=["no driver", "old driver", "new driver", "unknown", "none", "wrong", "fails", "full"],
 )
 def test_a_gpu_that_cannot_be_used_is_refused_with_the_cause_and_auto_is_the_cpu(machine, said, monkeypatch):
     installed(monkeypatch, **machine)
