@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fcgpu.kernels import Kernels
-from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
+from fcgpu.kernels.activations import FEW_COLUMNS, HIDDEN_ACTIVATIONS, greatest
 from fcgpu.kernels.losses import OUTPUTS
 
 EPS = np.finfo(np.float64).eps
@@ -70,6 +70,13 @@ def test_softmax_sums_to_one_and_survives_large_logits(backend):
     Z = xp.asarray([[1000.0, 0.0, -1000.0], [1e300, 1e300, 0.0], [-5.0, -5.0, -5.0]])
     K.softmax(Z, xp.zeros((1, 3)))
     np.testing.assert_allclose(backend.to_host(Z), [[1, 0, 0], [0.5, 0.5, 0], [1 / 3] * 3], rtol=2 * EPS)
+
+
+@pytest.mark.parametrize("columns", [1, 2, FEW_COLUMNS, FEW_COLUMNS + 1])
+def test_the_greatest_of_a_row_is_found_however_many_columns_there_are(columns, backend):
+    Z = np.random.default_rng(columns).standard_normal((2, 5, columns))
+    found = greatest(backend.xp.asarray(Z), backend.xp)
+    np.testing.assert_array_equal(backend.to_host(found), Z.max(axis=-1, keepdims=True))
 
 
 def loss_of(backend, name, Z, y, weight=1.0):

