@@ -1,5 +1,6 @@
 """The CPU's C kernels against their references, and in training."""
 
+import ast
 import itertools
 import shutil
 import subprocess
@@ -33,6 +34,13 @@ ELSEWHERE = {
 needs_native = pytest.mark.skipif(compiled.native is None, reason="native.c was not compiled")
 needs_tiles = pytest.mark.skipif(not compiled.has_tile_unit(), reason="this processor has no tile unit")
 on_tiles = pytest.mark.parametrize("tiles", [False, pytest.param(True, marks=needs_tiles)])
+
+
+@needs_native
+def test_the_stub_names_every_function_of_the_module():
+    stub = ast.parse((KERNELS / "_native.pyi").read_text(encoding="utf-8"))
+    names = {node.name for node in stub.body if isinstance(node, ast.FunctionDef)}
+    assert names == {name for name in vars(compiled.native) if not name.startswith("__")}
 
 
 class Host(np.ndarray):
