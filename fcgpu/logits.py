@@ -32,18 +32,22 @@ def supports(spec: Spec) -> bool:
     )
 
 
-def is_wide(spec: Spec, dtype: Any) -> Any:
-    return np.dtype(dtype).itemsize * max(n_in * n_out for n_in, n_out in spec.layer_sizes) > WIDE
+def is_wide(spec: Spec, dtype: Any) -> bool:
+    """Whether a layer's weights have more bytes than WIDE."""
+    return bool(np.dtype(dtype).itemsize * max(n_in * n_out for n_in, n_out in spec.layer_sizes) > WIDE)
 
 
 def tile(spec: Spec, n: int, dtype: Any, threads: int, wide_tile: int = WIDE_TILE) -> int:
-    """Samples of a task, of n: as many tasks for each of the threads, all of one size."""
+    """Samples of a task, of n: as far as n allows, all tasks are of one size and each thread gets as many."""
     rounds = -(-n // (threads * (wide_tile if is_wide(spec, dtype) else TILE)))
     return -(-n // (threads * rounds))
 
 
 def logits(spec: Spec, params: Any, X: Any, scale: float, threads: int | None) -> Any:
-    """Logits (n, n_outputs), in the dtype of params, of scale X (n, n_features) of any dtype."""
+    """Logits (n, n_outputs), in the dtype of params (n_params,), of scale X (n, n_features) of any dtype.
+
+    threads : at most; None for all processors. Little work has fewer.
+    """
     n, dtype = X.shape[0], np.uint8 if X.dtype == np.uint8 else params.dtype
     worth = min(max(n, LEAST) * params.nbytes // START, MOST_THREADS)  # few samples take as long: memory is waited for
     used = min(worth, threads or cpu_count()) if worth > 1 else 1

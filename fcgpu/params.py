@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +58,7 @@ class Spec:
     @property
     def layer_sizes(self) -> tuple[tuple[int, int], ...]:
         """(n_in, n_out) of each layer."""
-        return tuple(zip(self.sizes, self.sizes[1:], strict=False))
+        return tuple(pairwise(self.sizes))
 
     def layers(self, flat: Any) -> list[Layer]:
         """Views of W (..., n_in, n_out) and b (..., 1, n_out) into a flat vector (..., n_params), layer by layer."""

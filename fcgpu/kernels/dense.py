@@ -36,7 +36,8 @@ def dense_backward(
     """Overwrite db (..., 1, n_out), dW (..., n_in, n_out) and, unless None, dA (..., n, n_in).
 
     From dZ (..., n, n_out): dW = scale Aᵀ dZ, db = 1ᵀ dZ, dA = scale dZ Wᵀ. If scale is not 1, dZ is left scaled by it.
-    ones is 1ᵀ (1, n): as a matrix product the sum over the samples is three times as fast.
+    A may be sparse, as in `dense_forward`. ones is 1ᵀ (1, n): as a matrix product the sum over 1,024 samples is three
+    times as fast on an EPYC.
     """
     xp.matmul(ones, dZ, out=db)
     if scale != 1:
