@@ -1,4 +1,4 @@
-"""PyTorch eager: nn.Sequential, CrossEntropyLoss, optim.Adam."""
+"""PyTorch eager: nn.Sequential, cross_entropy, optim.Adam in one kernel (`fused`), the fastest of its variants."""
 
 import torch
 
@@ -9,14 +9,14 @@ TITLE, PACKAGES, CLOCKS = pytorch.TITLE, pytorch.PACKAGES, pytorch.CLOCKS
 
 
 def setup(work):
-    return steps(work, plain)
+    return steps(work, plain, fused=True)
 
 
-def steps(work, update):
+def steps(work, update, **options):
     layers = [torch.nn.ReLU() if isinstance(m, torch.nn.Sigmoid) else m for m in pytorch.network(work)]
     model, X = torch.nn.Sequential(*layers), torch.from_numpy(standardised(work)).to(work.device)
     y = torch.tensor(work.y, dtype=torch.long).to(work.device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, **options)
     batches = list(zip(X.split(work.batch), y.split(work.batch), strict=True))
 
     def step():
