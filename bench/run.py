@@ -4,7 +4,7 @@ import pkgutil
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -85,25 +85,22 @@ def run_case(
         else:
             abouts[name] = about
             taking_part.append((name, module, device))
-    times: Times | None = None
-    memory: dict[str, int] = {}
+    times: Times = {}
     for number in range(processes):
         with ExitStack() as stack:
-            sessions = {}
+            calls = {}
             for name, module, device in list(taking_part):
                 session = stack.enter_context(open_peer(module, device))
                 if why := _not_ready(session, case, None if number else reference):
                     _leave_out(case, name, *why, out, say)
                     taking_part.remove((name, module, device))
                 else:
-                    sessions[name] = session
-            calls = {name: lambda session=session: session.ask("call") for name, session in sessions.items()}
+                    calls[name] = partial(session.ask, "call")
             share = rounds * (number + 1) // processes - rounds * number // processes
-            times = interleave(calls, share, limit=LIMIT, times=times)
-            memory = {name: session.ask("resident") for name, session in sessions.items()}
-    times = {name: seconds for name, seconds in (times or {}).items() if name in memory}
+            times = interleave(calls, share, limit=LIMIT, times=times if number else None)
+    times = {name: times[name] for name, _, _ in taking_part}
     for name in times:
-        out.add(**_row(case, name, abouts[name], times), resident_bytes=memory[name])
+        out.add(**_row(case, name, abouts[name], times))
     for name, ratio in sorted((name, row_ratio(name, times)) for name in times):
         say(f"  {name:24} {1000 * statistics.median(measured(times[name])):10.2f} ms   x{ratio[1]:.3f}")
     return times

@@ -71,10 +71,6 @@ class Session:
 
         return float(self.peer.CLOCKS[self.device](steps)[0]) / times
 
-    def resident(self) -> int:
-        """Resident bytes now."""
-        return resident()["VmRSS"]
-
     def memory(self, case: Case) -> dict[str, int]:
         """Resident bytes before `setup`, and the peak from the start of the process to the end of a few passes."""
         before = resident()["VmRSS"]
