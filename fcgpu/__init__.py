@@ -70,7 +70,7 @@ __all__ = [
 ]
 
 
-# Names that need another library: (module, the library's name for pip, fcgpu's extra).
+# Names that need another library: (module, the library's name for pip, fcgpu's extra, named as the import is).
 LAZY = {
     "MLPClassifier": ("fcgpu.estimator", "scikit-learn", "sklearn"),
     "MLPRegressor": ("fcgpu.estimator", "scikit-learn", "sklearn"),

@@ -257,11 +257,11 @@ def arguments(
     order of its formula.
     """
     X, y, order, params, state, *others = arrays
-    states = (*state, params, params)[:2]
+    some_order = arrays.at if order is None else order  # an array that is not used stands for one that is missing
+    two_states = (*state, params, params)[:2]
     return (
-        X, y, others[4] if order is None else order, params, *states, *others, np.int64(every), np.int64(stride),
-        np.int32(order is not None), np.int32(rows), np.int32(times), *map(np.float64, (scale, portion, alpha)),
-        *map(np.float64, numbers),
+        X, y, some_order, params, *two_states, *others, np.int64(every), np.int64(stride), np.int32(order is not None),
+        np.int32(rows), np.int32(times), *map(np.float64, (scale, portion, alpha)), *map(np.float64, numbers),
     )  # fmt: skip
 
 

@@ -141,7 +141,7 @@ def dropout_backward(A: Any, dA: Any, n: int, keep: Any, rate: float, *, xp: Any
 
 def to_bytes(X: Any, times: int, rounding: float, *, xp: Any) -> tuple[Any, Any]:
     """times X rounded to uint8, and (1,) int32: 1 if some number is not a whole one from 0 to 255, up to a relative
-    error of `rounding`.
+    error of `rounding`. Both are new: this is for data, before the first step.
     """
     made, others = xp.empty(X.shape, dtype=np.uint8), xp.zeros((1,), dtype=np.int32)
     kernel("to_bytes", xp)(X, times, rounding, made, others)
