@@ -14,9 +14,8 @@ from device_double import double_backend
 from test_bench import Here
 
 import fcgpu
-from bench.cases import Case
+from bench.cases import ADAM, Case
 from bench.gpu import (
-    adam,
     chunks,
     clock,
     compilers,
@@ -369,8 +368,8 @@ def test_peers_that_compile_are_set_up_together(mnist, monkeypatch):
 
 
 def test_the_cases_of_adam_are_named_once():
-    assert len({case.name for case in adam.CASES}) == len(adam.CASES)
-    assert {case.peers for case in adam.CASES} == {"bench.adam"}
+    assert len({case.name for case in ADAM}) == len(ADAM)
+    assert {case.peers for case in ADAM} == {"bench.adam"}
     assert not any("compiled" in module for module in versus.quick("bench.adam"))
 
 
