@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.report import plots
-from bench.report.select import Case, Row, cases, is_ours, left_out, rounds, seconds_to
+from bench.report.select import STEPS, Case, Row, cases, is_ours, left_out, rounds, seconds_to
 
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 BUSY = 0.3  # load average per core before a run, above which the report warns that the machine was busy
@@ -132,7 +132,6 @@ def ratio_table(timed: list[Case]) -> Block:
     return Block("table", head=("", *titles), rows=tuple(body))
 
 
-STEPS = ("full", "batch-1024", "batch-128", "batch-10", "adam", "adam-wide", "table", "predict")
 PLOTTED = (*STEPS, "memory", "race")
 
 

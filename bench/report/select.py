@@ -4,14 +4,13 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from bench.cases import ADAM, PREDICT, TRAIN
 from bench.measure import measured, quartiles, ratios
 
 Row = dict[str, Any]
 OURS = "ours"
-ORDER = (
-    "full", "batch-1024", "batch-128", "batch-10", "adam", "adam-wide", "table", "predict", "fit", "fit-float32",
-    "load", "startup", "import", "memory", "race",
-)  # fmt: skip
+STEPS = tuple(case.name for case in (*TRAIN, *ADAM, PREDICT))
+ORDER = (*STEPS, "fit", "fit-float32", "load", "startup", "import", "memory", "race")
 
 
 @dataclass(frozen=True)
