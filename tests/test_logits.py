@@ -9,7 +9,7 @@ import pytest
 
 import fcgpu
 from fcgpu import logits as in_c
-from fcgpu import model as models
+from fcgpu import outputs
 from fcgpu.kernels import compiled
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import aligned, initial
@@ -24,14 +24,14 @@ def both(monkeypatch):
     monkeypatch.setattr(compiled, "has_tile_unit", lambda: False)
 
     def predictions(model, X, **options):
-        taken, real = [], models.logits
-        monkeypatch.setattr(models, "logits", lambda *args: taken.append(args) or real(*args))
+        taken, real = [], outputs.logits
+        monkeypatch.setattr(outputs, "logits", lambda *args: taken.append(args) or real(*args))
         found = model.predict_proba(X, **options)
         assert taken
-        monkeypatch.setattr(models, "logits", real)
-        monkeypatch.setattr(models, "supports", lambda spec: False)
+        monkeypatch.setattr(outputs, "logits", real)
+        monkeypatch.setattr(outputs, "supports", lambda spec: False)
         expected = model.predict_proba(X, **options)
-        monkeypatch.setattr(models, "supports", in_c.supports)
+        monkeypatch.setattr(outputs, "supports", in_c.supports)
         return found, expected
 
     return predictions
@@ -81,8 +81,8 @@ def test_no_bit_depends_on_threads_or_on_other_samples_or_on_the_form_of_the_fea
 def test_no_bit_depends_on_threads_that_share_the_columns_of_a_layer(activation, dtype, monkeypatch):
     """They do where there are fewer samples than LEAST for each of them."""
     monkeypatch.setattr(in_c, "START", 100)
-    taken, real = [], models.logits
-    monkeypatch.setattr(models, "logits", lambda *args: taken.append(args) or real(*args))
+    taken, real = [], outputs.logits
+    monkeypatch.setattr(outputs, "logits", lambda *args: taken.append(args) or real(*args))
     for sizes in ((40, 3), (50, 1, 300), (30, 257, 129, 70, 1), (20, 64, 2048)):
         model, X = model_of(sizes, activation, dtype=dtype), np.random.default_rng(0).normal(size=(31, sizes[0]))
         X[:, 1::3] = 0

@@ -335,7 +335,7 @@ def test_prediction_in_tiles_equals_prediction_at_once(output, monkeypatch):
     model = fcgpu.Model(spec, random.standard_normal(spec.n_params), classes)
     X = random.standard_normal((101, 5))
     whole = model.predict_proba(X, threads=1)
-    monkeypatch.setattr("fcgpu.model.TILE_BYTES", 1)
+    monkeypatch.setattr("fcgpu.outputs.TILE_BYTES", 1)
     for threads in (1, 3):
         np.testing.assert_allclose(model.predict_proba(X, threads=threads), whole, rtol=1e-13)
 

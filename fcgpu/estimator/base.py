@@ -21,9 +21,10 @@ from fcgpu.estimator import arrays, draws
 from fcgpu.estimator.listen import listen
 from fcgpu.estimator.parameters import ACTIVATIONS, batch_of, checked, recipe_of
 from fcgpu.estimator.watch import Watch
-from fcgpu.model import Model, in_tiles
+from fcgpu.model import Model
 from fcgpu.network import Network
 from fcgpu.optim import FULL_BATCH
+from fcgpu.outputs import in_tiles
 from fcgpu.params import Spec, initial
 from fcgpu.train import train
 from fcgpu.train.events import EpochEnded

@@ -12,8 +12,8 @@ from fcgpu.errors import ConfigError, DataError, nearest
 from fcgpu.estimator import arrays
 from fcgpu.kernels import REFERENCE
 from fcgpu.kernels.losses import OUTPUTS
-from fcgpu.model import in_tiles
 from fcgpu.network import Network
+from fcgpu.outputs import in_tiles
 from fcgpu.train.events import EpochEnded
 
 

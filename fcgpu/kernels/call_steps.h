@@ -181,7 +181,7 @@ FUNCTION(logits) {
     for (int i = 1; good && i < 5; i++) good = (i == 2 || are_apart(Z, &a[i])) && (i == 4 || are_apart(room, &a[i]));
     good = good && take_sizes(&it, sizes) && take_params(&it, params) && take_features(&it, X, params) &&
            Z->type == params->type && Z->size == it.samples * it.sizes[it.layers];
-    it.batch = good ? it.samples > it.some ? it.some * it.threads : it.some : 0;
+    if (good) it.batch = it.samples > it.some ? it.some * it.threads : it.some;
     good = good && take_room(&it, room, params);
     if (good) {
         it.logits = Z->view.buf;

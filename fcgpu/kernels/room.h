@@ -12,7 +12,7 @@ typedef struct { /* of one thread */
 } N(Desk);
 
 typedef struct {                                              /* of all threads; layer i is from A[i] to A[i + 1] */
-    T *A[MOST_LAYERS], *D[MOST_LAYERS], *across[MOST_LAYERS]; /* across[i] (n, n_in) is Wᵀ of layer i */
+    T *A[MOST_LAYERS], *D[MOST_LAYERS], *across[MOST_LAYERS]; /* across[i]: Wᵀ of layer i, as `turn` has it */
     uint8_t* seen;                                            /* (tasks, n_features + 1) */
     T* losses;                                                /* of each sample */
     double *penalties, *squares;                              /* of each task */
