@@ -97,6 +97,7 @@ def test_each_core_multiplies_on_one_thread_of_blas_also_where_a_quota_leaves_on
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
         before = found()
         bench._limits(fcgpu.choose("cpu"), 0.01)
+        assert threads
         assert all(its <= {1} for its in threads)
         assert found() == before
 

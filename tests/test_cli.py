@@ -266,18 +266,7 @@ def test_regression_trains_evaluates_and_predicts(tmp_path, columns):
 def test_a_loss_that_has_grown_is_warned_of_though_it_is_finite(tmp_path):
     X, y = blobs(60)
     source = csv(tmp_path / "d.csv", 100 * y, X)
-    given = (
-        "--output",
-        "identity",
-        "--optimizer",
-        "gradient_descent",
-        "--hidden",
-        "",
-        "--epochs",
-        20,
-        "--quiet",
-        "--out",
-    )
+    given = ("--output=identity", "--optimizer=gradient_descent", "--hidden=", "--epochs=20", "--quiet", "--out")
     grown = ran("train", source, *given, tmp_path / "a", "--learning-rate", 0.5, "--schedule", "constant").err
     assert "warning: the loss has grown from " in grown
     assert "grown" not in ran("train", source, *given, tmp_path / "b", "--learning-rate", 0.05).err
