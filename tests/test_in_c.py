@@ -35,6 +35,7 @@ pytestmark = pytest.mark.skipif(not hasattr(compiled.native, "steps"), reason="n
 SIZES = [(1, 1, 2), (5, 17, 3), (40, 130, 64, 10), (200, 16, 16, 1), (33, 4), (6, 5, 4, 3, 2, 20, 7), (9, 303, 2)]
 HYPERPARAMETERS = {"momentum": 0.8, "rho": 0.7, "beta_1": 0.7, "beta_2": 0.8, "epsilon": 1e-3, "weight_decay": 0.3}
 RATES = np.array([0.3, 0.2])
+NO_RULE = plan_c.rule("lbfgs")
 
 
 class Problem:
@@ -184,6 +185,22 @@ def test_every_rule_activation_and_output(rule, activation, output):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("alpha", "clip"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.05)])
+def test_without_a_rule_the_gradient_is_left_and_the_parameters_stay(alpha, clip, dtype):
+    it = Problem((40, 130, 64, 10), 75, "relu", "softmax", "momentum", dtype, alpha=alpha, clip=clip, weighted=True)
+    one, nothing = {"rates": RATES[:1], "threads": 2}, np.zeros_like(it.params)
+    _, _, moved, sums = it.run(v=nothing.copy(), **one)
+    wholes = it.arguments(threads=2)["wholes"]
+    wholes[6] = NO_RULE
+    params, gradient, v, same_sums = it.run(wholes=wholes, v=None, **one)
+    np.testing.assert_array_equal(-gradient.dtype.type(RATES[0]) * gradient, moved)
+    np.testing.assert_array_equal(params, it.params)
+    np.testing.assert_array_equal(same_sums, sums)
+    assert v is None
+    assert np.any(gradient)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("rule", "clip"), [("gradient_descent", 0.0), ("adam", 0.0), ("adam", 0.05)])
 def test_no_bit_depends_on_the_threads(rule, clip, dtype):
     it = Problem((40, 130, 64, 10), 75, "relu", "softmax", rule, dtype, alpha=0.1, clip=clip)
@@ -304,7 +321,8 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
         {"ids": np.zeros(len(it.X), np.uint32)}, {**drops, "ids": drops["ids"][1:]}, {**drops, "drops": np.zeros(2)},
         {**drops, "drops": np.array([1.0])}, {**drops, "drops": np.array([-0.1])},
         {**drops, "keys": drops["keys"][1:]}, {**drops, "keys": drops["keys"].astype(int)}, {**drops, "drops": None},
-        whole(0, 0), whole(1, 0), whole(2, 0), whole(2, 65), whole(6, 6), whole(6, -1), whole(7, 0),
+        whole(0, 0), whole(1, 0), whole(2, 0), whole(2, 65), whole(6, 7), whole(6, -1), whole(7, 0),
+        {**whole(6, NO_RULE), "m": None}, {**whole(6, NO_RULE), "m": it.state[0].astype(float)},
         whole(0, 2**62), whole(1, 2**62), {"sizes": np.array([20, 2**62, 4])},
         {"y": unaligned(it.y)}, {"reals": (ctypes.c_double * 9)()}, {"room": aligned(room + 8, np.uint8)[8:]},
         {"m": it.state[1], "v": it.state[1]}, {"order": named, "room": shared},
@@ -411,6 +429,33 @@ def test_a_training_ends_where_one_in_numpy_ends(options, monkeypatch):
     assert len(mine) == len(others)
     for one, other in zip(mine[:-1], others[:-1], strict=True):
         assert (one.loss, one.penalty) == pytest.approx((other.loss, other.penalty), rel=1e-9)
+        assert (one.accuracy, one.samples, one.step) == (other.accuracy, other.samples, other.step)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "lbfgs"}, {"optimizer": "lbfgs", "alpha": 0.1, "activation": "tanh", "hidden": ()},
+        {"optimizer": "lbfgs", "output": "sigmoid", "sample_weight": np.linspace(0, 2, 300), "early_stopping": True},
+        {"optimizer": "rprop"}, {"optimizer": "rprop", "alpha": 0.1, "gradient_clip": 0.05, "output": "identity"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_optimizers_of_the_full_batch_are_given_its_loss_and_gradient(options, monkeypatch):
+    options = {"hidden": (24, 12), "epochs": 8, "device": "cpu", "seed": 3, "dtype": "float64", **options}
+    taken, data = used(monkeypatch), digits(300)
+    if options.get("output") == "identity":
+        data = (data.X, np.sin(np.arange(300.0)))
+    _, *mine = fcgpu.train(data, **options)
+    n = mine[-1].plan.samples
+    assert taken == [1] * (mine[-1].samples // n)
+    monkeypatch.setattr(plan_c, "are_for", lambda *a: False)
+    _, *others = fcgpu.train(data, **options)
+    assert len(taken) * n == mine[-1].samples
+    np.testing.assert_allclose(mine[-1].model.params, others[-1].model.params, rtol=1e-7, atol=1e-7)
+    assert len(mine) == len(others) == 9
+    for one, other in zip(mine[:-1], others[:-1], strict=True):
+        assert (one.loss, one.penalty) == pytest.approx((other.loss, other.penalty), rel=1e-8)
         assert (one.accuracy, one.samples, one.step) == (other.accuracy, other.samples, other.step)
 
 
@@ -525,8 +570,7 @@ class TestForms:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"optimizer": "rprop", "batch": "full"}, {"output": "exp"},
-        {"hidden": (3,) * 63, "activation": "tanh"},
+        {"output": "exp"}, {"hidden": (3,) * 63, "activation": "tanh"},
     ],
     ids=str,
 )  # fmt: skip
@@ -538,10 +582,14 @@ def test_other_runs_go_another_way(changes, monkeypatch):
     assert finished.epochs == 1
 
 
-@pytest.mark.parametrize(("batch", "goes"), [(99, True), (100, True), (101, False), ("full", False)])
-def test_larger_batches_go_another_way(batch, goes, monkeypatch):
+@pytest.mark.parametrize(
+    ("batch", "full", "goes"),
+    [(99, 0, True), (100, 0, True), (101, 0, False), ("full", 300, True), ("full", 299, False), (300, 299, False)],
+)
+def test_larger_batches_go_another_way(batch, full, goes, monkeypatch):
     data, taken = digits(300), used(monkeypatch)
     monkeypatch.setattr(plan_c, "MOST", 100)
+    monkeypatch.setattr(plan_c, "MOST_FULL", full)
     for _event in fcgpu.train((data.X, data.y), hidden=(6,), epochs=1, batch=batch, optimizer="adam", device="cpu"):
         pass
     assert bool(taken) == goes
@@ -614,6 +662,9 @@ def test_the_plan_counts_parameters_moments_a_converted_batch_and_scratch_memory
     scratch = compiled.native.steps_room(np.array(spec.sizes), 70, tile(spec, 70, np.float32, 1), 1, False, False)
     converted = 70 * 50
     assert plan_c.work_bytes(spec, 70, recipe, 2) == 4 * (3 * spec.n_params + converted) + scratch
+    vectors = 2 + 2 * 20 + 4  # parameters, gradient and those of L-BFGS
+    recipe = fcgpu.Recipe(hidden=(6,), optimizer="lbfgs", history_size=20)
+    assert plan_c.work_bytes(spec, 70, recipe, 2) == 4 * (vectors * spec.n_params + converted) + scratch
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

@@ -9,7 +9,7 @@ from device_double import DeviceArray, double_backend
 
 import fcgpu
 from fcgpu.network import Network, Workspace
-from fcgpu.optim.lbfgs import LBFGS, two_loops
+from fcgpu.optim.lbfgs import LBFGS, compact
 from fcgpu.optim.line_search import C1, C2, Point, strong_wolfe
 from fcgpu.params import Spec, initial
 
@@ -171,20 +171,19 @@ def exact(problem, memory=10, **options):
 
 
 def test_the_coefficients_are_those_of_the_dense_bfgs_matrix():
-    """H is updated by equation 6.17 of Nocedal and Wright, from γ I, oldest pair first; row 3 is unused."""
+    """H is updated by equation 6.17 of Nocedal and Wright, from γ I, oldest pair first."""
     random = np.random.default_rng(0)
-    n, slots = 12, [4, 5, 0, 1, 2]
-    S = random.normal(size=(6, n))
-    Y = S @ np.diag(random.uniform(0.5, 3, n)) + 0.01 * random.normal(size=(6, n))
+    n = 12
+    S = random.normal(size=(5, n))
+    Y = S @ np.diag(random.uniform(0.5, 3, n)) + 0.01 * random.normal(size=(5, n))
     g = random.normal(size=n)
-    on_s, on_y, scale = two_loops(slots, S @ Y.T, Y @ Y.T, S @ g, Y @ g)
-    H = np.eye(n) * (S[2] @ Y[2]) / (Y[2] @ Y[2])
-    for s, y in ((S[i], Y[i]) for i in slots):
+    a, p, scale = compact(np.triu(S @ Y.T), Y @ Y.T, S @ g, Y @ g)
+    H = np.eye(n) * (S[-1] @ Y[-1]) / (Y[-1] @ Y[-1])
+    for s, y in zip(S, Y, strict=True):
         rho = 1 / (s @ y)
         V = np.eye(n) - rho * np.outer(y, s)
         H = V.T @ H @ V + rho * np.outer(s, s)
-    np.testing.assert_allclose(scale * (g - on_y @ Y) + on_s @ S, H @ g, rtol=1e-11, atol=1e-11)
-    assert on_s[3] == on_y[3] == 0
+    np.testing.assert_allclose(scale * (g - p @ Y) + a @ S, H @ g, rtol=1e-11, atol=1e-11)
 
 
 def test_with_memory_to_spare_a_direction_of_the_class_is_that_of_the_pairs_it_saw():
@@ -358,6 +357,15 @@ def test_slots_that_cannot_be_are_refused(slots):
     optimizer = exact(Problem(rosenbrock, np.zeros(4)), memory=5)
     with pytest.raises(fcgpu.CheckpointError, match="expected some of 5, each once"):
         optimizer.restore(optimizer.state_on_host(np.copy) | {"slots": np.array(slots)}, np.asarray)
+
+
+@pytest.mark.parametrize("number", [0.0, -1.0, math.nan])
+def test_pairs_without_curvature_are_refused(number):
+    problem = Problem(rosenbrock, np.linspace(-1, 1.5, 6))
+    state = problem.minimise(exact(problem, memory=3), 7).state_on_host(np.copy)
+    state["sy"][1, 1] = number
+    with pytest.raises(fcgpu.CheckpointError, match=f"has {number}, expected numbers above 0"):
+        exact(problem, memory=3).restore(state, np.asarray)
 
 
 @pytest.mark.parametrize("options", [{"memory": 0}, {"max_line_search": 0}, {"max_evaluations": -1}])

@@ -62,7 +62,7 @@ static int take_numbers(Steps* it, const Array* a) {
     it->counts = (int)n[5], it->rule = (int)n[6], it->whole = n[7];
     it->scale = x[0], it->alpha = x[1], it->first = x[2], it->second = x[3], it->epsilon = x[4];
     it->weight_decay = x[5], it->clip = x[6], it->t = x[7], it->longest = x[8], it->sums = a[SUMS].view.buf;
-    return has_sane_cut(it) && it->whole > 0 && it->rule >= GRADIENT_DESCENT && it->rule <= ADAMW;
+    return has_sane_cut(it) && it->whole > 0 && it->rule >= GRADIENT_DESCENT && it->rule <= NONE;
 }
 
 static int take_params(Steps* it, const Array* params) {
@@ -76,7 +76,7 @@ static int take_params(Steps* it, const Array* params) {
 static int take_moments(Steps* it, const Array* a) {
     it->m = a[M].view.buf, it->v = a[V].view.buf;
     return (it->rule < ADAM || (is_there(&a[M]) && is_like(&a[M], &a[PARAMS]))) &&
-           (it->rule == GRADIENT_DESCENT || (is_there(&a[V]) && is_like(&a[V], &a[PARAMS])));
+           (it->rule == GRADIENT_DESCENT || it->rule == NONE || (is_there(&a[V]) && is_like(&a[V], &a[PARAMS])));
 }
 
 /* X (n, features), bytes or of the parameters' type. */

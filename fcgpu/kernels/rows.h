@@ -113,6 +113,10 @@ static void N(spread)(N(Desk) * my, N(Rows) of, ptrdiff_t rows) {
 static void N(update_rows)(const Steps* it, const N(Room) * room, N(Rows) of, const T* g, double rate, double step) {
     T *w = (T*)it->params + of.at, *m = it->m ? (T*)it->m + of.at : NULL, *v = it->v ? (T*)it->v + of.at : NULL;
     const ptrdiff_t done = of.weights * of.n;
+    if (it->rule == NONE) {
+        memcpy(m, g, (size_t)(of.count * of.n) * sizeof(T));
+        return;
+    }
     N(update)(it, w, g, m, v, done, rate, step, rate * it->weight_decay);
     if (of.weights < of.count)
         N(update)(it, w + done, g + done, m ? m + done : m, v ? v + done : v, of.n, rate, step, 0);

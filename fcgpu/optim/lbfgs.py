@@ -1,7 +1,7 @@
-"""L-BFGS: quasi-Newton steps from the last few changes of parameters and gradient (Nocedal and Wright 2006, 7.4, 7.5).
+"""L-BFGS: quasi-Newton steps from the last few changes of parameters and gradient (Nocedal and Wright 2006, 7.2).
 
-The two-loop recursion uses vectors only through their inner products. So the inner products of the stored s and y are
-kept on the host as small matrices, the recursion runs on coefficients, and the vectors stay on the device: one
+The step is a combination of the gradient and the stored s and y, whose coefficients depend only on inner products
+(Byrd, Nocedal and Schnabel 1994). Those are kept on the host as small matrices, and the vectors stay on the device: one
 iteration is two products of the history (2 memory, n) with a vector, one of coefficients with the history, and a line
 search.
 """
@@ -66,7 +66,8 @@ class LBFGS:
         self._start, self._direction, self._lowest_gradient = (xp.zeros_like(w) for _ in range(3))
         self._history = xp.zeros((2 * memory, w.size), dtype=w.dtype)  # s in the first half, y in the second
         self._slots: list[int] = []  # rows of the stored pairs, oldest first
-        self._sy, self._yy = np.zeros((memory, memory)), np.zeros((memory, memory))  # [i, j] is s_i·y_j, y_i·y_j
+        # [i, j] is s_i·y_j, y_i·y_j of the stored pairs, oldest first; of sy, only where pair j is no older than i
+        self._sy, self._yy = np.zeros((memory, memory)), np.zeros((memory, memory))
         self._along = np.zeros(2 * memory)  # history · gradient
         self._products = xp.zeros((2, 2 * memory), dtype=w.dtype)  # history · y, history · gradient, on the device
         self._numbers = xp.zeros((2,), dtype=np.float64)  # slope and largest gradient entry, on the device
@@ -141,6 +142,8 @@ class LBFGS:
         slots = np.unique(state["slots"])
         if state["slots"].ndim != 1 or not np.isin(slots, range(m)).all() or len(slots) != len(state["slots"]):
             raise CheckpointError(f"the slots of L-BFGS are {state['slots']}, expected some of {m}, each once")
+        if not np.all((curvatures := state["sy"].diagonal()[: len(slots)]) > 0):
+            raise CheckpointError(f"the diagonal of L-BFGS's sy has {curvatures.min()}, expected numbers above 0")
         self._history[...], self.gradient[...] = state["history"], state["gradient"]
         self._sy, self._yy, self._along = (np.array(state[name]) for name in ("sy", "yy", "along"))
         self._slots = [int(slot) for slot in state["slots"]]
@@ -217,7 +220,12 @@ class LBFGS:
         drop : minus s times the gradient before the step, the decrease of the loss along its tangent.
         """
         xp, m = self.xp, self.memory
-        slot = self._slots.pop(0) if len(self._slots) == m else min(set(range(m)) - set(self._slots))
+        if len(self._slots) == m:
+            slot = self._slots.pop(0)
+            for products in (self._sy, self._yy):
+                products[:-1, :-1] = products[1:, 1:]
+        else:
+            slot = min(set(range(m)) - set(self._slots))
         y = self._history[m + slot]
         xp.subtract(w, self._start, out=self._history[slot])
         xp.subtract(g, self.gradient, out=y)
@@ -225,18 +233,20 @@ class LBFGS:
         xp.matmul(self._history, y, out=self._products[0])
         xp.matmul(self._history, self.gradient, out=self._products[1])
         along_y, self._along = np.array(self._products.tolist())
-        self._sy[:, slot] = along_y[:m]
-        self._yy[:, slot] = self._yy[slot] = along_y[m:]
+        k, order = len(self._slots), np.array([*self._slots, slot])
+        self._sy[: k + 1, k] = along_y[order]
+        self._yy[: k + 1, k] = self._yy[k, : k + 1] = along_y[m + order]
         # Otherwise it is rounding error, not curvature. L-BFGS-B's test, which is the same in all units of w and loss.
-        if self._sy[slot, slot] > self._eps * drop and math.isfinite(self._yy[slot, slot]):
+        if self._sy[k, k] > self._eps * drop and math.isfinite(self._yy[k, k]):
             self._slots.append(slot)
 
     def _aim(self) -> float:
         """Set the direction to -H times the gradient, H being the inverse Hessian's estimate; return the slope."""
-        xp = self.xp
+        xp, m = self.xp, self.memory
         if self._slots:
-            on_s, on_y, scale = two_loops(self._slots, self._sy, self._yy, *np.split(self._along, 2))
-            coefficients = np.concatenate([-on_s, scale * on_y])
+            k, order, coefficients = len(self._slots), np.array(self._slots), np.zeros(2 * m)
+            a, p, scale = compact(self._sy[:k, :k], self._yy[:k, :k], self._along[order], self._along[m + order])
+            coefficients[order], coefficients[m + order] = -a, scale * p
             xp.matmul(xp.asarray(coefficients, dtype=self.gradient.dtype), self._history, out=self._direction)
             self._direction -= scale * self.gradient
         else:
@@ -248,19 +258,16 @@ class LBFGS:
         return self._aim()
 
 
-def two_loops(slots: list[int], sy: Any, yy: Any, sg: Any, yg: Any) -> tuple[Any, Any, float]:
-    """(b, a, γ) such that H g = γ (g - Σ a_i y_i) + Σ b_i s_i: algorithm 7.4 on coefficients.
+def compact(sy: Any, yy: Any, sg: Any, yg: Any) -> tuple[Any, Any, float]:
+    """(a, p, γ) such that H g = γ (g - Σ p_i y_i) + Σ a_i s_i: Byrd, Nocedal and Schnabel (1994), equation 3.1.
 
-    slots : rows of the stored pairs, oldest first.
-    sy, yy : (memory, memory), s_i·y_j and y_i·y_j. Of sy only entries with pair i no newer than pair j are read.
-    sg, yg : (memory,), s_i·g and y_i·g.
+    sy, yy : (k, k), s_i·y_j and y_i·y_j of the k stored pairs, oldest first; sy with zeros below the diagonal.
+    sg, yg : (k,), s_i·g and y_i·g.
 
-    γ = s·y / y·y of the newest pair; γ I is the initial H (equation 7.20).
+    p = R⁻¹ Sᵀg and a = R⁻ᵀ (D p + γ (YᵀY p - Yᵀg)), where R is sy and D its diagonal. γ = s·y / y·y of the newest pair;
+    γ I is the initial H.
     """
-    on_s, on_y = np.zeros(len(sg)), np.zeros(len(sg))
-    for i in reversed(slots):
-        on_y[i] = (sg[i] - sy[i] @ on_y) / sy[i, i]
-    scale = float(sy[slots[-1], slots[-1]] / yy[slots[-1], slots[-1]])
-    for i in slots:
-        on_s[i] = on_y[i] - (scale * (yg[i] - yy[i] @ on_y) + on_s @ sy[:, i]) / sy[i, i]
-    return on_s, on_y, scale
+    D = sy.diagonal()
+    scale = float(D[-1] / yy[-1, -1])
+    p = np.linalg.solve(sy, sg)
+    return np.linalg.solve(sy.T, D * p + scale * (yy @ p - yg)), p, scale

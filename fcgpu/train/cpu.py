@@ -27,6 +27,7 @@ class OnCpu:
     """
 
     resident, how = 0, ""  # as in OnGpu
+    uses_blas = True
 
     def __init__(
         self,

@@ -53,6 +53,8 @@ class OnGpu:
     Raises ConfigError for a precision that this GPU lacks.
     """
 
+    uses_blas = False  # that of the CPU
+
     def __init__(
         self,
         spec: Spec,

@@ -23,6 +23,7 @@ from fcgpu.train.samples import Samples
 SLICE, TRIAL = 0.05, 0.003  # seconds of a call; of one that tries another number of threads
 LONG = 0.005  # seconds of a step from which fewer threads are not tried at once
 SOON, EVERY = 0.05, 1.0  # seconds of steps between such trials; if fewer seem faster, first SOON, then ever longer
+NO_RATE = np.zeros(1)
 CALL = 1 << 16  # samples of a call: it looks at all their indices and labels before its first step
 
 
@@ -74,7 +75,7 @@ class Pace:
 class InC:
     """The steps of a run for which `plan_c.are_for` is true, with the methods and attributes of `OnCpu`."""
 
-    resident, how = 0, ""
+    resident, how, uses_blas = 0, "", False
 
     def __init__(
         self, spec: Spec, samples: Samples, plan: Plan, backend: Backend, recipe: Recipe, *, scale: float, count: bool
@@ -86,15 +87,16 @@ class InC:
         self._drops, ids = np.array(recipe.dropout_rates), None
         if self._drops.size:
             ids = np.arange(plan.samples, dtype=np.uint32) if samples.ids is None else samples.ids
-        self._data = (samples.X, samples.y, samples.weights, ids)
+        self._data: tuple[Any, ...] = samples.X, samples.y, samples.weights, ids
         self._sizes = np.array(spec.sizes, np.intp)
         threads = plan_c.threads(spec, plan.batch, recipe.dtype, plan.threads)
         self._pace, self._room = Pace(threads), aligned(plan_c.room(spec, plan.batch, recipe, plan.threads), np.uint8)
         kinds = (
             ACTIVATIONS.index(spec.activation), plan_c.OUTPUTS.index(spec.output), count,
-            plan_c.RULES.index(recipe.optimizer),
+            plan_c.rule(recipe.optimizer),
         )  # fmt: skip
         self._wholes = np.array([plan.batch, plan.tile, threads, *kinds, plan.samples], np.int64)
+        self._sums = np.zeros(3)  # of an epoch: loss without penalty, penalty, correct predictions
 
     def begin(self, rule: Any) -> None:
         self.rule = rule
@@ -106,37 +108,47 @@ class InC:
         self._reals = np.array([self._scale, recipe.alpha, first, *others, recipe.gradient_clip, 0.0, 0.0])
 
     def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drops: int, order: Any) -> None:
-        its, sums, done = np.array(rates(self.plan.steps_per_epoch)), np.zeros(3), 0
+        its, done = np.array(rates(self.plan.steps_per_epoch)), 0
         keys = self._keys(len(its)) if self._drops.size else None
         if order is not None:  # whatever indexes an array may have been drawn
             order = np.arange(self.plan.samples)[order]
+        self._sums.fill(0)
         while done < len(its):  # between calls Python looks for signals
             converts = isinstance(self._data[0], Converted)  # a batch at a time: there is no memory for more
             last = done + (1 if converts else max(1, CALL // self.plan.batch))
             rows = slice(done * self.plan.batch, last * self.plan.batch)
             if converts or order is None:
-                (X, *others, ids), named = self._at(rows if order is None else order[rows]), None
+                data, named = self._at(rows if order is None else order[rows]), None
             else:
-                (X, *others, ids), named = self._data, order[rows]
-            self._wholes[2], longest = self._pace.next()
-            self._reals[-2:] = self._t.item(), longest
-            made = compiled.native.steps(
-                X, named, *others, self.params, *self._moments, its[done:last], sums, self._sizes, self._room,
-                self._wholes, self._reals, ids, keys if keys is None else keys[done:last], self._drops,
-            )  # fmt: skip
-            self._pace.made(made)
-            done += made
-            self._t += made
-        self.history[number] = sums[0] + sums[1], sums[1], sums[2]
+                data, named = self._data, order[rows]
+            done += self._call(data, named, its[done:last], keys if keys is None else keys[done:last])
+        self._write(number)
         self.steps += done
         self.samples += self.plan.samples
+
+    def _call(self, data: Any, named: Any, rates: Any, keys: Any = None) -> int:
+        """Take steps with samples of `data`, those `named` or else the first. Returns how many were taken."""
+        X, *others, ids = data
+        self._wholes[2], longest = self._pace.next()
+        self._reals[-2:] = self._t.item(), longest
+        made: int = compiled.native.steps(
+            X, named, *others, self.params, *self._moments, rates, self._sums, self._sizes, self._room,
+            self._wholes, self._reals, ids, keys, self._drops,
+        )  # fmt: skip
+        self._pace.made(made)
+        self._t += made
+        return made
+
+    def _write(self, number: int) -> None:
+        loss, penalty, correct = self._sums
+        self.history[number] = loss + penalty, penalty, correct
 
     def _keys(self, steps: int) -> Any:
         """dropout's keys of the next steps: (steps, hidden layers, 2)."""
         return np.stack([dropout.keys(self.recipe.seed, self.steps + i, len(self._drops)) for i in range(steps)])
 
-    def _at(self, rows: Any) -> list[Any]:
-        return [a if a is None else a[rows] for a in self._data]
+    def _at(self, rows: Any) -> tuple[Any, ...]:
+        return tuple(a if a is None else a[rows] for a in self._data)
 
     def close(self) -> None:
         """Nothing is held but memory."""
@@ -146,3 +158,31 @@ class InC:
 
     def outside(self, vectors: Any) -> Any:
         return np.array(vectors)
+
+
+class FullBatchInC(InC):
+    """The same for the optimizers of the full batch, which are in Python: C computes the loss and its gradient."""
+
+    uses_blas = True
+
+    def begin(self, rule: Any) -> None:
+        recipe, vector = self.recipe, aligned(self.params.size, self.recipe.dtype)
+        self.rule, self._gradient, self._moments, self._t = rule, vector, (vector, None), np.zeros(1)
+        self._reals = np.array([self._scale, recipe.alpha, 0.0, 0.0, 0.0, 0.0, recipe.gradient_clip, 0.0, 0.0])
+        self._data = self._at(slice(None))  # converted once
+
+    def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drops: int, order: Any) -> None:
+        (rate,) = rates(1)
+        if self.rule.learning_rate is not None:
+            self.rule.learning_rate.fill(rate)
+        self.rule.step(self.params, self._gradient, self._evaluate)
+        if self.rule.strayed:
+            self._evaluate()  # the penalty and the correct predictions must be those at params
+        self._write(number)
+        self.steps += 1
+
+    def _evaluate(self) -> float:
+        self._sums.fill(0)
+        self._call(self._data, None, NO_RATE)
+        self.samples += self.plan.samples
+        return float(self._sums[0] + self._sums[1])

@@ -16,8 +16,9 @@ from fcgpu.params import Spec
 from fcgpu.train.recipe import Recipe
 
 # On two cores of a Zen 4, with 32 to 512 units in a layer: batches of up to 2,048 took 0.6 to 0.95 of the time of tiles
-# and lanes, whose first layer skips more zeros of pixels: for 4,096 digits they were faster.
-MOST, MOST_BYTES = 2048, 16 << 20  # samples of a batch; bytes of its activations
+# and lanes, whose first layer skips more zeros of pixels: for 4,096 digits they were faster. Full batches of 700 took
+# 0.7 to 1.1, those of 2,000, most of which have several lanes, 0.9 to 1.2.
+MOST, MOST_FULL, MOST_BYTES = 2048, 1000, 16 << 20  # samples of a batch, of all in one; bytes of its activations
 SHARED = 64  # samples of a batch: with fewer, handing over the parameters takes as long as a second thread saves
 THREAD_FLOP = 2_000_000  # operations of a step that each thread needs, some 20 µs
 # Samples that each thread needs. On two cores tasks of 8 took 1.03 of the time of 32; in wide layers, where 64 are
@@ -36,12 +37,16 @@ def are_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any
     on_tile_unit = X.dtype == np.uint8 and compiled.has_tile_unit() and batch >= LEAST_BYTES
     return (
         not (on_tile_unit or is_sparse(X))
-        and batch <= min(MOST, samples)
+        and batch <= (MOST if batch < samples else MOST_FULL)
         and batch * Workspace.values(spec) * dtype.itemsize <= MOST_BYTES
         and spec.output in OUTPUTS
-        and recipe.optimizer in RULES
         and (y.dtype.kind in "iu" if y.ndim == 1 else y.dtype == dtype)
     )
+
+
+def rule(optimizer: str) -> int:
+    """The number of an optimizer; those whose update is not in C share the last one, and are given the gradient."""
+    return RULES.index(optimizer) if optimizer in RULES else len(RULES)
 
 
 def threads(spec: Spec, batch: int, dtype: Any, most: int) -> int:
@@ -66,6 +71,6 @@ def room(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
 
 def work_bytes(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
     """Bytes of the parameters, the optimizer's state, a batch that is converted, and the scratch memory."""
-    vectors = 1 + state_vectors(recipe.optimizer, recipe.history_size)
+    vectors = 1 + state_vectors(recipe.optimizer, recipe.history_size) + (recipe.optimizer not in RULES)
     numbers = vectors * spec.n_params + batch * spec.sizes[0]
     return np.dtype(recipe.dtype).itemsize * numbers + room(spec, batch, recipe, most_threads)

@@ -51,9 +51,9 @@ class Results:
     def check(self, epochs: int) -> None:
         """Raise DivergenceError if one of the first `epochs` losses is not finite; waits for the device."""
         losses = self._backend.to_host(self._history[self._checked : epochs, 0])
-        wrong = np.flatnonzero(~np.isfinite(losses))
-        if wrong.size:
-            raise self.diverged(losses[wrong[0]], self._checked + int(wrong[0]) + 1)
+        if not (finite := np.isfinite(losses)).all():
+            wrong = int(np.argmin(finite))
+            raise self.diverged(losses[wrong], self._checked + wrong + 1)
         self._checked = epochs
 
     def diverged(self, loss: float, epoch: int) -> DivergenceError:

@@ -7,7 +7,7 @@ between epochs; `results.py` what the events can be asked for. Here is the loop 
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from threading import get_ident
@@ -21,12 +21,13 @@ from fcgpu.errors import CheckpointError, ConfigError
 from fcgpu.kernels.denormals import as_zeros, count_as_zero, do_count_as_zero
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.model import Model, Score
+from fcgpu.optim import FULL_BATCH
 from fcgpu.optim.first_order import FirstOrder
 from fcgpu.optim.lbfgs import LBFGS
 from fcgpu.params import Spec, initial, weights_only
 from fcgpu.train.cpu import OnCpu
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
-from fcgpu.train.in_c import InC
+from fcgpu.train.in_c import FullBatchInC, InC
 from fcgpu.train.order import Order
 from fcgpu.train.plan import Plan
 from fcgpu.train.rates import Rates
@@ -96,7 +97,8 @@ class Run:
                 spec, samples, plan, backend, recipe, scale=scale, count=count, shuffled=self.shuffled, done=done
             )
         if plan.in_c:
-            return InC(spec, samples, plan, backend, recipe, scale=scale, count=count)
+            steps = FullBatchInC if recipe.optimizer in FULL_BATCH else InC
+            return steps(spec, samples, plan, backend, recipe, scale=scale, count=count)
         return OnCpu(spec, samples, plan, backend, recipe, self.workers, scale=scale, count=count)
 
     def _rule(self) -> LBFGS | FirstOrder:
@@ -224,13 +226,12 @@ class Run:
 
     @contextmanager
     def _calm(self) -> Iterator[None]:
-        """Inside, NumPy does not warn of infinities, which `Results.check` finds; on a CPU, also BLAS is quiet."""
-        if self.backend.on_gpu:
-            with np.errstate(all="ignore"):
-                yield
-        else:
-            with self.workers.quiet(), as_zeros():
-                yield
+        """Inside, NumPy does not warn of infinities, which `Results.check` finds, and steps that use BLAS have one
+        thread of it.
+        """
+        quiet = self.workers.quiet() if self.steps.uses_blas else np.errstate(all="ignore")
+        with quiet, nullcontext() if self.backend.on_gpu else as_zeros():
+            yield
 
     def _epoch(self) -> float:
         """Train on every batch once; returns the last learning rate."""
