@@ -13,6 +13,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import fcgpu
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.optim import FULL_BATCH, OPTIMIZERS
+from fcgpu.optim.first_order import FirstOrder
+from fcgpu.optim.lbfgs import LBFGS
 from fcgpu.optim.schedules import SCHEDULES, Position, warm_up
 from fcgpu.train import plan_c
 from fcgpu.train.plan import plan
@@ -222,16 +224,17 @@ def test_weights_are_of_the_runs_dtype(blobs):
     assert bits(wide) == bits(narrow)
 
 
-def test_lbfgs_has_no_rate_and_no_clipping_to_try():
+@pytest.mark.parametrize("optimizer", FULL_BATCH)
+def test_optimizers_of_the_full_batch_have_no_clipping_to_try(optimizer):
     with pytest.raises(fcgpu.DivergenceError, match=r"in epoch 1: try features and targets of .*, or dtype='float64'"):
-        run((np.array([[1.0], [2.0]]), np.array([3e19, 0.5])), optimizer="lbfgs", hidden=(), output="identity")
+        run((np.array([[1.0], [2.0]]), np.array([3e19, 0.5])), optimizer=optimizer, hidden=(), output="identity")
 
 
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_an_infinite_gradient_of_a_finite_loss_is_divergence(optimizer, clip):
     """A sum of products of 1e25 and 1e18 overflows float32; the loss, half the square of 1e18, does not."""
-    if clip and optimizer == "lbfgs":
+    if clip and optimizer in FULL_BATCH:
         return
     X, y = np.array([[1e25], [-1e25]]), np.array([[1e18, 5e17], [-1e18, 5e17]])
     changes = {"gradient_clip": clip} if clip else {}
@@ -457,6 +460,22 @@ def test_blas_keeps_its_threads_between_events(mnist):
         before = threads()
         for _ in fcgpu.train(mnist, device="cpu", epochs=1):
             assert threads() == before
+
+
+@pytest.mark.parametrize(("optimizer", "samples"), [("lbfgs", 300), ("lbfgs", 5000), ("adam", 5000)])
+def test_blas_has_one_thread_in_a_step(optimizer, samples, mnist, monkeypatch):
+    def looked(self, w, g, evaluate):
+        found.extend(b["num_threads"] for b in threadpool_info() if b["user_api"] == "blas")
+        return step(self, w, g, evaluate)
+
+    found = []
+    rule = LBFGS if optimizer == "lbfgs" else FirstOrder
+    step = rule.step
+    monkeypatch.setattr(rule, "step", looked)
+    with threadpool_limits(2, user_api="blas"):
+        for _ in fcgpu.train((mnist.X[:samples], mnist.y[:samples]), device="cpu", epochs=1, optimizer=optimizer):
+            pass
+    assert set(found) == {1}
 
 
 def test_the_clock_stands_still_while_the_test_samples_are_judged(blobs, monkeypatch):

@@ -5,7 +5,7 @@ from typing import Any
 
 from fcgpu.errors import ConfigError, choices
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
-from fcgpu.optim import FULL_BATCH, OPTIMIZERS
+from fcgpu.optim import FULL_BATCH, NOT_FULL_BATCH, OPTIMIZERS
 from fcgpu.params import INITS
 from fcgpu.train.kinds import COUNT, FLAG, FRACTION, WHOLE, Kind, plain
 from fcgpu.train.recipe import KEYS, Recipe
@@ -89,7 +89,7 @@ def checked(parameters: dict[str, Any]) -> dict[str, Any]:
 def _go_together(found: dict[str, Any]) -> None:
     solver = found["solver"]
     if solver in FULL_BATCH:
-        for name in FULL_BATCH[solver]:
+        for name in NOT_FULL_BATCH:
             if name in found and found[name] != KEYS[name].default:
                 raise ConfigError(f"solver={solver!r} with {name}={found[name]!r}: leave {name} out, or use 'adam'")
         if found["learning_rate"] not in ("constant", *FOR_SGD_ONLY):

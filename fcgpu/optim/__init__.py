@@ -3,8 +3,8 @@
 from fcgpu.kernels.updates import SCALARS, UPDATES
 
 OPTIMIZERS = (*UPDATES, "lbfgs")
-# Optimizers that compare losses of successive steps: they need the full batch, and refuse changes of these recipe keys.
-FULL_BATCH = {"rprop": ("dropout", "schedule", "warmup"), "lbfgs": ("dropout", "schedule", "warmup", "gradient_clip")}
+# Optimizers that compare losses of successive steps, and find the sizes of these; keys of a recipe that they refuse.
+FULL_BATCH, NOT_FULL_BATCH = ("rprop", "lbfgs"), ("dropout", "schedule", "warmup", "gradient_clip")
 LBFGS = ("history_size", "max_fun")  # recipe keys that only lbfgs reads
 
 

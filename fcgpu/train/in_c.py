@@ -168,7 +168,7 @@ class FullBatchInC(InC):
     def begin(self, rule: Any) -> None:
         recipe, vector = self.recipe, aligned(self.params.size, self.recipe.dtype)
         self.rule, self._gradient, self._moments, self._t = rule, vector, (vector, None), np.zeros(1)
-        self._reals = np.array([self._scale, recipe.alpha, 0.0, 0.0, 0.0, 0.0, recipe.gradient_clip, 0.0, 0.0])
+        self._reals = np.array([self._scale, recipe.alpha, *np.zeros(7)])
         self._data = self._at(slice(None))  # converted once
 
     def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drops: int, order: Any) -> None:

@@ -11,7 +11,7 @@ from fcgpu.errors import ConfigError, choices
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
-from fcgpu.optim import FULL_BATCH, LBFGS, OPTIMIZERS
+from fcgpu.optim import FULL_BATCH, LBFGS, NOT_FULL_BATCH, OPTIMIZERS
 from fcgpu.optim.schedules import SCHEDULES
 from fcgpu.params import INITS
 from fcgpu.train.kinds import (
@@ -123,7 +123,7 @@ class Recipe:
                 "expected one number, or one a hidden layer"
             )
         if self.optimizer in FULL_BATCH:
-            for key in ("batch", *FULL_BATCH[self.optimizer]):
+            for key in ("batch", *NOT_FULL_BATCH):
                 if getattr(self, key) not in (KEYS[key].default, "constant"):  # "constant" is no schedule
                     value = list(given) if isinstance(given := getattr(self, key), tuple) else given
                     raise ConfigError(

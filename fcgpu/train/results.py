@@ -11,6 +11,7 @@ from fcgpu.data.dataset import Dataset, targets
 from fcgpu.errors import DeviceMemoryError, DivergenceError
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.model import Model, Score
+from fcgpu.optim import FULL_BATCH
 from fcgpu.params import Spec
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
@@ -58,7 +59,7 @@ class Results:
 
     def diverged(self, loss: float, epoch: int) -> DivergenceError:
         what = "features" if OUTPUTS[self._spec.output].classifies else "features and targets"
-        if self._recipe.optimizer == "lbfgs":
+        if self._recipe.optimizer in FULL_BATCH:
             return DivergenceError(
                 f"the loss is {loss} in epoch {epoch}: try {what} of a smaller scale, or dtype='float64'"
             )
