@@ -149,7 +149,7 @@ def _table_features(path: Path, n_features: int, feature_names: Names) -> Any:
         check_names(names, feature_names, str(path))
         return X
     stored = npy.read_npy(path) if kind == ".npy" else npy.read_npz(path, features_only=True)[0]
-    X = npy.rolled_out(stored)[0]
+    X = npy.flattened(stored)[0]
     labelled = kind == ".npy" and X.ndim == 2 and X.shape[1] == n_features + 1
     X = check_features(np.ascontiguousarray(X[:, 1:]) if labelled else X, str(path))
     if X.shape[1] != n_features:

@@ -4,9 +4,7 @@ A block of nothing but whole numbers of one to three digits, as pixels are, take
 over its bytes, on all processors. Everything else goes through numpy.loadtxt.
 """
 
-import gzip
 import math
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import chain, islice
@@ -16,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from fcgpu.data.dataset import Dataset, dataset, scale_of
-from fcgpu.data.idx import GZIP, unpacked_limit
 from fcgpu.data.names import Names
+from fcgpu.data.unpack import unpacked, unpacked_limit
 from fcgpu.errors import DataError
 from fcgpu.host import cpu_count
 from fcgpu.workers import Workers
@@ -73,22 +71,14 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any, Names
         labels = int(columns != n_features)
         if header and labels:
             _check_label_first(path, fields, dropped=n_features is not None)
-        X, y = np.empty((0, columns - labels), np.uint8), []
         begun = start.lstrip().partition(b"\n")[2] if header else start
         blocks = (block for block in chain([begun], _blocks(read, CSV_BLOCK)) if block.strip())
-        for some in iter(lambda: list(islice(blocks, workers.threads)), []):
-            parsed = [None] * len(some)
-
-            def parse(i: int, some: Any = some, parsed: Any = parsed) -> None:
-                parsed[i] = _short_whole_numbers(some[i], columns)
-
-            workers.run(parse, len(some))
-            for block, rows in zip(some, parsed, strict=True):
-                rows = _numbers(_lines(block)) if rows is None else rows
-                if rows is None or rows.shape[1] != columns:
-                    raise _csv_fault(path, columns, header)
-                X = _extended(X, rows[:, labels:])
-                y.append(rows[:, 0].astype(np.float64))
+        X, y = np.empty((0, columns - labels), np.uint8), []
+        for rows in _tables(blocks, columns, workers):
+            if rows is None or rows.shape[1] != columns:
+                raise _csv_fault(path, columns, header)
+            X = _extended(X, rows[:, labels:])
+            y.append(rows[:, 0].astype(np.float64))
     if not y:
         raise DataError(f"{path}: a header and nothing else; expected lines of numbers after it")
     names = tuple(field.strip().strip("\"'") for field in fields[labels:]) if header else None
@@ -116,17 +106,14 @@ def _csv_bytes(path: Path) -> Iterator[Callable[[int], bytes]]:
 
     Inside the context, what is not UTF-8 text or not complete gzip raises DataError.
     """
-    with path.open("rb") as raw:
+    with unpacked(path) as (stream, is_gzip):
+        if b"\0" in stream.peek(1):
+            raise DataError(f"{path}: not text: it holds NUL bytes; expected CSV in UTF-8")
+        limit = unpacked_limit(path.stat().st_size) if is_gzip else math.inf
         try:
-            stream = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIP else raw
-            if b"\0" in stream.peek(1):
-                raise DataError(f"{path}: not text: it holds NUL bytes; expected CSV in UTF-8")
-            limit = unpacked_limit(path.stat().st_size) if stream is not raw else math.inf
             yield _whole_lines(path, stream, limit)
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not UTF-8 text ({error.reason}); save it as CSV in UTF-8") from error
-        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise DataError(f"{path}: corrupt gzip ({error}); expected a complete file: copy it again") from error
 
 
 def _whole_lines(path: Path, stream: Any, limit: float) -> Callable[[int], bytes]:
@@ -162,6 +149,19 @@ def _blocks(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
 
 def _lines(block: bytes) -> list[str]:
     return [line.decode() for line in block.split(b"\n") if line.strip()]
+
+
+def _tables(blocks: Iterator[bytes], columns: int, workers: Workers) -> Iterator[Any]:
+    """The numbers (n, columns) of each block; None, or another number of columns, for one that is not right."""
+    for some in iter(lambda: list(islice(blocks, workers.threads)), []):
+        tables = [None] * len(some)
+
+        def parse(i: int, some: list[bytes] = some, tables: list[Any] = tables) -> None:
+            tables[i] = _short_whole_numbers(some[i], columns)
+
+        workers.run(parse, len(some))
+        for block, table in zip(some, tables, strict=True):
+            yield _numbers(_lines(block)) if table is None else table
 
 
 def _short_whole_numbers(block: bytes, columns: int) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.data.dataset import Dataset, dataset
-from fcgpu.data.idx import EXPANSION
+from fcgpu.data.unpack import EXPANSION
 from fcgpu.errors import DataError, MissingExtraError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")

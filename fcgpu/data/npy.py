@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.data.dataset import Dataset, dataset, scale_of
-from fcgpu.data.idx import fill, unpacked_limit
+from fcgpu.data.unpack import fill, unpacked_limit
 from fcgpu.errors import DataError
 
 NPZ_KEYS = (("X", "y", "X_test", "y_test"), ("x_train", "y_train", "x_test", "y_test"))
@@ -32,9 +32,9 @@ def load_npy(path: Path, most: float = math.inf) -> Dataset:
 def load_npz(path: Path) -> Dataset:
     """A Dataset from the arrays of one row of NPZ_KEYS, the test pair optional; pictures are flattened to rows."""
     X, y, X_test, y_test = [*read_npz(path), None, None][:4]
-    X, image_shape = rolled_out(X)
+    X, image_shape = flattened(X)
     if X_test is not None:
-        X_test, test_shape = rolled_out(X_test)
+        X_test, test_shape = flattened(X_test)
         if test_shape != image_shape:
             raise DataError(f"{path}: test pictures are {test_shape}, the others {image_shape}; they must be equal")
         if np.uint8 in (X.dtype, X_test.dtype) and "f" in (X.dtype.kind, X_test.dtype.kind):  # may be scaled already
@@ -42,12 +42,12 @@ def load_npz(path: Path) -> Dataset:
     return dataset(X, y, X_test, y_test, image_shape=image_shape, scale=scale_of(X), name=str(path))
 
 
-def rolled_out(X: Any) -> tuple[Any, tuple[int, ...] | None]:
+def flattened(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     """Pictures (n, height, width[, 1 or 3]) flattened to rows, and image_shape; any other X unchanged, and None."""
     if X.ndim == 4 and X.shape[3] == 1:
         X = X[..., 0]
     if X.ndim == 3 or (X.ndim == 4 and X.shape[3] == 3):
-        return X.reshape(len(X), math.prod(X.shape[1:])), X.shape[1:]
+        return X.reshape(len(X), -1), X.shape[1:]
     return X, None
 
 
