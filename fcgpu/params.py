@@ -60,6 +60,12 @@ class Spec:
         """(n_in, n_out) of each layer."""
         return tuple(pairwise(self.sizes))
 
+    @property
+    def in_words(self) -> str:
+        """Such as "784-128-64-10, relu, softmax"; without hidden layers no activation."""
+        names = (self.activation, self.output) if len(self.sizes) > 2 else (self.output,)
+        return ", ".join(("-".join(map(str, self.sizes)), *names))
+
     def layers(self, flat: Any) -> list[Layer]:
         """Views of W (..., n_in, n_out) and b (..., 1, n_out) into a flat vector (..., n_params), layer by layer."""
         lead, views, at = flat.shape[:-1], [], 0

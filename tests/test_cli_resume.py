@@ -15,7 +15,7 @@ import pytest
 from command import blobs, call, csv, finish, start
 
 import fcgpu
-from fcgpu.cli.checkpoints import Checkpoints, Every
+from fcgpu.cli.checkpoints import Checkpoints, Policy
 from fcgpu.cli.lock import Lock
 from fcgpu.cli.run_directory import quoted
 from fcgpu.cli.train import _stop_after_epoch
@@ -86,13 +86,13 @@ def test_ctrl_c_in_the_last_epoch_changes_nothing(here, monkeypatch):
 
 
 def test_which_checkpoints_are_kept(tmp_path):
-    kept = Checkpoints(tmp_path, Every(), keep=2)
+    kept = Checkpoints(tmp_path, Policy(keep=2))
     found = []
     for epoch, score in enumerate([3, 1, 2, 1, 5, 4], 1):
         kept.save(scored(epoch, score))
         found.append(epochs(tmp_path))
     assert found == [[1], [1, 2], [2, 3], [3, 4], [4, 5], [4, 5, 6]]  # of equal scores, the later's
-    resumed = Checkpoints(tmp_path, Every(), keep=1)
+    resumed = Checkpoints(tmp_path, Policy(keep=1))
     assert resumed.latest()[0].state.epochs == 6
     resumed.save(scored(7, math.inf))
     assert epochs(tmp_path) == [4, 7]
@@ -103,7 +103,7 @@ def test_which_checkpoints_are_kept(tmp_path):
 
 
 def test_a_checkpoint_under_another_name_is_not_resumed(tmp_path):
-    kept = Checkpoints(tmp_path, Every(), keep=2)
+    kept = Checkpoints(tmp_path, Policy(keep=2))
     for epoch in (1, 2):
         kept.save(scored(epoch, 0))
     folder = tmp_path / "checkpoints"

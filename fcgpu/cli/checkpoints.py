@@ -10,27 +10,31 @@ from fcgpu.formats.atomic import cannot_write
 from fcgpu.train.checkpoint import Checkpoint, load, save
 
 FOLDER = "checkpoints"
+KEPT = 2  # beside the best one
 
 
-class Every(NamedTuple):
-    """Interval between checkpoints: in epochs or in seconds, the other is 0; both are 0 for never."""
+class Policy(NamedTuple):
+    """The interval between checkpoints, in epochs or in seconds, the other is 0, both are 0 for never; and how many are
+    kept beside the best one.
+    """
 
     epochs: int = 0
     seconds: float = 0.0
+    keep: int = KEPT
 
 
 class Checkpoints:
-    """The files `checkpoints/epoch-N.safetensors`: the last `keep` are kept, and the one with the least score."""
+    """The files `checkpoints/epoch-N.safetensors`: the last `policy.keep`, and the one with the least score."""
 
-    def __init__(self, run: Path, every: Every, keep: int) -> None:
-        self.folder, self._every, self._keep = run / FOLDER, every, keep
+    def __init__(self, run: Path, policy: Policy) -> None:
+        self.folder, self._policy = run / FOLDER, policy
         self._scores: dict[int, float] = {}  # scores of the existing files, by epoch
-        self._due = time.monotonic() + every.seconds
+        self._due = time.monotonic() + policy.seconds
 
     def due(self, epoch: int) -> bool:
-        if self._every.seconds:
+        if self._policy.seconds:
             return time.monotonic() >= self._due
-        return bool(self._every.epochs) and epoch % self._every.epochs == 0
+        return bool(self._policy.epochs) and epoch % self._policy.epochs == 0
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, then remove those that are no longer kept. If writing fails, it raises CheckpointError
@@ -42,10 +46,10 @@ class Checkpoints:
         except OSError as error:
             raise cannot_write(self.folder, error) from error
         save(checkpoint, self._path(epoch))
-        self._due = time.monotonic() + self._every.seconds
+        self._due = time.monotonic() + self._policy.seconds
         self._scores[epoch] = checkpoint.score
         best = min(self._scores, key=lambda epoch: (self._scores[epoch], -epoch))
-        for old in sorted(self._scores)[: -self._keep]:
+        for old in sorted(self._scores)[: -self._policy.keep]:
             if old != best:
                 with suppress(OSError):  # an extra file does no harm
                     self._path(old).unlink()

@@ -55,12 +55,12 @@ class History:
     def resume(self, epochs: int) -> None:
         """Continue after the file's last complete line; a partial line that a killed process left is cut off.
 
-        Raises CheckpointError as `whole` does, and if the file cannot be written.
+        Raises CheckpointError as `check` does, and if the file cannot be written.
         """
-        self.last, size = self.whole(epochs)
+        self.last, size = self.check(epochs)
         self._cut(size)
 
-    def whole(self, epochs: int) -> tuple[int, int]:
+    def check(self, epochs: int) -> tuple[int, int]:
         """(epoch of the file's last complete line, offset of its end in bytes). Changes nothing.
 
         Raises CheckpointError if the file is not a history, or ends before epoch `epochs`.
@@ -135,7 +135,7 @@ def _line(event: EpochEnded, test: Score | None) -> dict[str, Any]:
         "loss": finite(event.loss),
         "penalty": finite(event.penalty),
         "accuracy": event.accuracy,
-        "monitored": event.monitored if event.monitored is None else finite(event.monitored),
+        "monitored": finite(event.monitored),
         "learning_rate": event.learning_rate,
     }
     return line if test is None else {**line, "test_loss": finite(test.loss), "test_accuracy": test.accuracy}

@@ -164,7 +164,7 @@ def _train(commands: Any) -> None:
     train.add_argument("--resume", metavar="DIR", help="go on with the run in this run directory, from its checkpoint")
     every = "epochs, or a time as 30s or 10min; 0 for never (default: 30s)"
     train.add_argument("--checkpoint-every", metavar="N|TIME", default="30s", help=every)
-    train.add_argument("--keep", metavar="N", default="2", help="checkpoints beside the best one (default: 2)")
+    train.add_argument("--keep", metavar="N", help="checkpoints beside the best one (default: 2)")
     halve = "after NaN or infinity: stop, or halve the learning rate and go on from the last checkpoint"
     train.add_argument("--on-divergence", choices=("stop", "halve"), default="stop", help=f"{halve} (default: stop)")
     board = "log for TensorBoard, into the run directory (needs the extra tensorboard)"

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.cli.checkpoints import FOLDER as CHECKPOINTS
-from fcgpu.cli.checkpoints import Checkpoints, Every
+from fcgpu.cli.checkpoints import Checkpoints, Policy
 from fcgpu.cli.history import History
 from fcgpu.cli.lock import NAME as LOCK
 from fcgpu.cli.lock import Lock
@@ -31,7 +31,7 @@ from fcgpu.train.recipe import Recipe
 from fcgpu.train.recipe_files import load_recipe, to_toml
 
 RECIPE, RESULT = "recipe.toml", "result.json"
-NEVER = Every()
+NEVER = Policy()
 BEFORE_DIVERGENCE = math.inf  # score of the checkpoint that a run went back to after a divergence
 
 
@@ -42,10 +42,10 @@ class RunDirectory:
     DivergenceError it adds which files are kept, and where.
     """
 
-    def __init__(self, path: Path, lock: Lock, every: Every, keep: int) -> None:
+    def __init__(self, path: Path, lock: Lock, policy: Policy) -> None:
         self.path, self.model = path, path / "model.safetensors"
         self.history = History(path / "history.jsonl")
-        self._lock, self._checkpoints = lock, Checkpoints(path, every, keep)
+        self._lock, self._checkpoints = lock, Checkpoints(path, policy)
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -95,7 +95,7 @@ class RunDirectory:
             if recipe != found.recipe:
                 words = differing(found.recipe, vars(recipe))
                 raise CheckpointError(f"{self.path / RECIPE}: not the recipe of the run: {words}; put it back")
-            self.history.whole(found.state.epochs)
+            self.history.check(found.state.epochs)
         return found, recipe, wrong
 
     def check_begins_anew(self) -> None:
@@ -152,7 +152,7 @@ class RunDirectory:
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {_rescue(model)}") from error
 
-    def keep(self, result: dict[str, Any]) -> None:
+    def save_result(self, result: dict[str, Any]) -> None:
         """Write result.json. Raises CheckpointError if that fails."""
         write_atomically(self.path / RESULT, json.dumps(result, indent=1).encode())
 
@@ -162,7 +162,7 @@ class RunDirectory:
         return " and ".join(filter(None, [", ".join(["recipe", *there[:-1]]), *there[-1:]]))
 
 
-def create(path: str | None, recipe: Recipe, room: int, every: Every = NEVER, keep: int = 1) -> RunDirectory:
+def create(path: str | None, recipe: Recipe, room: int, policy: Policy = NEVER) -> RunDirectory:
     """Create the folder and write the recipe, so that a folder that cannot be written fails before the training.
 
     room : bytes that the model will take.
@@ -173,13 +173,13 @@ def create(path: str | None, recipe: Recipe, room: int, every: Every = NEVER, ke
         raise ConfigError("out='': expected a folder; omit --out for one below runs/")
     folder = Path(os.path.expanduser(path)) if path else _new_name(recipe.name)  # noqa: PTH111
     made: list[Path] = []
-    with _refused(folder, lambda: _remove_empty(made)):
+    with _refused(folder, made):
         made += [each for each in (folder, *folder.parents) if not each.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=path is not None)
         except FileExistsError:
             if path is None and folder.exists():  # another run has just taken the name
-                return create(path, recipe, room, every, keep)
+                return create(path, recipe, room, policy)
             raise
         lock = Lock(folder)
         try:
@@ -193,10 +193,10 @@ def create(path: str | None, recipe: Recipe, room: int, every: Every = NEVER, ke
         except BaseException:
             lock.release()
             raise
-    return RunDirectory(folder, lock, every, keep)
+    return RunDirectory(folder, lock, policy)
 
 
-def reopen(path: str, every: Every = NEVER, keep: int = 1) -> RunDirectory:
+def reopen(path: str, policy: Policy = NEVER) -> RunDirectory:
     """Open and lock the folder of an earlier run; its files do not change before `go_on`.
 
     Raises ConfigError if it is not a folder; CheckpointError if another run writes there, or if its checkpoints folder
@@ -207,21 +207,21 @@ def reopen(path: str, every: Every = NEVER, keep: int = 1) -> RunDirectory:
         raise ConfigError(f"resume={path!r}: expected the folder of an earlier run")
     if (folder / CHECKPOINTS).is_symlink():  # files would be replaced and removed outside the run directory
         raise CheckpointError(f"{folder / CHECKPOINTS}: a link; expected a folder: put the run's own in its place")
-    with _refused(folder, lambda: None):
+    with _refused(folder):
         lock = Lock(folder)
-    return RunDirectory(folder, lock, every, keep)
+    return RunDirectory(folder, lock, policy)
 
 
 @contextmanager
-def _refused(folder: Path, undo: Callable[[], None]) -> Iterator[None]:
-    """Turn OSError into CheckpointError; call `undo` for either."""
+def _refused(folder: Path, made: Sequence[Path] = ()) -> Iterator[None]:
+    """Turn OSError into CheckpointError; after either, remove the empty folders in `made`."""
     try:
         yield
     except OSError as error:
-        undo()
+        _remove_empty(made)
         raise cannot_write(folder, error) from error
     except CheckpointError:
-        undo()
+        _remove_empty(made)
         raise
 
 
@@ -259,7 +259,7 @@ def _rescue(model: Model) -> str:
     return f"the model is in {path} instead: move it before the system cleans up there"
 
 
-def _remove_empty(folders: list[Path]) -> None:
+def _remove_empty(folders: Sequence[Path]) -> None:
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()

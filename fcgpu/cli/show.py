@@ -29,8 +29,9 @@ EXTRAS = {
 
 def info(args: Namespace) -> int:
     backend = choose(args.device)
+    why = why_eager(backend) if backend.on_gpu else ""
     result = machine(backend) | {
-        "capture": (why_eager(backend) or "CUDA graphs") if backend.on_gpu else None,
+        "capture": (why or "CUDA graphs") if backend.on_gpu else None,
         "memory_to_plan_with": backend.memory(),
         "cpu_threads": cpu_count(),
         "cpu_kernels": in_words(),
@@ -45,7 +46,7 @@ def info(args: Namespace) -> int:
     table.add_row("fcgpu", f"{result['fcgpu_version']}, Python {result['python']}, {result['system']}")
     table.add_row("device", f"{backend.device}, {backend.hardware} ({backend.reason})")
     if backend.on_gpu:
-        table.add_row("steps", f"eager: {why}" if (why := why_eager(backend)) else "recorded in CUDA graphs")
+        table.add_row("steps", f"eager: {why}" if why else "recorded in CUDA graphs")
     table.add_row("memory", f"{readable(result['memory_to_plan_with'])} to plan with")
     table.add_row("CPU", f"{cpu_count()} threads, BLAS {', '.join(result['blas']) or 'unknown'}, kernels {in_words()}")
     table.add_row("packages", ", ".join(f"{name} {its}" for name, its in result["packages"].items()))

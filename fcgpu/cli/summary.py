@@ -21,7 +21,7 @@ def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
     streamed = f", which come from the host {plan.chunk:,} rows at a time" if plan.chunk else ""
     rows = {
         "data": f"{started.data.name}: {plan.samples:,} samples of {spec.sizes[0]:,} features",
-        "network": f"{'-'.join(map(str, spec.sizes))}, {_functions(spec)}, {spec.n_params:,} parameters",
+        "network": f"{spec.in_words}, {spec.n_params:,} parameters",
         "device": f"{started.backend.device}, {started.backend.hardware} ({started.backend.reason})",
         "plan": f"{cut}, {_some(plan.threads, 'thread')}",
         "memory planned": f"{readable(plan.bytes)}, {readable(plan.data_bytes)} of it data{streamed}",
@@ -36,10 +36,6 @@ def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
     for name, text in rows.items():
         table.add_row(name, text)
     show(table)
-
-
-def _functions(spec: Any) -> str:
-    return f"{spec.activation}, {spec.output}" if len(spec.sizes) > 2 else str(spec.output)
 
 
 def _some(n: int, word: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import choose
-from fcgpu.cli.checkpoints import Every
+from fcgpu.cli.checkpoints import KEPT, Policy
 from fcgpu.cli.history import finite
 from fcgpu.cli.machine import machine
 from fcgpu.cli.options import count, every, recipe_changes, size
@@ -50,7 +50,7 @@ SMALL = 10  # data of at most this many samples and features are printed
 def train(args: Namespace) -> int:
     if args.report:
         check_extra()
-    policy = Every(*every(args.checkpoint_every)), count("keep", args.keep) or 1
+    policy = Policy(*every(args.checkpoint_every), count("keep", args.keep) or KEPT)
     if args.resume is None:
         own_data = args.recipe is None and args.data not in (None, "mnist")
         base = Recipe() if own_data else load_recipe(args.recipe or "mnist")
@@ -58,10 +58,10 @@ def train(args: Namespace) -> int:
         recipe = recipe.but(data=_source(recipe.data if args.data is None else args.data))
         if not recipe.data and args.data is None:
             raise ConfigError(f"recipe {recipe.name} has no data of its own: fcgpu train DATA --recipe {args.recipe}")
-        return Job(args, recipe).run(lambda room: create(args.out, recipe, room, *policy))
+        return Job(args, recipe).run(lambda room: create(args.out, recipe, room, policy))
     if args.out is not None:
         raise ConfigError(f"out={args.out!r} with --resume: the run stays in its folder; omit --out")
-    with reopen(args.resume, *policy) as directory:
+    with reopen(args.resume, policy) as directory:
         checkpoint, recipe, wrong = directory.latest()
         for line in wrong:
             say(f"fcgpu: warning: {line}; going on from the checkpoint before it")
@@ -138,7 +138,7 @@ class Job:
                 )
             result = _result(self.started, event, run, run.save(event.model))
             try:
-                run.keep(result)
+                run.save_result(result)
             except CheckpointError as error:
                 say(f"fcgpu: warning: the model is saved, its result.json is not: {error}")
         if progress.unprinted:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from fcgpu.model import Model
 from fcgpu.report.page import Markup, element, join, table
 from fcgpu.report.runs import RunFiles
 from fcgpu.train.plan import readable
@@ -58,11 +57,6 @@ def figures(run: RunFiles) -> dict[str, tuple[float, str]]:
         if value is not None:
             found[words] = (value, show(value))
     return found
-
-
-def network(model: Model) -> str:
-    spec = model.spec
-    return f"{'-'.join(map(str, spec.sizes))}, {f'{spec.activation}, ' if len(spec.sizes) > 2 else ''}{spec.output}"
 
 
 def tiles(run: RunFiles) -> Markup:

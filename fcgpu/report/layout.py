@@ -28,7 +28,7 @@ def _about(run: RunFiles) -> Iterator[Markup]:
     if run.recipe.description:
         yield element("p", run.recipe.description, class_="under")
     if model is not None:
-        yield element("p", f"{facts.network(model)}; run {run.path}", class_="under")
+        yield element("p", f"{model.spec.in_words}; run {run.path}", class_="under")
     yield from _warnings(run)
     yield facts.tiles(run)
     yield from curves.section([run], [join([run.name])])
