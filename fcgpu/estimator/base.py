@@ -19,7 +19,7 @@ from fcgpu.data.dataset import Dataset
 from fcgpu.errors import ConfigError, DataError, FcgpuError, choices
 from fcgpu.estimator import arrays, draws
 from fcgpu.estimator.listen import listen
-from fcgpu.estimator.parameters import ACTIVATIONS, batch_of, checked, recipe_of
+from fcgpu.estimator.parameters import ACTIVATIONS, batch_of, recipe_of, settings_of
 from fcgpu.estimator.watch import Watch
 from fcgpu.model import Model
 from fcgpu.network import Network
@@ -67,8 +67,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
     def _fit(
         self, X: Any, y: Any, sample_weight: Any = None, *, incremental: bool = False, validation_data: Any = None
     ) -> Any:
-        found = checked(self.get_params(deep=False))
-        if incremental and found["early_stopping"]:
+        settings = settings_of(self.get_params(deep=False))
+        if incremental and settings["early_stopping"]:
             raise ConfigError("partial_fit does not support early_stopping=True: one call is one epoch")
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         self._namespace = arrays.given(X).namespace
@@ -78,63 +78,63 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         dtype = arrays.compute_dtype(self.dtype, X.dtype)
         random = draws.generator(self.random_state)
         n, n_features = map(int, X.shape)
-        sizes = (n_features, *found["hidden_layer_sizes"], self.n_outputs_)
-        seed = int(random.randint(2**31)) if found["init"] != "auto" or any(found["dropout"]) else 0
-        epochs = 1 if incremental else found["max_iter"]
-        recipe = recipe_of(found, n, output=self._output, epochs=epochs, dtype=dtype, seed=seed)
+        sizes = (n_features, *settings["hidden_layer_sizes"], self.n_outputs_)
+        seed = int(random.randint(2**31)) if settings["init"] != "auto" or any(settings["dropout"]) else 0
+        epochs = 1 if incremental else settings["max_iter"]
+        recipe = recipe_of(settings, n, output=self._output, epochs=epochs, dtype=dtype, seed=seed)
         spec = Spec(sizes, recipe.activation, recipe.output, recipe.init)
         batch = recipe.rows(n)
-        work = work_of(spec, batch, found["max_iter"] * -(-n // batch))
+        work = work_of(spec, batch, settings["max_iter"] * -(-n // batch))
         backend = backend_for(device_of(self.device, X), work)
         if first:
-            flat = draws.weights(spec, random) if found["init"] == "auto" else initial(spec, seed)
-            self._begin(spec, found, State(flat))
+            flat = draws.weights(spec, random) if settings["init"] == "auto" else initial(spec, seed)
+            self._begin(spec, settings, State(flat))
         elif sizes != self._sizes:
             raise DataError(f"the network is {'-'.join(map(str, self._sizes))}, these parameters and data ask for "
                             f"{'-'.join(map(str, sizes))}: fit with warm_start=False")  # fmt: skip
         samples, held_out = Samples(X, y, weights, labels), None
         if validation_data is not None:
             held_out = self._validation(validation_data)
-        elif found["early_stopping"]:
-            samples, held_out = self._split(samples, found, random)
+        elif settings["early_stopping"]:
+            samples, held_out = self._split(samples, settings, random)
         if held_out is not None:  # n may be fewer
             n = samples.X.shape[0]
-            recipe = recipe.but(batch=batch_of(found, n))
-        if (size := found["batch_size"]) not in ("auto", "full") and size > n and recipe.batch != "full":
+            recipe = recipe.but(batch=batch_of(settings, n))
+        if (size := settings["batch_size"]) not in ("auto", "full") and size > n and recipe.batch != "full":
             warnings.warn(f"batch_size={size} is more than the {n} samples: it is clipped to them", stacklevel=3)
-        start, order = self._start(found, recipe.optimizer, incremental=incremental), draws.Order(random, n)
-        last, why = self._run(samples, held_out, recipe, backend, found, start=start, order=order)
+        start, order = self._start(settings, recipe.optimizer, incremental=incremental), draws.Order(random, n)
+        last, why = self._run(samples, held_out, recipe, backend, settings, start=start, order=order)
         self._take(last, why, spec, recipe, backend, incremental=incremental)
         return self
 
     def _run(
-        self, samples: Samples, held_out: Samples | None, recipe: Recipe, backend: Backend, found: dict[str, Any], *,
+        self, samples: Samples, held_out: Samples | None, recipe: Recipe, backend: Backend, settings: dict[str, Any], *,
         start: State, order: Any,
     ) -> tuple[EpochEnded, str]:  # fmt: skip
         """Train on the samples; return what `listen` does. If it fails, the curves are what they were."""
         curves = {name: copy(getattr(self, name)) for name in CURVES}
         try:
-            watch = Watch(self, found, backend, held_out, recipe.dtype)
+            watch = Watch(self, settings, backend, held_out, recipe.dtype)
             X = arrays.for_backend(samples.X, backend, recipe.dtype)
             data = Dataset(X, samples.y, classes=self._loop_classes, name=type(self).__name__)
             events = train(
-                data, recipe, device=backend, threads=found["threads"], sample_weight=samples.weights, monitor=watch,
-                start=start, order=order, sample_ids=arrays.row_hashes(X) if any(found["dropout"]) else None,
+                data, recipe, device=backend, threads=settings["threads"], sample_weight=samples.weights, monitor=watch,
+                start=start, order=order, sample_ids=arrays.row_hashes(X) if any(settings["dropout"]) else None,
             )  # fmt: skip
-            return listen(events, watch, found, recipe.epochs)
+            return listen(events, watch, settings, recipe.epochs)
         except BaseException:
             self.__dict__.update(curves)  # with a warm start those of the fit before, as the weights are
             raise
 
-    def _begin(self, spec: Spec, found: dict[str, Any], state: State) -> None:
+    def _begin(self, spec: Spec, settings: dict[str, Any], state: State) -> None:
         """Set the attributes of an untrained network."""
         self._sizes, self.n_layers_ = spec.sizes, len(spec.sizes)
         self.n_iter_ = self.t_ = 0
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = None
         self.validation_losses_: list[float] | None = None
-        self.best_loss_: float | None = None if found["early_stopping"] else math.inf
-        self.best_validation_score_: float | None = -math.inf if found["early_stopping"] else None
+        self.best_loss_: float | None = None if settings["early_stopping"] else math.inf
+        self.best_validation_score_: float | None = -math.inf if settings["early_stopping"] else None
         self._state: State = state
         self._watched: tuple[Any, ...] = ()
         self._set(spec, state.params)
@@ -144,14 +144,14 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         layers = spec.layers(flat)
         self.coefs_, self.intercepts_ = [W for W, _ in layers], [b[0] for _, b in layers]
 
-    def _start(self, found: dict[str, Any], optimizer: str, *, incremental: bool) -> State:
+    def _start(self, settings: dict[str, Any], optimizer: str, *, incremental: bool) -> State:
         """The State to start from. partial_fit continues with the optimizer's state; a warm start begins with a new
         optimizer, and so does partial_fit if `solver` has changed.
         """
         state: State = replace(self._state, params=self._flat(), epochs=0, order=None, best=None)
         if (incremental and state.optimizer in ("", optimizer)) or not self._watched:
             return state
-        patience = state.patience if self._watched == (found["early_stopping"], found["monitor"]) else None
+        patience = state.patience if self._watched == (settings["early_stopping"], settings["monitor"]) else None
         return State(state.params, samples=state.samples, patience=patience)
 
     def _take(
@@ -191,20 +191,20 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         X, y, weights = arrays.checked(self, X, y, weights, y_numeric=not self._classifies, reset=False)
         return Samples(X, self._encoded(y, first=False, incremental=True), self._weighted(y, weights), y)
 
-    def _split(self, samples: Samples, found: dict[str, Any], random: Any) -> tuple[Samples, Samples]:
+    def _split(self, samples: Samples, settings: dict[str, Any], random: Any) -> tuple[Samples, Samples]:
         """(training samples, held-out samples) for early stopping, split as scikit-learn does."""
-        n = samples.X.shape[0]
-        if not found["validation_fraction"]:
+        n, fraction = samples.X.shape[0], settings["validation_fraction"]
+        if not fraction:
             raise ConfigError(
                 "validation_fraction=0 with early_stopping=True: expected more than 0, or validation_data"
             )
         parts = train_test_split(
-            np.arange(n), random_state=random, test_size=found["validation_fraction"], stratify=self._strata(samples.y)
+            np.arange(n), random_state=random, test_size=fraction, stratify=self._strata(samples.y)
         )
         if len(parts[1]) < 2:
             raise DataError(
-                f"The validation set is too small: validation_fraction={found['validation_fraction']:g} of {n} samples "
-                f"is {len(parts[1])}, expected 2 or more. Increase validation_fraction or the size of your dataset."
+                f"The validation set is too small: validation_fraction={fraction:g} of {n} samples is {len(parts[1])}, "
+                "expected 2 or more. Increase validation_fraction or the size of your dataset."
             )
         with beside(samples.X):
             kept, held_out = (Samples(*(None if part is None else part[rows] for part in samples)) for rows in parts)

@@ -13,27 +13,27 @@ from fcgpu.estimator.watch import Watch
 from fcgpu.train.events import EpochEnded, Finished
 
 
-def listen(events: Any, watch: Watch, found: dict[str, Any], epochs: int) -> tuple[EpochEnded, str]:
+def listen(events: Any, watch: Watch, settings: dict[str, Any], epochs: int) -> tuple[EpochEnded, str]:
     """Consume the events of a run of up to `epochs` epochs until the end, or until a callback returns True.
 
     Returns the last EpochEnded, and why training stopped before its last epoch, or "".
     """
     why = ""
-    with _shown(epochs) if found["progress"] else nullcontext(lambda event: None) as show:
+    with _shown(epochs) if settings["progress"] else nullcontext(lambda event: None) as show:
         try:
             for event in events:
-                stop = [True for callback in found["callbacks"] or () if _is_true(callback(event))]
+                stop = [True for callback in settings["callbacks"] or () if _is_true(callback(event))]
                 show(event)
                 if isinstance(event, EpochEnded):
                     why = "a callback stopped it" if stop else ""
                 elif isinstance(event, Finished):
                     why = event.stopped
-                    if why and found["verbose"]:
+                    if why and settings["verbose"]:
                         print(f"Stopped: {why}")
                 if stop:
                     break
         except DivergenceError as error:
-            if watch.last is None or not found["early_stopping"]:
+            if watch.last is None or not settings["early_stopping"]:
                 raise
             why = "it diverged"
             warnings.warn(f"{error}. The best weights before that are kept.", ConvergenceWarning, stacklevel=5)

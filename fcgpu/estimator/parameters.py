@@ -1,6 +1,7 @@
 """The estimators' parameters: their validation, and their translation to a Recipe."""
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from fcgpu.errors import ConfigError, choices
@@ -17,9 +18,7 @@ SCHEDULES = {
 }  # fmt: skip
 NEED_AN_END = ("cosine", "one_cycle")  # schedules that partial_fit cannot follow
 FOR_SGD_ONLY = ("invscaling", "adaptive")  # scikit-learn's names; its other solvers treat them as "constant"
-SOLVERS = ("lbfgs", "sgd", "adam", *(name for name in OPTIMIZERS if name not in ("lbfgs", "adam")))
 SCIPYS_MEMORY = 10
-DTYPES = ("auto", "float32", "float64")
 
 # Parameter of the estimator: the recipe's key, which also validates it.
 KEY_OF = {
@@ -43,62 +42,68 @@ KEY_OF = {
     "weight_decay": "weight_decay",
 }
 FLAGS = ("nesterovs_momentum", "warm_start", "progress")
-CHOICES = {"activation": ACTIVATIONS, "solver": SOLVERS, "learning_rate": SCHEDULES, "dtype": DTYPES}
-CHOICES |= {"init": ("auto", *(name for name in INITS if name != "article"))}
-CHOICES |= {"output": ("auto", "softmax", "sigmoid"), "loss": ("squared_error", "poisson")}
+CHOICES: dict[str, Collection[str]] = {
+    "activation": ACTIVATIONS,
+    "solver": ("lbfgs", "sgd", "adam", *(name for name in OPTIMIZERS if name not in ("lbfgs", "adam"))),
+    "learning_rate": SCHEDULES,
+    "dtype": ("auto", "float32", "float64"),
+    "init": ("auto", *(name for name in INITS if name != "article")),
+    "output": ("auto", "softmax", "sigmoid"),
+    "loss": ("squared_error", "poisson"),
+}
 
 
-def checked(parameters: dict[str, Any]) -> dict[str, Any]:
+def settings_of(parameters: dict[str, Any]) -> dict[str, Any]:
     """The parameters of an estimator in plain Python types. Raises ConfigError, a ValueError, for an invalid one."""
-    found = {name: plain(value) for name, value in parameters.items()}
-    sizes = found["hidden_layer_sizes"]
-    found["hidden_layer_sizes"] = (sizes,) if isinstance(sizes, int) else sizes
+    settings = {name: plain(value) for name, value in parameters.items()}
+    sizes = settings["hidden_layer_sizes"]
+    settings["hidden_layer_sizes"] = (sizes,) if isinstance(sizes, int) else sizes
     for name, key in KEY_OF.items():
-        found[name] = _tested(name, found[name], KEYS[key].metadata["kind"])
+        settings[name] = _tested(name, settings[name], KEYS[key].metadata["kind"])
     for name in FLAGS:
-        found[name] = _tested(name, found[name], FLAG)
+        settings[name] = _tested(name, settings[name], FLAG)
     for name, known in CHOICES.items():
-        if name in found and found[name] not in tuple(known):
-            raise ConfigError(f"{name}={found[name]!r}: {choices(found[name], known)}")
-    size, patience = found["batch_size"], found["n_iter_no_change"]
+        if name in settings and settings[name] not in tuple(known):
+            raise ConfigError(f"{name}={settings[name]!r}: {choices(settings[name], known)}")
+    size, patience = settings["batch_size"], settings["n_iter_no_change"]
     if size not in ("auto", "full"):
         words = '"auto", "full" or a whole number of 1 or more'
-        found["batch_size"] = _tested("batch_size", size, Kind(words, COUNT.parse))
+        settings["batch_size"] = _tested("batch_size", size, Kind(words, COUNT.parse))
     if patience != math.inf:
         _tested("n_iter_no_change", patience, COUNT)
-    _tested("validation_fraction", found["validation_fraction"], FRACTION)  # 0 only without early_stopping
-    rates, hidden = plain(parameters["dropout"]), found["hidden_layer_sizes"]
+    _tested("validation_fraction", settings["validation_fraction"], FRACTION)  # 0 only without early_stopping
+    rates, hidden = plain(parameters["dropout"]), settings["hidden_layer_sizes"]
     if isinstance(rates, list | tuple) and len(rates) != len(hidden):
         raise ConfigError(
             f"dropout={list(rates)} with hidden_layer_sizes={hidden}: expected one number, or one a hidden layer"
         )
-    _tested("max_fun", found["max_fun"], COUNT)
-    if not isinstance(found["verbose"], bool):
-        _tested("verbose", found["verbose"], Kind("True, False or a whole number of 0 or more", WHOLE.parse))
-    if found["threads"] is not None:
-        _tested("threads", found["threads"], COUNT)
-    if not isinstance(found["device"], str):
-        raise ConfigError(f"device={found['device']!r}: expected auto, cpu, cuda or cuda:N")
-    calls = found["callbacks"]
+    _tested("max_fun", settings["max_fun"], COUNT)
+    if not isinstance(settings["verbose"], bool):
+        _tested("verbose", settings["verbose"], Kind("True, False or a whole number of 0 or more", WHOLE.parse))
+    if settings["threads"] is not None:
+        _tested("threads", settings["threads"], COUNT)
+    if not isinstance(settings["device"], str):
+        raise ConfigError(f"device={settings['device']!r}: expected auto, cpu, cuda or cuda:N")
+    calls = settings["callbacks"]
     if calls is not None and not (isinstance(calls, list | tuple) and all(map(callable, calls))):
         raise ConfigError(f"callbacks={calls!r}: expected a list of functions of an event")
-    _go_together(found)
-    return found
+    _go_together(settings)
+    return settings
 
 
-def _go_together(found: dict[str, Any]) -> None:
-    solver = found["solver"]
+def _go_together(settings: dict[str, Any]) -> None:
+    solver = settings["solver"]
     if solver in FULL_BATCH:
         for name in NOT_FULL_BATCH:
-            if name in found and found[name] != KEYS[name].default:
-                raise ConfigError(f"solver={solver!r} with {name}={found[name]!r}: leave {name} out, or use 'adam'")
-        if found["learning_rate"] not in ("constant", *FOR_SGD_ONLY):
+            if name in settings and settings[name] != KEYS[name].default:
+                raise ConfigError(f"solver={solver!r} with {name}={settings[name]!r}: leave {name} out, or use 'adam'")
+        if settings["learning_rate"] not in ("constant", *FOR_SGD_ONLY):
             raise ConfigError(f"solver={solver!r} follows no schedule: use learning_rate='constant'")
     for name, user in {"rho": "rmsprop", "weight_decay": "adamw"}.items():
-        if solver != user and found[name] != KEYS[name].default:
-            raise ConfigError(f"{name}={found[name]!r} with solver={solver!r}: it is for {user!r}, leave it out")
-    if found["monitor"] is not None and not found["early_stopping"]:
-        raise ConfigError(f"monitor={found['monitor']!r} needs early_stopping=True, which uses it")
+        if solver != user and settings[name] != KEYS[name].default:
+            raise ConfigError(f"{name}={settings[name]!r} with solver={solver!r}: it is for {user!r}, leave it out")
+    if settings["monitor"] is not None and not settings["early_stopping"]:
+        raise ConfigError(f"monitor={settings['monitor']!r} needs early_stopping=True, which uses it")
 
 
 def check_partial_fit(estimator: Any) -> bool:
@@ -114,42 +119,42 @@ def check_partial_fit(estimator: Any) -> bool:
     return True
 
 
-def batch_of(found: dict[str, Any], n: int) -> str | int:
+def batch_of(settings: dict[str, Any], n: int) -> str | int:
     """The recipe's `batch` for n samples."""
-    size = found["batch_size"]
-    if size == "full" or found["solver"] in FULL_BATCH:
+    size = settings["batch_size"]
+    if size == "full" or settings["solver"] in FULL_BATCH:
         return "full"
     return int(min(200 if size == "auto" else size, n))
 
 
-def recipe_of(found: dict[str, Any], n: int, *, output: str, epochs: int, dtype: str, seed: int) -> Recipe:
-    """The Recipe for parameters that `checked` returned, and n samples."""
-    solver, schedule = found["solver"], found["learning_rate"]
+def recipe_of(settings: dict[str, Any], n: int, *, output: str, epochs: int, dtype: str, seed: int) -> Recipe:
+    """The Recipe for parameters that `settings_of` returned, and n samples."""
+    solver, schedule = settings["solver"], settings["learning_rate"]
     stochastic = solver not in FULL_BATCH
     if schedule in FOR_SGD_ONLY and solver == "adam":
         schedule = "constant"
-    patience = found["n_iter_no_change"] if stochastic or found["early_stopping"] else math.inf
+    patience = settings["n_iter_no_change"] if stochastic or settings["early_stopping"] else math.inf
     if schedule == "adaptive" and patience == math.inf:
         schedule = "constant"  # the rate drops when patience runs out, which it never does
     if solver == "sgd":
-        solver = "nesterov" if found["nesterovs_momentum"] else "momentum"
-    keys = {key: found[name] for name, key in KEY_OF.items()}
+        solver = "nesterov" if settings["nesterovs_momentum"] else "momentum"
+    keys = {key: settings[name] for name, key in KEY_OF.items()}
     return Recipe(
         **{
             **keys,
             "name": "scikit-learn",
-            "activation": ACTIVATIONS[found["activation"]],
+            "activation": ACTIVATIONS[settings["activation"]],
             "output": output,
             "optimizer": solver,
             "schedule": SCHEDULES[schedule] if stochastic else "",
-            "batch": batch_of(found, n),
+            "batch": batch_of(settings, n),
             "epochs": epochs,
             "n_iter_no_change": 0 if patience == math.inf else patience,
             "history_size": SCIPYS_MEMORY,
             "max_fun": keys["max_fun"] if solver == "lbfgs" else 0,
             "dtype": dtype,
             "seed": seed,
-            **({} if found["init"] == "auto" else {"init": found["init"]}),
+            **({} if settings["init"] == "auto" else {"init": settings["init"]}),
         }
     )
 

@@ -26,10 +26,10 @@ class Watch:
     parameter `monitor` is "loss", else minus the score by `monitor` or, if that is None, minus the validation score.
     """
 
-    def __init__(self, estimator: Any, found: dict[str, Any], backend: Backend, held_out: Any, dtype: Any) -> None:
+    def __init__(self, estimator: Any, settings: dict[str, Any], backend: Backend, held_out: Any, dtype: Any) -> None:
         self.estimator, self.backend = estimator, backend
         self.held_out, self.X = held_out, held_out and arrays.for_backend(held_out.X, backend, dtype)
-        self.early, self.verbose, self.monitor = found["early_stopping"], found["verbose"], found["monitor"]
+        self.early, self.verbose, self.monitor = settings["early_stopping"], settings["verbose"], settings["monitor"]
         self.what = f"the validation {'loss' if self.monitor == 'loss' else 'score'}" if self.early else "the loss"
         self.scorer, self.weighs = None, False  # weighs: whether the scorer takes sample weights
         if callable(self.monitor):
@@ -46,17 +46,17 @@ class Watch:
             estimator.validation_scores_, estimator.validation_losses_ = [], []
 
     def __call__(self, event: EpochEnded) -> float:
-        at = self.estimator
-        loss = at._reported(event.loss, event.penalty)
-        at.loss_curve_.append(loss)
+        estimator = self.estimator
+        loss = estimator._reported(event.loss, event.penalty)
+        estimator.loss_curve_.append(loss)
         self.last = event
         if self.verbose:
             print(f"Iteration {event.epoch}, loss = {loss:.8f}")
         if self.held_out is None:
             return float(loss)
         score, held_out_loss = self._judged(event)
-        at.validation_scores_.append(score)
-        at.validation_losses_.append(held_out_loss)
+        estimator.validation_scores_.append(score)
+        estimator.validation_losses_.append(held_out_loss)
         if self.verbose:
             print(f"Validation score: {score:f}")
         if not self.early:
@@ -65,22 +65,22 @@ class Watch:
 
     def _judged(self, event: EpochEnded) -> tuple[float, float]:
         """(score, loss) of the held-out samples, with the current parameters."""
-        at, (X, y, weights, labels) = self.estimator, self.held_out
+        estimator, (X, y, weights, labels) = self.estimator, self.held_out
         model = event.model()
         flat = self.backend.to_device(model.params)
-        Z = self.backend.to_host(in_tiles(Network.forward, model.spec, flat, self.X, self.backend, at.threads))
+        Z = self.backend.to_host(in_tiles(Network.forward, model.spec, flat, self.X, self.backend, estimator.threads))
         if not np.isfinite(Z).all():
             return math.nan, math.nan
-        loss = float(at._reported(model.score_logits(Z, y, weights).loss, 0.0))
+        loss = float(estimator._reported(model.score_logits(Z, y, weights).loss, 0.0))
         if self.scorer is not None:
-            now = copy(at)
+            now = copy(estimator)
             now._set(model.spec, model.params)
             now.device, now._namespace = self.backend.device, "numpy"
             vars(now).pop("feature_names_in_", None)  # checked already, and X is an array without names now
             given = {} if weights is None or not self.weighs else {"sample_weight": weights}
             return float(self.scorer(now, X, labels, **given)), loss
         REFERENCE[OUTPUTS[model.spec.output].prediction](Z, 0, xp=np)
-        return float(at._score_of(labels, at._decided(Z), weights)), loss
+        return float(estimator._score_of(labels, estimator._decided(Z), weights)), loss
 
 
 def _takes_weights(function: Any) -> bool:
