@@ -45,8 +45,8 @@ class Limits:
     bandwidth: float  # bytes read and written in a copy
 
 
-class Work(NamedTuple):
-    """What is timed for a limit."""
+class Probe(NamedTuple):
+    """What is called, and timed, to find a limit."""
 
     amount: float  # operations or bytes of all cores together
     call: Callable[[int], Any]  # the part of one core, by its number
@@ -118,18 +118,21 @@ def _limits(backend: Backend, seconds: float) -> Limits:
     kinds = floats, pixels, [_copy(backend, cores)]
     share = seconds / sum(map(len, kinds))
     with closing(Workers(cores)) as workers, workers.quiet():
-        flops, pixel_flops, bandwidth = (
-            max((w.amount / _best(backend, lambda w=w: workers.run(w.call, cores), share) for w in works), default=0.0)
-            for works in kinds
-        )
+
+        def rate(probe: Probe) -> float:
+            return probe.amount / _best(backend, lambda: workers.run(probe.call, cores), share)
+
+        flops, pixel_flops, bandwidth = (max(map(rate, probes), default=0.0) for probes in kinds)
     if backend.on_gpu:
         flops = max(flops, pixel_flops * PIECES["float32"] / PRODUCTS_OF_PIECES)
     return Limits(backend, flops, pixel_flops or flops, bandwidth)
 
 
-def _on_cpu(cores: int) -> tuple[list[Work], list[Work]]:
-    """(float32 products, products with pixels): of large square matrices and of a first layer; and of a first layer
-    forward and backward with pixels, if the processor has a unit for them.
+def _on_cpu(cores: int) -> tuple[list[Probe], list[Probe]]:
+    """(float32 products, products with pixels).
+
+    The former are of large square matrices, and of a first layer; the latter of a first layer forward and backward, and
+    none if the processor has no unit for them.
     """
     random, n, units = np.random.default_rng(0), PRODUCT, HIDDEN[0][0]
     A, B = (random.random((n, n), np.float32) for _ in range(2))
@@ -139,34 +142,34 @@ def _on_cpu(cores: int) -> tuple[list[Work], list[Work]]:
     C, Z, dW = (np.empty((cores, *shape), np.float32) for shape in (A.shape, dZ.shape, W.shape))
     square, layer = 2.0 * n**3 * cores, 2.0 * X.size * units * cores
     floats = [
-        Work(square, lambda core: np.matmul(A, B, out=C[core])),
-        Work(layer, lambda core: np.matmul(F, W, out=Z[core])),
+        Probe(square, lambda core: np.matmul(A, B, out=C[core])),
+        Probe(layer, lambda core: np.matmul(F, W, out=Z[core])),
     ]
     if not compiled.has_tile_unit():
         return floats, []
     multiply = compiled.native.multiply_bytes
     return floats, [
-        Work(layer, lambda core: multiply(X, W, Z[core], 1.0, False, True)),
-        Work(layer, lambda core: multiply(X.mT, dZ, dW[core], 1.0, False, True)),
+        Probe(layer, lambda core: multiply(X, W, Z[core], 1.0, False, True)),
+        Probe(layer, lambda core: multiply(X.mT, dZ, dW[core], 1.0, False, True)),
     ]
 
 
-def _on_gpu(backend: Backend) -> tuple[list[Work], list[Work]]:
-    """(float32 products, products with pixels): the latter are bfloat16 pieces on tensor cores, if they can be used."""
+def _on_gpu(backend: Backend) -> tuple[list[Probe], list[Probe]]:
+    """(float32 products, products with pixels); the latter are of bfloat16 pieces, and none without tensor cores."""
     xp, n = backend.xp, PRODUCT
     host = np.random.default_rng(0).random((n, n), np.float32)
     A, C = backend.to_device(host), xp.empty((n, n), dtype=np.float32)
-    floats = [Work(2.0 * n**3, lambda core: xp.matmul(A, A, out=C))]
+    floats = [Probe(2.0 * n**3, lambda core: xp.matmul(A, A, out=C))]
     network = Spec((FEATURES, *HIDDEN[0], CLASSES))
     if why_layers(network, Recipe(), cut=False, xp=xp):
         return floats, []
     from ml_dtypes import bfloat16
 
     product, halves = products.cupys(xp), backend.to_device(host.astype(bfloat16))
-    return floats, [Work(2.0 * n**3 / PIECES["float32"], lambda core: product(halves, halves, C))]
+    return floats, [Probe(2.0 * n**3 / PIECES["float32"], lambda core: product(halves, halves, C))]
 
 
-def _copy(backend: Backend, cores: int) -> Work:
+def _copy(backend: Backend, cores: int) -> Probe:
     """A copy of COPY_BYTES; its amount is the bytes read and written."""
     source, target = (backend.xp.empty((COPY_BYTES,), dtype=np.uint8) for _ in range(2))
     source.fill(1)  # pages are only allocated when they are written
@@ -176,17 +179,17 @@ def _copy(backend: Backend, cores: int) -> Work:
     def move(core: int) -> None:
         target[parts[core]] = source[parts[core]]
 
-    return Work(2.0 * COPY_BYTES, move)
+    return Probe(2.0 * COPY_BYTES, move)
 
 
-def _best(backend: Backend, work: Any, seconds: float) -> float:
+def _best(backend: Backend, call: Callable[[], Any], seconds: float) -> float:
     """The shortest time of a call, from as many as fit into `seconds` but at least three, after a warm-up call."""
     times: list[float] = []
-    work()
+    call()
     backend.synchronize()
     while len(times) < 3 or sum(times) < seconds:
         began = time.perf_counter()
-        work()
+        call()
         backend.synchronize()
         times.append(time.perf_counter() - began)
     return min(times)

@@ -7,6 +7,7 @@ import numpy as np
 
 import fcgpu
 from bench.gpu.clock import seconds_of
+from fcgpu.kernels import products
 from fcgpu.train.capture import recorded
 
 TITLE, LIMIT = "copies, launches and products of this machine", 60.0
@@ -20,8 +21,8 @@ def rows(device: str) -> Iterator[dict[str, Any]]:
     yield {"what": "copy on the device", "bytes_per_second": bandwidth(backend), "read_and_written": True}
     if backend.on_gpu:
         yield from _sending(backend)
-    eager, recorded = launch_seconds(backend)
-    yield {"what": "launch of a kernel", "seconds": eager, "in_a_graph": recorded}
+    called, in_graph = launch_seconds(backend)
+    yield {"what": "launch of a kernel", "seconds": called, "in_a_graph": in_graph}
     for side in SIDES if backend.on_gpu else SIDES[:1]:
         for precision, made in _products(backend, side):
             yield {"what": "product", "side": side, "precision": precision, "flops": 2 * side**3 / made}
@@ -71,8 +72,6 @@ def _products(backend: Any, side: int) -> Iterator[tuple[str, float]]:
         yield "float32", seconds_of(lambda: np.matmul(host, host), backend, rounds=3)
         return
     from ml_dtypes import bfloat16
-
-    from fcgpu.kernels import products
 
     for precision, stored in (
         ("float32", np.float32),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,19 +31,19 @@ REPEATS, STEPS = 50, 20  # repeats of a launch; least number of steps that are t
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
-class Launch:
-    """One launch of a step: its name, and a function that repeats it."""
+class Launch(NamedTuple):
+    """One launch of a step."""
 
-    def __init__(self, name: str, again: Callable[[], Any]) -> None:
-        self.name, self.again = name, again
+    name: str
+    again: Callable[[], Any]  # repeats it
 
 
 def rows(device: str, cases: Any = ("full", "batch-128", "batch-10"), precisions: Any = PRECISIONS) -> Iterator[Any]:
     backend = fcgpu.choose(device)
-    copied, (called, recorded) = bandwidth(backend), launch_seconds(backend)
+    copied, (called, in_graph) = bandwidth(backend), launch_seconds(backend)
     for name, precision in product(cases, precisions):
         with launched():
-            yield from _of_case(backend, TIMED[name], precision, copied, recorded or called)
+            yield from _of_case(backend, TIMED[name], precision, copied, in_graph or called)
 
 
 def _of_case(backend: Any, case: Any, precision: str, copied: float, launch: float) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.report import plots
-from bench.report.select import STEPS, Case, Row, cases, is_ours, left_out, rounds, seconds_to
+from bench.report.select import STEPS, Outcome, Row, cases, is_ours, left_out, rounds, seconds_to
 
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 BUSY = 0.3  # load average per core before a run, above which the report warns that the machine was busy
@@ -85,7 +85,7 @@ METHOD = (
 )
 
 
-def headline(found: list[Case]) -> Iterator[str]:
+def headline(found: list[Outcome]) -> Iterator[str]:
     for case in found:
         best = case.best_other
         if case.name not in ("full", "batch-128", "batch-10", "adam") or best is None or case.ours is None:
@@ -119,7 +119,7 @@ def warnings(rows: list[Row]) -> Iterator[str]:
         yield "Provisional: the source had changes that are not committed (a + after the commit)."
 
 
-def ratio_table(timed: list[Case]) -> Block:
+def ratio_table(timed: list[Outcome]) -> Block:
     titles: dict[str, None] = {}
     for case in timed:
         titles |= {row["peer_title"]: None for row in case.rows if not is_ours(row) and case.name in STEPS}
@@ -135,7 +135,7 @@ def ratio_table(timed: list[Case]) -> Block:
 PLOTTED = (*STEPS, "memory", "race")
 
 
-def timed_table(case: Case) -> Block:
+def timed_table(case: Outcome) -> Block:
     samples = "samples_per_second" in case.rows[0]
     head = ("library", "median", "quartiles", *(("samples/s",) if samples else ()), "fcgpu's time / its time", "rounds")
     body = []
@@ -149,7 +149,7 @@ def timed_table(case: Case) -> Block:
     return Block("table", head=head, rows=tuple(body))
 
 
-def memory_table(case: Case) -> Block:
+def memory_table(case: Outcome) -> Block:
     body = (
         (row["peer_title"], f"{row['peak_bytes'] / 1e6:,.0f} MB", f"{row['before_bytes'] / 1e6:,.0f} MB")
         for row in case.rows
@@ -157,7 +157,7 @@ def memory_table(case: Case) -> Block:
     return Block("table", head=("library", "peak", "before training"), rows=tuple(body))
 
 
-def race_table(case: Case) -> Block:
+def race_table(case: Outcome) -> Block:
     body = []
     for row in case.rows:
         times = (seconds_to(row, target) for target in ("0.97", "0.98"))
@@ -167,7 +167,7 @@ def race_table(case: Case) -> Block:
     return Block("table", head=("library", "97 %", "98 %", "best seen", "recipe"), rows=tuple(body))
 
 
-def plots_of(found: list[Case], looks: plots.Looks) -> Iterator[Block]:
+def plots_of(found: list[Outcome], looks: plots.Looks) -> Iterator[Block]:
     batches = [case for case in found if "batch" in case.rows[0] and case.name.startswith(("batch", "full"))]
     if len(batches) > 1:
         yield Block("plot", plots.throughput(batches, looks), "Training throughput by batch size; higher is better.")
@@ -212,10 +212,10 @@ def time(seconds: float) -> str:
     return f"{seconds:.2f}\u00a0s" if seconds >= 1 else f"{1000 * seconds:.3g}\u00a0ms"
 
 
-def _titled(case: Case) -> str:
+def _titled(case: Outcome) -> str:
     title = case.title[0].upper() + case.title[1:]
     return title if case.device == "cpu" else f"{title}, on the GPU"
 
 
-def _on(case: Case) -> str:
+def _on(case: Outcome) -> str:
     return DEVICES[case.device]

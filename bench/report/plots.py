@@ -6,11 +6,11 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from bench.report.select import Case, Row, is_ours
+from bench.report.select import Outcome, Row, is_ours
 from fcgpu.report.svg import INK, PAGE, STYLE, svg
 
 WIDTH = 5.6  # inches: the text stays legible on a narrow page
-OURS = "#e4572e"
+OUR_COLOUR = "#e4572e"
 OTHERS = ("#3a7ca5", "#2a9d8f", "#8a6fdf", "#c9a227", "#8d99ae", "#d16ba5", "#6a994e", "#5fa8d3")
 MARKERS = "osD^vPX*<"
 
@@ -18,16 +18,16 @@ Looks = dict[str, dict[str, Any]]
 
 
 def looks_of(rows: Iterable[Row]) -> Looks:
-    """A colour and a marker for each peer's title, the same in all plots; fcgpu's colour is always OURS."""
+    """A colour and a marker for each peer's title, the same in all plots; fcgpu's colour is always OUR_COLOUR."""
     titles = {row["peer_title"]: is_ours(row) for row in rows if "peer_title" in row}
     others, mine = (sorted(title for title, ours in titles.items() if ours is whose) for whose in (False, True))
-    looks = {title: {"color": OURS, "marker": MARKERS[number]} for number, title in enumerate(mine)}
+    looks = {title: {"color": OUR_COLOUR, "marker": MARKERS[number]} for number, title in enumerate(mine)}
     for number, title in enumerate(others):
         looks[title] = {"color": OTHERS[number % len(OTHERS)], "marker": MARKERS[1 + number % (len(MARKERS) - 1)]}
     return looks
 
 
-def throughput(cases: Sequence[Case], looks: Looks) -> str:
+def throughput(cases: Sequence[Outcome], looks: Looks) -> str:
     """Samples per second against batch size, one panel for each device."""
     devices = list(dict.fromkeys(case.device for case in cases))
     with matplotlib.rc_context(STYLE):
@@ -49,7 +49,7 @@ def throughput(cases: Sequence[Case], looks: Looks) -> str:
         return svg(figure)
 
 
-def ratio(cases: Sequence[Case], looks: Looks) -> str:
+def ratio(cases: Sequence[Outcome], looks: Looks) -> str:
     """fcgpu's time divided by each peer's, one group of points for each case, on a logarithmic axis."""
     with matplotlib.rc_context(STYLE):
         lines = [(case, row) for case in cases for row in case.rows if not is_ours(row)]
@@ -87,7 +87,7 @@ def ratio(cases: Sequence[Case], looks: Looks) -> str:
         return svg(figure)
 
 
-def accuracy(case: Case, looks: Looks) -> str:
+def accuracy(case: Outcome, looks: Looks) -> str:
     """Test accuracy after each epoch against seconds of training."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
@@ -106,7 +106,7 @@ def accuracy(case: Case, looks: Looks) -> str:
         return svg(figure)
 
 
-def memory(case: Case, looks: Looks) -> str:
+def memory(case: Outcome, looks: Looks) -> str:
     """Peak resident memory as bars."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.7 + 0.34 * len(case.rows)), layout="constrained")
@@ -124,5 +124,5 @@ def memory(case: Case, looks: Looks) -> str:
 
 
 def _weight(look: dict[str, Any]) -> dict[str, Any]:
-    ours = look["color"] == OURS
+    ours = look["color"] == OUR_COLOUR
     return {"linewidth": 2.4 if ours else 1.3, "zorder": 3 if ours else 2, "markersize": 6 if ours else 5}

@@ -6,15 +6,15 @@ from typing import Any
 
 from bench.cases import ADAM, PREDICT, TRAIN
 from bench.measure import measured, quartiles, ratios
+from bench.run import OURS
 
 Row = dict[str, Any]
-OURS = "ours"
 STEPS = tuple(case.name for case in (*TRAIN, *ADAM, PREDICT))
 ORDER = (*STEPS, "fit", "fit-float32", "load", "startup", "import", "memory", "race")
 
 
 @dataclass(frozen=True)
-class Case:
+class Outcome:
     """The last run of a case on one device: measured rows, fcgpu's first, then the others from fast to slow."""
 
     name: str
@@ -42,7 +42,7 @@ def is_ours(row: Row) -> bool:
     return bool(row["peer"].startswith(OURS))
 
 
-def cases(rows: list[Row]) -> list[Case]:
+def cases(rows: list[Row]) -> list[Outcome]:
     found = []
     for name in sorted({row["case"] for row in rows}, key=_place):
         last = last_run(rows, name)
@@ -50,7 +50,7 @@ def cases(rows: list[Row]) -> list[Case]:
             here = [row for row in last if row.get("device") == device]
             if here:
                 here.sort(key=lambda row: (not is_ours(row), _size(row)))
-                found.append(Case(name, last[0]["title"], device, here))
+                found.append(Outcome(name, last[0]["title"], device, here))
     return found
 
 
