@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fcgpu.cli import main
+from fcgpu.formats.atomic import BINARY
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,6 +51,16 @@ def csv(path, labels, X, header=""):
     rows = [",".join([str(label), *map(repr, row)]) for label, row in zip(labels, X.tolist(), strict=True)]
     path.write_text("\n".join([*filter(None, [header]), *rows]) + "\n", encoding="utf-8")
     return path
+
+
+def overwrite(path, content):
+    """Write a file in place: on some file systems, truncating and rewriting waits for the disk each time."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | BINARY, 0o644)
+    try:
+        os.write(descriptor, content)
+        os.ftruncate(descriptor, len(content))
+    finally:
+        os.close(descriptor)
 
 
 def blobs(n, n_classes=3, n_features=4, seed=5):

@@ -210,29 +210,26 @@ class DeviceArray:
         return self._xp._ufunc("negative", self)
 
 
-def _operator(name, ufunc):
+def _operators(name, ufunc):
     """x ∘ y; with a leading r the operands are swapped, with a leading i the result overwrites x."""
-    if name.startswith("i"):
-        return lambda x, y: x._xp._ufunc(ufunc, x, y, out=x)
-    if name.startswith("r"):
-        return lambda x, y: x._xp._ufunc(ufunc, y, x)
-    return lambda x, y: x._xp._ufunc(ufunc, x, y)
+    setattr(DeviceArray, f"__{name}__", lambda x, y: x._xp._ufunc(ufunc, x, y))
+    setattr(DeviceArray, f"__r{name}__", lambda x, y: x._xp._ufunc(ufunc, y, x))
+    setattr(DeviceArray, f"__i{name}__", lambda x, y: x._xp._ufunc(ufunc, x, y, out=x))
+
+
+def _comparison(name, ufunc):
+    setattr(DeviceArray, f"__{name}__", lambda x, y: x._xp._ufunc(ufunc, x, y))
 
 
 for _name, _ufunc in {
-    "add": "add",
-    "sub": "subtract",
-    "mul": "multiply",
-    "truediv": "true_divide",
-    "xor": "bitwise_xor",
+    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide", "xor": "bitwise_xor",
     "rshift": "right_shift",
-}.items():
-    for _side in ("", "r", "i"):
-        setattr(DeviceArray, f"__{_side}{_name}__", _operator(f"{_side}-", _ufunc))
-for _name, _ufunc in {"gt": "greater", "ge": "greater_equal", "lt": "less", "le": "less_equal"}.items():
-    setattr(DeviceArray, f"__{_name}__", _operator("-", _ufunc))
-for _name, _ufunc in {"eq": "equal", "ne": "not_equal"}.items():
-    setattr(DeviceArray, f"__{_name}__", _operator("-", _ufunc))
+}.items():  # fmt: skip
+    _operators(_name, _ufunc)
+for _name, _ufunc in {
+    "gt": "greater", "ge": "greater_equal", "lt": "less", "le": "less_equal", "eq": "equal", "ne": "not_equal",
+}.items():  # fmt: skip
+    _comparison(_name, _ufunc)
 DeviceArray.__hash__ = None
 
 
@@ -277,14 +274,12 @@ class DeviceDouble:
         self.synchronisations = self.uploads = self.upload_bytes = self.copies = 0
         self.launches, self.allocations = Counter(), 0
         self.memory = Memory(FREE_BYTES)
-        self.compute_capability, self.attributes = (
-            "80",
-            {
-                "MaxSharedMemoryPerBlockOptin": 0,
-                "MaxSharedMemoryPerMultiprocessor": 233_472,
-                "MultiProcessorCount": 2,
-            },
-        )
+        self.compute_capability = "80"
+        self.attributes = {
+            "MaxSharedMemoryPerBlockOptin": 0,
+            "MaxSharedMemoryPerMultiprocessor": 233_472,
+            "MultiProcessorCount": 2,
+        }
         self.number, self._entered = 0, threading.local()  # the device of all arrays; see _devices for `_entered`
         self.streams, self.cublas = Streams(self.memory, self._must_be_current), Cublas(self)
         self.cuda = SimpleNamespace(
@@ -417,7 +412,7 @@ class DeviceDouble:
         return DeviceArray(self, operand(a).swapaxes(axis1, axis2))
 
     def asarray(self, a, dtype=None):
-        """Always a copy if `value` is on the host; in native byte order, with Fortran order kept."""
+        """Always a copy if `a` is on the host; in native byte order, with Fortran order kept."""
         if isinstance(a, DeviceArray):
             return a if dtype in (None, a.dtype) else a.astype(dtype)
         host = np.array(a, dtype=dtype, order="F" if isinstance(a, np.ndarray) and a.flags.fnc else "C")

@@ -17,8 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from command import blobs, csv
-from hostile import overwrite
+from command import blobs, csv, overwrite
 
 import fcgpu
 from fcgpu.cli.history import History

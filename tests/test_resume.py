@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hostile import overwrite
+from command import overwrite
 
 import fcgpu
 from fcgpu.formats import atomic, sealed

@@ -5,6 +5,7 @@ metadata and every tensor: a file with one changed bit does not load. This detec
 the file. So the callers also check that the contents are valid.
 """
 
+import json
 import os
 import stat
 from collections.abc import Mapping
@@ -21,7 +22,6 @@ DTYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8"}  # the dtypes that fcgpu wri
 def write(path: str | os.PathLike[str], about: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
     """Write the file atomically and return its SHA-256 (hex). Raises CheckpointError if it cannot be written."""
     import hashlib
-    import json
 
     from safetensors.numpy import save as to_bytes
 
@@ -38,8 +38,6 @@ def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, Any], dict[
     what : the kind of file, for messages. Raises CheckpointError, with the path, for anything that `write` did not
     write.
     """
-    import json
-
     from safetensors import SafetensorError, deserialize
 
     name = os.fspath(path)
@@ -65,6 +63,7 @@ def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, Any], dict[
 
 
 def damaged(name: str) -> CheckpointError:
+    """The error for a file whose contents are not what was sealed."""
     return CheckpointError(
         f"{name}: the contents do not match their SHA-256; the file was changed or damaged: copy it again"
     )
@@ -92,8 +91,6 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def _checked(name: str, text: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    import json
-
     try:
         about = json.loads(text)
         canonical = text == json.dumps(about, sort_keys=True)
@@ -106,7 +103,6 @@ def _checked(name: str, text: str, tensors: Mapping[str, Any]) -> dict[str, Any]
 
 def _digest(about: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
     import hashlib
-    import json
 
     sha = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for key in sorted(tensors):

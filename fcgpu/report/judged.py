@@ -29,7 +29,7 @@ class Judged:
     score: Score
     seed: int
 
-    def others(self, run: RunFiles) -> str:
+    def mismatch(self, run: RunFiles) -> str:
         """A warning if these are not the run's samples, because their loss is not that in result.json; else ""."""
         loss = run.number("test_loss" if self.split == "test" else "train_loss")
         if self.split != "test" and run.recipe.early_stopping:  # it held some of these samples out

@@ -41,7 +41,7 @@ def _about(run: RunFiles) -> Iterator[Markup]:
         else:
             yield Markup(drawing(model, float(found.X.max())))
             none = "There are no test samples: what follows is of the samples that the model was trained on."
-            for words in filter(None, (none if found.split == "training" else "", found.others(run))):
+            for words in filter(None, (none if found.split == "training" else "", found.mismatch(run))):
                 yield element("p", words, class_="warning")
             with np.errstate(all="ignore"):
                 yield from (values if model.classes is None else classes).sections(found)

@@ -54,7 +54,7 @@ def _values(judged: Judged) -> Iterator[Markup]:
         fit = f"{r2[j]:.4f}" if np.ptp(y[:, j]) else "targets are all equal"
         root = np.sqrt(np.mean(errors[:, j] ** 2))
         rows.append((f"output {j}", fit, f"{root:.4g}", f"{np.mean(np.abs(errors[:, j])):.4g}"))
-    yield table(("", "R\u00b2", "root of the mean squared error", "mean absolute error"), rows, "numbers")
+    yield table(("", "R²", "root of the mean squared error", "mean absolute error"), rows, "numbers")
     drawn: list[Markup] = []
     small = np.flatnonzero(np.maximum(np.abs(y), np.abs(P)).max(axis=0) < LARGEST)
     for j in small[:MOST_PLOTS]:
