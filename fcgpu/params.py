@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcgpu.errors import ConfigError, choices
+from fcgpu.errors import ConfigError
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.suggest import choices
 
 LINE = 64  # bytes of a cache line, and of the longest vector register
 

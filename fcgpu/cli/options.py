@@ -8,8 +8,9 @@ from dataclasses import Field
 from glob import glob
 from typing import Any, NoReturn
 
-from fcgpu.errors import ConfigError, choices, nearest
+from fcgpu.errors import ConfigError
 from fcgpu.streams import say
+from fcgpu.suggest import choices, nearest
 from fcgpu.train.recipe import KEYS
 from fcgpu.version import __version__
 

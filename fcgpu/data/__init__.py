@@ -15,7 +15,8 @@ from fcgpu.data import article, idx, images
 from fcgpu.data.dataset import Dataset
 from fcgpu.data.features import check_features
 from fcgpu.data.names import Names, check_names
-from fcgpu.errors import ConfigError, DataError, choices
+from fcgpu.errors import ConfigError, DataError
+from fcgpu.suggest import choices
 
 PathLike = str | os.PathLike[str]
 TABLES = (".csv", ".npy", ".npz")

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fcgpu.backend import Backend, Work, beside, choose, device_of
 from fcgpu.data.dataset import Dataset
-from fcgpu.errors import ConfigError, DataError, FcgpuError, choices
+from fcgpu.errors import ConfigError, DataError, FcgpuError
 from fcgpu.estimator import arrays, draws
 from fcgpu.estimator.listen import listen
 from fcgpu.estimator.parameters import ACTIVATIONS, batch_of, recipe_of, settings_of
@@ -26,6 +26,7 @@ from fcgpu.network import Network
 from fcgpu.optim import FULL_BATCH
 from fcgpu.outputs import in_tiles
 from fcgpu.params import Spec, initial
+from fcgpu.suggest import choices
 from fcgpu.train import train
 from fcgpu.train.events import EpochEnded
 from fcgpu.train.plan import work_of

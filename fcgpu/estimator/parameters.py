@@ -4,10 +4,11 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from fcgpu.errors import ConfigError, choices
+from fcgpu.errors import ConfigError
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.optim import FULL_BATCH, NOT_FULL_BATCH, OPTIMIZERS
 from fcgpu.params import INITS
+from fcgpu.suggest import choices
 from fcgpu.train.kinds import COUNT, FLAG, FRACTION, WHOLE, Kind, plain
 from fcgpu.train.recipe import KEYS, Recipe
 

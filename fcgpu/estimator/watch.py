@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import Backend
-from fcgpu.errors import ConfigError, DataError, nearest
+from fcgpu.errors import ConfigError, DataError
 from fcgpu.estimator import arrays
 from fcgpu.kernels import REFERENCE
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.network import Network
 from fcgpu.outputs import in_tiles
+from fcgpu.suggest import nearest
 from fcgpu.train.events import EpochEnded
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.errors import nearest
+from fcgpu.suggest import nearest
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ Device, threads and memory are not part of it: they belong to the machine.
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from fcgpu.errors import ConfigError, choices
+from fcgpu.errors import ConfigError
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.optim import FULL_BATCH, LBFGS, NOT_FULL_BATCH, OPTIMIZERS
 from fcgpu.optim.schedules import SCHEDULES
 from fcgpu.params import INITS
+from fcgpu.suggest import choices
 from fcgpu.train.kinds import (
     BATCH,
     COUNT,

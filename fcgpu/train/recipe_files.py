@@ -5,7 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fcgpu.errors import ConfigError, choices
+from fcgpu.errors import ConfigError
+from fcgpu.suggest import choices
 from fcgpu.train.recipe import Recipe, refuse_unknown
 
 MAX_FILE = 1 << 20  # bytes of a recipe that are read
