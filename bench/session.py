@@ -92,7 +92,7 @@ class Session:
 class Remote:
     """A Session in its own process: `ask("check", case)`. A context manager: leaving it ends the process."""
 
-    def __init__(self, module: str, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, module: str, device: str, threads: int | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, end = context.Pipe()
         self._process = context.Process(target=_serve, args=(end, module, device), daemon=True)

@@ -376,8 +376,8 @@ class DeviceDouble:
     def sum(self, a, axis=None, dtype=None, out=None, keepdims=False):
         return self._reduce("sum", a, axis, out, dtype=dtype, keepdims=keepdims)
 
-    def count_nonzero(self, a, axis=None):
-        return self._reduce("count_nonzero", a, axis)
+    def count_nonzero(self, a):
+        return self._reduce("count_nonzero", a)
 
     def max(self, a, axis=None, out=None, keepdims=False):
         return self._reduce("max", a, axis, out, keepdims=keepdims)
@@ -438,8 +438,8 @@ class DeviceDouble:
     def empty_like(self, a):
         return self._new(np.empty_like(operand(a)))
 
-    def all(self, a, axis=None, out=None, keepdims=False):
-        return self._reduce("all", a, axis, out, keepdims=keepdims)
+    def all(self, a):
+        return self._reduce("all", a)
 
     def concatenate(self, arrays, axis=0):
         self.streams.wait("a new array")

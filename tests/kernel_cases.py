@@ -17,6 +17,7 @@ from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
 
 DTYPES = ("float32", "float64")
+RATE = 0.01  # learning rate of the updates
 SHAPES = [(1, 1), (7, 5), (5, 1), (1, 6), (3, 4, 6), (2, 3, 2, 1)]
 SPECIAL = [
     0.0, -0.0, 5e-4, -5e-4, 0.5, -0.5, 40.0, -40.0, 100.0, -100.0, 1e4, -1e4, 1e30, -1e30, 1e-30, -1e-30,
@@ -143,7 +144,7 @@ def update_cases(name, dtype, random):
         if "weight_decay" in setting and len(shape) > 1:
             setting = {**setting, "weight_decay": random.random(shape[-1]).astype(dtype)}
         scales = dict(zip((0, 2), update_scales(name, w, g, state, setting), strict=True))
-        yield Case(f"{setting} {shape} t={t}", (w, g, state, np.array([0.01], dtype)), scales, setting)
+        yield Case(f"{setting} {shape} t={t}", (w, g, state, np.array([RATE], dtype)), scales, setting)
 
 
 def rprop_cases(name, dtype, random):
@@ -165,21 +166,21 @@ def rprop_cases(name, dtype, random):
         )
 
 
-def update_scales(name, w, g, state, setting, rate=0.01):
+def update_scales(name, w, g, state, setting):
     """Scales of w and of the state. A mean is the sum of the old one and g; if they cancel, its root loses digits."""
     w, g = np.abs(w).astype(float), np.abs(g).astype(float)
     if name == "gradient_descent":
-        return w + rate * g, ()
+        return w + RATE * g, ()
     if name in ("momentum", "nesterov"):
-        v = np.abs(state.v) + rate * g
+        v = np.abs(state.v) + RATE * g
         return w + v, (v,)
     if name == "rmsprop":
         v = setting["rho"] * state.v + (1 - setting["rho"]) * g * g
-        return w + rate * g / np.sqrt(v), (v,)
+        return w + RATE * g / np.sqrt(v), (v,)
     v = state.v + g * g
     t, beta_1, beta_2 = state.t + 1, setting["beta_1"], setting["beta_2"]
     m, mean = np.abs(state.m) + g, beta_2 * state.v + (1 - beta_2) * g * g
-    step = rate * np.sqrt(1 - beta_2**t) / (1 - beta_1**t) * m / np.sqrt(mean)
+    step = RATE * np.sqrt(1 - beta_2**t) / (1 - beta_1**t) * m / np.sqrt(mean)
     return w + step * (1 + v / mean), (m, v, 0)
 
 

@@ -18,10 +18,10 @@ def at_the_end(array):
     return made.reshape(array.shape)
 
 
-def digits(n, n_features=50):
-    """Pixels that are mostly 0, and classes that depend on them."""
+def digits(n):
+    """50 pixels a sample that are mostly 0, and classes that depend on them."""
     random = np.random.default_rng(0)
-    X, y = random.integers(0, 256, (n, n_features), dtype=np.uint8), random.integers(0, 4, n)
+    X, y = random.integers(0, 256, (n, 50), dtype=np.uint8), random.integers(0, 4, n)
     X[random.random(X.shape) < 0.6] = 0
     X[np.arange(n), y] = 255
     return fcgpu.dataset(X, y, scale=1 / 255)

@@ -31,7 +31,6 @@ from fcgpu.train.recipe import Recipe
 from fcgpu.train.recipe_files import load_recipe, to_toml
 
 RECIPE, RESULT = "recipe.toml", "result.json"
-NEVER = Policy()
 BEFORE_DIVERGENCE = math.inf  # score of the checkpoint that a run went back to after a divergence
 
 
@@ -162,7 +161,7 @@ class RunDirectory:
         return " and ".join(filter(None, [", ".join(["recipe", *there[:-1]]), *there[-1:]]))
 
 
-def create(path: str | None, recipe: Recipe, room: int, policy: Policy = NEVER) -> RunDirectory:
+def create(path: str | None, recipe: Recipe, room: int, policy: Policy) -> RunDirectory:
     """Create the folder and write the recipe, so that a folder that cannot be written fails before the training.
 
     room : bytes that the model will take.
@@ -196,7 +195,7 @@ def create(path: str | None, recipe: Recipe, room: int, policy: Policy = NEVER) 
     return RunDirectory(folder, lock, policy)
 
 
-def reopen(path: str, policy: Policy = NEVER) -> RunDirectory:
+def reopen(path: str, policy: Policy) -> RunDirectory:
     """Open and lock the folder of an earlier run; its files do not change before `go_on`.
 
     Raises ConfigError if it is not a folder; CheckpointError if another run writes there, or if its checkpoints folder

@@ -25,7 +25,7 @@ GREY_MODES = ("1", "L", "LA")
 DEEP_MODES = ("I", "F")  # 16 and 32 bits, which Pillow would clip to 8
 
 
-def load_folder(root: Path, image_size: tuple[int, int] | None, shape: tuple[int, ...] | None = None) -> Dataset:
+def load_folder(root: Path, image_size: tuple[int, int] | None, shape: tuple[int, ...] | None) -> Dataset:
     """A Dataset from a folder with one sub-folder per class, or with `train` and `test` folders of such sub-folders.
 
     X is uint8 (n, height * width * 3), or (n, height * width) if every picture is grey; rows are ordered by class, then

@@ -17,7 +17,7 @@ from fcgpu.errors import DataError
 NPZ_KEYS = (("X", "y", "X_test", "y_test"), ("x_train", "y_train", "x_test", "y_test"))
 
 
-def load_npy(path: Path, most: float = math.inf) -> Dataset:
+def load_npy(path: Path, most: float) -> Dataset:
     """A Dataset from an array (n, 1 + n_features), the label first. While it loads, it is in memory twice.
 
     A file larger than half of `most` bytes stays on disk: X is then a read-only memory map.

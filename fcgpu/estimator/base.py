@@ -66,7 +66,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
     # Fitting
 
     def _fit(
-        self, X: Any, y: Any, sample_weight: Any = None, *, incremental: bool = False, validation_data: Any = None
+        self, X: Any, y: Any, sample_weight: Any, *, incremental: bool = False, validation_data: Any = None
     ) -> Any:
         settings = settings_of(self.get_params(deep=False))
         if incremental and settings["early_stopping"]:
