@@ -32,6 +32,7 @@ class Checkpoints:
         self._due = time.monotonic() + policy.seconds
 
     def due(self, epoch: int) -> bool:
+        """Whether a checkpoint is to be saved after this epoch."""
         if self._policy.seconds:
             return time.monotonic() >= self._due
         return bool(self._policy.epochs) and epoch % self._policy.epochs == 0

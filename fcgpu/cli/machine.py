@@ -29,6 +29,7 @@ def machine(backend: Backend) -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
+    """The installed version of a package; None without it."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

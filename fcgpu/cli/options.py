@@ -56,6 +56,7 @@ class Parser(argparse.ArgumentParser):
         return found.replace("'", "'--", 1)
 
     def commands(self) -> dict[str, "Parser"]:
+        """The parser of each command."""
         return next(a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction))
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

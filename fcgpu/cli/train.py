@@ -106,6 +106,7 @@ class Job:
             say(f"fcgpu: no checkpoint in {args.resume}: beginning again with epoch 1 of {recipe.epochs}")
 
     def run(self, directory: Callable[[int], RunDirectory]) -> int:
+        """Train, and write everything into the directory made for a model of so many bytes; return the exit code."""
         args, recipe, data = self.args, self.recipe, self.data
         speak = not (args.quiet or args.json)
         progress = Progress(recipe.epochs, shown=not args.quiet)

@@ -65,6 +65,7 @@ def as_array(what: str, given: Any, name: str, xp: Any = np) -> Any:
 
 
 def refuse_long_doubles(what: str, array: Any, name: str) -> None:
+    """Raise DataError for floats of more than 64 bits."""
     if array.dtype.char == LONG_DOUBLE:
         raise DataError(
             f"{name}: {what} has dtype {array.dtype}; expected floats of at most 64 bits: {what}.astype('float64')"

@@ -25,6 +25,10 @@ def as_column(y: Any, name: str) -> Any:
 
 
 def check_labels(X: Any, y: Any, name: str) -> None:
+    """Raise DataError unless y (n,) or (n, n_outputs) holds a label or finite target for each sample of X, of one kind.
+
+    y : as `as_column` returns it.
+    """
     dimensions = (1,) if y.dtype.kind == "U" else (1, 2)  # text is no target
     if y.ndim not in dimensions or len(y) != len(X) or 0 in y.shape:
         raise DataError(f"{name}: y has shape {y.shape} for {len(X)} samples; expected ({len(X)},)")

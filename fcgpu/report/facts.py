@@ -60,6 +60,7 @@ def figures(run: RunFiles) -> dict[str, tuple[float, str]]:
 
 
 def tiles(run: RunFiles) -> Markup:
+    """The run's results as large figures; a loss only where there is no accuracy."""
     known = figures(run)
     chosen = [words for words in known if not words.endswith("loss") or words.split()[0] + " accuracy" not in known]
     parts = (element("div", element("dt", words), element("dd", known[words][1])) for words in chosen)

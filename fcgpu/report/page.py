@@ -34,6 +34,7 @@ def element(tag: str, /, *content: object, **attributes: object) -> Markup:
 
 
 def join(parts: Iterable[object], between: str = "") -> Markup:
+    """All parts as HTML, each escaped unless it is Markup."""
     return Markup(between.join(map(text, parts)))
 
 
