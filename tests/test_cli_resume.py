@@ -344,6 +344,14 @@ def test_a_resumed_run_goes_on_counting_its_halvings(here):
     assert re.findall(r"at 1/(\d+) of the learning rate", result.err)[0] == "16"
 
 
+def test_a_resumed_run_that_diverges_says_once_what_is_kept(here):
+    assert call(*words(here, *DIVERGES, "--checkpoint-every", 1)).code == 2
+    again = resume(here / "run")
+    assert again.code == 2
+    assert re.search(r"with learning_rate=8: try .* \(recipe, history and checkpoints kept in [^()]*\)\n$", again.err)
+    assert again.err.count("kept in") == 1
+
+
 def test_a_rate_by_which_only_the_last_step_diverges_is_halved_too(here):
     """The loss of the only epoch is finite: it is that before its update."""
     result = call(*words(here, *DIVERGES, "--learning-rate", "1e38", "--epochs", 1, "--on-divergence", "halve"))

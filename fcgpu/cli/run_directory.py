@@ -56,9 +56,13 @@ class RunDirectory:
             if error is None:
                 raise CheckpointError(f"{refused}; the model is saved as {self.model}") from refused
         finally:
-            self._lock.release()
+            self.close()
         if isinstance(error, DivergenceError):
             raise DivergenceError(f"{error} ({self._kept()} kept in {self.path})") from error
+
+    def close(self) -> None:
+        """Unlock the folder for other writers."""
+        self._lock.release()
 
     def add(self, event: EpochEnded) -> None:
         """Add an epoch's line to history.jsonl."""

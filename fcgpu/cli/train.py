@@ -6,7 +6,7 @@ import os
 import signal
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -61,7 +61,7 @@ def train(args: Namespace) -> int:
         return Job(args, recipe).run(lambda room: create(args.out, recipe, room, policy))
     if args.out is not None:
         raise ConfigError(f"out={args.out!r} with --resume: the run stays in its folder; omit --out")
-    with reopen(args.resume, policy) as directory:
+    with closing(reopen(args.resume, policy)) as directory:  # its own context is that of the training
         checkpoint, recipe, wrong = directory.latest()
         for line in wrong:
             say(f"fcgpu: warning: {line}; going on from the checkpoint before it")
