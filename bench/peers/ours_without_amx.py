@@ -15,4 +15,5 @@ setup = WITHOUT(ours.setup)
 
 
 def setup_predict(work):
+    """Each call is without AMX: that is looked for whenever a model predicts."""
     return WITHOUT(ours.setup_predict(work))

@@ -24,4 +24,5 @@ setup = without()(ours.setup)
 
 
 def setup_predict(work):
+    """Each call is without C: that is looked for whenever a model predicts."""
     return without()(ours.setup_predict(work))

@@ -20,6 +20,16 @@ NOT_OPTIONS = {  # keys of a recipe that are no options, and why
     "data": "give the data as an argument without an option before it",
 }
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+METAVARS = {str: "NAME", float: "X", tuple: "N,N"}
+PROBA = (
+    "add the probability of each class, separated by tabs; for three or more classes with output sigmoid they need not "
+    "sum to 1"
+)
+DATA = (
+    "mnist, another data set's name, a folder of IDX files, a folder of images with one sub-folder a class or with "
+    "such in train and test, a .csv or .npy file of numbers with the label in the first column, a .npz file of arrays "
+    "X and y, with X_test and y_test if there are any"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -140,18 +150,6 @@ def parser() -> Parser:
     which.add_argument("--keys", action="store_true", help="every key, what it takes, its default and meaning")
     _output(recipes)
     return main
-
-
-METAVARS = {str: "NAME", float: "X", tuple: "N,N"}
-PROBA = (
-    "add the probability of each class, separated by tabs; for three or more classes with output sigmoid they need not "
-    "sum to 1"
-)
-DATA = (
-    "mnist, another data set's name, a folder of IDX files, a folder of images with one sub-folder a class or with "
-    "such in train and test, a .csv or .npy file of numbers with the label in the first column, a .npz file of arrays "
-    "X and y, with X_test and y_test if there are any"
-)
 
 
 def _train(commands: Any) -> None:

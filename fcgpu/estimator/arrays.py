@@ -39,9 +39,6 @@ class SparseRows:
     def __getitem__(self, rows: Any) -> Any:
         return self.matrix[rows].toarray()
 
-    def __len__(self) -> int:
-        return int(self.shape[0])
-
 
 class VerySparseRows(SparseRows):
     """One with so few numbers that are not 0 that products of only those are faster; `self[rows]` stays sparse."""
@@ -54,6 +51,7 @@ class VerySparseRows(SparseRows):
         return self.matrix[rows]
 
     def tocsr(self) -> Any:
+        """The matrix; `kernels.dense.is_sparse` looks for this method."""
         return self.matrix
 
 

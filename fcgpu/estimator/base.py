@@ -105,7 +105,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             warnings.warn(f"batch_size={size} is more than the {n} samples: it is clipped to them", stacklevel=3)
         start, order = self._start(settings, recipe.optimizer, incremental=incremental), draws.Order(random, n)
         last, why = self._run(samples, held_out, recipe, backend, settings, start=start, order=order)
-        self._take(last, why, spec, recipe, backend, incremental=incremental)
+        self._end(last, why, spec, recipe, backend, incremental=incremental)
         return self
 
     def _run(
@@ -155,7 +155,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         patience = state.patience if self._watched == (settings["early_stopping"], settings["monitor"]) else None
         return State(state.params, samples=state.samples, patience=patience)
 
-    def _take(
+    def _end(
         self, last: EpochEnded, why: str, spec: Spec, recipe: Recipe, backend: Backend, *, incremental: bool
     ) -> None:
         """Set the attributes of the trained network, and warn if it has not converged."""
