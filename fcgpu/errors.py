@@ -47,9 +47,12 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def whole(name: str, value: Any) -> int | None:
-    """`value` as an int, or None if it is None. Raises ConfigError unless it is a whole number of 1 or more."""
+def whole(name: str, value: Any, unit: str = "") -> int | None:
+    """`value` as an int, or None if it is None. Raises ConfigError unless it is a whole number of 1 or more.
+
+    name, and unit, such as "of bytes" : for the error message.
+    """
     if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
-        unit = " of bytes" if name == "memory_budget" else ""
-        raise ConfigError(f"{name}={value!r}: expected a whole number{unit} of 1 or more, or None")
+        kind = f"a whole number {unit}".rstrip()
+        raise ConfigError(f"{name}={value!r}: expected {kind} of 1 or more, or None")
     return None if value is None else int(value)

@@ -77,9 +77,10 @@ def to_onnx(model: Model) -> Any:
         output = result if i == len(activations) and not both else f"A{i}"
         nodes.append(helper.make_node(operator, [f"Z{i}"], [output], **attributes))
     if both:
+        second = f"A{len(activations)}"
         constants.append(("one", np.float32(1)))
-        nodes.append(helper.make_node("Sub", ["one", output], ["first"]))
-        nodes.append(helper.make_node("Concat", ["first", output], [result], axis=1))
+        nodes.append(helper.make_node("Sub", ["one", second], ["first"]))
+        nodes.append(helper.make_node("Concat", ["first", second], [result], axis=1))
     graph = helper.make_graph(
         nodes,
         "fcgpu",

@@ -69,7 +69,7 @@ def train(
     The generator raises DivergenceError when the loss is no longer finite, and DeviceMemoryError when memory runs out.
     """
     recipe = _recipe(recipe).but(**changes)
-    threads, memory_budget = whole("threads", threads), whole("memory_budget", memory_budget)
+    threads, memory_budget = whole("threads", threads), whole("memory_budget", memory_budget, "of bytes")
     if not isinstance(data, Dataset):
         data = dataset(*_arrays(data))
     weights = None if sample_weight is None else check_weights(sample_weight, data.n_samples, recipe.dtype, data.name)
