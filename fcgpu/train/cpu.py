@@ -23,7 +23,7 @@ class OnCpu:
     `params` : (n_params,) flat vector, the first W in the order of the samples' staircase.
     `history` : (epochs, 3) float64: over each epoch the mean loss with the penalty, the penalty in it, and the number
         of correct predictions, each before its batch's update.
-    `steps` : updates made. `samples` : samples evaluated.
+    `updates` : made so far. `evaluated` : samples that the loss was computed for so far.
     """
 
     resident, how = 0, ""  # as in OnGpu
@@ -50,7 +50,7 @@ class OnCpu:
         )  # fmt: skip
         self.params, self.kernels = self._evaluate.params, self._evaluate.net.kernels
         self.history = np.zeros((recipe.epochs, 3))
-        self.steps = self.samples = 0
+        self.updates = self.evaluated = 0
 
     def begin(self, rule: Any) -> None:
         """Prepare the steps of `rule`, the optimizer."""
@@ -106,8 +106,8 @@ class OnCpu:
     def _step(self, rows: Any, n_rows: int) -> Any:
         """Update the parameters from one batch; return its loss with the penalty, as the rule's `step` returned it."""
         at = self._evaluate
-        at.begin(self.steps)
-        self.steps += 1
+        at.begin(self.updates)
+        self.updates += 1
         evaluate = partial(self._loss_and_gradient, rows, n_rows)
         loss = self.rule.step(at.params, at.gradient, evaluate)
         if self.rule.strayed:
@@ -115,5 +115,5 @@ class OnCpu:
         return loss
 
     def _loss_and_gradient(self, rows: Any, n_rows: int) -> Any:
-        self.samples += n_rows
+        self.evaluated += n_rows
         return self._evaluate(rows, n_rows)

@@ -96,7 +96,7 @@ class OnGpu:
         wide = plan.samples * self.layout.shapes[0][0] * self._passes.operand.itemsize
         fits = plan.batch == plan.samples and not plan.chunk and plan.bytes + wide <= plan.budget
         self.resident = wide if fits else 0
-        self.steps = self.samples = 0
+        self.updates = self.evaluated = 0
         self._done = done * plan.steps_per_epoch
 
     def _layers(self) -> Layers:
@@ -177,14 +177,14 @@ class OnGpu:
                 self._order.send(order)
             elif order is not None and self._stream is not None:
                 self._stream.begin(order)
-            if self._ahead.send(self._done, self.steps, rates, drops):
+            if self._ahead.send(self._done, self.updates, rates, drops):
                 self._now.key[...] = self._ahead.tables.keys[0]
             whole.steps.run(self.plan.samples // whole.samples)
             for batch in ragged:
                 batch.steps.run(1)
         self._done += self.plan.steps_per_epoch
-        self.steps += self.plan.steps_per_epoch
-        self.samples += self.plan.samples
+        self.updates += self.plan.steps_per_epoch
+        self.evaluated += self.plan.samples
 
     @property
     def how(self) -> str:
@@ -211,7 +211,7 @@ class OnGpu:
 
         def evaluate() -> Any:
             batch.steps.run(1)
-            self.samples += batch.samples
+            self.evaluated += batch.samples
             return self.totals[0]
 
         loss, penalty, right = (self.history[number, i : i + 1] for i in range(3))
@@ -220,7 +220,7 @@ class OnGpu:
             evaluate()
         penalty += self.totals[1:2]
         right += self.totals[2:3]
-        self.steps += 1
+        self.updates += 1
 
     def _with_steps(self, batch: Batch) -> Batch:
         host = self.rule.learning_rate is None

@@ -83,7 +83,7 @@ class InC:
         self.plan, self.recipe, self._scale = plan, recipe, scale
         self.params, self.kernels = aligned(spec.n_params, recipe.dtype), Kernels(backend)
         self.history = np.zeros((recipe.epochs, 3))
-        self.steps = self.samples = 0
+        self.updates = self.evaluated = 0
         self._drops, ids = np.array(recipe.dropout_rates), None
         if self._drops.size:
             ids = np.arange(plan.samples, dtype=np.uint32) if samples.ids is None else samples.ids
@@ -123,8 +123,8 @@ class InC:
                 data, named = self._data, order[rows]
             done += self._call(data, named, its[done:last], keys if keys is None else keys[done:last])
         self._write(number)
-        self.steps += done
-        self.samples += self.plan.samples
+        self.updates += done
+        self.evaluated += self.plan.samples
 
     def _call(self, data: Any, named: Any, rates: Any, keys: Any = None) -> int:
         """Take steps with samples of `data`, those `named` or else the first. Returns how many were taken."""
@@ -145,7 +145,7 @@ class InC:
 
     def _keys(self, steps: int) -> Any:
         """dropout's keys of the next steps: (steps, hidden layers, 2)."""
-        return np.stack([dropout.keys(self.recipe.seed, self.steps + i, len(self._drops)) for i in range(steps)])
+        return np.stack([dropout.keys(self.recipe.seed, self.updates + i, len(self._drops)) for i in range(steps)])
 
     def _at(self, rows: Any) -> tuple[Any, ...]:
         return tuple(a if a is None else a[rows] for a in self._data)
@@ -179,10 +179,10 @@ class FullBatchInC(InC):
         if self.rule.strayed:
             self._evaluate()  # the penalty and the correct predictions must be those at params
         self._write(number)
-        self.steps += 1
+        self.updates += 1
 
     def _evaluate(self) -> float:
         self._sums.fill(0)
         self._call(self._data, None, NO_RATE)
-        self.samples += self.plan.samples
+        self.evaluated += self.plan.samples
         return float(self._sums[0] + self._sums[1])

@@ -121,8 +121,9 @@ class Run:
             )
         if state.rule:
             self.rule.restore(state.rule, self._inside)
-        self.epochs, self.steps.steps, self.samples, self.drops = state.epochs, state.steps, state.samples, state.drops
-        self.halvings, self.seconds, self.steps.samples = state.halvings, state.seconds, state.evaluated
+        self.epochs, self.samples, self.drops = state.epochs, state.samples, state.drops
+        self.steps.updates, self.steps.evaluated = state.steps, state.evaluated
+        self.halvings, self.seconds = state.halvings, state.seconds
         self.stopped = state.stopped if state.epochs else ""
         self.patience = Patience(self.recipe.tol, self.recipe.n_iter_no_change or math.inf)
         if state.patience:
@@ -140,7 +141,7 @@ class Run:
             params=host(self.steps.params),
             rule=self.rule.state_on_host(host),
             epochs=self.epochs,
-            steps=self.steps.steps,
+            steps=self.steps.updates,
             samples=self.samples,
             drops=self.drops,
             patience=replace(self.patience),
@@ -148,7 +149,7 @@ class Run:
             order=self.order.state(),
             halvings=self.halvings,
             seconds=self.seconds,
-            evaluated=self.steps.samples,
+            evaluated=self.steps.evaluated,
             stopped=self.stopped,
             optimizer=self.recipe.optimizer,
         )
@@ -192,9 +193,9 @@ class Run:
         return EpochEnded(
             epoch=self.epochs,
             epochs=self.recipe.epochs,
-            step=self.steps.steps,
+            step=self.steps.updates,
             seconds=time.perf_counter() - self.started,
-            samples=self.steps.samples,
+            samples=self.steps.evaluated,
             learning_rate=None if self.rule.learning_rate is None else rate,
             monitored=None,
             _fetch=partial(self.results.sums, self.epochs),
@@ -214,9 +215,9 @@ class Run:
         return Finished(
             model=model,
             epochs=self.epochs,
-            steps=self.steps.steps,
+            steps=self.steps.updates,
             seconds=self.seconds,
-            samples=self.steps.samples,
+            samples=self.steps.evaluated,
             stopped=self.stopped,
             plan=self.plan,
             capture=self.steps.how,
