@@ -15,7 +15,7 @@ import numpy as np
 from fcgpu.backend import Backend
 from fcgpu.data.dataset import Dataset, dataset
 from fcgpu.host import cpu_count
-from fcgpu.kernels import compiled, products
+from fcgpu.kernels import compiled, cublas
 from fcgpu.params import Spec
 from fcgpu.train import train
 from fcgpu.train.events import EpochEnded
@@ -165,7 +165,7 @@ def _on_gpu(backend: Backend) -> tuple[list[Probe], list[Probe]]:
         return floats, []
     from ml_dtypes import bfloat16
 
-    product, halves = products.cupys(xp), backend.to_device(host.astype(bfloat16))
+    product, halves = cublas.through_cupy(xp), backend.to_device(host.astype(bfloat16))
     return floats, [Probe(2.0 * n**3 / PIECES["float32"], lambda core: product(halves, halves, C))]
 
 

@@ -6,8 +6,8 @@
 
 With dropout, in training only, a hidden A is masked after g, and its dA before g'.
 
-What is left out on purpose: cutting a batch into tiles and adding up their gradients (`train/step.py`), threads, and
-optimizers.
+What is left out on purpose: cutting a batch into tiles and adding up their gradients (`train/evaluate.py`), threads,
+and optimizers.
 """
 
 from collections.abc import Callable, Sequence

@@ -17,7 +17,8 @@ from device_double import HALVES, WHOLE, DeviceDouble, decide, usual, usual_on_d
 from stream_double import Cublas
 
 import fcgpu
-from fcgpu.kernels import REFERENCE, formulas, products
+from fcgpu.kernels import REFERENCE, formulas
+from fcgpu.kernels import cublas as our_cublas
 from fcgpu.kernels.fused import FORMULAS, FUSED
 
 ROOT = Path(fcgpu.__file__).parent
@@ -131,11 +132,11 @@ def test_cublas_through_nvmath_is_called_as_it_is_written():
     assert named(cublas.create.__doc__) == []
     assert named(cublas.destroy.__doc__) == ["handle"]
     kinds = {t.name: int(t) for t in cublas.ComputeType}
-    names = {"COMPUTE_32F": products.COMPUTE_32F, "COMPUTE_64F": products.COMPUTE_64F}
+    names = {"COMPUTE_32F": our_cublas.COMPUTE_32F, "COMPUTE_64F": our_cublas.COMPUTE_64F}
     assert {name: kinds[name] for name in names} == names
-    assert kinds["COMPUTE_32F_FAST_TF32"] == products.COMPUTE_TF32
-    assert (cublas.Operation.N, cublas.Operation.T) == (products.PLAIN, products.TRANSPOSED)
-    assert cublas.GemmAlgo.DFALT == products.ALGORITHM
+    assert kinds["COMPUTE_32F_FAST_TF32"] == our_cublas.COMPUTE_TF32
+    assert (cublas.Operation.N, cublas.Operation.T) == (our_cublas.PLAIN, our_cublas.TRANSPOSED)
+    assert cublas.GemmAlgo.DFALT == our_cublas.ALGORITHM
 
 
 def test_cublas_through_cupy_takes_the_same_arguments(cupy):
@@ -151,7 +152,7 @@ def test_cublas_through_cupy_takes_the_same_arguments(cupy):
 def test_the_types_have_cudas_numbers(cupy):
     runtime = cupy.cuda.runtime
     theirs = runtime.CUDA_R_32F, runtime.CUDA_R_64F, runtime.CUDA_R_16F, runtime.CUDA_R_16BF
-    assert tuple(products.DATA.values()) == theirs
+    assert tuple(our_cublas.DATA.values()) == theirs
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from device_double import double_backend
 
 import fcgpu
-from fcgpu.kernels.products import WORKSPACE
+from fcgpu.kernels.cublas import WORKSPACE
 from fcgpu.train import cluster, plan, plan_gpu
 from fcgpu.train.capture import why_eager
 from fcgpu.train.layers import Layers

@@ -13,8 +13,8 @@ from fcgpu import kernels
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.network import Workspace
+from fcgpu.train.evaluate import Evaluate
 from fcgpu.train.plan import Plan
-from fcgpu.train.step import Evaluate
 from fcgpu.workers import Workers
 
 H = 1e-5  # truncation h² and rounding eps/h are both near 1e-10

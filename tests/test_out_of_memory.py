@@ -11,7 +11,7 @@ from memory_double import OutOfMemoryError
 from test_gpu_memory import streamed
 
 import fcgpu
-from fcgpu.kernels.products import WORKSPACE
+from fcgpu.kernels.cublas import WORKSPACE
 from fcgpu.train import plan
 from fcgpu.train import run as training
 from fcgpu.train.stream import Stream

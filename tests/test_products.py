@@ -16,7 +16,7 @@ import pytest
 from device_double import HALVES, double_backend
 from stream_double import COMPUTE_TF32, operand
 
-from fcgpu.kernels import products
+from fcgpu.kernels import cublas
 
 TYPES = [(H, C) for H, C in (("float32", "float32"), ("float64", "float64"))]
 TYPES += [(H, C) for _, H in HALVES for C in (H, "float32")]
@@ -24,12 +24,12 @@ TYPES += [(H, C) for _, H in HALVES for C in (H, "float32")]
 
 @pytest.fixture(params=["nvmath", "cupy"])
 def product(request, monkeypatch):
-    """(namespace, Products, their stream)."""
+    """(namespace, Gemm, its stream)."""
     xp = double_backend(monkeypatch).xp
     if request.param == "cupy":
-        return xp, products.cupys(xp), xp.cuda.get_current_stream()
+        return xp, cublas.through_cupy(xp), xp.cuda.get_current_stream()
     stream = xp.cuda.Stream(non_blocking=True)
-    return xp, products.nvidias(xp, stream), stream
+    return xp, cublas.through_nvmath(xp, stream), stream
 
 
 def matrix(random, xp, shape, dtype, gap):
@@ -66,7 +66,7 @@ def test_random_shapes_give_numpys_product(dtype, out, seed, product):
 
 def test_cupys_handle_is_that_of_the_thread_that_multiplies(monkeypatch):
     xp = double_backend(monkeypatch).xp
-    multiply, A, C = products.cupys(xp), xp.ones((8, 8)), xp.empty((8, 8))
+    multiply, A, C = cublas.through_cupy(xp), xp.ones((8, 8)), xp.empty((8, 8))
     with ThreadPoolExecutor(1) as other:
         other.submit(multiply, A, A, C).result()
     assert (C.get() == 8).all()
@@ -78,7 +78,7 @@ def test_a_child_forked_while_another_thread_records_may_end_its_handles():
     held = threading.Event()
 
     def record():
-        with products.ALONE:
+        with cublas.ALONE:
             held.set()
             time.sleep(0.2)
 
@@ -87,14 +87,14 @@ def test_a_child_forked_while_another_thread_records_may_end_its_handles():
     held.wait()
     child = os.fork()
     if child == 0:
-        os._exit(not products.ALONE.acquire(timeout=5))
+        os._exit(not cublas.ALONE.acquire(timeout=5))
     thread.join()
     assert os.waitpid(child, 0) == (child, 0)
 
 
 def test_tf32_is_for_float32_alone(monkeypatch):
     xp = double_backend(monkeypatch).xp
-    multiply = products.cupys(xp, tf32=True)
+    multiply = cublas.through_cupy(xp, tf32=True)
     for dtype in ("float32", "float64", "float16"):
         A, C = xp.asarray(np.full((8, 8), 1 + 2.0**-10 + 2.0**-12).astype(dtype)), xp.empty((8, 8), dtype=dtype)
         multiply(A, A, C)
@@ -138,13 +138,13 @@ def test_a_handle_that_does_not_come_to_work_is_given_back(fails, monkeypatch):
 
     monkeypatch.setattr(xp if fails == "empty" else sys.modules["nvmath.bindings.cublas"], fails, fail)
     with pytest.raises(MemoryError):
-        products.nvidias(xp, xp.cuda.Stream(non_blocking=True))
+        cublas.through_nvmath(xp, xp.cuda.Stream(non_blocking=True))
     assert not xp.cublas._handles
 
 
 def test_a_handle_is_given_back(monkeypatch):
     xp = double_backend(monkeypatch).xp
-    multiply = products.nvidias(xp, xp.cuda.Stream(non_blocking=True))
+    multiply = cublas.through_nvmath(xp, xp.cuda.Stream(non_blocking=True))
     assert len(xp.cublas._handles) == 1
     del multiply
     gc.collect()

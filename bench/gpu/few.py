@@ -10,7 +10,7 @@ import numpy as np
 
 import fcgpu
 from bench.gpu.clock import launched, seconds_of
-from fcgpu.kernels import few, products
+from fcgpu.kernels import cublas, few
 from fcgpu.train.capture import recorded
 
 TITLE, LIMIT = "own products of few rows, against cuBLAS", 60.0
@@ -40,14 +40,14 @@ def _products(backend: Any, shapes: Sequence[Any]) -> Iterator[dict[str, Any]]:
     xp, random = backend.xp, np.random.default_rng(0)
     stream = xp.cuda.Stream(non_blocking=True)
     with stream:
-        cublas = products.nvidias(xp, stream)
+        gemm = cublas.through_nvmath(xp, stream)
         own = few.Few("relu", "cross_entropy", 10, 3, np.zeros(1, np.int64), weighted=False, count=True, xp=xp)
         for (m, k, n), turned in ((shape, turned) for shape in shapes for turned in TURNED):
             A, B = ((k, m) if turned == "a" else (m, k)), ((n, k) if turned == "b" else (k, n))
             A, B = (xp.asarray(random.standard_normal(shape, np.float32)) for shape in (A, B))
             C = xp.empty((m, n), dtype=np.float32)
             row: dict[str, Any] = {"m": m, "k": k, "n": n, "transposed": turned, "multiplications": m * k * n}
-            for name, product in (("own", own), ("cublas", cublas)):
+            for name, product in (("own", own), ("cublas", gemm)):
                 call = partial(product, A, B, C, transposed_a=turned == "a", transposed_b=turned == "b")
                 call()
                 graph = recorded(stream, call, REPEATS)

@@ -7,7 +7,7 @@ import numpy as np
 
 import fcgpu
 from bench.gpu.clock import seconds_of
-from fcgpu.kernels import products
+from fcgpu.kernels import cublas
 from fcgpu.train.capture import recorded
 
 TITLE, LIMIT = "copies, launches and products of this machine", 60.0
@@ -79,7 +79,7 @@ def _products(backend: Any, side: int) -> Iterator[tuple[str, float]]:
         ("float16", np.float16),
         ("bfloat16", bfloat16),
     ):
-        product = products.cupys(xp, tf32=precision == "tf32")
+        product = cublas.through_cupy(xp, tf32=precision == "tf32")
         A = xp.asarray(host.astype(stored))
         C = xp.empty((side, side), dtype=np.float32)
         yield precision, seconds_of(lambda p=product, A=A, C=C: p(A, A, C), backend, 3)

@@ -18,9 +18,9 @@ from bench.gpu.clock import launched, seconds_of
 from bench.gpu.limits import bandwidth, launch_seconds
 from fcgpu.kernels import device as kernels
 from fcgpu.kernels import fused
+from fcgpu.kernels.cublas import Gemm
 from fcgpu.kernels.few import Few
 from fcgpu.kernels.middle import Middle
-from fcgpu.kernels.products import Products
 from fcgpu.train import gpu as steps
 from fcgpu.train import layers
 from fcgpu.train.capture import recorded
@@ -101,7 +101,7 @@ def _launches(backend: Any, data: Any, options: dict[str, Any]) -> tuple[list[La
 def _noted() -> Iterator[list[Launch]]:
     """Launches made inside this context are appended to the list."""
     found: list[Launch] = []
-    multiplied, middle, few = Products.__call__, Middle.__call__, Few._launch
+    multiplied, middle, few = Gemm.__call__, Middle.__call__, Few._launch
     tables = {module: module.kernel for module in (kernels, fused, layers, steps)}
 
     def noting(compile: Callable[..., Any], name: str, xp: Any) -> Callable[..., Any]:
@@ -113,7 +113,7 @@ def _noted() -> Iterator[list[Launch]]:
 
         return call
 
-    def multiply(self: Products, A: Any, B: Any, C: Any, **more: Any) -> None:
+    def multiply(self: Gemm, A: Any, B: Any, C: Any, **more: Any) -> None:
         found.append(Launch(f"product {A.shape} {B.shape} to {C.shape}", lambda: multiplied(self, A, B, C, **more)))
         multiplied(self, A, B, C, **more)
 
@@ -128,7 +128,7 @@ def _noted() -> Iterator[list[Launch]]:
         )
         few(self, name, rows, columns, *arguments)
 
-    Products.__call__ = multiply  # type: ignore[method-assign]
+    Gemm.__call__ = multiply  # type: ignore[method-assign]
     Middle.__call__ = between  # type: ignore[method-assign]
     Few._launch = launch  # type: ignore[method-assign]
     for module, compile in tables.items():
@@ -136,7 +136,7 @@ def _noted() -> Iterator[list[Launch]]:
     try:
         yield found
     finally:
-        Products.__call__ = multiplied  # type: ignore[method-assign]
+        Gemm.__call__ = multiplied  # type: ignore[method-assign]
         Middle.__call__ = middle  # type: ignore[method-assign]
         Few._launch = few  # type: ignore[method-assign]
         for module, compile in tables.items():

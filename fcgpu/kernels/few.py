@@ -67,7 +67,7 @@ class Few:
         alpha: float = 1.0,
         beta: float = 0.0,
     ) -> None:
-        """C = alpha op(A) op(B) + beta C, as `Products`; one of A and B may be transposed."""
+        """C = alpha op(A) op(B) + beta C, as `cublas.Gemm`; one of A and B may be transposed."""
         name = "transposed_a" if transposed_a else "transposed_b" if transposed_b else "as_they_are"
         (m, n), k = C.shape, A.shape[0 if transposed_a else 1]
         self._launch(name, m, n, *_at(A), *_at(B), *_at(C), *_sizes(m, n, k), np.float32(alpha), np.float32(beta))

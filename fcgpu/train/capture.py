@@ -14,7 +14,7 @@ from typing import Any
 
 from fcgpu.backend import INSTALL, Backend
 from fcgpu.errors import first_line
-from fcgpu.kernels import products
+from fcgpu.kernels import cublas
 
 GRAPH = 64  # steps per graph: enough to hide the 2 µs or so of its launch; capturing it takes about 10 ms
 OLDEST_CUPY = 14
@@ -34,13 +34,13 @@ class Capture:
         self.why = why_eager(backend)
         if not self.why:
             try:
-                self.products = products.nvidias(xp, self.stream, tf32=tf32)
+                self.products = cublas.through_nvmath(xp, self.stream, tf32=tf32)
             except Exception as error:  # cuBLAS does not load in this way; CuPy's may still work
                 if backend.ran_out(error):
                     raise
                 self.why = f"cuBLAS does not start through nvmath-python ({first_line(error)})"
         if self.why:
-            self.products = products.cupys(xp, tf32=tf32)
+            self.products = cublas.through_cupy(xp, tf32=tf32)
 
     @contextmanager
     def on_stream(self) -> Iterator[None]:
@@ -126,7 +126,7 @@ def recorded(stream: Any, launch: Callable[[], Any], times: int) -> Any:
     The garbage collector is off meanwhile: it might destroy a cuBLAS handle, which would invalidate the capture. No
     other thread creates or destroys one meanwhile, for the same reason.
     """
-    with products.ALONE:
+    with cublas.ALONE:
         collects = gc.isenabled()
         gc.disable()
         try:

@@ -9,11 +9,11 @@ import numpy as np
 from fcgpu.backend import Backend
 from fcgpu.kernels.dense import is_sparse
 from fcgpu.params import Spec
+from fcgpu.train.evaluate import Evaluate
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.samples import Samples
 from fcgpu.train.small import SmallBatches, is_small
-from fcgpu.train.step import Evaluate
 from fcgpu.workers import Workers
 
 

@@ -45,8 +45,8 @@ class Layers:
     """The passes of a step: call `begin`, `forward` and `backward` for each tile, and `end`; together they fill
     `gradient` from `params`.
 
-    products : a `Products`, or a `Few` for `FewRows`. `operand` is the dtype of their operands. A tile is to be loaded
-    as [load_scale X, one].
+    products : a `Gemm` of cuBLAS, or a `Few` for `FewRows`. `operand` is the dtype of their operands. A tile is to be
+    loaded as [load_scale X, one].
     """
 
     def __init__(

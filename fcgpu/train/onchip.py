@@ -32,7 +32,7 @@ class Buffers(NamedTuple):
 class OnChip:
     """Same interface as `Layers`; for batches of one tile.
 
-    pieces : that the precision needs. products : a `Products`, or a `Few` if the features are not `pixels`.
+    pieces : that the precision needs. products : a `Gemm` of cuBLAS, or a `Few` if the features are not `pixels`.
     operand : dtype of the products' operands if the features are not `pixels`.
     """
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from fcgpu.optim.first_order import FirstOrder
 from fcgpu.train.bound import Bound, bind
+from fcgpu.train.evaluate import Evaluate, part_of
 from fcgpu.train.kept import Kept
 from fcgpu.train.plan import Plan
 from fcgpu.train.plan_c import LEAST_BYTES
-from fcgpu.train.step import Evaluate, part_of
 
 TREAD, TREADS = 64, 4  # a batch has a part, of a width of its own, for every TREAD samples; most parts
 SHARES = {1: (0, 1), 2: (0, 2 / 5, 1), 4: (0, 3 / 16, 7 / 16, 11 / 16, 1)}  # bounds of parts with equal work on MNIST

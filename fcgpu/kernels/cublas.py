@@ -4,8 +4,8 @@ cuBLAS reads matrices in column-major order. A row-major C (m, n) is the same me
     C = op(A) op(B)   is   Cᵀ = op(B)ᵀ op(A)ᵀ,
 so B is passed first and A second, each with its own transpose flag, and nothing is transposed.
 
-`nvidias` calls cuBLAS through nvmath-python, which works while a CUDA graph is captured; `cupys` calls it through CuPy,
-which refuses then. Both pass the same arguments to the same function.
+`through_nvmath` calls cuBLAS by nvmath-python, which works while a CUDA graph is captured; `through_cupy` calls it by
+CuPy, which refuses then. Both pass the same arguments to the same function.
 """
 
 import os
@@ -30,7 +30,7 @@ if hasattr(os, "register_at_fork"):
 WORKSPACE = 32 << 20  # bytes, what NVIDIA's manual recommends for Hopper
 
 
-class Products:
+class Gemm:
     """C = alpha op(A) op(B) + beta C on arrays of one device; sums are float32, or float64 for float64.
 
     A and B have the same dtype: float64, float32, float16 or bfloat16. C has it, too, or is float32 if they have 16
@@ -69,7 +69,7 @@ class Products:
         self._gemm(self.handle(), *shape, at, *matrices[0], *matrices[1], beside, *matrices[2], compute, ALGORITHM)
 
 
-def nvidias(xp: Any, stream: Any, *, tf32: bool = False) -> Products:
+def through_nvmath(xp: Any, stream: Any, *, tf32: bool = False) -> Gemm:
     """Products on a cuBLAS handle of their own, on `stream` and with a workspace: a call allocates nothing.
 
     Raises ImportError without nvmath-python, and what nvmath and CuPy raise if cuBLAS does not load or memory is short.
@@ -79,11 +79,11 @@ def nvidias(xp: Any, stream: Any, *, tf32: bool = False) -> Products:
     workspace = xp.empty((WORKSPACE,), dtype=np.uint8)
     with ALONE:
         handle = cublas.create()
-    products = Products(cublas.gemm_ex, lambda: handle, tf32=tf32, keep=(workspace, stream))
-    weakref.finalize(products, _end, xp.cuda.Device(), cublas.destroy, handle).atexit = False
+    gemm = Gemm(cublas.gemm_ex, lambda: handle, tf32=tf32, keep=(workspace, stream))
+    weakref.finalize(gemm, _end, xp.cuda.Device(), cublas.destroy, handle).atexit = False
     cublas.set_stream(handle, stream.ptr)
     cublas.set_workspace(handle, workspace.data.ptr, WORKSPACE)  # last: set_stream resets the workspace
-    return products
+    return gemm
 
 
 def _end(device: Any, destroy: Callable[[int], None], handle: int) -> None:
@@ -91,12 +91,12 @@ def _end(device: Any, destroy: Callable[[int], None], handle: int) -> None:
         destroy(handle)
 
 
-def cupys(xp: Any, *, tf32: bool = False) -> Products:
+def through_cupy(xp: Any, *, tf32: bool = False) -> Gemm:
     """Products on CuPy's own cuBLAS handle, which uses CuPy's current stream.
 
     Each thread has a handle of its own and a run may go on in another thread, so each call asks for the handle.
     """
-    return Products(xp.cuda.cublas.gemmEx, xp.cuda.device.get_cublas_handle, tf32=tf32)
+    return Gemm(xp.cuda.cublas.gemmEx, xp.cuda.device.get_cublas_handle, tf32=tf32)
 
 
 def _place(x: Any) -> tuple[int, int]:
