@@ -17,9 +17,9 @@ from device_double import HALVES, WHOLE, DeviceDouble, decide, usual, usual_on_d
 from stream_double import Cublas
 
 import fcgpu
-from fcgpu.kernels import REFERENCE, formulas
 from fcgpu.kernels import cublas as our_cublas
-from fcgpu.kernels.fused import FORMULAS, FUSED
+from fcgpu.kernels import formulas
+from fcgpu.kernels.fused import ACTIVATIONS, FORMULAS
 
 ROOT = Path(fcgpu.__file__).parent
 ROOTS = {"xp": (), "cupy": (), "runtime": ("cuda", "runtime")}  # backend.py abbreviates cupy.cuda.runtime
@@ -72,9 +72,8 @@ def uses_in(path):
 
 
 USES = [use for path in sorted(ROOT.rglob("*.py")) for use in uses_in(path)]
-# Functions that Kernels replaces on a GPU run on NumPy only; their names must exist, their keywords may be NumPy's.
-NUMPY_ONLY = {name for row in FUSED for name in (row, getattr(REFERENCE[row], "func", REFERENCE[row]).__name__)}
-CALLS = [u for u in USES if u.call and not (u.where.startswith("kernels") and u.function in NUMPY_ONLY)]
+# Activations that Kernels replaces on a GPU run on NumPy only; their names must exist, their keywords may be NumPy's.
+CALLS = [u for u in USES if u.call and not (u.where.startswith("kernels") and u.function in ACTIVATIONS)]
 
 
 def resolved(namespace, name):

@@ -251,12 +251,12 @@ def test_the_penalty_and_the_norm_are_summed_by_blocks(n, dtype, xp):
     expected, penalty = g + 0.25 * alpha * w, 0.125 * np.sum(alpha * w * w, dtype=float)
     found, penalties, squares = xp.asarray(g), xp.empty((blocks(n),)), xp.empty((blocks(n),))
     share = xp.asarray(np.array([0.25], dtype))
-    formulas.kernel("add_l2", xp)(xp.asarray(w), xp.asarray(alpha), share, found, penalties)
+    device.add_l2(xp.asarray(w), found, xp.asarray(alpha), share, penalties, xp=xp)
     np.testing.assert_allclose(found.get(), expected, rtol=4 * eps, atol=4 * eps)
     assert penalties.get().sum() == pytest.approx(float(penalty), rel=50 * eps)
-    formulas.kernel("squares", xp)(found, squares)
+    device.squares(found, squares, xp=xp)
     assert squares.get().sum() == pytest.approx(float((expected.astype(float) ** 2).sum()), rel=8 * eps)
-    formulas.kernel("clip", xp)(share, found)
+    device.clip(found, share, xp=xp)
     np.testing.assert_allclose(found.get(), expected / 4, rtol=4 * eps, atol=4 * eps)
 
 
@@ -266,7 +266,7 @@ def test_the_copy_of_the_parameters_is_rounded_to_the_nearest(operand, xp):
     w = np.concatenate([random.normal(0, 1, 500), 10.0 ** random.uniform(-9, 5, 500), [np.inf, np.nan, -0.0]])
     w = w.astype(np.float32)
     found = xp.empty(w.shape, dtype=operand)
-    formulas.kernel("cast", xp)(xp.asarray(w), found)
+    device.cast(xp.asarray(w), found, xp=xp)
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(found.get().astype(float), w.astype(operand).astype(float))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from device_double import double_backend
 
-from fcgpu.kernels.fused import FUSED
+from fcgpu.kernels.fused import RULES
 from fcgpu.kernels.updates import SCALARS, UPDATES, rprop
 
 ROW = UPDATES["rprop"]
@@ -171,7 +171,7 @@ def test_on_a_device_nothing_is_decided_on_the_host():
         loss.fill(value)
         device_g = xp.asarray(g)
         before = xp.synchronisations, xp.uploads
-        FUSED["rprop"](w, device_g, state, rate, **ROW.defaults, loss=loss, xp=xp)
+        RULES["rprop"](w, device_g, state, rate, **ROW.defaults, loss=loss, xp=xp)
         assert (xp.synchronisations, xp.uploads) == before
         step(expected, g, reference, value)
     np.testing.assert_array_equal(w.get(), expected)

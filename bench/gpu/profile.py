@@ -21,8 +21,6 @@ from fcgpu.kernels import fused
 from fcgpu.kernels.cublas import Gemm
 from fcgpu.kernels.few import Few
 from fcgpu.kernels.middle import Middle
-from fcgpu.train import gpu as steps
-from fcgpu.train import layers
 from fcgpu.train.capture import recorded
 from fcgpu.train.gpu import OnGpu
 
@@ -102,7 +100,7 @@ def _noted() -> Iterator[list[Launch]]:
     """Launches made inside this context are appended to the list."""
     found: list[Launch] = []
     multiplied, middle, few = Gemm.__call__, Middle.__call__, Few._launch
-    tables = {module: module.kernel for module in (kernels, fused, layers, steps)}
+    tables = {module: module.kernel for module in (kernels, fused)}
 
     def noting(compile: Callable[..., Any], name: str, xp: Any) -> Callable[..., Any]:
         compiled = compile(name, xp)

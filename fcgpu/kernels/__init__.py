@@ -1,8 +1,8 @@
 """The formulas of training: a table of functions, with the same names and signatures on every backend.
 
 `REFERENCE` is the specification: plain array functions. `Kernels` binds them to a backend, and replaces those that have
-a fused variant: for CuPy, or in C for the CPU. A kernel writes into buffers that its caller passes in, and returns
-None.
+a faster variant: in C for the CPU, or fused for CuPy, for predictions; a GPU's training steps launch the kernels of
+`device.py`. A kernel writes into buffers that its caller passes in, and returns None.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Kernels:
             raise AttributeError(f"no kernel is called {name!r}")
         kernel = REFERENCE[name]
         if self._backend.on_gpu:
-            kernel = fused.FUSED.get(name, kernel)
+            kernel = fused.ACTIVATIONS.get(name, kernel)
         elif self._compiled:
             kernel = native.faster(name, kernel)
         bound = partial(kernel, xp=self._backend.xp)

@@ -17,10 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcgpu.kernels import updates
 from fcgpu.kernels.dropout import threshold
 from fcgpu.kernels.formulas import BLOCK, ONE_BLOCK, WIDTH, kernel
-from fcgpu.kernels.fused import COUNTED, FUSED
 
 
 def activate(name: str, A: Any, n: int, *, xp: Any) -> None:
@@ -108,6 +106,28 @@ def share(weights: Any, place: Place, n: int, tiny: float, share: Any, *, xp: An
     )  # fmt: skip
 
 
+def cast(w: Any, rounded: Any, *, xp: Any) -> None:
+    """Overwrite `rounded`, of a 16-bit dtype, with w, each number rounded to the nearest."""
+    kernel("cast", xp)(w, rounded)
+
+
+def add_l2(w: Any, g: Any, alpha: Any, share: Any, penalties: Any, *, xp: Any) -> None:
+    """g ← g + α w share, for flat vectors; alpha is one, too, and 0 for biases. Overwrite penalties (blocks,) with
+    partial sums of ½ α w² share.
+    """
+    kernel("add_l2", xp)(w, alpha, share, g, penalties)
+
+
+def squares(g: Any, squares: Any, *, xp: Any) -> None:
+    """Overwrite squares (blocks,) with partial sums of g²."""
+    kernel("squares", xp)(g, squares)
+
+
+def clip(g: Any, factor: Any, *, xp: Any) -> None:
+    """g ← g · factor, which is (1,)."""
+    kernel("clip", xp)(factor, g)
+
+
 def loss(
     name: str, rows: Rows, share: Any, n_outputs: int, loss_scale: float, weighted: bool, count: bool, Z: Any, dZ: Any,
     losses: Any, rights: Any, *, xp: Any,
@@ -193,6 +213,3 @@ def end_step(
     kernel("end_step", xp)(
         *sums, *tables, *used, now.key.size, steps, portion, limit, advance, *now, size=ONE_BLOCK, block_size=ONE_BLOCK
     )
-
-
-UPDATES = {name: (FUSED | COUNTED)[name] for name in updates.UPDATES}

@@ -1,4 +1,4 @@
-"""CuPy variants of the elementwise formulas. Each is one kernel launch; the reference needs several.
+"""CuPy variants of activations, for predictions, and of update rules. Each is one launch; the reference needs several.
 
 `FORMULAS` holds the CUDA C++ as data: (inputs, outputs, operation), in the notation of cupy.ElementwiseKernel. So a
 test can compile the same text for the CPU and compare its values with the reference's. In a formula `i` is the flat
@@ -117,6 +117,7 @@ def rprop(
 def adam(
     w: Any, g: Any, state: Any, learning_rate: Any, *, beta_1: float, beta_2: float, epsilon: float, xp: Any
 ) -> None:
+    """Unlike the reference, this reads the step in state.t, which `device.end_step` has counted."""
     _adam("adam", (g,), w, state, learning_rate, beta_1, beta_2, epsilon, xp)
 
 
@@ -132,6 +133,7 @@ def adamw(
     weight_decay: Any,
     xp: Any,
 ) -> None:
+    """As `adam`, the caller has counted the step."""
     _adam("adamw", (g, weight_decay), w, state, learning_rate, beta_1, beta_2, epsilon, xp)
 
 
@@ -143,11 +145,9 @@ def _adam(
     kernel(name, xp)(*inputs, rate, t, b1, b2, *logs, epsilon, w, m, v)
 
 
-FUSED: dict[str, Callable[..., None]] = {
-    **{name: _forward(name) for name in ("identity", "sigmoid", "logistic", "tanh", "relu", "leaky_relu")},
-    **{f.__name__: f for f in (gradient_descent, momentum, nesterov, rmsprop, rprop)},
+ACTIVATIONS: dict[str, Callable[..., None]] = {
+    name: _forward(name) for name in ("identity", "sigmoid", "logistic", "tanh", "relu", "leaky_relu")
 }
-COUNTED: dict[str, Callable[..., None]] = {
-    "adam": adam,
-    "adamw": adamw,
-}  # like the references, but the caller has already counted the step in state.t
+RULES: dict[str, Callable[..., None]] = {
+    f.__name__: f for f in (gradient_descent, momentum, nesterov, rmsprop, rprop, adam, adamw)
+}

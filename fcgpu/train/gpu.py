@@ -23,8 +23,8 @@ import numpy as np
 
 from fcgpu.backend import Backend
 from fcgpu.errors import first_line
-from fcgpu.kernels import device
-from fcgpu.kernels.formulas import WIDTH, kernel
+from fcgpu.kernels import device, fused
+from fcgpu.kernels.formulas import WIDTH
 from fcgpu.params import Padded, Spec, weights_only
 from fcgpu.train.ahead import Ahead
 from fcgpu.train.capture import Capture, Steps
@@ -73,7 +73,7 @@ class OnGpu:
         self.layout, dtype, self._dropout = Padded(spec, WIDTH), np.dtype(recipe.dtype), recipe.dropout_rates
         operand = operand_of(recipe.precision, dtype, xp)
         self.capture = Capture(backend, tf32=recipe.precision == "tf32")
-        self.kernels = SimpleNamespace(**{name: partial(rule, xp=xp) for name, rule in device.UPDATES.items()})
+        self.kernels = SimpleNamespace(**{name: partial(rule, xp=xp) for name, rule in fused.RULES.items()})
         self.params, self.gradient = (xp.zeros((self.layout.size,), dtype=dtype) for _ in range(2))
         alpha = self.layout.padded(weights_only(spec, recipe.alpha))
         self._alpha = xp.asarray(alpha, dtype=dtype) if recipe.alpha else None
@@ -266,11 +266,11 @@ class OnGpu:
         self.capture.join()
         self._loader.advance(batch)
         if self._alpha is not None:
-            kernel("add_l2", xp)(self.params, self._alpha, batch.share, self.gradient, sums.penalties)
+            device.add_l2(self.params, self.gradient, self._alpha, batch.share, sums.penalties, xp=xp)
         if recipe.gradient_clip:
-            kernel("squares", xp)(self.gradient, sums.squares)
+            device.squares(self.gradient, sums.squares, xp=xp)
         if not early:
             end_step()
         if recipe.gradient_clip:
-            kernel("clip", xp)(self._now.clip, self.gradient)
+            device.clip(self.gradient, self._now.clip, xp=xp)
         return self.totals[0:1]

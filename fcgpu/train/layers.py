@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcgpu.kernels import device
-from fcgpu.kernels.formulas import kernel
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Padded, Spec
 from fcgpu.train.capture import Capture
@@ -100,7 +99,7 @@ class Layers:
 
     def begin(self) -> None:
         if self._copy is not None:
-            kernel("cast", self.xp)(self._params, self._copy)
+            device.cast(self._params, self._copy, xp=self.xp)
 
     def forward(self, tile: Tile, share: Any, loss_scale: float, key: Any) -> None:
         """From the tile's samples to the last layer's dZ; overwrite tile.losses and rights.
