@@ -50,7 +50,7 @@ class Problem:
 
     def cluster(self, *runs, seed=0, broken=None):
         """Results after launches of (times, rows): packed parameters and state; totals; history; at, t and rate."""
-        dtype, n, text = self.shape.dtype, len(self.X), cluster.source(self.shape)
+        dtype, n, text = self.shape.dtype, len(self.X), cluster.text(self.shape)
         if broken:  # (a part of the kernel's source, its replacement)
             assert broken[0] in text
             text = text.replace(*broken)

@@ -228,7 +228,7 @@ def test_nvidias_compiler_takes_it(architecture, shape, nvrtc):
     if architecture not in supported(nvrtc):
         pytest.skip(f"this NVRTC does not know sm_{architecture}")
     shape = cluster.fitting(shape, 232_448, 0)[0]
-    text = program(cluster.source(shape))
+    text = program(cluster.text(shape))
     error, log = compiled(nvrtc, text, [f"-arch=sm_{architecture}", "--std=c++17", "--ptxas-options=-v"])
     assert not error, log
     print(shape.sizes, shape.batch, re.findall(r"Used \d+ registers|\d+ bytes spill \w+", log))

@@ -15,6 +15,7 @@ from nvidias_compiler import compiled, supported
 
 from fcgpu.kernels import few, middle, middle_cut
 from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.kernels.text import program
 
 ARCHITECTURES = (70, 80, 90, 100)  # Volta, Ampere, Hopper, Blackwell
 NDARRAY, INDEXER, SCALAR = 1, 2, 3  # _ArgKind in cupy/_core/_kernel.pxd
@@ -110,11 +111,11 @@ def test_the_middle_of_a_step_keeps_its_numbers_in_registers(architecture, piece
     device["MultiProcessorCount"] = 132
     assert middle_cut.why_not(sizes, pieces, device) == ""
     cut = middle_cut.cut_of(sizes, pieces, 60_000, device)
-    source = middle.source(
+    text = middle.text(
         sizes, "relu", "softmax", pieces, cut, targets="int64", dense=False,
         weighted=False, count=True, stored="bfloat16" if pieces == 1 else "float32",
     )  # fmt: skip
-    error, log = compiled(nvrtc, source, [f"-arch=sm_{architecture}", "--std=c++17", "--ptxas-options=-v"])
+    error, log = compiled(nvrtc, program(text), [f"-arch=sm_{architecture}", "--std=c++17", "--ptxas-options=-v"])
     assert not error, log
     assert max(int(n) for n in re.findall(r"(\d+) bytes spill", log)) <= 64, log
     assert max(int(n) for n in re.findall(r"Used (\d+) registers", log)) * cut.threads * cut.beside <= 65536
@@ -124,11 +125,11 @@ def test_the_middle_of_a_step_compiles_for_every_output_and_activation(nvrtc):
     """Each of them once is enough: outputs and activations do not interact."""
     for output, activation in zip(OUTPUTS, itertools.cycle(("sigmoid", "tanh", "leaky_relu", "identity"))):
         dense = output in ("identity", "exp")
-        source = middle.source(
+        text = middle.text(
             (5, 20, 12, 3), activation, output, 2, middle_cut.LEAST, targets="float32" if dense else "uint8",
             dense=dense, weighted=True, count=not dense,
         )  # fmt: skip
-        error, log = compiled(nvrtc, source, ["-arch=compute_80", "--std=c++17"])
+        error, log = compiled(nvrtc, program(text), ["-arch=compute_80", "--std=c++17"])
         assert not error, log
 
 
@@ -139,7 +140,7 @@ def test_products_of_few_rows_compile(architecture, nvrtc):
     outputs = list(OUTPUTS.values())[: None if architecture == ARCHITECTURES[-1] else 1]
     for row, activation in zip(outputs, itertools.cycle(("sigmoid", "tanh", "relu", "leaky_relu"))):
         targets = "int64" if row.classifies else "float32"
-        source = few.source(activation, row.loss, 10, 3, targets, not row.classifies, True, row.classifies)
-        error, log = compiled(nvrtc, source, [f"-arch=sm_{architecture}", "--std=c++17", "--ptxas-options=-v"])
+        text = few.text(activation, row.loss, 10, 3, targets, not row.classifies, True, row.classifies)
+        error, log = compiled(nvrtc, program(text), [f"-arch=sm_{architecture}", "--std=c++17", "--ptxas-options=-v"])
         assert not error, log
         assert max(int(n) for n in re.findall(r"(\d+) bytes spill", log)) <= 64, log

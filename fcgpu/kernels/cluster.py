@@ -152,7 +152,7 @@ def _rule(name: str) -> Rule:
     return Rule(numbers, [word.split()[-1] for word in outputs.split(", ")[1:]], update.replace(once, ""), once)
 
 
-def source(shape: Shape) -> str:
+def text(shape: Shape) -> str:
     """The kernel's text for a shape, without the device functions of ptx.cu."""
     rule, lay = _rule(shape.rule), layout(shape)
     states = range(1, len(rule.state) + 1)
@@ -160,7 +160,8 @@ def source(shape: Shape) -> str:
     once += rule.once.replace("T step", "rule.step")
     defined = {
         "BLOCKS": shape.blocks, "THREADS": shape.threads, "BATCH": shape.batch,
-        "Y": shape.sizes[-1] if shape.dense else 1, "L": len(shape.sizes) - 1, "TOTAL": lay.bytes, **lay.numbers,
+        "Y": shape.sizes[-1] if shape.dense else 1, "L": len(shape.sizes) - 1, "H": len(shape.sizes) - 2,
+        "TOTAL": lay.bytes, **lay.numbers,
     }  # fmt: skip
     macros = {
         "BYTES": int(shape.features == "uint8" and shape.dtype == "float32"),
@@ -192,9 +193,8 @@ def source(shape: Shape) -> str:
         "STATE_PUT(w, span)": "".join(f"put(w + {i} * (span), s{i}); " for i in states),
     }
     lines = [f"typedef {C_TYPES[getattr(shape, of)]} {c};" for c, of in TYPES.items()]
-    lines += [f"#define {name} {' '.join(str(text).split())}" for name, text in macros.items()]
+    lines += [f"#define {name} {' '.join(str(value).split())}" for name, value in macros.items()]
     lines += [f"constexpr int {name} = {value};" for name, value in defined.items()]
-    lines += [f"constexpr int H = {len(shape.sizes) - 2};"]
     for name, values in lay.tables.items():
         chosen = "".join(f"l == {i} ? {value} : " for i, value in enumerate(values))
         lines.append(f"__device__ constexpr int {name}(int l) {{ return {chosen}0; }}")
@@ -223,7 +223,7 @@ def fitting(shape: Shape, most_bytes: int, features: int) -> list[Shape]:
 @lru_cache(maxsize=32)
 def kernel(shape: Shape, xp: Any, device: int) -> Any:
     """The compiled kernel for the current device, whose number is `device`. Raises what CuPy raises."""
-    made = xp.RawKernel(program(source(shape)), NAME, options=("--std=c++17",))
+    made = xp.RawKernel(program(text(shape)), NAME, options=("--std=c++17",))
     made.max_dynamic_shared_size_bytes = shape.bytes
     if shape.blocks > 8:
         xp.cuda.driver.funcSetAttribute(made.kernel.ptr, NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)

@@ -65,20 +65,20 @@ def load(
     one: float,
     into: Rows,
     weighted: bool,
-    named: bool,
+    with_ids: bool,
     *,
     xp: Any,
 ) -> None:
     """Fill `into` with the samples of the step from its row `start` on; into.X becomes [scale X, one, 0].
 
-    weighted, named : whether weights and ids are used.
+    weighted, with_ids : whether weights and ids are used.
     """
     X, A = samples.X, into.X
     order = place.at if place.order is None else place.order
     k = samples.y.size // len(samples.y)
     kernel("load", xp)(
         *samples, order, place.at, place.steps, place.batch, start, place.first, X.shape[-1], k, A.shape[-1] // WIDTH,
-        scale, one, place.order is not None, weighted, named, *into, size=A.size // WIDTH,
+        scale, one, place.order is not None, weighted, with_ids, *into, size=A.size // WIDTH,
     )  # fmt: skip
 
 

@@ -46,8 +46,8 @@ class Few:
         count: bool,
         xp: Any,
     ) -> None:
-        written = source(activation, loss, n_outputs, pieces, targets.dtype.name, targets.ndim == 2, weighted, count)
-        self._module, self._bytes = partial(module, written, xp), bytes_of(pieces)
+        written = text(activation, loss, n_outputs, pieces, targets.dtype.name, targets.ndim == 2, weighted, count)
+        self._module, self._bytes = partial(module, program(written), xp), bytes_of(pieces)
         self._functions: dict[str, Any] = {}
 
     def compile(self) -> None:
@@ -114,11 +114,6 @@ def _at(M: Any) -> tuple[Any, Any]:
 
 def _sizes(*sizes: int) -> tuple[Any, ...]:
     return tuple(map(np.int32, sizes))
-
-
-def source(*of: Any) -> str:
-    """The whole program for a GPU; arguments as for `text`."""
-    return program(text(*of))
 
 
 def text(

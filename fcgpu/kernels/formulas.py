@@ -117,7 +117,7 @@ FORMULAS = {
     "load": Formula(
         "raw U X, raw I y, raw T weights, raw uint32 ids, raw int64 order, raw int64 at, int64 steps, int64 batch, "
         "int64 start, int64 first, int32 d, int32 k, int32 groups, float64 scale, float64 one, bool ordered, "
-        "bool weighted, bool named",
+        "bool weighted, bool with_ids",
         "raw H A, raw I its_y, raw T its_weights, raw uint32 its_ids",
         """
         ptrdiff_t row = row_of(i, groups);
@@ -134,7 +134,7 @@ FORMULAS = {
         if (column == 0) {
             for (int j = 0; j < k; ++j) its_y[row * k + j] = y[source * k + j];
             if (weighted) its_weights[row] = weights[source];
-            if (named) its_ids[row] = ids[source];
+            if (with_ids) its_ids[row] = ids[source];
         }
         """,
     ),

@@ -60,12 +60,12 @@ class Middle:
             raise ValueError(reason)
         self._cut = cut = cut_of(spec.sizes, pieces, n, device)
         self.blocks = blocks_of(cut, n, device)
-        written = source(
+        written = text(
             spec.sizes, spec.activation, spec.output, pieces, cut, targets=targets.dtype.name, dense=targets.ndim == 2,
             weighted=weighted, count=count, stored=np.dtype(stored).name, whole=whole,
         )  # fmt: skip
         self._bytes, self._first = Memory(spec.sizes, pieces, cut).bytes, math.prod(layout.shapes[0])
-        self._module = partial(module, written, xp)
+        self._module = partial(module, program(written), xp)
         self._middle: Any = None
         self._add_up: Any = None
         self._partial = xp.empty((self.blocks, layout.size - self._first), dtype=np.float32)
@@ -98,11 +98,6 @@ class Middle:
             (up(size, ADDED) // ADDED,), (8 * ADDED,), (self._partial, np.int32(self.blocks), gradient[self._first :]),
             shared_mem=4 * 8 * ADDED,
         )  # fmt: skip
-
-
-def source(*of: Any, **options: Any) -> str:
-    """The whole program for a GPU; arguments as for `text`."""
-    return program(text(*of, **options))
 
 
 def text(

@@ -156,7 +156,7 @@ class OnGpu:
                 self._passes, self.resident = self._layers(), 0
         self._loader = Loader(
             self._data, place, self._passes, self._sums, plan, width=self.layout.shapes[0][0], weighted=self._weighted,
-            named=bool(self._dropout), resident=bool(self.resident), ahead=plan.loads_ahead and not self.capture.why,
+            with_ids=bool(self._dropout), resident=bool(self.resident), ahead=plan.loads_ahead and not self.capture.why,
             xp=xp,
         )  # fmt: skip
         with self.capture.on_stream():

@@ -108,31 +108,31 @@ class InC:
         self._reals = np.array([self._scale, recipe.alpha, first, *others, recipe.gradient_clip, 0.0, 0.0])
 
     def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drops: int, order: Any) -> None:
-        its, done = np.array(rates(self.plan.steps_per_epoch)), 0
-        keys = self._keys(len(its)) if self._drops.size else None
+        learning_rates, done = np.array(rates(self.plan.steps_per_epoch)), 0
+        keys = self._keys(len(learning_rates)) if self._drops.size else None
         if order is not None:  # whatever indexes an array may have been drawn
             order = np.arange(self.plan.samples)[order]
         self._sums.fill(0)
-        while done < len(its):  # between calls Python looks for signals
+        while done < len(learning_rates):  # between calls Python looks for signals
             converts = isinstance(self._data[0], Converted)  # a batch at a time: there is no memory for more
             last = done + (1 if converts else max(1, CALL // self.plan.batch))
             rows = slice(done * self.plan.batch, last * self.plan.batch)
             if converts or order is None:
-                data, named = self._at(rows if order is None else order[rows]), None
+                data, indices = self._at(rows if order is None else order[rows]), None
             else:
-                data, named = self._data, order[rows]
-            done += self._call(data, named, its[done:last], keys if keys is None else keys[done:last])
+                data, indices = self._data, order[rows]
+            done += self._call(data, indices, learning_rates[done:last], keys if keys is None else keys[done:last])
         self._write(number)
         self.updates += done
         self.evaluated += self.plan.samples
 
-    def _call(self, data: Any, named: Any, rates: Any, keys: Any = None) -> int:
-        """Take steps with samples of `data`, those `named` or else the first. Returns how many were taken."""
+    def _call(self, data: Any, indices: Any, rates: Any, keys: Any = None) -> int:
+        """Take steps with samples of `data`, those of `indices` or else the first. Returns how many were taken."""
         X, *others, ids = data
         self._wholes[2], longest = self._pace.next()
         self._reals[-2:] = self._t.item(), longest
         made: int = compiled.native.steps(
-            X, named, *others, self.params, *self._moments, rates, self._sums, self._sizes, self._room,
+            X, indices, *others, self.params, *self._moments, rates, self._sums, self._sizes, self._room,
             self._wholes, self._reals, ids, keys, self._drops,
         )  # fmt: skip
         self._pace.made(made)

@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 class Loader:
     """Loads samples of a run into the tiles of a step, in the form that `passes` take.
 
-    samples : X as stored or a `Stream`; weights and ids are used if they are `weighted` and `named`.
+    samples : X as stored or a `Stream`. weighted, with_ids : whether weights and ids are used.
     resident : whether the features are loaded once and stay in that form, with `width` columns, else in each step.
     ahead : whether a step's samples are loaded during the step before.
     """
@@ -43,13 +43,13 @@ class Loader:
         *,
         width: int,
         weighted: bool,
-        named: bool,
+        with_ids: bool,
         resident: bool,
         ahead: bool,
         xp: Any,
     ) -> None:
         self._samples, self._place, self._passes, self._sums, self._plan = samples, place, passes, sums, plan
-        self._width, self._weighted, self._named, self._xp = width, weighted, named, xp
+        self._width, self._weighted, self._with_ids, self._xp = width, weighted, with_ids, xp
         self._resident, self._ahead = resident, ahead
         self._row = 0  # of the epoch, at which the next batch begins
 
@@ -59,7 +59,7 @@ class Loader:
         if self._resident:
             X = self._xp.empty((plan.samples, self._width), dtype=self._passes.operand)
             rows = self._samples._replace(X=X)
-            self._load(0, rows, weighted=False, named=False)
+            self._load(0, rows, weighted=False, with_ids=False)
         else:
             rows = self._empty()
         wholes = [Tile(0, rows, self._passes.buffers(plan.tile), sums.losses, sums.rights)]
@@ -72,7 +72,7 @@ class Loader:
 
     def load(self, start: int, into: device.Rows) -> None:
         """Fill `into` with the samples of the step from its row `start` on."""
-        self._load(start, into, weighted=self._weighted, named=self._named)
+        self._load(start, into, weighted=self._weighted, with_ids=self._with_ids)
 
     def share(self, batch: Batch) -> None:
         """Set batch.share for the samples of the step."""
@@ -84,13 +84,13 @@ class Loader:
         """The next step begins after this batch."""
         self._row = (self._row + batch.samples) % self._plan.samples
 
-    def _load(self, start: int, into: device.Rows, *, weighted: bool, named: bool) -> None:
+    def _load(self, start: int, into: device.Rows, *, weighted: bool, with_ids: bool) -> None:
         samples, place, passes = self._samples, self._place, self._passes
         if isinstance(samples.X, Stream):
             first = self._row + start
             samples = samples._replace(X=samples.X[first : first + len(into.X)])
             place = place._replace(first=first)
-        device.load(samples, place, start, passes.load_scale, passes.one, into, weighted, named, xp=self._xp)
+        device.load(samples, place, start, passes.load_scale, passes.one, into, weighted, with_ids, xp=self._xp)
 
     def _empty(self) -> device.Rows:
         """Memory for the samples of a tile."""
@@ -99,7 +99,7 @@ class Loader:
             xp.empty((n, self._width), dtype=self._passes.operand),
             xp.empty((n, *y.shape[1:]), dtype=y.dtype),
             xp.empty((n,), dtype=weights.dtype) if self._weighted else weights,
-            xp.empty((n,), dtype=ids.dtype) if self._named else ids,
+            xp.empty((n,), dtype=ids.dtype) if self._with_ids else ids,
         )
 
     def _batch(self, samples: int, wholes: Sequence[Tile]) -> Batch:
@@ -119,7 +119,7 @@ class Loader:
             rows = slice(start, start + n) if self._resident else slice(n)
             X, y, weights, ids = whole.rows
             inputs = device.Rows(
-                X[rows], y[rows], weights[rows] if self._weighted else weights, ids[rows] if self._named else ids
+                X[rows], y[rows], weights[rows] if self._weighted else weights, ids[rows] if self._with_ids else ids
             )
             sums = slice(block, block := block + self._passes.blocks(n))
             work = self._passes.part(whole.work, n)
