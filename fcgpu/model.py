@@ -12,8 +12,7 @@ from fcgpu.data.labels import are_whole, array_of, encode_labels, not_a_label, s
 from fcgpu.data.names import Names, check_names, names_of
 from fcgpu.errors import ConfigError, DataError, DivergenceError, whole
 from fcgpu.kernels.losses import OUTPUTS
-from fcgpu.network import Network
-from fcgpu.outputs import Compute, in_tiles
+from fcgpu.outputs import outputs
 from fcgpu.params import Spec
 
 FEW_LOGITS = 1 << 14  # up to so many are looked at by the host: that is sooner done than launched
@@ -84,7 +83,7 @@ class Model:
         for threads below 1 or X on another GPU, DeviceError if the device cannot be used, DivergenceError if an output
         is not finite.
         """
-        P = self._outputs(X, device, threads, Network.predict)
+        P = self._outputs(X, device, threads, activate=True)
         return of_both(P) if self.classes is not None and P.shape[1] == 1 else P
 
     def decision_function(self, X: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Any:
@@ -92,7 +91,7 @@ class Model:
 
         Arguments, device and errors are those of `predict_proba`.
         """
-        return self._outputs(X, device, threads, Network.forward)
+        return self._outputs(X, device, threads)
 
     def predict(self, X: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Any:
         """The label of each sample, (n,); without classes the values, (n,) or (n, n_outputs).
@@ -103,7 +102,7 @@ class Model:
         if self.classes is None:
             values = backend.to_host(self.predict_proba(X, device=backend, threads=threads))
             return values[:, 0] if values.shape[1] == 1 else values
-        Z = self._outputs(X, backend, threads, Network.forward, few=FEW_LOGITS)
+        Z = self._outputs(X, backend, threads, few=FEW_LOGITS)
         with backend.current():
             index = backend.to_host(class_index(Z, backend.xp if backend.holds(Z) else np))
         return array_of(self.classes)[index]
@@ -171,9 +170,9 @@ class Model:
         return encode_labels(y, self.classes, data.name)
 
     def _outputs(
-        self, X: Any, device: str | Backend | None, threads: int | None, compute: Compute, *, few: int = 0
+        self, X: Any, device: str | Backend | None, threads: int | None, *, activate: bool = False, few: int = 0
     ) -> Any:
-        """(n, n_outputs), all finite, on X's device; on the host if there are no more than `few` numbers."""
+        """`outputs` of X, all finite, on X's device; on the host if there are no more than `few` numbers."""
         backend, threads = where(device, X), whole("threads", threads)
         check_names(names_of(X), self.feature_names, "X")
         if not (backend.holds(X) and X.ndim == 2 and X.size):  # numbers on a GPU are not looked at: the outputs are
@@ -185,7 +184,8 @@ class Model:
             )
         remedy = "free its memory, or use device='cpu'"
         with backend.enough_memory(remedy), np.errstate(all="ignore"):  # infinity and NaN are an error below
-            out = in_tiles(compute, self.spec, backend.to_device(self.params), X, backend, threads, self.scale)
+            params = backend.to_device(self.params)
+            out = outputs(self.spec, params, X, backend, threads, self.scale, activate=activate)
             out = backend.to_host(out) if out.size <= few else out
             xp = backend.xp if backend.holds(out) else np
             finite = xp.isfinite(out)

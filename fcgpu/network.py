@@ -147,9 +147,9 @@ class Network:
     def predict(self, layers: Sequence[Layer], work: Workspace) -> Any:
         """The forward pass with the output activation: probabilities or, for a regression, values, (n, n_outputs)."""
         Z = self.to_logits(self.products(layers, work), layers, work)
-        return self.prediction(Z, layers[-1].b)
+        return self.activate(Z, layers[-1].b)
 
-    def prediction(self, Z: Any, b: Any = None) -> Any:
+    def activate(self, Z: Any, b: Any = None) -> Any:
         """Overwrite the logits Z (n, n_outputs), without their bias b if it is given, with the outputs."""
         predict = getattr(self.kernels, self._output.prediction)
         predict(Z, self.xp.zeros((1, Z.shape[1]), Z.dtype) if b is None else b)

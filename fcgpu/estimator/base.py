@@ -22,9 +22,8 @@ from fcgpu.estimator.listen import listen
 from fcgpu.estimator.parameters import ACTIVATIONS, batch_of, recipe_of, settings_of
 from fcgpu.estimator.watch import Watch
 from fcgpu.model import Model
-from fcgpu.network import Network
 from fcgpu.optim import FULL_BATCH
-from fcgpu.outputs import in_tiles
+from fcgpu.outputs import outputs
 from fcgpu.params import Spec, initial
 from fcgpu.suggest import choices
 from fcgpu.train import train
@@ -244,7 +243,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         backend = backend_for(device_of(self.device, X), work_of(spec, X.shape[0]))
         flat = backend.to_device(self._flat(copy=False))
         X = arrays.for_backend(X, backend, flat.dtype)
-        return in_tiles(Network.predict, spec, flat, X, backend, self.threads), taken.back
+        return outputs(spec, flat, X, backend, self.threads, activate=True), taken.back
 
 
 def backend_for(device: str, work: Work | None = None) -> Backend:

@@ -12,8 +12,7 @@ from fcgpu.errors import ConfigError, DataError
 from fcgpu.estimator import arrays
 from fcgpu.kernels import REFERENCE
 from fcgpu.kernels.losses import OUTPUTS
-from fcgpu.network import Network
-from fcgpu.outputs import in_tiles
+from fcgpu.outputs import outputs
 from fcgpu.suggest import nearest
 from fcgpu.train.events import EpochEnded
 
@@ -69,7 +68,7 @@ class Watch:
         estimator, (X, y, weights, labels) = self.estimator, self.held_out
         model = event.model()
         flat = self.backend.to_device(model.params)
-        Z = self.backend.to_host(in_tiles(Network.forward, model.spec, flat, self.X, self.backend, estimator.threads))
+        Z = self.backend.to_host(outputs(model.spec, flat, self.X, self.backend, estimator.threads, activate=False))
         if not np.isfinite(Z).all():
             return math.nan, math.nan
         judged = model.score_logits(Z, y, weights)
