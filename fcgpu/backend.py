@@ -38,12 +38,12 @@ class Work(NamedTuple):
     bytes: float = 0.0  # that a step reads and writes of parameters, if they are too many for a core's cache
 
     @property
-    def on_cpu(self) -> float:
+    def cpu_seconds(self) -> float:
         """Expected seconds on a CPU."""
         return self.steps * (CPU_STEP + self.flop / CPU_FLOPS + self.bytes / CPU_BYTES)
 
     @property
-    def on_gpu(self) -> float:
+    def gpu_seconds(self) -> float:
         """Expected seconds on a GPU, including its start."""
         step = GPU_LAUNCH * self.launches + self.flop / GPU_FLOPS + self.bytes / GPU_BYTES
         return GPU_START + self.steps * step
@@ -51,7 +51,7 @@ class Work(NamedTuple):
     @property
     def is_small(self) -> bool:
         """Whether a CPU is expected to finish before a GPU."""
-        return self.on_cpu < self.on_gpu
+        return self.cpu_seconds < self.gpu_seconds
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,9 @@ def choose(device: str = "auto", work: Work | None = None, X: Any = None) -> Bac
         return _cpu("asked for")
     if device == "auto":
         if work and work.is_small:
-            return _cpu(f"expected to take {work.on_cpu:.1g} s here, and {work.on_gpu:.2g} s on a GPU with its start")
+            return _cpu(
+                f"expected to take {work.cpu_seconds:.1g} s here, and {work.gpu_seconds:.2g} s on a GPU with its start"
+            )
         try:
             return _gpu(0, "a product ran on it")
         except DeviceError as error:

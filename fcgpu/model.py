@@ -98,7 +98,7 @@ class Model:
 
         The result is on the host. Arguments and errors are those of `predict_proba`.
         """
-        backend = where(device, X)
+        backend = backend_of(device, X)
         if self.classes is None:
             values = backend.to_host(self.predict_proba(X, device=backend, threads=threads))
             return values[:, 0] if values.shape[1] == 1 else values
@@ -121,7 +121,7 @@ class Model:
         self, X: Any, y: Any, *, device: str | Backend | None = None, threads: int | None = None
     ) -> Score:
         """As `score`, but y are class indices (n,), or targets (n,) or (n, n_outputs), and they are not checked."""
-        backend = where(device, X)
+        backend = backend_of(device, X)
         return self.score_logits(backend.to_host(self.decision_function(X, device=backend, threads=threads)), y)
 
     def score_logits(self, Z: Any, y: Any, weights: Any = None) -> Score:
@@ -173,7 +173,7 @@ class Model:
         self, X: Any, device: str | Backend | None, threads: int | None, *, activate: bool = False, few: int = 0
     ) -> Any:
         """`outputs` of X, all finite, on X's device; on the host if there are no more than `few` numbers."""
-        backend, threads = where(device, X), whole("threads", threads)
+        backend, threads = backend_of(device, X), whole("threads", threads)
         check_names(names_of(X), self.feature_names, "X")
         if not (backend.holds(X) and X.ndim == 2 and X.size):  # numbers on a GPU are not looked at: the outputs are
             X = check_features(X, "X")
@@ -207,7 +207,7 @@ def r2_of(y: Any, predicted: Any, shares: Any) -> Any:
     return np.where(varies, 1 - errors / np.where(varies, spread, 1), errors == 0)
 
 
-def where(device: str | Backend | None, X: Any) -> Backend:
+def backend_of(device: str | Backend | None, X: Any) -> Backend:
     """The backend for `device`, by default where X is. Raises ConfigError, DeviceError."""
     if isinstance(device, Backend):
         device_of(device.device, X)

@@ -10,7 +10,7 @@ from device_double import as_cupy, double_backend
 
 import fcgpu
 from fcgpu.backend import device_of
-from fcgpu.model import where
+from fcgpu.model import backend_of
 
 OPTIONS = {"hidden": (6,), "epochs": 3, "learning_rate": 0.1, "batch": 20}
 
@@ -103,10 +103,10 @@ def test_another_device_than_theirs_is_refused(given, samples):
         with pytest.raises(fcgpu.ConfigError, match=message):
             fcgpu.train((there, y), device=device, **OPTIONS)
         with pytest.raises(fcgpu.ConfigError, match=message):
-            where(device, there)
+            backend_of(device, there)
     for device in ("auto", "cuda", "cuda:0"):
         assert device_of(device, there) == "cuda:0"
-    assert where(None, X).device == "cpu"
+    assert backend_of(None, X).device == "cpu"
 
 
 @pytest.mark.parametrize("changes", [{}, {"early_stopping": True}], ids=str)
@@ -134,7 +134,7 @@ def test_they_decide_the_device(gpu, samples):
     for device in ("auto", "cuda"):
         first, *_ = fcgpu.train((there, y), device=device, **OPTIONS)
         assert first.backend.device == "cuda:0"
-    assert where(None, there).device == "cuda:0"
+    assert backend_of(None, there).device == "cuda:0"
 
 
 def test_where_cupy_is_missing_it_is_said(monkeypatch, samples):

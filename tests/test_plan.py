@@ -109,7 +109,7 @@ def test_auto_leaves_to_the_cpu_what_is_done_there_first_and_says_why(monkeypatc
     assert fcgpu.choose("auto", BIG).device == fcgpu.choose("auto").device == "cuda:0"
     assert fcgpu.choose("cuda", SMALL).device == "cuda:0"
     steps = next(n for n in range(1, 10**6) if not SMALL._replace(flop=1e8, steps=n).is_small)
-    assert Work(1e8, SMALL.launches, steps).on_cpu >= GPU_START  # a GPU must save at least its start-up time
+    assert Work(1e8, SMALL.launches, steps).cpu_seconds >= GPU_START  # a GPU must save at least its start-up time
     assert fcgpu.choose("auto", Work(1e8, SMALL.launches, steps - 1)).device == "cpu"
 
 
@@ -129,8 +129,8 @@ def test_the_work_of_a_step_is_what_its_products_and_launches_are():
 def test_a_network_that_no_cache_holds_pays_for_its_parameters():
     """784-2048-2048-10 took 5.2 ms a step of one sample on 16 cores, and 0.16 ms on an H200."""
     work = work_of(fcgpu.Spec((784, 2048, 2048, 10)), 1)
-    assert 3e-3 < work.on_cpu < 8e-3
-    assert 1e-4 < work.on_gpu - GPU_START < 2.5e-4
+    assert 3e-3 < work.cpu_seconds < 8e-3
+    assert 1e-4 < work.gpu_seconds - GPU_START < 2.5e-4
 
 
 @pytest.mark.parametrize(

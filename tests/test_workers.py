@@ -11,7 +11,7 @@ import pytest
 import threadpoolctl
 
 import fcgpu
-from fcgpu.kernels.denormals import do_count_as_zero
+from fcgpu.kernels.denormals import are_counted_as_zero
 from fcgpu.workers import ONE_BLAS_THREAD, Workers, _blas
 
 LIMITS_BLAS = pytest.mark.skipif(
@@ -206,7 +206,7 @@ def test_an_interrupt_at_any_line_leaves_blas_and_denormals_as_they_were():
         while interrupted(points + 1):
             points += 1
             assert blas_threads() == {2}, points
-            assert not do_count_as_zero(), points
+            assert not are_counted_as_zero(), points
     assert points > 50
     assert blas_threads() == before
 

@@ -31,8 +31,8 @@ def rows(
             saved = on_cpu - on_gpu
             yield {
                 "sizes": spec.sizes, "batch": batch, "flop": work.flop, "launches": work.launches,
-                "cpu_seconds": on_cpu, "expected": work.on_cpu, "gpu_seconds": on_gpu,
-                "expected_of_the_gpu": work.on_gpu - GPU_START, "ratio": on_gpu / on_cpu,
+                "cpu_seconds": on_cpu, "expected": work.cpu_seconds, "gpu_seconds": on_gpu,
+                "expected_of_the_gpu": work.gpu_seconds - GPU_START, "ratio": on_gpu / on_cpu,
                 "steps_from_which_the_gpu_wins": GPU_START / saved if saved > 0 else None,
             }  # fmt: skip
 

@@ -9,7 +9,7 @@ from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.optim import FULL_BATCH, NOT_FULL_BATCH, OPTIMIZERS
 from fcgpu.params import INITS
 from fcgpu.suggest import choices
-from fcgpu.train.kinds import COUNT, FLAG, FRACTION, WHOLE, Kind, plain
+from fcgpu.train.kinds import COUNT, FLAG, FRACTION, WHOLE, Kind, as_python
 from fcgpu.train.recipe import KEYS, Recipe
 
 ACTIVATIONS = {"logistic": "sigmoid", **{name: name for name in HIDDEN_ACTIVATIONS if name != "sigmoid"}}
@@ -56,7 +56,7 @@ CHOICES: dict[str, Collection[str]] = {
 
 def settings_of(parameters: dict[str, Any]) -> dict[str, Any]:
     """The parameters of an estimator in plain Python types. Raises ConfigError, a ValueError, for an invalid one."""
-    settings = {name: plain(value) for name, value in parameters.items()}
+    settings = {name: as_python(value) for name, value in parameters.items()}
     sizes = settings["hidden_layer_sizes"]
     settings["hidden_layer_sizes"] = (sizes,) if isinstance(sizes, int) else sizes
     for name, key in KEY_OF.items():
@@ -73,7 +73,7 @@ def settings_of(parameters: dict[str, Any]) -> dict[str, Any]:
     if patience != math.inf:
         _tested("n_iter_no_change", patience, COUNT)
     _tested("validation_fraction", settings["validation_fraction"], FRACTION)  # 0 only without early_stopping
-    rates, hidden = plain(parameters["dropout"]), settings["hidden_layer_sizes"]
+    rates, hidden = as_python(parameters["dropout"]), settings["hidden_layer_sizes"]
     if isinstance(rates, list | tuple) and len(rates) != len(hidden):
         raise ConfigError(
             f"dropout={list(rates)} with hidden_layer_sizes={hidden}: expected one number, or one a hidden layer"

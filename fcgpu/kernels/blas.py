@@ -43,7 +43,7 @@ def pieces(A: Any, B: Any, C: Any) -> list[Product]:
     return [(A[part], B, C[part]) if m >= n else (A, B[:, part], C[:, part]) for part in parts]
 
 
-def product(made: Sequence[Product], alpha: float = 1.0, beta: float = 0.0, threads: int = 1) -> Callable[[], Any]:
+def product(products: Sequence[Product], alpha: float = 1.0, beta: float = 0.0, threads: int = 1) -> Callable[[], Any]:
     """A function without arguments that computes C ← α A B + β C for each product.
 
     The arrays of all products have one dtype, and must stay at their place in memory. A and B have contiguous rows or
@@ -51,17 +51,17 @@ def product(made: Sequence[Product], alpha: float = 1.0, beta: float = 0.0, thre
     contiguous rows, too, and β be 0 or 1. Call the function inside `Workers.quiet`, which holds BLAS to one thread: a
     call on several threads leaves BLAS at one.
     """
-    if made[0][0].dtype == np.uint8:
-        return partial(_bytes, made, alpha, bool(beta))
-    blas = _openblas(made[0][2].dtype.char)
+    if products[0][0].dtype == np.uint8:
+        return partial(_bytes, products, alpha, bool(beta))
+    blas = _openblas(products[0][2].dtype.char)
     if blas is None:
-        return partial(_by_numpy, made, alpha, beta)
-    if len(made) > 1 and blas.gemm_batch and min(A.size * C.shape[1] for A, _, C in made) > LEAST:
-        return _together(blas, made, alpha, beta, min(threads, len(made)))
-    if len(made) > 1:
-        calls = [product([one], alpha, beta) for one in made]
+        return partial(_by_numpy, products, alpha, beta)
+    if len(products) > 1 and blas.gemm_batch and min(A.size * C.shape[1] for A, _, C in products) > LEAST:
+        return _together(blas, products, alpha, beta, min(threads, len(products)))
+    if len(products) > 1:
+        calls = [product([one], alpha, beta) for one in products]
         return lambda: [call() for call in calls]
-    A, B, C = made[0]
+    A, B, C = products[0]
     if (alpha, beta) == (1, 0) and C.flags.c_contiguous:
         return partial(np.dot, A, B, C)  # a microsecond faster
     return _gemm(blas, A, B, C, alpha, beta)
@@ -85,13 +85,13 @@ def _number(value: Any) -> float:
     return float(value.item()) if isinstance(value, np.ndarray) else value
 
 
-def _bytes(made: Sequence[Product], alpha: float, add: bool) -> None:
-    for A, B, C in made:
+def _bytes(products: Sequence[Product], alpha: float, add: bool) -> None:
+    for A, B, C in products:
         compiled.native.multiply_bytes(A, B, C, alpha, add, compiled.has_tile_unit())
 
 
-def _by_numpy(made: Sequence[Product], alpha: float, beta: float) -> None:
-    for A, B, C in made:
+def _by_numpy(products: Sequence[Product], alpha: float, beta: float) -> None:
+    for A, B, C in products:
         if beta:
             C *= beta
             C += alpha * (A @ B)
@@ -143,18 +143,20 @@ def _gemm(blas: _OpenBLAS, A: Any, B: Any, C: Any, alpha: float, beta: float) ->
     )  # fmt: skip
 
 
-def _together(blas: _OpenBLAS, made: Sequence[Product], alpha: float, beta: float, threads: int) -> Callable[[], None]:
-    count, enum, place = len(made), ctypes.c_int, ctypes.c_void_p
-    orders = [[_order(array) for array in one] for one in made]
+def _together(
+    blas: _OpenBLAS, products: Sequence[Product], alpha: float, beta: float, threads: int
+) -> Callable[[], None]:
+    count, enum, place = len(products), ctypes.c_int, ctypes.c_void_p
+    orders = [[_order(array) for array in one] for one in products]
 
     def each(kind: Any, value: Callable[[int], Any]) -> Any:
         return (kind * count)(*map(value, range(count)))
 
     def matrices(i: int) -> tuple[Any, Any]:
-        return each(place, lambda j: made[j][i].ctypes.data), each(blas.integer, lambda j: orders[j][i][1])
+        return each(place, lambda j: products[j][i].ctypes.data), each(blas.integer, lambda j: orders[j][i][1])
 
     sizes = [each(blas.integer, size) for size in (
-        lambda j: made[j][2].shape[0], lambda j: made[j][2].shape[1], lambda j: made[j][0].shape[1],
+        lambda j: products[j][2].shape[0], lambda j: products[j][2].shape[1], lambda j: products[j][0].shape[1],
     )]  # fmt: skip
     make = partial(
         blas.gemm_batch, ROW_MAJOR, each(enum, lambda j: orders[j][0][0]), each(enum, lambda j: orders[j][1][0]),
@@ -164,7 +166,7 @@ def _together(blas: _OpenBLAS, made: Sequence[Product], alpha: float, beta: floa
 
     shortest = math.inf
 
-    def call(_: Any = made) -> None:  # the default keeps the arrays alive as long as their addresses are in use
+    def call(_: Any = products) -> None:  # the default keeps the arrays alive as long as their addresses are in use
         nonlocal shortest
         began = perf_counter()
         alone = CROWD.is_there(began)

@@ -27,7 +27,7 @@ _get, _set = (getattr(_C, name, None) for name in ("fegetenv", "fesetenv"))
 _control: Any = ctypes.PyDLL("ucrtbase")._controlfp if sys.platform == "win32" else None  # (new, which bits) -> all
 
 
-def do_count_as_zero() -> bool:
+def are_counted_as_zero() -> bool:
     """Whether this thread flushes denormals to zero."""
     if _control is not None:
         return bool(_control(0, 0) & DENORMALS == FLUSH)
@@ -40,7 +40,7 @@ def do_count_as_zero() -> bool:
 
 def count_as_zero(zero: bool) -> bool:
     """Set whether this thread flushes denormals to zero; return whether it did before."""
-    before = do_count_as_zero()
+    before = are_counted_as_zero()
     if zero != before and _control is not None:
         _control(FLUSH if zero else 0, DENORMALS)
     elif zero != before and _get is not None and _set is not None:

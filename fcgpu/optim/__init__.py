@@ -5,7 +5,7 @@ from fcgpu.kernels.updates import SCALARS, UPDATES
 OPTIMIZERS = (*UPDATES, "lbfgs")
 # Optimizers that compare losses of successive steps, and find the sizes of these; keys of a recipe that they refuse.
 FULL_BATCH, NOT_FULL_BATCH = ("rprop", "lbfgs"), ("dropout", "schedule", "warmup", "gradient_clip")
-LBFGS = ("history_size", "max_fun")  # recipe keys that only lbfgs reads
+LBFGS_KEYS = ("history_size", "max_fun")  # recipe keys that only lbfgs reads
 
 
 def state_vectors(optimizer: str, history_size: int) -> int:

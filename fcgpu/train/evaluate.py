@@ -74,7 +74,7 @@ class Evaluate:
     ) -> None:
         xp, dtype, rates = backend.xp, recipe.dtype, recipe.dropout_rates
         self.X, self.y, self.weights = data
-        self.widths, self._greatest = widths, spec.sizes[0] if widths is None else int(widths.max())
+        self.widths, self._widest = widths, spec.sizes[0] if widths is None else int(widths.max())
         self.net, self.plan, self.workers, self.xp = Network(spec, backend, rates, scale), plan, workers, xp
         self.count, self.clip = count, recipe.gradient_clip
         self.params = aligned(spec.n_params, dtype)
@@ -91,7 +91,7 @@ class Evaluate:
         self._ids = xp.arange(self.y.shape[0], dtype=np.uint32) if rates and ids is None else ids
         self._free = deque(
             (
-                Workspace(replace(spec, sizes=(self._greatest, *spec.sizes[1:])), plan.tile, dtype, xp, dropout=rates),
+                Workspace(replace(spec, sizes=(self._widest, *spec.sizes[1:])), plan.tile, dtype, xp, dropout=rates),
                 Lane.empty(spec, dtype, xp),
             )
             for _ in range(plan.at_once)
@@ -143,7 +143,7 @@ class Evaluate:
     def _width(self, rows: Any) -> int:
         """How many features the samples have; the first one has the most."""
         if self.widths is None:
-            return self._greatest
+            return self._widest
         return int(self.widths[rows.start if isinstance(rows, slice) else rows[0]])
 
     def _unused(self, width: int) -> Any:

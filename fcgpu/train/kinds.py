@@ -20,13 +20,13 @@ class Kind:
     parse: Callable[[Any], Any]
 
 
-def plain(value: Any) -> Any:
+def as_python(value: Any) -> Any:
     """Convert NumPy scalars, arrays and dtypes, such as grid searches pass, to Python's own types."""
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
         return np.dtype(value).name
     if hasattr(value, "tolist") and getattr(value, "ndim", 2) < 2:
-        return plain(value.tolist())
-    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+        return as_python(value.tolist())
+    return [as_python(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def one_of(names: Any) -> Kind:

@@ -11,7 +11,7 @@ from fcgpu.errors import ConfigError
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
-from fcgpu.optim import FULL_BATCH, LBFGS, NOT_FULL_BATCH, OPTIMIZERS
+from fcgpu.optim import FULL_BATCH, LBFGS_KEYS, NOT_FULL_BATCH, OPTIMIZERS
 from fcgpu.optim.schedules import SCHEDULES
 from fcgpu.params import INITS
 from fcgpu.suggest import choices
@@ -31,8 +31,8 @@ from fcgpu.train.kinds import (
     UNIT,
     WHOLE,
     Kind,
+    as_python,
     one_of,
-    plain,
 )
 
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
@@ -102,7 +102,7 @@ class Recipe:
         for f in fields(self):
             kind, value = f.metadata["kind"], getattr(self, f.name)
             try:
-                object.__setattr__(self, f.name, kind.parse(plain(value)))
+                object.__setattr__(self, f.name, kind.parse(as_python(value)))
             except (ValueError, OverflowError) as error:  # OverflowError: an integer beyond the range of float
                 why = f" ({error})" if str(error) else ""
                 given = list(value) if isinstance(value, tuple) else value
@@ -180,7 +180,7 @@ KEYS = {f.name: f for f in fields(Recipe)}
 
 def _users(key: str) -> dict[str, list[str]]:
     """The optimizers or schedules that use a key, as {"optimizer": names} or {"schedule": names}; {} if all do."""
-    rules = {name: {"learning_rate", *row.defaults} for name, row in UPDATES.items()} | {"lbfgs": set(LBFGS)}
+    rules = {name: {"learning_rate", *row.defaults} for name, row in UPDATES.items()} | {"lbfgs": set(LBFGS_KEYS)}
     schedules = {name: set(row.keys) for name, row in SCHEDULES.items()}
     found = {
         choice: [name for name, keys in table.items() if key in keys]

@@ -18,7 +18,7 @@ import numpy as np
 from fcgpu.backend import Backend
 from fcgpu.data.dataset import Dataset
 from fcgpu.errors import CheckpointError, ConfigError
-from fcgpu.kernels.denormals import as_zeros, count_as_zero, do_count_as_zero
+from fcgpu.kernels.denormals import are_counted_as_zero, as_zeros, count_as_zero
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.model import Model, Score
 from fcgpu.optim import FULL_BATCH
@@ -156,7 +156,7 @@ class Run:
 
     def events(self) -> Iterator[Event]:
         recipe = self.recipe
-        thread, zeros = get_ident(), do_count_as_zero()
+        thread, zeros = get_ident(), are_counted_as_zero()
         try:
             yield Started(recipe, self.data, self.spec, self.backend, self.plan)
             looked = time.perf_counter()
