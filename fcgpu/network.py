@@ -65,8 +65,8 @@ class Workspace:
         return made
 
     @staticmethod
-    def values(spec: Spec) -> int:
-        """Numbers in a workspace per row."""
+    def numbers_per_row(spec: Spec) -> int:
+        """How many numbers a workspace has for each of its rows."""
         return sum(spec.sizes) + sum(spec.sizes[1:-1]) + 2
 
 

@@ -32,7 +32,7 @@ def outputs(
         Z = logits(spec, params, X, scale, threads)
         return Network(spec, backend).activate(Z) if activate else Z
     in_tiles = partial(_in_tiles, Network(spec, backend, scale=scale), params, X, backend, threads, activate=activate)
-    row = params.dtype.itemsize * Workspace.values(in_effect(spec, X))
+    row = params.dtype.itemsize * Workspace.numbers_per_row(in_effect(spec, X))
     if not backend.on_gpu:
         return in_tiles(max(16, TILE_BYTES // row))
     row += X.dtype.itemsize * X.shape[1]

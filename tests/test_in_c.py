@@ -422,7 +422,7 @@ def test_a_training_ends_where_one_in_numpy_ends(options, monkeypatch):
     taken = used(monkeypatch)
     _, *mine = fcgpu.train(digits(300), **options)
     assert sum(taken) == mine[-1].steps
-    monkeypatch.setattr(plan_c, "are_for", lambda *a: False)
+    monkeypatch.setattr(plan_c, "is_for", lambda *a: False)
     _, *others = fcgpu.train(digits(300), **options)
     assert sum(taken) == mine[-1].steps
     np.testing.assert_allclose(mine[-1].model.params, others[-1].model.params, rtol=1e-9, atol=1e-9)
@@ -615,7 +615,7 @@ def test_a_thread_more_must_be_worth_its_start(sizes, batch, threads):
 )  # fmt: skip
 def test_there_is_a_task_for_every_thread(hidden, batch, threads, rows):
     spec, recipe = Spec((784, hidden, 10), "relu", "softmax"), fcgpu.Recipe(hidden=(hidden,), batch=batch)
-    assert plan_c.cut(spec, batch, recipe, threads) == rows
+    assert plan_c.tile(spec, batch, recipe, threads) == rows
 
 
 def test_no_bit_of_the_losses_depends_on_the_threads_by_which_a_batch_is_cut(monkeypatch):
@@ -635,8 +635,8 @@ def test_no_bit_of_the_losses_depends_on_the_threads_by_which_a_batch_is_cut(mon
 def test_batches_with_more_activations_than_a_cache_holds_go_another_way(monkeypatch):
     data, spec, recipe = digits(300), Spec((50, 6, 4), "relu", "softmax"), fcgpu.Recipe(hidden=(6,), batch=31)
     for spare, goes in ((0, True), (-1, False)):
-        monkeypatch.setattr(plan_c, "MOST_BYTES", 31 * Workspace.values(spec) * 4 + spare)
-        assert plan_c.are_for(300, 31, spec, recipe, data.X, data.y) == goes
+        monkeypatch.setattr(plan_c, "MOST_BYTES", 31 * Workspace.numbers_per_row(spec) * 4 + spare)
+        assert plan_c.is_for(300, 31, spec, recipe, data.X, data.y) == goes
 
 
 @pytest.mark.parametrize(("outputs", "goes"), [(2048, True), (2049, False)])
@@ -652,9 +652,9 @@ def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
     monkeypatch.setattr(compiled, "has_tile_unit", lambda: True)
     data = digits(300)
     spec, recipe = Spec((50, 6, 4), "relu", "softmax"), fcgpu.Recipe(hidden=(6,), batch=32)
-    assert not plan_c.are_for(300, 32, spec, recipe, data.X, data.y)
-    assert plan_c.are_for(300, 31, spec, recipe, data.X, data.y)
-    assert plan_c.are_for(300, 32, spec, recipe, data.X.astype(np.float32), data.y)
+    assert not plan_c.is_for(300, 32, spec, recipe, data.X, data.y)
+    assert plan_c.is_for(300, 31, spec, recipe, data.X, data.y)
+    assert plan_c.is_for(300, 32, spec, recipe, data.X.astype(np.float32), data.y)
     assert not taken
 
 

@@ -240,14 +240,14 @@ def test_pictures_are_rolled_out_by_rows(case, pictures):
 @pytest.mark.parametrize("rows", [1, 7, 32])
 def test_mnist_in_tiles(rows, case, theirs, monkeypatch):
     data, recipe, epochs, _ = case("mnist")
-    monkeypatch.setattr(cuts.plan_c, "are_for", lambda *_: False)
+    monkeypatch.setattr(cuts.plan_c, "is_for", lambda *_: False)
     monkeypatch.setattr(cuts, "_cut_for_cpu", tiles_of(rows))
     assert plan(data, recipe).tile == rows < data.n_samples
     assert_agrees(package(data, recipe, epochs, threads=2), theirs("mnist"))
 
 
 def test_mnist_in_lanes(digits, monkeypatch):
-    monkeypatch.setattr(cuts.plan_c, "are_for", lambda *_: False)
+    monkeypatch.setattr(cuts.plan_c, "is_for", lambda *_: False)
     data = first(digits, 1001)
     recipe = fcgpu.load_recipe("mnist").but(dtype="float64", optimizer="gradient_descent", learning_rate=1.0)
     theirs = expected(data, recipe, 2, oracle.Rows)

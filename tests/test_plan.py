@@ -147,7 +147,7 @@ def test_a_network_that_no_cache_holds_pays_for_its_parameters():
     ],
 )
 def test_wide_networks_have_few_lanes(hidden, samples, batch, lanes, monkeypatch):
-    monkeypatch.setattr(plan_c, "are_for", lambda *a: False)
+    monkeypatch.setattr(plan_c, "is_for", lambda *a: False)
     data = np.zeros((samples, 784), np.uint8), np.zeros(samples, np.intp)
     spec = fcgpu.Spec((784, *hidden, 10))
     cut = plan(spec, data, fcgpu.Recipe(hidden=hidden, batch=batch), fcgpu.choose("cpu"), threads=2)

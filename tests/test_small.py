@@ -26,7 +26,7 @@ IS_X86 = (sys.platform, platform.machine()) in (("linux", "x86_64"), ("win32", "
 @pytest.fixture(autouse=True)
 def in_numpy(monkeypatch):
     """Steps in NumPy, also where C has been compiled."""
-    monkeypatch.setattr(plan_c, "are_for", lambda *a: False)
+    monkeypatch.setattr(plan_c, "is_for", lambda *a: False)
 
 
 RULES = [name for name in UPDATES if name != "rprop"]

@@ -75,7 +75,7 @@ def trained(data, monkeypatch, *, stairs, **options):
         return seen[-1]
 
     monkeypatch.setattr(samples, "staircase", noted)
-    monkeypatch.setattr(plan_c, "are_for", lambda *a: False)  # steps in C need no staircase
+    monkeypatch.setattr(plan_c, "is_for", lambda *a: False)  # steps in C need no staircase
     *_, done = fcgpu.train(data, device="cpu", **options)
     assert (seen[0] is not None) == stairs
     return done.model.params

@@ -250,7 +250,7 @@ def test_float32_parameters_come_back_float32(blobs):
 
 
 def test_the_plan_does_not_depend_on_threads_and_uses_every_lane(mnist, monkeypatch):
-    monkeypatch.setattr(plan_c, "are_for", lambda *a: False)
+    monkeypatch.setattr(plan_c, "is_for", lambda *a: False)
     spec = fcgpu.Spec((784, 128, 64, 10))
     plans = [
         plan(spec, (mnist.X, mnist.y), fcgpu.Recipe(batch=batch), CPU, threads=threads)

@@ -79,7 +79,7 @@ class Evaluate:
         self.count, self.clip = count, recipe.gradient_clip
         self.params = aligned(spec.n_params, dtype)
         self._layers = _views(spec, self.params)
-        self._lanes = [Lane.empty(spec, dtype, xp) for _ in range(min(plan.held, plan.lanes))]
+        self._lanes = [Lane.empty(spec, dtype, xp) for _ in range(plan.held)]
         self.gradient, _, self.loss, self.correct = self._lanes[0]  # lane 0, to which the others are added
         self.penalty = xp.zeros((), dtype=dtype)
         self._alpha = recipe.alpha

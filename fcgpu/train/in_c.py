@@ -73,7 +73,7 @@ class Pace:
 
 
 class InC:
-    """The steps of a run for which `plan_c.are_for` is true, with the methods and attributes of `OnCpu`."""
+    """The steps of a run for which `plan_c.is_for` is true, with the methods and attributes of `OnCpu`."""
 
     resident, how, uses_blas = 0, "", False
 
@@ -90,7 +90,8 @@ class InC:
         self._data: tuple[Any, ...] = samples.X, samples.y, samples.weights, ids
         self._sizes = np.array(spec.sizes, np.intp)
         threads = plan_c.threads(spec, plan.batch, recipe.dtype, plan.threads)
-        self._pace, self._room = Pace(threads), aligned(plan_c.room(spec, plan.batch, recipe, plan.threads), np.uint8)
+        self._pace = Pace(threads)
+        self._room = aligned(plan_c.room_bytes(spec, plan.batch, recipe, plan.threads), np.uint8)
         kinds = (
             ACTIVATIONS.index(spec.activation), plan_c.OUTPUTS.index(spec.output), count,
             plan_c.rule(recipe.optimizer),

@@ -54,7 +54,7 @@ class Plan:
     data_bytes: int  # of the samples, if they are in the memory of the device that computes
     work_bytes: int  # of parameters, gradients, optimizer state and workspaces
     budget: int  # bytes
-    held: int = LANES  # lanes that are in memory at once, at least 2 if there are several; they are used in turn
+    held: int = 1  # lanes that are in memory at once, at least 2 if there are several; they are used in turn
     chunk: int = 0  # rows of X that go through the GPU at a time; 0 if all of X is on the device
     note: str = ""  # if memory ran out: why this is not the plan that was made first
     in_c: bool = False  # whether the steps are taken in C; then there are no lanes, and a tile is what a task takes
@@ -103,16 +103,14 @@ def plan(
     taken : X as the steps on the CPU take it, such as Pixels; None for X itself.
 
     If the budget is short, first fewer lanes are held and then fewer threads used; on a GPU the tile shrinks, and then
-    X stays on the host. Raises ConfigError for a batch larger than the data or a thread count below 1; DeviceError,
-    with the bytes needed, if no plan fits the budget.
+    X stays on the host. Raises ConfigError for a batch larger than the data; DeviceError, with the bytes needed, if no
+    plan fits the budget.
     """
     X, y = data
     n = X.shape[0]
     rows = recipe.rows(n)
     if rows > n:
         raise ConfigError(f'batch={rows} is more than the {n} samples; use batch="full"')
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads={threads}: expected 1 or more")
     resident = y.nbytes + (0 if is_mapped(X) and not backend.on_gpu else X.nbytes)
     there = not backend.on_gpu or backend.holds(X)  # in memory already, hence not in what is free
     budget = memory_budget
@@ -154,15 +152,15 @@ def readable(n: float) -> str:
 
 
 def _cut_for_cpu(whole: Plan, spec: Spec, seen: Spec, size: int) -> Plan:
-    flop, values = 6.0 * seen.n_params, Workspace.values(seen)
+    flop, numbers = 6.0 * seen.n_params, Workspace.numbers_per_row(seen)
     worth = flop * whole.batch // LANE_FLOP
-    if flop > WIDE * values:
+    if flop > WIDE * numbers:
         if whole.batch < 2 * WIDE_LANE_ROWS and whole.batch <= whole.samples // 2:
-            return replace(whole, held=1)  # one tile: the threads share each product
+            return whole  # one tile: the threads share each product
         worth = min(worth, max(2, whole.batch // WIDE_LANE_ROWS))
     lanes = int(max(1, min(LANES, LANE_BYTES // (size * spec.n_params), worth, whole.batch)))
     lanes = 1 << lanes.bit_length() - 1  # a power of two, so that 2, 4, ... threads get equal work
-    rows = max(32, min(TILE_ROWS, TILE_BYTES // (size * values)))
+    rows = max(32, min(TILE_ROWS, TILE_BYTES // (size * numbers)))
     rounds = max(1, round(whole.batch / (lanes * rows)))  # tiles per lane, all of one size, so that lanes end together
     return replace(whole, lanes=lanes, held=lanes, tile=-(-whole.batch // (lanes * rounds)))
 
@@ -184,9 +182,9 @@ def _on_gpu(
 
 
 def _on_cpu(whole: Plan, spec: Spec, X: Any, taken: tuple[Any, Any], recipe: Recipe, threads: int) -> Iterator[Plan]:
-    if plan_c.are_for(whole.samples, whole.batch, spec, recipe, *taken):
+    if plan_c.is_for(whole.samples, whole.batch, spec, recipe, *taken):
         for some in dict.fromkeys((threads, 1)):
-            cut = replace(whole, in_c=True, threads=some, tile=plan_c.cut(spec, whole.batch, recipe, some))
+            cut = replace(whole, in_c=True, threads=some, tile=plan_c.tile(spec, whole.batch, recipe, some))
             yield replace(cut, work_bytes=plan_c.work_bytes(spec, whole.batch, recipe, some))
         return
     size, row = np.dtype(recipe.dtype).itemsize, X.dtype.itemsize * X.shape[1]
@@ -211,8 +209,7 @@ def _sized(cut: Plan, spec: Spec, seen: Spec, size: int, row: int, recipe: Recip
     """The plan with its work_bytes: vectors of n_params numbers, a workspace and a scratch gradient per thread, and for
     each row of a tile the `row` bytes of a copy of its stored features.
     """
-    vectors = (
-        1 + state_vectors(recipe.optimizer, recipe.history_size) + min(cut.held, cut.lanes) + cut.at_once + 2
-    )  # 2: temporaries of the update
-    work = cut.at_once * cut.tile * (size * Workspace.values(seen) + row)
+    temporaries = 2  # of the update
+    vectors = 1 + state_vectors(recipe.optimizer, recipe.history_size) + cut.held + cut.at_once + temporaries
+    work = cut.at_once * cut.tile * (size * Workspace.numbers_per_row(seen) + row)
     return replace(cut, work_bytes=size * vectors * spec.n_params + work)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from fcgpu import logits
 from fcgpu.kernels import compiled
 from fcgpu.kernels.dense import is_sparse
-from fcgpu.logits import MOST_THREADS, is_wide, supports, tile
 from fcgpu.network import Workspace
 from fcgpu.optim import state_vectors
 from fcgpu.params import Spec
@@ -29,16 +29,16 @@ OUTPUTS = ("sigmoid", "softmax", "identity")
 RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")  # as in steps.h
 
 
-def are_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any) -> bool:
+def is_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any) -> bool:
     """Whether batches are small, and epoch.h supports the recipe, X (n, n_features) and y (n, ...)."""
-    if not supports(spec):
+    if not logits.supports(spec):
         return False
     dtype = np.dtype(recipe.dtype)
     on_tile_unit = X.dtype == np.uint8 and compiled.has_tile_unit() and batch >= LEAST_BYTES
     return (
         not (on_tile_unit or is_sparse(X))
         and batch <= (MOST if batch < samples else MOST_FULL)
-        and batch * Workspace.values(spec) * dtype.itemsize <= MOST_BYTES
+        and batch * Workspace.numbers_per_row(spec) * dtype.itemsize <= MOST_BYTES
         and spec.output in OUTPUTS
         and (y.dtype.kind in "iu" if y.ndim == 1 else y.dtype == dtype)
     )
@@ -50,22 +50,23 @@ def rule(optimizer: str) -> int:
 
 
 def threads(spec: Spec, batch: int, dtype: Any, most: int) -> int:
+    """How many threads a step is worth, of at most `most`."""
     if batch < SHARED:
         return 1
-    each = WIDE_SAMPLES if is_wide(spec, dtype) else THREAD_SAMPLES
+    each = WIDE_SAMPLES if logits.is_wide(spec, dtype) else THREAD_SAMPLES
     worth = min(batch // each, 6 * batch * spec.n_params // THREAD_FLOP)
-    return min(most, max(1, worth), MOST_THREADS)
+    return min(most, max(1, worth), logits.MOST_THREADS)
 
 
-def cut(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
+def tile(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
     """Samples of a task."""
-    return tile(spec, batch, recipe.dtype, threads(spec, batch, recipe.dtype, most_threads))
+    return logits.tile(spec, batch, recipe.dtype, threads(spec, batch, recipe.dtype, most_threads))
 
 
-def room(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
+def room_bytes(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
     """Bytes of scratch memory for the steps."""
     dtype, sizes = np.dtype(recipe.dtype), np.array(spec.sizes, np.intp)
-    rows, used = cut(spec, batch, recipe, most_threads), threads(spec, batch, dtype, most_threads)
+    rows, used = tile(spec, batch, recipe, most_threads), threads(spec, batch, dtype, most_threads)
     return int(compiled.native.steps_room(sizes, batch, rows, used, dtype == np.float64, bool(recipe.gradient_clip)))
 
 
@@ -73,4 +74,4 @@ def work_bytes(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int
     """Bytes of the parameters, the optimizer's state, a batch that is converted, and the scratch memory."""
     vectors = 1 + state_vectors(recipe.optimizer, recipe.history_size) + (recipe.optimizer not in RULES)
     numbers = vectors * spec.n_params + batch * spec.sizes[0]
-    return np.dtype(recipe.dtype).itemsize * numbers + room(spec, batch, recipe, most_threads)
+    return np.dtype(recipe.dtype).itemsize * numbers + room_bytes(spec, batch, recipe, most_threads)
