@@ -166,8 +166,8 @@ class Problem:
         return optimizer
 
 
-def exact(problem, memory=10, **options):
-    return LBFGS(problem.w, np, memory=memory, **{"gtol": 0, "ftol": 0, **options})
+def exact(problem, history_size=10, **options):
+    return LBFGS(problem.w, np, history_size=history_size, **{"gtol": 0, "ftol": 0, **options})
 
 
 def test_the_coefficients_are_those_of_the_dense_bfgs_matrix():
@@ -189,7 +189,7 @@ def test_the_coefficients_are_those_of_the_dense_bfgs_matrix():
 def test_with_memory_to_spare_a_direction_of_the_class_is_that_of_the_pairs_it_saw():
     """The same matrix, from the points that the steps visited, also after the ring buffer wraps around."""
     problem = Problem(rosenbrock, np.linspace(-1, 1.5, 6))
-    optimizer = exact(problem, memory=3)
+    optimizer = exact(problem, history_size=3)
     points = []
     for _ in range(9):
         problem.minimise(optimizer, 1)
@@ -221,7 +221,7 @@ def test_finds_the_end_of_rosenbrocks_valley(n):
 def test_finds_the_minimum_of_an_ill_conditioned_quadratic(memory, condition):
     function, c = quadratic(condition)
     problem = Problem(function, np.zeros(40))
-    optimizer = problem.minimise(exact(problem, memory, gtol=1e-4, max_evaluations=5000))
+    optimizer = problem.minimise(exact(problem, memory, gtol=1e-4, max_fun=5000))
     assert "gtol" in optimizer.finished
     np.testing.assert_allclose(problem.w, c, atol=1e-3)
 
@@ -302,7 +302,7 @@ def test_after_as_many_evaluations_the_loss_is_no_higher_than_scipys(name):
         losses.append(evaluate())
         return losses[-1]
 
-    optimizer = LBFGS(w, np, gtol=0, ftol=0, max_evaluations=budget)
+    optimizer = LBFGS(w, np, gtol=0, ftol=0, max_fun=budget)
     while not optimizer.finished:
         optimizer.step(w, g, lambda: recorded(ours))
 
@@ -322,7 +322,7 @@ def test_fits_a_network_in_float32_as_well_as_in_float64():
     y = (X[:, 0] * X[:, 1] > 0).astype(int) + (X[:, 2] > 0.5)
     for dtype in ("float32", "float64"):
         evaluate, w, g = network(X, y, (20,), "tanh", "glorot", "softmax", l2=1e-4, dtype=dtype)
-        optimizer = LBFGS(w, np, max_evaluations=300)
+        optimizer = LBFGS(w, np, max_fun=300)
         while not optimizer.finished:
             optimizer.step(w, g, evaluate)
         assert w.dtype == optimizer.gradient.dtype == dtype
@@ -334,11 +334,11 @@ def test_fits_a_network_in_float32_as_well_as_in_float64():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_going_on_from_a_state_equals_never_having_stopped(steps, dtype):
     first = Problem(rosenbrock, np.linspace(-1, 1.5, 20), dtype)
-    optimizer = exact(first, memory=5)
+    optimizer = exact(first, history_size=5)
     first.minimise(optimizer, steps)
     state, second = optimizer.state_on_host(np.copy), Problem(rosenbrock, first.w.copy(), dtype)
     first.minimise(optimizer, 25)
-    resumed = exact(second, memory=5)
+    resumed = exact(second, history_size=5)
     resumed.restore(state, np.asarray)
     second.minimise(resumed, 25)
     np.testing.assert_array_equal(first.w, second.w)
@@ -349,12 +349,12 @@ def test_going_on_from_a_state_equals_never_having_stopped(steps, dtype):
 def test_a_state_of_another_memory_is_refused():
     problem = Problem(rosenbrock, np.zeros(4))
     with pytest.raises(fcgpu.CheckpointError, match=r"shape \(10, 4\), expected \(6, 4\)"):
-        exact(problem, memory=3).restore(exact(problem, memory=5).state_on_host(np.copy), np.asarray)
+        exact(problem, history_size=3).restore(exact(problem, history_size=5).state_on_host(np.copy), np.asarray)
 
 
 @pytest.mark.parametrize("slots", [[5], [-1], [1, 1], [[0, 1]]], ids=str)
 def test_slots_that_cannot_be_are_refused(slots):
-    optimizer = exact(Problem(rosenbrock, np.zeros(4)), memory=5)
+    optimizer = exact(Problem(rosenbrock, np.zeros(4)), history_size=5)
     with pytest.raises(fcgpu.CheckpointError, match="expected some of 5, each once"):
         optimizer.restore(optimizer.state_on_host(np.copy) | {"slots": np.array(slots)}, np.asarray)
 
@@ -362,13 +362,13 @@ def test_slots_that_cannot_be_are_refused(slots):
 @pytest.mark.parametrize("number", [0.0, -1.0, math.nan])
 def test_pairs_without_curvature_are_refused(number):
     problem = Problem(rosenbrock, np.linspace(-1, 1.5, 6))
-    state = problem.minimise(exact(problem, memory=3), 7).state_on_host(np.copy)
+    state = problem.minimise(exact(problem, history_size=3), 7).state_on_host(np.copy)
     state["sy"][1, 1] = number
     with pytest.raises(fcgpu.CheckpointError, match=f"has {number}, expected numbers above 0"):
-        exact(problem, memory=3).restore(state, np.asarray)
+        exact(problem, history_size=3).restore(state, np.asarray)
 
 
-@pytest.mark.parametrize("options", [{"memory": 0}, {"max_line_search": 0}, {"max_evaluations": -1}])
+@pytest.mark.parametrize("options", [{"history_size": 0}, {"max_line_search": 0}, {"max_fun": -1}])
 def test_a_limit_below_one_is_refused(options):
     with pytest.raises(fcgpu.ConfigError, match=f"{next(iter(options))}="):
         LBFGS(np.zeros(3), np, **options)
@@ -377,7 +377,7 @@ def test_a_limit_below_one_is_refused(options):
 @pytest.mark.parametrize("limit", [1, 2, 7, 8, 9, 10, 50])
 def test_no_more_evaluations_than_allowed_and_the_best_of_them_is_kept(limit):
     problem = Problem(rosenbrock, [-1.2, 1.0])
-    optimizer = problem.minimise(exact(problem, max_evaluations=limit))
+    optimizer = problem.minimise(exact(problem, max_fun=limit))
     assert optimizer.evaluations == len(problem.losses) <= limit
     assert optimizer.finished
     assert optimizer.loss == rosenbrock(problem.w)[0] <= problem.losses[0]
@@ -386,8 +386,8 @@ def test_no_more_evaluations_than_allowed_and_the_best_of_them_is_kept(limit):
 
 def test_a_raised_limit_lets_it_go_on():
     problem = Problem(rosenbrock, [-1.2, 1.0])
-    optimizer = problem.minimise(exact(problem, max_evaluations=8))
-    optimizer.max_evaluations = 200
+    optimizer = problem.minimise(exact(problem, max_fun=8))
+    optimizer.max_fun = 200
     assert not optimizer.finished
     problem.minimise(optimizer)
     np.testing.assert_allclose(problem.w, 1, atol=1e-8)
@@ -469,14 +469,14 @@ def test_a_memory_that_leads_nowhere_is_cleared_for_steepest_descent():
 def test_the_lowest_of_trials_that_all_fail_is_kept_with_its_gradient():
     """A constant downward slope, then a jump up at 5.5: the trials are at 1, 5 and 21."""
     problem = Problem(lambda w: (-float(w[0]), -np.ones(1)) if w[0] < 5.5 else (1e3, np.ones(1)), [0.0])
-    optimizer = problem.minimise(exact(problem, max_evaluations=4))
+    optimizer = problem.minimise(exact(problem, max_fun=4))
     assert problem.losses[-1] == 1e3
     assert (problem.w[0], optimizer.loss, optimizer.gradient[0]) == (5, -5, -1)
 
 
 def test_a_point_whose_gradient_is_no_number_is_never_kept():
     problem = Problem(lambda w: (-float(w[0]), np.full(1, -1.0 if w[0] < 3 else np.nan)), [0.0])
-    optimizer = problem.minimise(exact(problem, max_evaluations=30))
+    optimizer = problem.minimise(exact(problem, max_fun=30))
     assert min(problem.losses) <= -3
     assert -3 < optimizer.loss <= -1
     assert optimizer.gradient[0] == -1
@@ -506,7 +506,7 @@ def test_on_a_device_only_numbers_come_to_the_host(monkeypatch):
     get = DeviceArray.get
     monkeypatch.setattr(DeviceArray, "get", lambda a: fetched.append(a.size) or get(a))
     evaluate, w, g = network(X, y, *shape, xp=backend.xp, backend=backend)
-    optimizer = LBFGS(w, backend.xp, memory=memory)
+    optimizer = LBFGS(w, backend.xp, history_size=memory)
     for _ in range(steps):
         optimizer.step(w, g, evaluate)
     evaluations = optimizer.evaluations
@@ -517,7 +517,7 @@ def test_on_a_device_only_numbers_come_to_the_host(monkeypatch):
 
     monkeypatch.undo()
     evaluate, expected, g = network(X, y, *shape)
-    reference = LBFGS(expected, np, memory=memory)
+    reference = LBFGS(expected, np, history_size=memory)
     for _ in range(steps):
         reference.step(expected, g, evaluate)
     assert reference.evaluations == evaluations

@@ -9,7 +9,7 @@ from fcgpu import backend as fcgpu_backend
 from fcgpu.kernels import compiled
 from fcgpu.train import plan
 from fcgpu.train.loop import fit_to
-from fcgpu.train.pixels import Pixels, features
+from fcgpu.train.pixels import Pixels, pixels_as_bytes
 
 BYTES = np.concatenate([np.arange(256), np.random.default_rng(0).integers(0, 256, 2500 * 8 - 256)]).reshape(-1, 8)
 BYTES = BYTES.astype(np.uint8)
@@ -44,7 +44,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_pixels_are_found_and_are_the_bytes(form, backend):
-    made, times = features(backend.to_device(FORMS[form]), backend, 2)
+    made, times = pixels_as_bytes(backend.to_device(FORMS[form]), backend, 2)
     assert times == (255 if "/" in form or form.endswith(("inverse", "columns", "other", "from float64")) else 1)
     np.testing.assert_array_equal(backend.to_host(made)[:], BYTES)
     if isinstance(made, Pixels):
@@ -61,18 +61,18 @@ def test_one_other_number_anywhere_and_they_are_not(wrong, dtype, backend):
             X = BYTES.astype(dtype)
             X[at, at] = wrong
             X = backend.to_device(X / dtype(divisor))
-            assert features(X, backend, 2) == (X, 1)
+            assert pixels_as_bytes(X, backend, 2) == (X, 1)
 
 
 def test_other_types(backend):
     for X in (BYTES.astype(np.int64) * 2, BYTES, BYTES > 3):
         X = backend.to_device(X)
-        assert features(X, backend, 2) == (X, 1)
-    made, times = features(backend.to_device(BYTES.astype(np.float16)), backend, 2)
+        assert pixels_as_bytes(X, backend, 2) == (X, 1)
+    made, times = pixels_as_bytes(backend.to_device(BYTES.astype(np.float16)), backend, 2)
     assert (made.dtype, times) == (np.uint8, 1)
     for X in (200 + BYTES % 2 / 8, 1 - BYTES % 4 / 2048, BYTES / 255):  # float16 values close to pixels
         X = backend.to_device(X.astype(np.float16))
-        assert features(X, backend, 2) == (X, 1)
+        assert pixels_as_bytes(X, backend, 2) == (X, 1)
 
 
 def trained(X, scale, **options):
@@ -127,9 +127,9 @@ def test_on_a_gpu_too(batch, lie, device, monkeypatch, tmp_path):
 def test_what_stays_on_disk_for_want_of_memory_is_not_looked_through(device, monkeypatch, tmp_path):
     np.save(tmp_path / "X.npy", BYTES / np.float32(255))
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
-    assert features(mapped, device, 1)[1] == 255
+    assert pixels_as_bytes(mapped, device, 1)[1] == 255
     monkeypatch.setattr(fcgpu_backend, "CPU_SHARE", 0)
-    assert features(mapped, device, 1)[1] == 1
+    assert pixels_as_bytes(mapped, device, 1)[1] == 1
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64, np.float32])
@@ -137,4 +137,4 @@ def test_negative_numbers_are_no_pixels(dtype, backend):
     X = BYTES.astype(dtype)
     X[1700, 5] = -1
     X = backend.to_device(X)
-    assert features(X, backend, 2) == (X, 1)
+    assert pixels_as_bytes(X, backend, 2) == (X, 1)

@@ -19,7 +19,8 @@ def has_tile_unit() -> bool:
 
 def multiplies_bytes() -> bool:
     """Whether native.c multiplies uint8 by float matrices: on the tile unit, or by skipping zeros."""
-    return native is not None and (has_tile_unit() or hasattr(native, "steps"))
+    with_vectors = hasattr(native, "steps")  # native.c was compiled with vector types, as by GCC and clang
+    return native is not None and (has_tile_unit() or with_vectors)
 
 
 def in_words() -> str:

@@ -104,13 +104,17 @@ def row_of_loss(name: str, functions: Functions = EXACT) -> str:
 
 
 def rows_of_loss(
-    name: str, share: int, k: int, width: int, dense: bool, weighted: bool, count: bool, functions: Functions = EXACT
+    name: str, threads: int, k: int, width: int, dense: bool, weighted: bool, count: bool, functions: Functions = EXACT
 ) -> str:
-    """The device function `loss`, for a tile of R rows whose logits, `width` apart, are in shared memory."""
+    """The device function `loss`, for a tile of R rows of k logits, which lie `width` apart in shared memory.
+
+    threads : that share a row. dense : whether targets are (n, k). weighted, count : whether samples have weights, and
+    correct predictions are counted.
+    """
     return f"""
 // dZ of `n` rows from their logits Z, which are overwritten as scratch; 0 in the rows after them. SHARE threads work on
 // a row. all: adds up the loss and correct predictions of this thread's rows.
-constexpr int SHARE = {share};
+constexpr int SHARE = {threads};
 __device__ inline void meet() {{ __syncwarp(); }}
 template <typename V> __device__ inline V across(V mine) {{
   for (int bits = 1; bits < SHARE; bits *= 2) mine += __shfl_xor_sync(~0u, mine, bits);

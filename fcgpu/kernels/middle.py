@@ -111,9 +111,9 @@ def text(
     shapes = [(up(n_in + 1, WIDTH), up(n_out, WIDTH)) for n_in, n_out in itertools.pairwise(sizes)]
     k, width = sizes[-1], up(sizes[-1], 16) + 1
     own = sum(a * b for a, b in shapes[1:])
-    share = next(n for n in (32, 16, 8, 4, 2, 1) if n * cut.rows <= cut.threads)
-    blocks = 1 if whole else pieces
-    assert share * cut.rows % 32 == 0, "a warp that has a row has nothing else"
+    threads_per_row = next(n for n in (32, 16, 8, 4, 2, 1) if n * cut.rows <= cut.threads)
+    blocks, functions = 1 if whole else pieces, FAST if pieces == 1 else EXACT
+    assert threads_per_row * cut.rows % 32 == 0, "a warp that has a row has nothing else"
     return f"""
 typedef float T;
 typedef float H;
@@ -126,7 +126,7 @@ constexpr int P = {pieces}, B = {blocks}, R = {cut.rows}, THREADS = {cut.threads
 __device__ inline float g(float z) {{ return {(NEAR if pieces == 1 else QUICK).get(activation, G[activation])}; }}
 __device__ inline float derivative(float a, float dz) {{ return {DERIVATIVE[activation]}; }}
 {text_of("pieces.cu")}{text_of("middle.cu")}
-{rows_of_loss(OUTPUTS[output].loss, share, k, width, dense, weighted, count, FAST if pieces == 1 else EXACT)}
+{rows_of_loss(OUTPUTS[output].loss, threads_per_row, k, width, dense, weighted, count, functions)}
 {_kernel(sizes, shapes, pieces, blocks, cut, k if dense else 1, "weights + start" if weighted else "weights")}"""
 
 

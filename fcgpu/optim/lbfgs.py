@@ -2,8 +2,8 @@
 
 The step is a combination of the gradient and the stored s and y, whose coefficients depend only on inner products
 (Byrd, Nocedal and Schnabel 1994). Those are kept on the host as small matrices, and the vectors stay on the device: one
-iteration is two products of the history (2 memory, n) with a vector, one of coefficients with the history, and a line
-search.
+iteration is two products of the history (2 m, n) of m pairs with a vector, one of coefficients with the history, and a
+line search.
 """
 
 import math
@@ -22,12 +22,12 @@ FTOL = 2.2e-9  # relative; the factr * eps of L-BFGS-B's defaults, also in float
 class LBFGS:
     """`step(w, g, evaluate)` moves the flat parameters w (n,), float32 or float64, by one iteration.
 
-    memory : number of stored pairs s = w' - w, y = g' - g. 2 memory + 4 vectors like w are allocated, all here.
+    history_size : number m of stored pairs s = w' - w, y = g' - g. 2 m + 4 vectors like w are allocated, all here.
     max_line_search : most evaluations of one line search.
     gtol : stop when no entry of the gradient is larger in magnitude.
     ftol : stop when an iteration but the first, whose direction has no scale, lowers the loss by at most this fraction
         of it.
-    max_evaluations : stop after this many evaluations; None for no limit.
+    max_fun : stop after this many evaluations; None for no limit.
 
     After a step, `loss` is the loss at w, `gradient` a copy of the gradient at w, and `evaluations` the number of
     evaluations so far. `strayed` is True if the last evaluation may have been at a point other than w. `finished` says
@@ -37,7 +37,7 @@ class LBFGS:
     copies numbers to the host three times, apart from the loss: the slope along the direction; the slope and the
     largest gradient entry at the trial; the inner products of the new pair.
 
-    Raises ConfigError if `memory`, `max_line_search` or `max_evaluations` is below 1. `step` raises DivergenceError if
+    Raises ConfigError if `history_size`, `max_line_search` or `max_fun` is below 1. `step` raises DivergenceError if
     the gradient at the start is not finite while the loss is.
     """
 
@@ -48,36 +48,37 @@ class LBFGS:
         w: Any,
         xp: Any,
         *,
-        memory: int = 10,
+        history_size: int = 10,
         max_line_search: int = 20,
         gtol: float = GTOL,
         ftol: float = FTOL,
-        max_evaluations: int | None = None,
+        max_fun: int | None = None,
     ) -> None:
-        limits = {"memory": memory, "max_line_search": max_line_search, "max_evaluations": max_evaluations}
+        limits = {"history_size": history_size, "max_line_search": max_line_search, "max_fun": max_fun}
         for name, value in limits.items():
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value}: expected a whole number of 1 or more")
-        self.xp, self.memory, self.max_line_search, self.max_evaluations = xp, memory, max_line_search, max_evaluations
+        self.xp, self.history_size, self.max_line_search, self.max_fun = xp, history_size, max_line_search, max_fun
+        m = history_size
         self.gtol, self.ftol = gtol, ftol
         self.loss, self.evaluations, self.strayed = math.nan, 0, False
         self.gradient = xp.zeros_like(w)
         self._eps = float(np.finfo(w.dtype).eps)
         self._start, self._direction, self._lowest_gradient = (xp.zeros_like(w) for _ in range(3))
-        self._history = xp.zeros((2 * memory, w.size), dtype=w.dtype)  # s in the first half, y in the second
+        self._history = xp.zeros((2 * m, w.size), dtype=w.dtype)  # s in the first half, y in the second
         self._slots: list[int] = []  # rows of the stored pairs, oldest first
         # [i, j] is s_i·y_j, y_i·y_j of the stored pairs, oldest first; of sy, only where pair j is no older than i
-        self._sy, self._yy = np.zeros((memory, memory)), np.zeros((memory, memory))
-        self._along = np.zeros(2 * memory)  # history · gradient
-        self._products = xp.zeros((2, 2 * memory), dtype=w.dtype)  # history · y, history · gradient, on the device
+        self._sy, self._yy = np.zeros((m, m)), np.zeros((m, m))
+        self._along = np.zeros(2 * m)  # history · gradient
+        self._products = xp.zeros((2, 2 * m), dtype=w.dtype)  # history · y, history · gradient, on the device
         self._numbers = xp.zeros((2,), dtype=np.float64)  # slope and largest gradient entry, on the device
         self._greatest, self._reason = math.nan, ""
 
     @property
     def finished(self) -> str:
         """Why the optimizer has stopped; "" while it has not."""
-        if not self._reason and self.max_evaluations is not None and self.evaluations >= self.max_evaluations:
-            return f"max_evaluations={self.max_evaluations} are made"
+        if not self._reason and self.max_fun is not None and self.evaluations >= self.max_fun:
+            return f"max_fun={self.max_fun} evaluations are made"
         return self._reason
 
     def step(self, w: Any, g: Any, evaluate: Callable[[], Any]) -> float:
@@ -124,17 +125,17 @@ class LBFGS:
     def restore(self, state: Mapping[str, Any], to_device: Callable[[Any], Any]) -> None:
         """Load what `state_on_host` returned; its arrays are copied. The next steps are the same, bit for bit.
 
-        Raises CheckpointError if it was saved with another number of parameters or another `memory`.
+        Raises CheckpointError if it was saved with another number of parameters or another `history_size`.
         """
-        m = self.memory
+        m = self.history_size
         shapes = {"history": self._history.shape, "gradient": self.gradient.shape, "sy": (m, m), "yy": (m, m)}
         state = {**state, **{name: to_device(state[name]) for name in ("history", "gradient") if name in state}}
         for name, expected in (shapes | {"along": (2 * m,)}).items():
             found = getattr(state.get(name), "shape", "none")
             if expected != found:
                 raise CheckpointError(
-                    f"the {name} of L-BFGS has shape {found}, expected {expected}: resume with the network and memory "
-                    "that it was saved with"
+                    f"the {name} of L-BFGS has shape {found}, expected {expected}: resume with the network and "
+                    "history_size that it was saved with"
                 )
         for name, kind in {"loss": float, "evaluations": int, "reason": str}.items():
             if not isinstance(state.get(name), kind):
@@ -186,8 +187,8 @@ class LBFGS:
             return loss, slope
 
         trials = self.max_line_search
-        if self.max_evaluations is not None:
-            trials = min(trials, self.max_evaluations - self.evaluations)
+        if self.max_fun is not None:
+            trials = min(trials, self.max_fun - self.evaluations)
         noise = self._eps * abs(self.loss)
         found = strong_wolfe(trial, start, step, max_trials=trials, noise=noise) if start.slope < 0 else None
         self.strayed = found is None
@@ -219,7 +220,7 @@ class LBFGS:
 
         drop : minus s times the gradient before the step, the decrease of the loss along its tangent.
         """
-        xp, m = self.xp, self.memory
+        xp, m = self.xp, self.history_size
         if len(self._slots) == m:
             slot = self._slots.pop(0)
             for products in (self._sy, self._yy):
@@ -242,7 +243,7 @@ class LBFGS:
 
     def _aim(self) -> float:
         """Set the direction to -H times the gradient, H being the inverse Hessian's estimate; return the slope."""
-        xp, m = self.xp, self.memory
+        xp, m = self.xp, self.history_size
         if self._slots:
             k, order, coefficients = len(self._slots), np.array(self._slots), np.zeros(2 * m)
             a, p, scale = compact(self._sy[:k, :k], self._yy[:k, :k], self._along[order], self._along[m + order])

@@ -19,9 +19,9 @@ class Ahead:
     """
 
     def __init__(self, xp: Any, recipe: Recipe, plan: Plan, layers: int) -> None:
-        every = plan.steps_per_epoch
-        self._seed, self._layers, self._last = recipe.seed, layers, recipe.epochs * every
-        n = every * max(1, AHEAD // every)
+        per_epoch = plan.steps_per_epoch
+        self._seed, self._layers, self._last = recipe.seed, layers, recipe.epochs * per_epoch
+        n = per_epoch * max(1, AHEAD // per_epoch)
         self._rates, self._first = Upload(xp, (n,), np.dtype(recipe.dtype)), Upload(xp, (1,), np.int64)
         self._keys = Upload(xp, (n + 1, max(1, 2 * layers)), np.uint32)
         self.tables = Tables(self._rates.array, self._keys.array, self._first.array)

@@ -1,10 +1,11 @@
 """Steps as CUDA graphs: called once, captured once, then replayed. Steps that cannot be captured are called each time.
 
-A step is a function without arguments that launches the same kernels on the same buffers at each call. What changes
-from one call to the next is in device memory. Capturing a call runs nothing, so replays and calls may be mixed and give
-the same bits. The first call is a normal step; it compiles and loads every kernel, which must not happen in a capture.
+step(i, n) launches step i of a graph of n steps; i and n alone determine its kernels and buffers. A call without a graph
+is step(0, 1). What else changes from one step to the next is in device memory. Capturing runs nothing, so replays and
+calls may be mixed and give the same bits. The first step is called: this compiles and loads every kernel, which must
+not happen in a capture.
 
-A graph cannot be replayed with the wrong shapes: a step has no arguments, and each shape has a step of its own.
+A graph cannot be replayed with the wrong shapes: a step has no other arguments, and each shape has a step of its own.
 """
 
 import gc
@@ -84,8 +85,7 @@ class Capture:
 
 
 class Steps:
-    """Runs a step many times, by graphs of up to `most` steps if they can be captured: step(i, n) launches step i of a
-    graph of n.
+    """Runs step(i, n) many times, by graphs of up to `most` steps if they can be captured.
 
     The caller must keep alive all arrays that the step uses.
     """

@@ -14,7 +14,7 @@ from fcgpu.kernels.denormals import as_zeros
 from fcgpu.network import Network, Workspace
 from fcgpu.optim.first_order import FirstOrder
 from fcgpu.params import Layer, Spec, aligned
-from fcgpu.train.kept import Kept
+from fcgpu.train.kept import KeptLogits
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
 from fcgpu.workers import Workers
@@ -56,7 +56,7 @@ class Evaluate:
     `correct` : () int64, correct predictions before the update, if `count`.
     """
 
-    kept: Kept | None = None  # if set, the loss is measured later: it is not returned, `loss` and `correct` are not set
+    kept: KeptLogits | None = None  # if set, the loss is measured later: neither returned, nor `loss` and `correct` set
 
     def __init__(
         self,

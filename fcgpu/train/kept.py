@@ -13,7 +13,7 @@ from fcgpu.network import Network
 BYTES = 256 << 10  # of logits that are measured at once, so that they are still in the cache
 
 
-class Kept:
+class KeptLogits:
     """The logits (rows, n_outputs) of the batches since `measured`, with their targets and, if any, weights."""
 
     def __init__(self, net: Network, batch: int, samples: int, dtype: Any, *, count: bool) -> None:

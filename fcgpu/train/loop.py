@@ -17,7 +17,7 @@ from fcgpu.params import Spec
 from fcgpu.train.attempts import Attempts
 from fcgpu.train.events import EpochEnded, Event
 from fcgpu.train.order import Order
-from fcgpu.train.pixels import features, is_mapped
+from fcgpu.train.pixels import is_mapped, pixels_as_bytes
 from fcgpu.train.plan import Plan, plan, readable, work_of
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.run import Monitor, Run
@@ -101,7 +101,7 @@ def train(
             )
         data, weights, sample_ids, held_out, held_weights = _hold_out(data, weights, sample_ids, recipe)
     y = fit_to(recipe, data)[1]
-    X, times = features(data.X, backend, threads or cpu_count())
+    X, times = pixels_as_bytes(data.X, backend, threads or cpu_count())
     cut = partial(
         plan, spec, (X if backend.on_gpu else data.X, y), recipe, backend,
         threads=threads, weighted=weights is not None, beside=0 if held_out is None else held_out.X.nbytes, taken=X,

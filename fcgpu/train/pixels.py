@@ -29,7 +29,7 @@ class Pixels(Converted):
         return _to_bytes(self.X[part], self.times)[0]
 
 
-def features(X: Any, backend: Backend, threads: int) -> tuple[Any, int]:
+def pixels_as_bytes(X: Any, backend: Backend, threads: int) -> tuple[Any, int]:
     """(X as a run uses it, the factor that X was multiplied by).
 
     Pixels of any dtype become bytes: for the CPU a `Pixels`, which the run copies if its budget allows it; for a GPU a

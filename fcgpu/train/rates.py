@@ -21,24 +21,25 @@ class Rates:
         self._factor = partial(schedule.factor, **{key: getattr(recipe, key) for key in schedule.keys})
         self._initial = math.ldexp(recipe.learning_rate, -start.halvings)
         self._by_step, self._epochs = schedule.by_step, recipe.epochs
-        self._every, self._samples = plan.steps_per_epoch, plan.samples
-        self._warm_up_steps = recipe.warmup * self._every
+        self._per_epoch, self._samples = plan.steps_per_epoch, plan.samples
+        self._warm_up_steps = recipe.warmup * self._per_epoch
         self._done, self._seen, self._is_new = start.epochs, start.samples, not start.rule
         # A schedule counts the start's epochs as of this run's batches; they may have been of others.
         self._before = 0 if start.epochs else start.steps
 
     def __call__(self, epoch: int, step: int, drops: int) -> float:
         """The learning rate of a step; one beyond the end of the epoch is in a later one."""
-        at = self._position(epoch + step // self._every, step % self._every, drops)
+        at = self._position(epoch + step // self._per_epoch, step % self._per_epoch, drops)
         return self._initial * self._factor(at) * warm_up(at, self._warm_up_steps)
 
     def of(self, n: int, epoch: int, drops: int) -> list[float]:
         """The learning rates of n steps, from the first one of an epoch on."""
         change = self._by_step or self._position(epoch, 0, drops).step < self._warm_up_steps  # within epochs
-        each = 1 if change else self._every
+        each = 1 if change else self._per_epoch
         rates = [self(epoch, step, drops) for step in range(0, n, each)]
         return [rate for rate in rates for _ in range(each)][:n]
 
     def _position(self, epoch: int, step: int, drops: int) -> Position:
         seen = 0 if epoch == 0 and self._is_new else self._seen + (epoch - self._done) * self._samples
-        return Position(self._before + epoch * self._every + step, self._epochs * self._every, epoch, seen, drops)
+        n = self._per_epoch
+        return Position(self._before + epoch * n + step, self._epochs * n, epoch, seen, drops)

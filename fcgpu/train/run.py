@@ -49,7 +49,7 @@ Monitor = Callable[[EpochEnded], float]
 class Run:
     """One training run. All of its state is here, or in the arrays of `steps` and `rule`.
 
-    X, times : the data's features multiplied by `times`, from `pixels.features`.
+    X, times : the data's features multiplied by `times`, from `pixels_as_bytes`.
     """
 
     def __init__(
@@ -104,8 +104,8 @@ class Run:
     def _rule(self) -> LBFGS | FirstOrder:
         recipe, params, xp = self.recipe, self.steps.params, self.backend.xp
         if recipe.optimizer == "lbfgs":
-            most = recipe.max_fun or None
-            return LBFGS(params, xp, memory=recipe.history_size, gtol=recipe.tol, max_evaluations=most)
+            size, most = recipe.history_size, recipe.max_fun or None
+            return LBFGS(params, xp, history_size=size, gtol=recipe.tol, max_fun=most)
         options = {key: getattr(recipe, key) for key in UPDATES[recipe.optimizer].defaults if key in KEYS}
         if "weight_decay" in options:
             flat = weights_only(self.spec, options["weight_decay"])

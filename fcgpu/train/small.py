@@ -14,7 +14,7 @@ import numpy as np
 from fcgpu.optim.first_order import FirstOrder
 from fcgpu.train.bound import Bound, bind
 from fcgpu.train.evaluate import Evaluate, part_of
-from fcgpu.train.kept import Kept
+from fcgpu.train.kept import KeptLogits
 from fcgpu.train.plan import Plan
 from fcgpu.train.plan_c import LEAST_BYTES
 
@@ -31,12 +31,12 @@ def is_small(plan: Plan) -> bool:
 class SmallBatches(Evaluate):
     """`Evaluate` for a plan that `is_small`. The losses are measured by `kept`, later."""
 
-    kept: Kept
+    kept: KeptLogits
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         plan = self.plan
-        self.kept = Kept(self.net, plan.batch, plan.samples, self.params.dtype, count=self.count)
+        self.kept = KeptLogits(self.net, plan.batch, plan.samples, self.params.dtype, count=self.count)
         self._work = self._free[0][0]
         self._cuts, self._bound = cache(self._cuts_of), lru_cache(BOUND)(self._bind)
         self._subtracts = False
