@@ -18,7 +18,7 @@ MEMINFO, OWN_GROUP, GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), P
 def cpu_count() -> int:
     """Number of processors: those that the process may run on, but no more than its CPU quota or OMP_NUM_THREADS."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min([allowed, *_quotas(), *_asked_for()])
+    return min([allowed, *_quotas(), *_omp_num_threads()])
 
 
 def free_memory() -> int:
@@ -27,7 +27,7 @@ def free_memory() -> int:
     for group in _groups():
         with suppress(OSError, ValueError):  # "max" means no limit
             limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
-            free = min(free, max(0, limit - used + _files(group)))
+            free = min(free, max(0, limit - used + _reclaimable(group)))
     return free
 
 
@@ -43,13 +43,13 @@ def _free_of_the_system() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # macOS says only how much there is
 
 
-def _files(group: Path) -> int:
+def _reclaimable(group: Path) -> int:
     """Bytes of the group's file cache that the system can reclaim."""
     lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
 
 
-def _asked_for() -> Iterator[int]:
+def _omp_num_threads() -> Iterator[int]:
     """OMP_NUM_THREADS, OpenMP's limit. joblib sets it in its processes, so that they do not use each other's share."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # the others are for nested regions
     if first.isdecimal() and int(first):

@@ -70,8 +70,8 @@ class Workspace:
         return sum(spec.sizes) + sum(spec.sizes[1:-1]) + 2
 
 
-def in_effect(spec: Spec, X: Any) -> Spec:
-    """The Spec by which to estimate work and memory: a sparse X has as many features as numbers in a row are not 0."""
+def effective_spec(spec: Spec, X: Any) -> Spec:
+    """The Spec by which to estimate work and memory: features of a sparse X that are 0 in a row do not count."""
     return replace(spec, sizes=(-(-X.nnz // X.shape[0]) or 1, *spec.sizes[1:])) if is_sparse(X) else spec
 
 
@@ -167,7 +167,7 @@ class Network:
                 derivative(A[below], dA[below])
 
     def measure(self, Z: Any, y: Any, weight: Any, losses: Any) -> None:
-        """Fill losses (n, 1) from logits Z (n, n_outputs), targets and weights."""
+        """Fill losses (n, 1) from logits Z (n, n_outputs); targets y and weight are as in `kernels/losses.py`."""
         getattr(self.kernels, self._output.loss)(Z, y, weight, losses)
 
     def _delta(self, Z: Any, b: Any, y: Any, weight: Any) -> None:
@@ -188,8 +188,8 @@ class Network:
     ) -> None:
         """Forward and backward over the tile in work.A[0]: fill `gradients`, work.losses and, if `count`, work.correct.
 
-        factor (1,), if given, multiplies the gradients. It is applied to the last dZ, the smallest array.
-        keys and ids are as in `to_logits`.
+        y and weight are as in `kernels/losses.py`, keys and ids as in `to_logits`. factor (1,), if given, multiplies
+        the gradients; it is applied to the last dZ, the smallest array.
         """
         products = self.products(layers, work, gradients)
         Z = self.to_logits(products, layers, work, keys, ids)

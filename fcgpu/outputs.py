@@ -12,7 +12,7 @@ from fcgpu.host import cpu_count
 from fcgpu.kernels import compiled
 from fcgpu.kernels.dense import is_sparse
 from fcgpu.logits import logits, supports
-from fcgpu.network import Network, Workspace, in_effect
+from fcgpu.network import Network, Workspace, effective_spec
 from fcgpu.params import Spec
 from fcgpu.workers import Workers
 
@@ -32,7 +32,7 @@ def outputs(
         Z = logits(spec, params, X, scale, threads)
         return Network(spec, backend).activate(Z) if activate else Z
     in_tiles = partial(_in_tiles, Network(spec, backend, scale=scale), params, X, backend, threads, activate=activate)
-    row = params.dtype.itemsize * Workspace.numbers_per_row(in_effect(spec, X))
+    row = params.dtype.itemsize * Workspace.numbers_per_row(effective_spec(spec, X))
     if not backend.on_gpu:
         return in_tiles(max(16, TILE_BYTES // row))
     row += X.dtype.itemsize * X.shape[1]

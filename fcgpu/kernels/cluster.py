@@ -30,7 +30,7 @@ import numpy as np
 from fcgpu.kernels import formulas, fused
 from fcgpu.kernels.expressions import DERIVATIVE, TARGET, G, loss
 from fcgpu.kernels.formulas import WIDTH
-from fcgpu.kernels.text import C_TYPES, program, text_of, up
+from fcgpu.kernels.text import C_TYPES, program, round_up, text_of
 from fcgpu.kernels.updates import log_or_minus_infinity
 
 NAME = "steps_of_a_cluster"
@@ -83,29 +83,29 @@ def layout(shape: Shape) -> Layout:
     """The layout of a block's shared memory and of the flat vectors."""
     n, last, size = shape.sizes, len(shape.sizes) - 1, np.dtype(shape.dtype).itemsize
     features, targets = np.dtype(shape.features).itemsize, np.dtype(shape.targets).itemsize
-    padded = [up(m, 4) for m in n]
-    units = [0, *(up(m, 4 * shape.blocks) // shape.blocks for m in n[1:])]
+    padded = [round_up(m, 4) for m in n]
+    units = [0, *(round_up(m, 4 * shape.blocks) // shape.blocks for m in n[1:])]
     width = [0, *units[1:last], padded[last]]
     # Eight rows at a stride of 4, 12, 20, ... are in different banks.
     ld = [m if m % 8 else m + 4 for m in padded]
     inputs = [0, 0, *padded[1:last]]
     states = len(_rule(shape.rule).state)
     rows = rows_of_a_thread(shape)
-    row = up(up(n[0], 4) * features, 16) // features
-    columns = [0, *(up(m, WIDTH) for m in n[1:])]
-    matrices = [up(a + 1, WIDTH) * b for a, b in zip(n, columns[1:], strict=False)]
+    row = round_up(round_up(n[0], 4) * features, 16) // features
+    columns = [0, *(round_up(m, WIDTH) for m in n[1:])]
+    matrices = [round_up(a + 1, WIDTH) * b for a, b in zip(n, columns[1:], strict=False)]
     at = 0
 
     def take(count: int, itemsize: int) -> int:
         nonlocal at
-        at, start = at + up(count * itemsize, 16), at
+        at, start = at + round_up(count * itemsize, 16), at
         return start
 
     held, layers = size * (1 + states), range(1, last + 1)
-    scratch = max(up(shape.batch, rows), shape.threads // 32 * rows) * units[1]
+    scratch = max(round_up(shape.batch, rows), shape.threads // 32 * rows) * units[1]
     numbers = {
         "FEATURES": take(shape.buffers * shape.batch * row, features),
-        "W1": take(units[1] * up(n[0], 128), held),
+        "W1": take(units[1] * round_up(n[0], 128), held),
         "SCRATCH": take(scratch, size),
         "DZ1": take(shape.batch * units[1], size),
         "SOURCES": take(2 * shape.batch, 8),

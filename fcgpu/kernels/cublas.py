@@ -4,8 +4,8 @@ cuBLAS reads matrices in column-major order. A row-major C (m, n) is the same me
     C = op(A) op(B)   is   Cᵀ = op(B)ᵀ op(A)ᵀ,
 so B is passed first and A second, each with its own transpose flag, and nothing is transposed.
 
-`through_nvmath` calls cuBLAS by nvmath-python, which works while a CUDA graph is captured; `through_cupy` calls it by
-CuPy, which refuses then. Both pass the same arguments to the same function.
+`through_nvmath` calls cuBLAS through nvmath-python, which works while a CUDA graph is captured; `through_cupy` calls it
+through CuPy, which refuses then. Both pass the same arguments to the same function.
 """
 
 import os
@@ -31,7 +31,7 @@ WORKSPACE = 32 << 20  # bytes, what NVIDIA's manual recommends for Hopper
 
 
 class Gemm:
-    """C = alpha op(A) op(B) + beta C on arrays of one device; sums are float32, or float64 for float64.
+    """cuBLAS's C = alpha op(A) op(B) + beta C on arrays of one device; sums are float32, or float64 for float64.
 
     A and B have the same dtype: float64, float32, float16 or bfloat16. C has it, too, or is float32 if they have 16
     bits. Rows must be contiguous.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.kernels.expressions import DERIVATIVE, G, rows_of_loss
-from fcgpu.kernels.text import C_TYPES, module, program, text_of, up
+from fcgpu.kernels.text import C_TYPES, module, program, round_up, text_of
 
 THREADS, ROWS, COLUMNS = 256, 16, 32  # of a block; of its tile
 MOST_OUTPUTS = COLUMNS  # of a last layer whose loss is computed with its logits: a thread block has whole rows then
@@ -120,7 +120,7 @@ def text(
     activation: str, loss: str, n_outputs: int, pieces: int, targets: str, dense: bool, weighted: bool, count: bool
 ) -> str:
     """The kernels, without the device functions of ptx.cu. targets is the name of y's dtype."""
-    logits = up(n_outputs, 2) + 1  # an odd number of floats: threads that each read a row use different banks
+    logits = round_up(n_outputs, 2) + 1  # an odd number of floats: threads that each read a row use different banks
     return f"""
 typedef float T;
 typedef float H;

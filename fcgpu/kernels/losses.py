@@ -92,7 +92,7 @@ def count_correct(Z: Any, y: Any, correct: Any, *, xp: Any) -> None:
 class Output(NamedTuple):
     prediction: str  # name of the activation that turns logits into the output
     loss: str
-    measure: Callable[..., None]
+    measure: Callable[..., None]  # the loss, from logits
     mean: Callable[..., None]  # the same activation, but only as accurate as mean - target needs
     classifies: bool  # labels are class indices, and there is an accuracy
 

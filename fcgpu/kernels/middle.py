@@ -21,7 +21,7 @@ from fcgpu.kernels.expressions import DERIVATIVE, EXACT, FAST, G, rows_of_loss
 from fcgpu.kernels.formulas import WIDTH
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.middle_cut import Cut, Memory, blocks_of, cut_of, why_not
-from fcgpu.kernels.text import C_TYPES, module, program, text_of, up
+from fcgpu.kernels.text import C_TYPES, module, program, round_up, text_of
 
 # Activations take most of the time that products do not. The hardware's exponential and reciprocal are wrong by a few
 # units in the last place, its tanh by less than bfloat16's rounding.
@@ -95,7 +95,7 @@ class Middle:
         )  # fmt: skip
         size = self._partial.shape[1]
         self._add_up(
-            (up(size, ADDED) // ADDED,), (8 * ADDED,), (self._partial, np.int32(self.blocks), gradient[self._first :]),
+            (-(-size // ADDED),), (8 * ADDED,), (self._partial, np.int32(self.blocks), gradient[self._first :]),
             shared_mem=4 * 8 * ADDED,
         )  # fmt: skip
 
@@ -108,8 +108,8 @@ def text(
 
     targets and stored are names of dtypes; stored, of Z1, is float32 or bfloat16. whole as in `Middle`.
     """
-    shapes = [(up(n_in + 1, WIDTH), up(n_out, WIDTH)) for n_in, n_out in itertools.pairwise(sizes)]
-    k, width = sizes[-1], up(sizes[-1], 16) + 1
+    shapes = [(round_up(n_in + 1, WIDTH), round_up(n_out, WIDTH)) for n_in, n_out in itertools.pairwise(sizes)]
+    k, width = sizes[-1], round_up(sizes[-1], 16) + 1
     own = sum(a * b for a, b in shapes[1:])
     threads_per_row = next(n for n in (32, 16, 8, 4, 2, 1) if n * cut.rows <= cut.threads)
     blocks, functions = 1 if whole else pieces, FAST if pieces == 1 else EXACT

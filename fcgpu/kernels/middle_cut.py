@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fcgpu.kernels.formulas import WIDTH
-from fcgpu.kernels.text import up
+from fcgpu.kernels.text import round_up
 
 
 class Cut(NamedTuple):
@@ -50,7 +50,7 @@ def cut_of(sizes: Sequence[int], pieces: int, n: int, device: Any) -> Cut:
         return (
             taken <= device["MaxSharedMemoryPerBlockOptin"]
             and cut.beside * (taken + BLOCK_BYTES) <= device["MaxSharedMemoryPerMultiprocessor"]
-            and cut.rows * up(sizes[1], WIDTH) * (2 if pieces > 1 else 1) <= AHEAD * cut.threads
+            and cut.rows * round_up(sizes[1], WIDTH) * (2 if pieces > 1 else 1) <= AHEAD * cut.threads
             and max(sizes[2:]) <= 2 * cut.threads
         )
 
@@ -76,7 +76,7 @@ class Memory:
     def __init__(self, sizes: Sequence[int], pieces: int, cut: Cut) -> None:
         rows = cut.rows
         self.places, self.bytes, self._pieces = "", 0, pieces
-        wide, last = [up(size, 16) for size in sizes], len(sizes) - 1
+        wide, last = [round_up(size, 16) for size in sizes], len(sizes) - 1
         for layer in range(1, last):
             self._matrix(f"A{layer}", rows, wide[layer])
         self._matrix("dZ", rows, wide[last])
@@ -96,4 +96,4 @@ class Memory:
 
     def _floats(self, name: str, n: int) -> None:
         self.places += f"  float *const {name} = (float *)(memory + {self.bytes});\n"
-        self.bytes += up(4 * n, 16)
+        self.bytes += round_up(4 * n, 16)

@@ -28,6 +28,6 @@ def module(written: str, xp: Any) -> Any:
     return xp.RawModule(code=written, options=("--std=c++17",))
 
 
-def up(n: int, multiple: int) -> int:
+def round_up(n: int, multiple: int) -> int:
     """n rounded up to a multiple."""
     return -(-n // multiple) * multiple

@@ -29,11 +29,10 @@ class FirstOrder:
         self._update: Callable[..., None] = partial(getattr(kernels, name), **self.hyperparameters)
         self._needs_loss = row.needs_loss
 
-    def scaled(self, done: int = 0) -> Any:
-        """Make `step` subtract g as it is, and return the learning rate (1,). For gradient descent only.
+    def expect_scaled(self, done: int = 0) -> Any:
+        """Expect gradients times the learning rate, which is returned, (1,). For gradient descent only.
 
-        From then on the caller multiplies the gradient by the learning rate, and itself subtracts its first `done`
-        entries.
+        From then on `step` subtracts g as it is, but for its first `done` entries, which the caller subtracts itself.
         """
         self._update = partial(_subtract, slice(done, None))
         return self.learning_rate

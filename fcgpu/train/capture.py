@@ -1,9 +1,9 @@
 """Steps as CUDA graphs: called once, captured once, then replayed. Steps that cannot be captured are called each time.
 
-step(i, n) launches step i of a graph of n steps; i and n alone determine its kernels and buffers. A call without a graph
-is step(0, 1). What else changes from one step to the next is in device memory. Capturing runs nothing, so replays and
-calls may be mixed and give the same bits. The first step is called: this compiles and loads every kernel, which must
-not happen in a capture.
+step(i, n) launches step i of a graph of n steps; i and n alone determine its kernels and buffers. A call by itself is
+step(0, 1). All else that changes from step to step is in device memory. Capturing runs nothing, so replays and calls
+may be mixed and give the same bits. The first step is called: this compiles and loads every kernel, which must not
+happen in a capture.
 
 A graph cannot be replayed with the wrong shapes: a step has no other arguments, and each shape has a step of its own.
 """

@@ -68,11 +68,11 @@ class OnCpu:
         if order is not None and self._stairs is not None:
             order = self._stairs.batches(order, size)
         loss, penalty, correct = (self.history[number, i : i + 1] for i in range(3))
-        held, set_to = self.rule.learning_rate, None
+        learning_rate, set_to = self.rule.learning_rate, None
         measures, counts, regularised = not at.kept, at.count and not at.kept, self.recipe.alpha
         for start, rate in zip(range(0, n, size), rates(self.plan.steps_per_epoch), strict=True):
-            if held is not None and rate != set_to:
-                held.fill(rate)
+            if learning_rate is not None and rate != set_to:
+                learning_rate.fill(rate)
                 set_to = rate
             stop = min(start + size, n)
             share = (stop - start) / n

@@ -56,7 +56,7 @@ class Evaluate:
     `correct` : () int64, correct predictions before the update, if `count`.
     """
 
-    kept: KeptLogits | None = None  # if set, the loss is measured later: neither returned, nor `loss` and `correct` set
+    kept: KeptLogits | None = None  # if set, losses are measured later: none is returned, `loss`, `correct` are not set
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Evaluate:
 
     def descend(self, rule: FirstOrder) -> None:
         """From now on multiply gradients by the learning rate of the rule, which must be gradient descent."""
-        self.factor = rule.scaled()
+        self.factor = rule.expect_scaled()
 
     def begin(self, step: int) -> None:
         """Set dropout's keys for this step: its masks are the same in every evaluation until the next `begin`."""

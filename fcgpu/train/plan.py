@@ -19,7 +19,7 @@ from fcgpu.backend import Backend, Work
 from fcgpu.errors import ConfigError, DeviceError
 from fcgpu.host import cpu_count
 from fcgpu.kernels.dense import is_sparse
-from fcgpu.network import Workspace, in_effect
+from fcgpu.network import Workspace, effective_spec
 from fcgpu.optim import state_vectors
 from fcgpu.params import Spec
 from fcgpu.train import plan_c, plan_gpu
@@ -151,8 +151,8 @@ def readable(n: float) -> str:
     return f"{n / 1024**power:,.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
 
 
-def _cut_for_cpu(whole: Plan, spec: Spec, seen: Spec, size: int) -> Plan:
-    flop, numbers = 6.0 * seen.n_params, Workspace.numbers_per_row(seen)
+def _cut_for_cpu(whole: Plan, spec: Spec, effective: Spec, size: int) -> Plan:
+    flop, numbers = 6.0 * effective.n_params, Workspace.numbers_per_row(effective)
     worth = flop * whole.batch // LANE_FLOP
     if flop > WIDE * numbers:
         if whole.batch < 2 * WIDE_LANE_ROWS and whole.batch <= whole.samples // 2:
@@ -188,13 +188,13 @@ def _on_cpu(whole: Plan, spec: Spec, X: Any, taken: tuple[Any, Any], recipe: Rec
             yield replace(cut, work_bytes=plan_c.work_bytes(spec, whole.batch, recipe, some))
         return
     size, row = np.dtype(recipe.dtype).itemsize, X.dtype.itemsize * X.shape[1]
-    seen = in_effect(spec, X)
+    effective = effective_spec(spec, X)
     if is_sparse(X):
-        row = size * seen.sizes[0]
-    cut = _cut_for_cpu(whole, spec, seen, size)
+        row = size * effective.sizes[0]
+    cut = _cut_for_cpu(whole, spec, effective, size)
     cut = replace(cut, threads=threads)
     while True:
-        yield _sized(cut, spec, seen, size, row, recipe)
+        yield _sized(cut, spec, effective, size, row, recipe)
         if cut == (cut := _fewer_at_once(cut)):
             return
 
@@ -205,11 +205,11 @@ def _fewer_at_once(cut: Plan) -> Plan:
     return replace(cut, threads=threads, held=min(cut.lanes, max(threads + 1, cut.held // 2)))
 
 
-def _sized(cut: Plan, spec: Spec, seen: Spec, size: int, row: int, recipe: Recipe) -> Plan:
+def _sized(cut: Plan, spec: Spec, effective: Spec, size: int, row: int, recipe: Recipe) -> Plan:
     """The plan with its work_bytes: vectors of n_params numbers, a workspace and a scratch gradient per thread, and for
     each row of a tile the `row` bytes of a copy of its stored features.
     """
     temporaries = 2  # of the update
     vectors = 1 + state_vectors(recipe.optimizer, recipe.history_size) + cut.held + cut.at_once + temporaries
-    work = cut.at_once * cut.tile * (size * Workspace.numbers_per_row(seen) + row)
+    work = cut.at_once * cut.tile * (size * Workspace.numbers_per_row(effective) + row)
     return replace(cut, work_bytes=size * vectors * spec.n_params + work)

@@ -46,7 +46,7 @@ class SmallBatches(Evaluate):
 
     def descend(self, rule: FirstOrder) -> None:
         n_features, n_out = self.net.spec.layer_sizes[0]
-        self.factor, self._subtracts = rule.scaled(n_features * n_out), True
+        self.factor, self._subtracts = rule.expect_scaled(n_features * n_out), True
 
     def __call__(self, rows: Any, n_rows: int) -> Any:
         """Fill gradient and penalty from the samples `rows`. Returns the penalty, or 0."""
