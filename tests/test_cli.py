@@ -21,6 +21,7 @@ from fcgpu.cli.options import every, parser, size
 from fcgpu.progress import Progress, digits
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS
+from fcgpu.train.recipe_files import to_toml
 
 COMMANDS = ("train", "evaluate", "predict", "bench", "info", "recipes")
 LEARN = ("--epochs", "20", "--hidden", "8", "--learning-rate", "0.05", "--device", "cpu")
@@ -152,6 +153,18 @@ def test_training_again_from_the_recipe_gives_the_same_model(run, tmp_path):
     assert again["model_sha256"] == said["model_sha256"]
     assert (tmp_path / "model.safetensors").read_bytes() == (path / "model.safetensors").read_bytes()
     assert (tmp_path / "recipe.toml").read_bytes() == (path / "recipe.toml").read_bytes()
+
+
+def test_a_key_of_a_recipe_file_that_changes_nothing_is_said(data, tmp_path):
+    """Unless an option makes use of it. A recipe that the package writes has every key; defaults are not said."""
+    text = to_toml(fcgpu.Recipe(hidden=(2,), epochs=2, momentum=0.5, weight_decay=0.1, optimizer="rmsprop"))
+    (tmp_path / "own.toml").write_text(text)
+    said = "fcgpu: warning: {0}: {1} changes nothing where optimizer={2!r}: it is for {3}\n".format
+    momentum, decay = ("momentum=0.5", "momentum, nesterov"), ("weight_decay=0.1", "adamw")
+    for optimizer, idle in (("rmsprop", [momentum, decay]), ("adamw", [momentum])):
+        words = ("train", data, "--recipe", tmp_path / "own.toml", "--optimizer", optimizer, "--device", "cpu")
+        result = call(*words, "--quiet", "--out", tmp_path / optimizer)
+        assert result == (0, "", "".join(said(tmp_path / "own.toml", key, optimizer, its) for key, its in idle))
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "rprop"])
@@ -409,6 +422,19 @@ def test_a_narrow_terminal_shows_the_whole_number_of_the_epoch(monkeypatch):
     with Progress(500, shown=True) as progress:
         progress.add(Epoch(16, 500, looked))
     assert "epoch 16/500  loss 0.5000" in plain(screen.getvalue())
+
+
+@pytest.mark.parametrize(("columns", "speed"), [(68, True), (67, False), (56, False)])
+def test_a_narrow_terminal_leaves_out_the_speed_rather_than_the_time_left(columns, speed, monkeypatch):
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", screen)
+    for name, value in {"TERM": "xterm", "COLUMNS": str(columns)}.items():
+        monkeypatch.setenv(name, value)
+    with Progress(500, shown=True) as progress:
+        progress.add(Epoch(16, 500, []))
+    numbers = "loss 0.5000  accuracy 75.00%" + "  50 samples/s" * speed
+    assert re.search(rf"epoch 16/500 [ ━╸╺]*{numbers} --:-- left", plain(screen.getvalue()))
 
 
 def plain(shown):

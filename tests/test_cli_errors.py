@@ -225,6 +225,14 @@ OPTIONS = {
         "hinge": "loss='hinge': expected one of binary_cross_entropy, cross_entropy, squared_error, poisson\n",
         "mse": "loss='mse': expected one of .*did you mean 'squared_error'",
     },
+    "--momentum": {"0.9": "momentum=0.9 changes nothing where optimizer='adam': it is for momentum, nesterov"},
+    "--weight-decay": {
+        "0.01": "weight_decay=0.01 changes nothing where optimizer='adam': it is for adamw",
+        "0.1": "weight_decay=0.1 changes nothing where",
+    },
+    "--gamma": {"0.5": "gamma=0.5 changes nothing where schedule='': it is for step"},
+    "--validation-fraction": {"0.1": "validation_fraction=0.1 changes nothing without early_stopping.*add it"},
+    "--tol": {"1e-4": "tol=0.0001 changes nothing without n_iter_no_change.*add it"},
     "--optimizer": {"adm": "optimizer='adm': expected one of .*did you mean 'adam'"},
     "--init": {"hee": "init='hee': expected one of .*did you mean 'he'"},
     "--schedule": {
@@ -234,10 +242,13 @@ OPTIONS = {
     "--dtype": {"float16": "dtype='float16': expected one of float32, float64"},
     "--image-size": {
         "64": r"image_size=\[64\]: expected \[height, width\]",
+        "(64)": r"image_size=\[64\]: expected \[height, width\]",
+        "(64, 64)": r"image_size=\(64, 64\) is not for",
         "64,64": r"image_size=\(64, 64\) is not for .*good\.csv: only a folder of images is resized; leave it out",
         "9" * 20 + ",1": "image_size=.*expected at most 67108864 in all",
     },
     "--recipe": {
+        "": "recipe='' is not known; choose from deep, logistic",
         "mnits": "recipe='mnits' is not known; did you mean 'mnist'",
         "none.toml": r"none\.toml: the recipe cannot be read \(No such file.*\); give the path .* deep, logistic",
         "./folder": r"\./folder: the recipe cannot be read \((Is a directory|Permission denied)\)",

@@ -1,6 +1,7 @@
 """The six recipes, each as a user runs it, and the schema, which refuses unknown keys and values."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 
 import fcgpu
 from fcgpu.cli import main
+from fcgpu.optim import OPTIMIZERS
 from fcgpu.train.recipe import KEYS
-from fcgpu.train.recipe_files import from_toml, to_toml
+from fcgpu.train.recipe_files import from_toml, recipe_names, to_toml
 
 
 def train(tmp_path, capfd, *words):
@@ -199,8 +201,61 @@ def test_a_full_batch_recipe_takes_an_optimizer_without_a_schedule(name, optimiz
         ({"optimizer": "adam", "momentum": 0.5}, "momentum=0.5 .* it is for momentum, nesterov"),
         ({"optimizer": "adam", "history_size": 5}, "history_size=5 .* it is for lbfgs"),
         ({"schedule": "cosine", "gamma": 0.1}, "gamma=0.1 changes nothing where schedule='cosine': it is for step"),
+        ({"validation_fraction": 0.2}, "validation_fraction=0.2 changes nothing without early_stopping"),
+        ({"tol": 0.5}, "tol=0.5 changes nothing without n_iter_no_change"),
+        ({"tol": 0.5, "early_stopping": True}, "tol=0.5 changes nothing without n_iter_no_change"),
+        ({"optimizer": "rprop", "gradient_clip": 1.0}, "gradient_clip=1.0 is not for optimizer='rprop'"),
     ],
 )
 def test_a_key_that_would_change_nothing_is_refused(changes, words):
     with pytest.raises(fcgpu.ConfigError, match=words):
         fcgpu.Recipe().but(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        vars(fcgpu.Recipe()),
+        vars(fcgpu.Recipe()) | {"optimizer": "lbfgs"},
+        {"validation_fraction": 0.2, "early_stopping": True},
+        {"tol": 0.5, "n_iter_no_change": 2},
+        {"tol": 0.5, "optimizer": "lbfgs"},
+        {"hidden": (), "activation": "tanh", "dropout": 0.2},
+        {"batch": "full", "shuffle": False},
+    ],
+)
+def test_defaults_and_what_is_vacuous_may_be_spelled_out(changes):
+    recipe = fcgpu.Recipe().but(**changes)
+    assert all(getattr(recipe, key) == value for key, value in changes.items() if key != "dropout")
+
+
+OTHERS = {
+    "learning_rate": 0.3, "momentum": 0.3, "beta_1": 0.3, "beta_2": 0.3, "rho": 0.3, "epsilon": 0.3,
+    "weight_decay": 0.3, "history_size": 1, "max_fun": 2, "step_size": 1, "gamma": 0.3, "power_t": 0.3, "tol": 1e3,
+    "validation_fraction": 0.3,
+}  # fmt: skip
+CHOICES = [
+    *({"optimizer": name} for name in OPTIMIZERS),
+    {"schedule": "step", "step_size": 2},
+    {"schedule": "inverse_scaling"},
+    {"early_stopping": True},
+    {"n_iter_no_change": 1},
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_the_unused_keys_are_those_that_change_nothing(choice):
+    X = np.random.default_rng(0).normal(size=(30, 2))
+    base = fcgpu.Recipe(hidden=(3,), epochs=8, **choice)
+
+    def trained(recipe):
+        *_, done = fcgpu.train((X, (X[:, 0] > 0).astype(int)), recipe, device="cpu")
+        return done.model.params.tobytes()
+
+    idle = {key for key, value in OTHERS.items() if trained(replace(base, **{key: value})) == trained(base)}
+    assert idle == {why.split("=")[0] for why in base.unused(OTHERS, defaults=True)}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_recipes_of_the_package_have_no_unused_keys(name):
+    assert not list(fcgpu.load_recipe(name).unused(KEYS))

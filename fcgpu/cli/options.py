@@ -220,7 +220,7 @@ def _typed(key: str, value: Any) -> Any:
     default = KEYS[key].default
     try:
         if isinstance(default, tuple):
-            words = value.strip("[] ")
+            words = value.strip("[]() ")
             return tuple(_number(word) for word in words.split(",")) if words else ()
         if isinstance(default, int | float) and not isinstance(default, bool):
             return int(value) if isinstance(default, int) else float(value)

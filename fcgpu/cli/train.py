@@ -38,7 +38,7 @@ from fcgpu.train import train as events_of
 from fcgpu.train.checkpoint import Checkpoint, check_cut, check_data, cut_of, differing, fingerprint
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.plan import readable
-from fcgpu.train.recipe import Recipe
+from fcgpu.train.recipe import KEYS, Recipe
 from fcgpu.train.recipe_files import load_recipe
 from fcgpu.train.state import State
 
@@ -53,8 +53,14 @@ def train(args: Namespace) -> int:
     policy = Policy(*every(args.checkpoint_every), count("keep", args.keep) or KEPT)
     if args.resume is None:
         own_data = args.recipe is None and args.data not in (None, "mnist")
-        base = Recipe() if own_data else load_recipe(args.recipe or "mnist")
-        recipe = base.but(**recipe_changes(args))
+        base = Recipe() if own_data else load_recipe("mnist" if args.recipe is None else args.recipe)
+        changes = recipe_changes(args)
+        recipe = base.but(**changes)
+        for why in recipe.unused(changes, defaults=True):  # whoever gives a default as an option expects it to be used
+            raise ConfigError(why)
+        of_the_file = [key for key in KEYS if any(base.unused([key]))]
+        for why in recipe.unused(of_the_file):
+            say(f"fcgpu: warning: {args.recipe}: {why}")
         recipe = recipe.but(data=_source(recipe.data if args.data is None else args.data))
         if not recipe.data and args.data is None:
             raise ConfigError(f"recipe {recipe.name} has no data of its own: fcgpu train DATA --recipe {args.recipe}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from fcgpu.errors import ConfigError
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
-from fcgpu.optim import FULL_BATCH, NOT_FULL_BATCH, OPTIMIZERS
+from fcgpu.optim import FULL_BATCH, NOT_FOR_FULL_BATCH, OPTIMIZERS
 from fcgpu.params import INITS
 from fcgpu.suggest import choices
 from fcgpu.train.kinds import COUNT, FLAG, FRACTION, WHOLE, Kind, as_python
@@ -95,7 +95,7 @@ def settings_of(parameters: dict[str, Any]) -> dict[str, Any]:
 def _go_together(settings: dict[str, Any]) -> None:
     solver = settings["solver"]
     if solver in FULL_BATCH:
-        for name in NOT_FULL_BATCH:
+        for name in NOT_FOR_FULL_BATCH:
             if name in settings and settings[name] != KEYS[name].default:
                 raise ConfigError(f"solver={solver!r} with {name}={settings[name]!r}: leave {name} out, or use 'adam'")
         if settings["learning_rate"] not in ("constant", *FOR_SGD_ONLY):

@@ -3,8 +3,8 @@
 from fcgpu.kernels.updates import SCALARS, UPDATES
 
 OPTIMIZERS = (*UPDATES, "lbfgs")
-# Optimizers that compare losses of successive steps, and find the sizes of these; keys of a recipe that they refuse.
-FULL_BATCH, NOT_FULL_BATCH = ("rprop", "lbfgs"), ("dropout", "schedule", "warmup", "gradient_clip")
+FULL_BATCH = ("rprop", "lbfgs")  # compare losses of successive steps, and find their step sizes by themselves
+NOT_FOR_FULL_BATCH = ("dropout", "schedule", "warmup", "gradient_clip")  # recipe keys that these refuse, beside batch
 LBFGS_KEYS = ("history_size", "max_fun")  # recipe keys that only lbfgs reads
 
 

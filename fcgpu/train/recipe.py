@@ -4,6 +4,7 @@ A recipe is a flat TOML file. Its keys are the fields of Recipe; most are also o
 Device, threads and memory are not part of it: they belong to the machine.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from fcgpu.errors import ConfigError
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
-from fcgpu.optim import FULL_BATCH, LBFGS_KEYS, NOT_FULL_BATCH, OPTIMIZERS
+from fcgpu.optim import FULL_BATCH, LBFGS_KEYS, NOT_FOR_FULL_BATCH, OPTIMIZERS
 from fcgpu.optim.schedules import SCHEDULES
 from fcgpu.params import INITS
 from fcgpu.suggest import choices
@@ -86,7 +87,7 @@ class Recipe:
     early_stopping: bool = _key(False, FLAG, "hold samples out, watch their loss, and keep the best parameters")
     validation_fraction: float = _key(0.1, SHARE, "share of the samples that early_stopping holds out")
     n_iter_no_change: int = _key(0, WHOLE, "stop after more than this many epochs without improvement; 0 for never")
-    tol: float = _key(1e-4, NOT_NEGATIVE, "what counts as improvement of the loss; for lbfgs, the gradient to stop at")
+    tol: float = _key(1e-4, NOT_NEGATIVE, "least improvement for n_iter_no_change; for lbfgs, the gradient to stop at")
     batch: str | int = _key("full", BATCH, "samples per update")
     shuffle: bool = _key(True, FLAG, "draw mini-batches in a new order each epoch; else in the data's order")
     epochs: int = _key(100, EPOCHS, "passes over the data")
@@ -124,7 +125,7 @@ class Recipe:
                 "expected one number, or one a hidden layer"
             )
         if self.optimizer in FULL_BATCH:
-            for key in ("batch", *NOT_FULL_BATCH):
+            for key in ("batch", *NOT_FOR_FULL_BATCH):
                 if getattr(self, key) not in (KEYS[key].default, "constant"):  # "constant" is no schedule
                     value = list(given) if isinstance(given := getattr(self, key), tuple) else given
                     raise ConfigError(
@@ -158,21 +159,34 @@ class Recipe:
     def but(self, **changes: Any) -> "Recipe":
         """The recipe with some keys changed.
 
-        Raises ConfigError as the constructor does, for an unknown key, and for a key that the optimizer or schedule
-        does not use.
+        Raises ConfigError as the constructor does, for an unknown key, and for a key that would change nothing, unless
+        it has its default.
         """
         if not changes:
             return self
         refuse_unknown(changes, "recipe")
         changed = replace(self, **changes)
-        for key in changes:
-            if (value := getattr(changed, key)) != KEYS[key].default:
-                for choice, users in _users(key).items():
-                    if (chosen := getattr(changed, choice)) not in users:
-                        raise ConfigError(
-                            f"{key}={value!r} changes nothing where {choice}={chosen!r}: it is for {', '.join(users)}"
-                        )
+        for why in changed.unused(changes):
+            raise ConfigError(why)
         return changed
+
+    def unused(self, keys: Iterable[str], *, defaults: bool = False) -> Iterator[str]:
+        """A sentence for each of the keys that changes nothing beside the others, but not for what is vacuous, as an
+        activation without hidden layers.
+
+        defaults : also for keys that have their default.
+        """
+        for key in keys:
+            value = getattr(self, key)
+            if value == KEYS[key].default and not defaults:
+                continue
+            for choice, users in _users(key).items():
+                if (chosen := getattr(self, choice)) not in users:
+                    yield f"{key}={value!r} changes nothing where {choice}={chosen!r}: it is for {', '.join(users)}"
+            if key == "validation_fraction" and not self.early_stopping:
+                yield f"{key}={value!r} changes nothing without early_stopping, which holds samples out: add it"
+            if key == "tol" and not self.n_iter_no_change and self.optimizer != "lbfgs":
+                yield f"{key}={value!r} changes nothing without n_iter_no_change, the epochs to wait: add it"
 
 
 KEYS = {f.name: f for f in fields(Recipe)}
