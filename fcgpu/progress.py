@@ -28,12 +28,14 @@ class Progress:
         self._console = Console(stderr=True)
         self._shown, self._live = shown, shown and self._console.is_terminal
         self._every, self._looked = max(1, epochs // LINES), 0.0
-        whole = Column(no_wrap=True, min_width=len(f"epoch {epochs}/{epochs}"))  # else rich cuts 16/500 to 16/5…
+        count = len(f"epoch {epochs}/{epochs}")
+        whole = Column(no_wrap=True, min_width=count)  # else rich cuts 16/500 to 16/5…
+        self._taken = count + len("  00:00 left ")  # columns, of which the numbers of an epoch get the others
         self._bar = Bar(
             TextColumn("epoch {task.completed}/{task.total}", table_column=whole),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(compact=True),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
             TextColumn("left"),
             console=self._console,
             transient=True,
@@ -55,8 +57,11 @@ class Progress:
         if self._live:
             if last or now - self._looked > LOOK_SECONDS:
                 self._looked = now
+                numbers = _numbers(event)
+                if len(numbers) > self._console.width - self._taken:
+                    numbers = numbers.rpartition("  ")[0]  # without the speed, rather than without the time left
                 with unheard(sys.stderr):
-                    self._bar.update(self._task, completed=event.epoch, numbers=_numbers(event))
+                    self._bar.update(self._task, completed=event.epoch, numbers=numbers)
         elif self._shown and (last or event.epoch % self._every == 0):
             left = event.seconds / event.epoch * (event.epochs - event.epoch)
             say(f"epoch {event.epoch}/{event.epochs}  {_numbers(event)}  {left:.0f} s left")

@@ -197,6 +197,23 @@ def test_several_values_of_a_sample_stand_together(shown):
     ]
 
 
+@pytest.mark.parametrize(("columns", "beside"), [(74, 8), (73, 7), (42, 4), (41, 3), (5, 1)])
+def test_words_fold_to_the_terminal_and_not_in_a_file(shown, columns, beside):
+    names = np.array([f"label {i}" for i in range(10)] + ["a label"])
+    data = fcgpu.dataset(np.eye(11), names)
+    model = Model(np.where(names == "label 9", "label 0", names), data.classes)
+    told = shown(COLOURS, columns, data=data, model=model)
+    words = [f"label {i}" for i in range(10)]
+    blocks = told.partition("samples\n")[2].rstrip().split("\n\n")
+    assert [len(re.findall("label", block.splitlines()[0])) for block in blocks[:-1]] == [beside] * ((10 - 1) // beside)
+    assert re.findall(r"label \d", " ".join(b.splitlines()[0] for b in blocks)) == words
+    assert re.findall(r"label \d", " ".join(b.splitlines()[1] for b in blocks)) == [*words[:9], "label 0"]
+    assert [len(block.splitlines()) for block in blocks] == [2] * (len(blocks) - 1) + [3]
+    assert blocks[-1].splitlines()[2].index("^") == blocks[-1].splitlines()[1].index("label 0") + 6
+    assert max(map(len, told.splitlines()[2:])) <= max(columns, 18)
+    assert len(shown(COLOURS, columns, screen=io.StringIO(), data=data, model=model).splitlines()) == 5
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 def test_the_command_in_a_terminal(tmp_path, mnist):
     np.savez(tmp_path / "d.npz", X=mnist.X[:100].reshape(-1, 28, 28), y=mnist.y[:100])

@@ -16,11 +16,13 @@ from rich.text import Text
 from fcgpu.data.dataset import Dataset, targets
 from fcgpu.data.labels import array_of
 from fcgpu.model import Model
+from fcgpu.streams import UNFOLDED
 from fcgpu.train.recipe import Recipe
 
 COUNT = 10
 SIDE = 14  # most pixels of a picture across and down; a pixel is a column wide, so that five pictures take 78
 GAP = 2
+NAMES = 10  # columns of a row's name, before its words
 BLOCKS = " ▄▀█"  # indexed by 2 * upper + lower
 WRONG = " ✗"
 PLAIN = 0.4  # without shades of grey, a pixel above this is drawn; chosen by looking at the digits
@@ -44,7 +46,7 @@ def show_samples(model: Model, data: Dataset, recipe: Recipe) -> None:
         console.print(f"\n{samples.title}\n")
         console.print(_sheet(samples, data.image_shape, console.width, colours))
     else:
-        print(f"\n{samples.title}\n{_text(samples)}")
+        print(f"\n{samples.title}\n{_text(samples, console.width if console.is_terminal else UNFOLDED)}")
 
 
 def _first(model: Model, data: Dataset, recipe: Recipe) -> Samples:
@@ -59,13 +61,21 @@ def _first(model: Model, data: Dataset, recipe: Recipe) -> Samples:
     return Samples(f"the first {len(X)} {'test' if test else 'training'} samples", X, actual, predicted, wrong)
 
 
-def _text(samples: Samples) -> str:
-    """A row of labels, a row of predictions, and a mark under each prediction that is wrong."""
-    width = max(map(len, (*samples.actual, *samples.predicted)))
-    rows = {"actual": samples.actual, "predicted": samples.predicted}
-    if any(samples.wrong):
-        rows["wrong"] = ["^" if wrong else "" for wrong in samples.wrong]
-    return "\n".join(f"{name:<11}{' '.join(w.rjust(width) for w in words)}".rstrip() for name, words in rows.items())
+def _text(samples: Samples, width: int) -> str:
+    """A row of labels, a row of predictions, and a mark under each prediction that is wrong: as many as fit beside each
+    other, then the next.
+    """
+    widest = max(map(len, (*samples.actual, *samples.predicted)))
+    beside = max(1, (width - NAMES) // (widest + 1))
+    blocks = []
+    for i in range(0, len(samples.actual), beside):
+        here = slice(i, i + beside)
+        rows = {"actual": samples.actual[here], "predicted": samples.predicted[here]}
+        if any(samples.wrong[here]):
+            rows["wrong"] = ["^" if wrong else "" for wrong in samples.wrong[here]]
+        lines = (f"{name:<{NAMES}} {' '.join(word.rjust(widest) for word in words)}" for name, words in rows.items())
+        blocks.append("\n".join(map(str.rstrip, lines)))
+    return "\n\n".join(blocks)
 
 
 def _has_colours(console: Console) -> bool:
