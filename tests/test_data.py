@@ -322,6 +322,21 @@ def test_idx_and_labels_must_agree(tmp_path):
         load(tmp_path / "c")
 
 
+def test_idx_files_elsewhere_are_not_taken_for_pictures(tmp_path):
+    """torchvision puts MNIST's files into MNIST/raw; EMNIST's and some copies of MNIST's have names of their own."""
+    (tmp_path / "MNIST").mkdir()
+    raw = idx_folder(tmp_path / "MNIST/raw")
+    with pytest.raises(DataError, match=r"MNIST: its IDX files are in raw; give that folder: .*raw$"):
+        load(tmp_path / "MNIST")
+    for name in ("emnist-letters-train-images-idx3-ubyte.gz", "train-images.idx3-ubyte"):
+        folder = tmp_path / name.partition("-")[0]
+        folder.mkdir()
+        (raw / "train-images-idx3-ubyte").rename(folder / name)
+        with pytest.raises(DataError, match=f"{name}: an IDX file of another name; .*, train-labels.* rename them"):
+            load(folder)
+        (folder / name).rename(raw / "train-images-idx3-ubyte")
+
+
 def test_idx_files_that_are_missing(tmp_path):
     for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
         folder = idx_folder(tmp_path / name)

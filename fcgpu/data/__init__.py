@@ -80,6 +80,7 @@ def load(
         if named:
             return named()
         if pictures:
+            idx.refuse_misplaced(path)
             return images.load_folder(path, size, shape)
         return idx.load_idx(path, str(path)) if path.is_dir() else _load_table(path, memory_budget)
 

@@ -27,6 +27,16 @@ def has_idx(folder: Path) -> bool:
     return any(_find(folder, name) for names in NAMES.values() for name in names)
 
 
+def refuse_misplaced(folder: Path) -> None:
+    """Raise DataError for IDX files whose names are not MNIST's, and for those in a sub-folder, as torchvision's."""
+    for path in sorted(folder.iterdir()):
+        if path.name.removesuffix(".gz").endswith("-ubyte") and path.is_file():
+            names = ", ".join(name for pair in NAMES.values() for name in pair)
+            raise DataError(f"{path}: an IDX file of another name; expected {names}, plain or with .gz: rename them")
+        if path.is_dir() and has_idx(path):
+            raise DataError(f"{folder}: its IDX files are in {path.name}; give that folder: {path}")
+
+
 def load_idx(folder: Path, name: str) -> Dataset:
     """A Dataset from a folder with MNIST's file names, each plain or with .gz; the t10k pair may be absent.
 
