@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from command import call
 from safetensors.numpy import save as to_bytes
 
 import fcgpu
@@ -152,6 +153,12 @@ def test_a_file_in_the_format_of_another_version_is_named(tmp_path):
     sealed.write(path, about | {"format": 1, "fcgpu_version": "0.0.9"}, tensors)
     with pytest.raises(fcgpu.CheckpointError, match=r"format 1 of fcgpu 0\.0\.9; this is .*, which reads format 2"):
         fcgpu.load_model(path)
+
+
+def test_a_checkpoint_is_not_called_a_model_of_another_version(tmp_path):
+    call("train", "deep", "--recipe", "deep", "--checkpoint-every", 50, "--out", tmp_path / "run", "--quiet")
+    with pytest.raises(fcgpu.CheckpointError, match=r"epoch-100\.safetensors: no model, but another file of a run"):
+        fcgpu.load_model(tmp_path / "run/checkpoints/epoch-100.safetensors")
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):

@@ -52,6 +52,8 @@ def load(path: str | os.PathLike[str]) -> Model:
     name = os.fspath(path)
     about, tensors = sealed.read(path, "model")
     try:
+        if "sizes" not in about:
+            raise CheckpointError(f"{name}: no model, but another file of a run; expected its model.safetensors")
         if about["format"] != FORMAT:
             raise CheckpointError(
                 f"{name}: format {about['format']} of fcgpu {about['fcgpu_version']}; this is fcgpu {__version__}, "
