@@ -9,6 +9,8 @@ import re
 import sys
 from html import unescape
 from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -452,6 +454,8 @@ def test_the_losses_are_on_a_logarithmic_axis_if_they_span_more_than_ten(losses,
         ([0.5, 0.9, 0.97], (0.45, 0.976), [0.5, 0.8, 0.9, 0.95]),
         ([0.04, 0.999], (0, 0.9992), [0.1, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999]),
         ([0.88, 1], (0.83, 1), [0.9, 1]),
+        ([0.31, 0.7], (0.26, 0.76), [0.3, 0.4, 0.5, 0.6, 0.7]),
+        ([0.41, 0.42], (0.36, 0.536), [0.4, 0.44, 0.48, 0.52]),
         ([1, 1], (0.95, 1), [1]),
     ],
 )
@@ -462,6 +466,59 @@ def test_the_axis_of_accuracies_holds_all_of_them(accuracies, limits, ticks, axe
     heights = found.transAxes.inverted().transform(found.transData.transform([(0, y) for y in accuracies]))[:, 1]
     assert ((heights >= -1e-9) & (heights <= 1 + 1e-9)).all()
     assert heights[1] > heights[0] or accuracies[1] == accuracies[0]
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 20, 97, 10_000_000])
+def test_epochs_are_whole(last, monkeypatch):
+    monkeypatch.setattr(plots, "svg", lambda figure: figure.axes[0].get_xticks())
+    ticks = plots.losses([plots.Line(np.array([1, last]), np.ones(2), 0)], "epochs")
+    assert (ticks == np.rint(ticks)).all()
+    assert 0 < ticks[1] <= last
+
+
+@pytest.mark.parametrize("seconds", [3e-5, 0.0175, 0.0207, 0.9, 1.5, 17.5, 3700, 1e6])
+def test_labels_beside_each_other_do_not_touch(seconds):
+    """At ten points a digit takes 6.4; those of eight ticks as 0.0025 ran into each other."""
+    x = np.linspace(0.4, 1, 30) * seconds
+    svg = plots.losses([plots.Line(x, np.linspace(1, 0.5, 30), 0)], "seconds of training")
+    *labels, name = re.findall(r'text-anchor: middle;[^>]* x="([\d.]+)"[^>]*>([^<]*)</text>', svg)
+    assert name[1] == "seconds of training"
+    assert 3 <= len(labels) <= 7
+    ends = [(float(at) - 3.2 * len(text), float(at) + 3.2 * len(text)) for at, text in labels]
+    assert all(end + 3 < start for (_, end), (start, _) in pairwise(ends))
+    assert ends[-1][1] < 72 * plots.WIDTH
+
+
+@pytest.mark.parametrize(
+    ("losses", "labels"),
+    [([2.2, 0.12], ["0.2", "0.5", "1", "2"]), ([5, 0.04], ["0.05", "0.1", "0.2", "0.5", "1", "2", "5"]),
+     ([1e4, 0.5], ["1", "10", "100", "1000", "10000"])],
+)  # fmt: skip
+def test_a_logarithmic_axis_of_few_decades_has_labels_between(losses, labels):
+    svg = plots.losses([plots.Line(np.arange(2), np.array(losses), 0)], "epochs")
+    found = re.findall(r"text-anchor: end;[^>]*>([^<]+)</text>", svg)
+    assert sorted(found, key=float) == labels
+
+
+def test_ten_runs_have_ten_colours():
+    css = (Path(curves.__file__).with_name("page.css")).read_text()
+    for mode in css.split("prefers-color-scheme: dark"):
+        assert len(set(re.findall(r"--c\d: (#\w{6})", mode))) == 10
+    lines = [plots.Line(np.arange(2), np.array([1, 0.5]), colour) for colour in range(10)]
+    assert len(set(re.findall(r"stroke: var\(--c(\d)\)", plots.losses(lines, "epochs")))) == 10
+
+
+def test_test_figures_older_than_the_model_are_said_to_be(pictures, tmp_path):
+    """A stopped run has none of its last epoch, but of one epoch in `epochs / 25`."""
+    run = copied(pictures, tmp_path)
+    (run / "result.json").unlink()
+    assert "Its test figures" not in read(page(run))
+    lines = (run / "history.jsonl").read_text().splitlines(keepends=True)
+    (run / "history.jsonl").write_text("".join(lines[:37]))
+    said = read(page(run))
+    assert "epoch 37 of 40 is the last in its history" in said
+    assert "aren't known. Its test figures are of epoch 36." in said
+    assert f"test accuracy {100 * json.loads(lines[35])['test_accuracy']:.2f} %" in said
 
 
 def test_a_histogram_holds_every_error_and_a_scatter_plot_some_of_many(axes):

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from fcgpu.report.page import Markup, element, join, table
 from fcgpu.report.runs import RunFiles
 from fcgpu.train.plan import readable
@@ -71,9 +73,11 @@ def unfinished(run: RunFiles) -> str:
     """A sentence about a run that has no result; else ""."""
     if run.result:
         return ""
-    at = run.last("epoch")
+    at, tested = run.last("epoch"), run.history["epoch"][np.isfinite(run.history["test_loss"])]
     where = f"epoch {at:,.0f} of {run.recipe.epochs:,} is the last in its history" if at else "it has no history yet"
-    return f"This run has not come to its end: {where}. It goes on or was stopped; its device and speed aren't known."
+    known = "It goes on or was stopped; its device and speed aren't known."
+    older = f" Its test figures are of epoch {tested[-1]:,.0f}." if len(tested) and tested[-1] != at else ""
+    return f"This run has not come to its end: {where}. {known}{older}"
 
 
 def recipe(run: RunFiles) -> Iterator[Markup]:

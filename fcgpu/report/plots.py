@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from fcgpu.report.page import Markup
 from fcgpu.report.svg import COLOURS, INK, styled, svg
@@ -15,6 +15,8 @@ WIDTH = 4.6  # inches
 KINDS = ("training", "test", "validation")
 FEW = 40  # points of a single run's curve up to which each has a marker
 SCATTERED = 800  # most points of a scatter plot
+DECADES = 1000  # ratio of the largest loss to the least from which only powers of ten have a label
+LEAST_TICKS = 3  # of an axis of accuracy
 ERRORS = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4)  # ticks, as 1 - accuracy
 
 
@@ -35,7 +37,8 @@ def losses(lines: Sequence[Line], x: str) -> Markup:
     _name(axes, "loss")
     if values.min() > 0 and values.max() > 10 * values.min():
         axes.set_yscale("log")
-        axes.yaxis.set_minor_formatter(lambda value, _: "")
+        also = "25" if values.max() < DECADES * values.min() else ""
+        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in also else "")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     return svg(figure)
 
@@ -52,6 +55,8 @@ def accuracies(lines: Sequence[Line], x: str) -> Markup:
     lowest, highest = 1 - errors.max(), 1 - errors.min()
     axes.set_ylim(max(0, lowest - 0.05), 1 - 0.8 * errors.min())
     ticks = [1 - e for e in ERRORS if lowest - 0.05 <= 1 - e <= highest and e > least]
+    if len(ticks) < LEAST_TICKS and lowest < highest < 1:
+        ticks = list(MaxNLocator(LEAST_TICKS + 2, prune="both").tick_values(*axes.get_ylim()))
     ticks += [1.0] if highest == 1 else []
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
@@ -91,7 +96,7 @@ def _empty(height: float) -> tuple[Figure, Any]:
     """Axes at the same place in every plot, so that plots side by side are aligned."""
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.15, right=0.98, bottom=0.46 / height, top=1 - 0.32 / height)
+    figure.subplots_adjust(left=0.15, right=0.96, bottom=0.46 / height, top=1 - 0.32 / height)
     return figure, axes
 
 
@@ -110,4 +115,5 @@ def _axes(lines: Sequence[Line], x: str) -> tuple[Figure, Any]:
         )  # fmt: skip
     axes.set_xlabel(x)
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=x == "epochs"))  # labels as 0.005 fit
     return figure, axes

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from fcgpu.report.page import Markup
 
 INK, GRID, PAGE = "#010203", "#040506", "#070809"  # placeholders, replaced by the page's colours
-COLOURS = tuple(f"#0a0b0{i}" for i in range(8))  # placeholders for the page's --c0, --c1, ...
+COLOURS = tuple(f"#0a0b0{i}" for i in range(10))  # placeholders for the page's --c0, --c1, ...
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fcgpu",
@@ -44,5 +44,5 @@ def svg(figure: Figure) -> Markup:
     mark = f"p{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
     text = re.sub(r'(\bid="|url\(#|href="#)', lambda found: found[1] + mark, text)
     text = text.replace(INK, "currentColor").replace(GRID, "var(--line)").replace(PAGE, "var(--page)")
-    text = re.sub("#0a0b0([0-7])", r"var(--c\1)", text)
+    text = re.sub("#0a0b0([0-9])", r"var(--c\1)", text)
     return Markup("<svg" + re.sub(r' (width|height)="[^"]*pt"', "", text))
