@@ -155,6 +155,16 @@ def test_what_is_no_picture_is_words(shown, blobs):
     ]  # fmt: skip
 
 
+def test_words_of_wide_characters_stand_above_their_predictions(shown):
+    names = np.array(["犬です", "a", "猫", "a"])
+    data = fcgpu.dataset(np.eye(4), names)
+    assert shown(COLOURS, data=data, model=Model(names[[0, 2, 2, 3]], data.classes)).splitlines()[2:] == [
+        "actual     犬です      a     猫      a",
+        "predicted  犬です     猫     猫      a",
+        "wrong                  ^",
+    ]
+
+
 def test_labels_of_64_bits_are_shown_as_they_are(shown):
     y = np.array([2**63 + 5, 7, 2**63 + 5], np.uint64)
     data = fcgpu.dataset(np.eye(3), y)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.cells import cell_len
 from rich.color import Color
 from rich.console import Console
 from rich.style import Style
@@ -65,7 +66,7 @@ def _text(samples: Samples, width: int) -> str:
     """A row of labels, a row of predictions, and a mark under each prediction that is wrong: as many as fit beside each
     other, then the next.
     """
-    widest = max(map(len, (*samples.actual, *samples.predicted)))
+    widest = max(map(cell_len, (*samples.actual, *samples.predicted)))
     beside = max(1, (width - NAMES) // (widest + 1))
     blocks = []
     for i in range(0, len(samples.actual), beside):
@@ -73,7 +74,8 @@ def _text(samples: Samples, width: int) -> str:
         rows = {"actual": samples.actual[here], "predicted": samples.predicted[here]}
         if any(samples.wrong[here]):
             rows["wrong"] = ["^" if wrong else "" for wrong in samples.wrong[here]]
-        lines = (f"{name:<{NAMES}} {' '.join(word.rjust(widest) for word in words)}" for name, words in rows.items())
+        padded = {name: (" " * (widest - cell_len(word)) + word for word in words) for name, words in rows.items()}
+        lines = (f"{name:<{NAMES}} {' '.join(words)}" for name, words in padded.items())
         blocks.append("\n".join(map(str.rstrip, lines)))
     return "\n\n".join(blocks)
 
