@@ -17,6 +17,7 @@ import pytest
 from command import blobs, call, csv, finish, start
 
 import fcgpu
+from fcgpu.cli import main
 from fcgpu.cli.options import every, parser, size
 from fcgpu.progress import Progress, digits
 from fcgpu.train.plan import readable
@@ -435,6 +436,21 @@ def test_a_narrow_terminal_leaves_out_the_speed_rather_than_the_time_left(column
         progress.add(Epoch(16, 500, []))
     numbers = "loss 0.5000  accuracy 75.00%" + "  50 samples/s" * speed
     assert re.search(rf"epoch 16/500 [ ━╸╺]*{numbers} --:-- left", plain(screen.getvalue()))
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100])
+@pytest.mark.parametrize("words", [["recipes"], ["recipes", "--keys"]])
+def test_no_word_of_a_table_is_cut_in_a_narrow_terminal(words, columns, monkeypatch):
+    """`--loss` takes binary_cross_entropy, which at 80 columns was binary_cross_entro…"""
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr("sys.stdout", screen)
+    for name, value in {"TERM": "xterm", "COLUMNS": str(columns)}.items():
+        monkeypatch.setenv(name, value)
+    assert main(words) == 0
+    lines = plain(screen.getvalue()).splitlines()
+    assert "…" not in "".join(lines)
+    assert max(len(line) for line in lines if line[0] in "┏┃│") <= columns
 
 
 def plain(shown):

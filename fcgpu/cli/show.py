@@ -3,7 +3,7 @@
 import json
 from argparse import Namespace
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from fcgpu.backend import choose
 from fcgpu.cli.machine import machine, version
@@ -67,7 +67,7 @@ def recipes(args: Namespace) -> int:
     elif args.json:
         print(json.dumps({name: load_recipe(name).description for name in recipe_names()}))
     else:
-        table = Table("recipe", "what it trains", "data")
+        table = Table(*(Column(head, overflow="fold") for head in ("recipe", "what it trains", "data")))
         for name in recipe_names():
             recipe = load_recipe(name)
             table.add_row(name, recipe.description, recipe.data or "given as DATA")
@@ -81,7 +81,7 @@ def _keys(*, as_json: bool) -> None:
     if as_json:
         print(json.dumps({key: {"takes": t, "default": d, "meaning": m} for key, t, d, m in rows}))
         return
-    table = Table("key", "takes", "default", "meaning")
+    table = Table(*(Column(head, overflow="fold") for head in ("key", "takes", "default", "meaning")))
     for key, takes, default, meaning in rows:
         table.add_row(key, takes, json.dumps(default), meaning)
     show(table)
