@@ -133,10 +133,9 @@ def test_class_weight_counts_in_validation_data_as_in_a_split():
 
 
 def test_a_monitor_of_nan_is_no_improvement_and_the_last_network_stays():
-    options = {"hidden": (8,), "epochs": 15, "device": "cpu", "seed": 0, "validation_fraction": 0.2}
-    *_, finished = fcgpu.train(
-        (X, Y), early_stopping=True, monitor=lambda event: float("nan"), n_iter_no_change=3, **options
-    )
+    options = {"hidden": (8,), "epochs": 15, "device": "cpu", "seed": 0}
+    watched = {"early_stopping": True, "validation_fraction": 0.2, "n_iter_no_change": 3}
+    *_, finished = fcgpu.train((X, Y), monitor=lambda event: float("nan"), **watched, **options)
     assert finished.epochs == 4
     assert finished.stopped
     start = fcgpu.train((X, Y), **{**options, "epochs": 1, "learning_rate": 1e-300})
