@@ -450,7 +450,7 @@ def test_the_optimizers_of_the_full_batch_are_given_its_loss_and_gradient(option
     _, *mine = fcgpu.train(data, **options)
     n = mine[-1].plan.samples
     assert taken == [1] * (mine[-1].samples // n)
-    monkeypatch.setattr(plan_c, "are_for", lambda *a: False)
+    monkeypatch.setattr(plan_c, "is_for", lambda *a: False)
     _, *others = fcgpu.train(data, **options)
     assert len(taken) * n == mine[-1].samples
     np.testing.assert_allclose(mine[-1].model.params, others[-1].model.params, rtol=1e-7, atol=1e-7)
