@@ -305,7 +305,7 @@ def sparse_of(A, dtype, index="int32"):
 @needs_native
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("index", ["int32", "int64"])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 30, 5), (40, 300, 67), (3, 50, 16)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 30, 5), (40, 300, 67), (3, 50, 16), (9, 40, 23)], ids=str)
 def test_products_of_sparse_matrices_are_those_of_dense_ones(shape, index, dtype):
     rows, width, n = shape
     random = np.random.default_rng(0)
@@ -331,6 +331,7 @@ def test_products_of_sparse_matrices_refuse_other_arrays(across):
     bad = [
         {"values": values.astype("float32")}, {"values": values[:3]}, {"values": values.astype(int)},
         {"columns": columns + 1}, {"columns": columns - 1}, {"columns": columns.astype("uint32")},
+        {"columns": columns.astype("int16")},
         {"columns": columns.astype(float)}, {"columns": np.repeat(columns, 2)[::2]}, {"ends": ends + 1},
         {"ends": ends[::-1].copy()}, {"ends": np.array([0, 3, 1, 3, 4])}, {"ends": np.array([0, -1, 2, 3, 4])},
         {"ends": np.zeros(0, int)}, {"ends": ends[:-1]}, {"ends": np.array([0, 1, 2, 3, 5])},

@@ -20,7 +20,7 @@ from fcgpu.errors import DataError
 
 CPU = 1  # DLPack's number for this device type
 SPARSE = ["csr", "csc"]  # sparse matrices of other kinds are converted to one of these
-DENSE = 32  # how often a number must be 0, on average, before products that skip it are faster
+DENSE = 8  # how often a number must be 0, on average, before products that skip it are faster
 HASHED_AT_ONCE = 1024  # rows; bounds the temporary memory
 FEW = 65_536  # numbers, for which scikit-learn's checks take longer than it does to read them
 SMALL = ("float32", "float16", "bool", "int8", "uint8", "int16", "uint16")  # types that float32 holds exactly

@@ -397,6 +397,16 @@ FUNCTION(multiply_bytes_) {
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
+/* Whether the first n of int32 or int64 indices are from 0 to most - 1. Branches would take as long as the product. */
+CLONES static int are_below(Labels of, ptrdiff_t n, ptrdiff_t most) {
+    int wrong = 0;
+    if (of.bytes == 4)
+        for (ptrdiff_t k = 0; k < n; k++) wrong |= (uint32_t)((const int32_t*)of.at)[k] >= (uint64_t)most;
+    else
+        for (ptrdiff_t k = 0; k < n; k++) wrong |= (uint64_t)((const int64_t*)of.at)[k] >= (uint64_t)most;
+    return !wrong;
+}
+
 /* (values, columns, ends, B, C, alpha, across): C = alpha A B, or with `across` alpha Aᵀ B, for A as in sparse.h. */
 FUNCTION(multiply_sparse) {
     TAKES(7);
@@ -408,15 +418,15 @@ FUNCTION(multiply_sparse) {
     int done = 1;
     for (int i = 0; i < 5; i++) done = done && open_array(args[i], &a[i], i == 4) && a[i].whole;
     done = done && is_matrix(B) && is_matrix(C) && values->type == B->type && C->type == B->type &&
-           columns->type == 'b' && ends->type == 'b' && columns->size == values->size && ends->size > 0 &&
-           are_apart(B, C) && B->view.shape[1] == C->view.shape[1];
+           columns->type == 'b' && columns->view.itemsize >= 4 && ends->type == 'b' && columns->size == values->size &&
+           ends->size > 0 && are_apart(B, C) && B->view.shape[1] == C->view.shape[1];
     if (done) {
         const ptrdiff_t rows = ends->size - 1, n = B->view.shape[1], width = (across ? C : B)->view.shape[0];
         const Labels of = {columns->view.buf, (int)columns->view.itemsize, 1},
                      to = {ends->view.buf, (int)ends->view.itemsize, 1};
         done = (across ? B : C)->view.shape[0] == rows && label(to, 0) == 0 && label(to, rows) <= values->size;
         for (ptrdiff_t i = 0; done && i < rows; i++) done = label(to, i) <= label(to, i + 1);
-        for (ptrdiff_t k = 0; done && k < label(to, rows); k++) done = label(of, k) >= 0 && label(of, k) < width;
+        done = done && are_below(of, label(to, rows), width);
         PyThreadState* saved = PyEval_SaveThread();
         if (done && across) memset(C->view.buf, 0, (size_t)C->view.len);
         if (done && B->type == 'f')
