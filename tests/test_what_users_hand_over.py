@@ -166,6 +166,33 @@ def test_rows_of_several_lengths_and_masked_values_are_refused():
         fcgpu.dataset(np.ma.masked_less(X, 0), SIDE)
 
 
+class Tensor:
+    """As PyTorch's, whose conversion to NumPy fails."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __array__(self, dtype=None, copy=None):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Tensor(RuntimeError("it requires grad. Use tensor.detach()")), r"Tensor that NumPy .*Use tensor.detach\(\)"),
+        (Tensor(TypeError("unsupported ScalarType BFloat16")), r"Tensor that NumPy .*BFloat16\); expected its types"),
+        ({"a": [1.0], "b": [2.0]}, "dict; expected an array, a list of rows or a table"),
+        (None, "NoneType; expected an array"),
+    ],
+    ids=["gradient", "bfloat16", "dict", "None"],
+)
+def test_what_is_no_array_is_named(given, message):
+    with pytest.raises(fcgpu.DataError, match=f"arrays: X is a {message}"):
+        learned(SIDE, X=given)
+    with pytest.raises(fcgpu.DataError, match=f"arrays: y is a {message}"):
+        learned(given)
+
+
 def test_tables_of_several_types_are_numbers():
     pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame(X, columns=list("abcd"))

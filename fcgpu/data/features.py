@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import as_numpy, beside, namespace_of
-from fcgpu.errors import DataError
+from fcgpu.errors import DataError, first_line
 
 LONG_DOUBLE = "g"  # 64 to 128 bits, depending on the machine; no GPU has it
 ROWS_CHECKED_AT_ONCE = 4096  # bounds the temporary memory of a pass over X
@@ -53,15 +53,24 @@ def _check_finite(X: Any, name: str, xp: Any) -> None:
 
 
 def as_array(what: str, given: Any, name: str, xp: Any = np) -> Any:
-    """`given` as an array of xp. Raises DataError for rows of several lengths, and for masked values, which asarray
-    would take as they are.
+    """`given` as an array of xp. Raises DataError for rows of several lengths, for what is no array and cannot be made
+    one, and for masked values, which asarray would take as they are.
     """
     if hasattr(given, "filled") and np.any(given.mask):
         raise DataError(f"{name}: {what} has masked values; drop such samples, or fill them: {what}.filled(value)")
     try:
-        return xp.asarray(given)
+        array = xp.asarray(given)
     except ValueError as error:
         raise DataError(f"{name}: {what} is no array ({error}); expected rows of equal length") from None
+    except (RuntimeError, TypeError) as error:  # a tensor that requires a gradient, or of a type that NumPy lacks
+        if xp is not np:  # an error of the GPU is none of the data
+            raise
+        kind, why = type(given).__name__, first_line(error)
+        raise DataError(f"{name}: {what} is a {kind} that NumPy cannot take ({why}); expected its types") from error
+    if array.ndim == 0 and array.dtype == object:
+        kind = type(given).__name__
+        raise DataError(f"{name}: {what} is a {kind}; expected an array, a list of rows or a table in memory")
+    return array
 
 
 def refuse_long_doubles(what: str, array: Any, name: str) -> None:
