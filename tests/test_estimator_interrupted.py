@@ -71,6 +71,15 @@ def test_partial_fit_with_another_solver_begins_its_optimizer_anew(first, then):
     assert 0 < abs(made.coefs_[0] - before).max() < 1e-9
 
 
+def test_partial_fit_takes_the_learning_rate_that_it_finds():  # scikit-learn's keeps that of the first call
+    made = MLPClassifier((8,), random_state=0).partial_fit(X, Y, classes=np.unique(Y))
+    before = made.coefs_[0].copy()
+    made.set_params(learning_rate_init=1e-12).partial_fit(X, Y)
+    np.testing.assert_allclose(made.coefs_[0], before, rtol=0, atol=1e-9)
+    made.set_params(learning_rate_init=0.1).partial_fit(X, Y)
+    assert np.abs(made.coefs_[0] - before).max() > 0.01
+
+
 def test_a_state_of_another_optimizer_is_refused():
     state = fcgpu.train((X, Y), hidden=(8,), epochs=2, device="cpu", optimizer="adam")
     next(state), next(state)
