@@ -397,11 +397,12 @@ FUNCTION(multiply_bytes_) {
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
-/* Whether the first n of int32 or int64 indices are from 0 to most - 1. Branches would take as long as the product. */
+/* Whether the first n of int32 or int64 indices are from 0 to most - 1. Branches would take as long as the product with
+   one column. */
 CLONES static int are_below(Labels of, ptrdiff_t n, ptrdiff_t most) {
     int wrong = 0;
     if (of.bytes == 4)
-        for (ptrdiff_t k = 0; k < n; k++) wrong |= (uint32_t)((const int32_t*)of.at)[k] >= (uint64_t)most;
+        for (ptrdiff_t k = 0; k < n; k++) wrong |= (uint64_t)((const int32_t*)of.at)[k] >= (uint64_t)most;
     else
         for (ptrdiff_t k = 0; k < n; k++) wrong |= (uint64_t)((const int64_t*)of.at)[k] >= (uint64_t)most;
     return !wrong;
