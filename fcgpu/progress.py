@@ -39,18 +39,15 @@ class Progress:
             TextColumn("left"),
             console=self._console,
             transient=True,
-            disable=not self._live,
         )
         self._task = self._bar.add_task("train", total=epochs, numbers="")
 
     def __enter__(self) -> "Progress":
-        with unheard(sys.stderr):
-            self._bar.start()
+        self._draw()
         return self
 
     def __exit__(self, *error: object) -> None:
-        with unheard(sys.stderr):
-            self._bar.stop()
+        self._erase()
 
     def add(self, event: EpochEnded) -> None:
         last, now = event.epoch == event.epochs, time.monotonic()
@@ -68,8 +65,7 @@ class Progress:
 
     def print(self, text: str) -> None:
         """A line of results, on standard output."""
-        with unheard(sys.stderr):
-            self._bar.stop()
+        self._erase()
         try:
             print(text, flush=True)
         except OSError as error:
@@ -77,8 +73,17 @@ class Progress:
             drop(sys.stdout)  # else what it holds fails again at exit, and hides the exit code of Ctrl-C
         except UnicodeEncodeError as error:
             self.unprinted = error
+        self._draw()
+
+    def _draw(self) -> None:
         with unheard(sys.stderr):
-            self._bar.start()
+            if self._live:
+                self._bar.start()
+
+    def _erase(self) -> None:
+        with unheard(sys.stderr):
+            if self._live:  # else rich before 14.3 prints an empty line
+                self._bar.stop()
 
 
 def _numbers(event: EpochEnded) -> str:
