@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import cache
@@ -42,8 +43,10 @@ class Workers:
         """Call function(0), ..., function(n - 1). Raises what a call raised, after all threads have stopped."""
         if self._process != os.getpid():  # after a fork the threads are the parent's
             self._process, self._helpers = os.getpid(), []
-        indices = iter(range(n))  # shared: each thread takes the next index
         needed = min(self.threads, n) - 1
+        # Shared: each thread takes the next index, and at last a None. An iterator of range may give two threads of a
+        # free-threaded Python the same index.
+        indices = deque([*range(n), *[None] * self.threads])
         with suppress(RuntimeError):  # "can't start new thread"
             while len(self._helpers) < needed:
                 self._helpers.append(_Helper())
@@ -51,7 +54,7 @@ class Workers:
         for helper in helpers:
             helper.jobs.put((function, indices))
         try:
-            for i in indices:
+            for i in iter(indices.popleft, None):
                 function(i)
         finally:
             errors = [helper.ended.get() for helper in helpers]
@@ -143,7 +146,7 @@ class _Helper:
     """A thread that takes jobs from one queue and, after each, puts None or the error that it raised into another."""
 
     def __init__(self) -> None:
-        self.jobs: SimpleQueue[tuple[Callable[[int], None], Iterator[int]] | None] = SimpleQueue()
+        self.jobs: SimpleQueue[tuple[Callable[[int], None], deque[int | None]] | None] = SimpleQueue()
         self.ended: SimpleQueue[BaseException | None] = SimpleQueue()
         self.thread = threading.Thread(target=self._work, name="fcgpu", daemon=True)
         try:
@@ -158,7 +161,7 @@ class _Helper:
             function, indices = job
             error = None
             try:
-                for i in indices:
+                for i in iter(indices.popleft, None):
                     function(i)
             except BaseException as caught:  # the calling thread raises it
                 error = caught

@@ -478,6 +478,7 @@ def test_an_installation_compiles_it_or_goes_without(tmp_path):
 import sys
 sys.path[:0] = [{str(tmp_path)!r}, {str(clone / "fcgpu" / "kernels")!r}]
 import build
+build.LIMITED = sys.argv[2] == "limited"
 hook, data, said = build.CompileHook(), {{}}, []
 hook.root = {str(clone)!r}
 sys.platform = sys.argv[1]
@@ -485,13 +486,21 @@ hook.app = type("App", (), {{"display_warning": staticmethod(said.append)}})
 hook.initialize("standard", data)
 print(data.get("pure_python"), data.get("tag"), len(said))
 """
-    for compiler, platform, expected in (
-        ("cc", sys.platform, "False cp311-abi3-"), ("/nowhere/cc", sys.platform, "None None 2"),
-        ("cc", "win32", "None None 0"),
-    ):  # fmt: skip
+    free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    own = "cp{0}{1}-cp{0}{1}{2}-".format(*sys.version_info[:2], "t" if free_threaded else "")
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    cases = [
+        ("cc", sys.platform, "own", f"False {own}", f"_native{suffix}"),  # as on a free-threaded Python
+        ("cc", sys.platform, "limited", "False cp311-abi3-", "_native.abi3.so"),
+        ("/nowhere/cc", sys.platform, "limited", "None None 2", None),
+        ("cc", "win32", "limited", "None None 0", None),
+    ]
+    for compiler, platform, interface, expected, file in cases:
+        if free_threaded and file == "_native.abi3.so":
+            continue
         (clone / "fcgpu" / "kernels" / "_native.stale.so").touch()
         ended = subprocess.run(
-            [sys.executable, "-c", program, platform],
+            [sys.executable, "-c", program, platform, interface],
             capture_output=True,
             text=True,
             env={"PATH": "/usr/bin:/bin", "CC": compiler},
@@ -499,4 +508,4 @@ print(data.get("pure_python"), data.get("tag"), len(said))
         )
         assert ended.stdout.splitlines()[-1].startswith(expected), ended
         built = {path.name for path in (clone / "fcgpu" / "kernels").glob("_native.*")}
-        assert built == {"_native.pyi"} | ({"_native.abi3.so"} if "cp311" in expected else set())
+        assert built == {"_native.pyi", file} - {None}

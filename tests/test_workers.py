@@ -26,7 +26,7 @@ def before():
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-@pytest.mark.parametrize("n", [1, 2, 7])
+@pytest.mark.parametrize("n", [1, 2, 7, 5000])
 def test_each_index_is_called_once_and_no_thread_is_left(threads, n, before):
     workers, seen = Workers(threads), []
     for _ in range(20):

@@ -3,6 +3,7 @@ Windows, because it is for GCC and clang.
 """
 
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ HEADERS = (
 )
 # Nothing reads floating-point exception flags or sqrt's errno; without them the compiler can vectorize the loops.
 OPTIONS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+# One wheel for all Pythons from 3.11 on; a free-threaded Python has no such interface, and gets a wheel of its own.
+LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
 class CompileHook(BuildHookInterface):  # type: ignore[misc]
@@ -37,16 +40,18 @@ class CompileHook(BuildHookInterface):  # type: ignore[misc]
             except Exception as error:  # no compiler, no Python.h: errors of many kinds
                 self.app.display_warning(f"fcgpu's kernels in C are left out: {error}")
             else:
-                platform = next(tag.platform for tag in sys_tags() if "manylinux" not in tag.platform)
-                build_data.update(pure_python=False, tag=f"cp311-abi3-{platform}")
+                own = next(tag for tag in sys_tags() if "manylinux" not in tag.platform)
+                build_data.update(pure_python=False, tag=f"cp311-abi3-{own.platform}" if LIMITED else str(own))
                 return
 
 
 def compile_into(root: Path, macros: list[tuple[str, str]]) -> None:
     folder = root / "fcgpu" / "kernels"
     source, *depends = (str(folder / name) for name in (SOURCE, *HEADERS))
+    if LIMITED:
+        macros = [*macros, ("Py_LIMITED_API", "0x030B0000")]
     extension = Extension(
-        MODULE, [source], depends=depends, define_macros=macros, extra_compile_args=OPTIONS, py_limited_api=True
+        MODULE, [source], depends=depends, define_macros=macros, extra_compile_args=OPTIONS, py_limited_api=LIMITED
     )
     build = Distribution({"name": "fcgpu", "ext_modules": [extension]}).get_command_obj("build_ext")
     with tempfile.TemporaryDirectory() as objects:

@@ -3,7 +3,6 @@
    all float or all double. Types, shapes and indices are checked in this file, and not again in the headers. */
 
 #define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 #include <float.h>
 #include <math.h>
@@ -481,4 +480,10 @@ static PyMethodDef methods[] = {
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", NULL, -1, methods, NULL, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&definition); }
+PyMODINIT_FUNC PyInit__native(void) {
+    PyObject* module = PyModule_Create(&definition);
+#ifdef Py_GIL_DISABLED /* no state here is shared between threads, so nothing needs the lock */
+    if (module) PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
+#endif
+    return module;
+}

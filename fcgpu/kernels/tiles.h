@@ -26,17 +26,20 @@
 #define ON_TILES __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-bf16,amx-int8")))
 #define TILE_ALWAYS static inline __attribute__((always_inline)) ON_TILES
 
-/* Whether this processor has the tile unit, and the system lets this process use it. */
-static int has_tiles(void) {
-    static int known = -1;
-    if (known >= 0) return known;
-    known = 0;
+static int ask_for_tiles(void) {
     enum { ASK_FOR = 0x1023, TILE_DATA = 18, BF16 = 1 << 22, TILES = 1 << 24, INT8 = 1 << 25 };
     const unsigned all = BF16 | TILES | INT8;
     unsigned a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & all) != all) return 0;
     if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq")) return 0;
-    return known = __builtin_cpu_supports("avx512vl") && syscall(SYS_arch_prctl, ASK_FOR, TILE_DATA) == 0;
+    return __builtin_cpu_supports("avx512vl") && syscall(SYS_arch_prctl, ASK_FOR, TILE_DATA) == 0;
+}
+
+/* Whether this processor has the tile unit, and the system lets this process use it. */
+static int has_tiles(void) {
+    static int known = -1;
+    if (known < 0) known = ask_for_tiles();
+    return known;
 }
 
 TILE_ALWAYS __mmask16 first(ptrdiff_t n) { return n <= 0 ? 0 : n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
