@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -494,7 +495,9 @@ print(data.get("pure_python"), data.get("tag"), len(said))
         ("cc", "win32", "own", "None None 0", set()),
     ]
     if not free_threaded:
-        cases.append(("cc", sys.platform, "limited", "False cp311-abi3-", {"_native.abi3.so"}))
+        oldest = "cp311" if sys.version_info < (3, 15) else "cp315"
+        name = next(f"_native{end}" for end in EXTENSION_SUFFIXES if end.startswith(".abi3"))
+        cases.append(("cc", sys.platform, "limited", f"False {oldest}-abi3-", {name}))
     for compiler, platform, interface, expected, files in cases:
         (clone / "fcgpu" / "kernels" / "_native.stale.so").touch()
         ended = subprocess.run(

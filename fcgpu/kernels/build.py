@@ -22,6 +22,7 @@ HEADERS = (
 OPTIONS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 # One wheel for all Pythons from 3.11 on; a free-threaded Python has no such interface, and gets a wheel of its own.
 LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")
+OLDEST = "cp311" if sys.version_info < (3, 15) else "cp315"  # 3.15 names the file in a way that no older one looks for
 
 
 class CompileHook(BuildHookInterface):  # type: ignore[misc]
@@ -41,7 +42,7 @@ class CompileHook(BuildHookInterface):  # type: ignore[misc]
                 self.app.display_warning(f"fcgpu's kernels in C are left out: {error}")
             else:
                 own = next(tag for tag in sys_tags() if "manylinux" not in tag.platform)
-                build_data.update(pure_python=False, tag=f"cp311-abi3-{own.platform}" if LIMITED else str(own))
+                build_data.update(pure_python=False, tag=f"{OLDEST}-abi3-{own.platform}" if LIMITED else str(own))
                 return
 
 
