@@ -92,7 +92,7 @@ def plan(data, recipe, **where):
 
 
 def tiles_of(rows):
-    return lambda whole, *_: dataclasses.replace(whole, tile=rows, lanes=3)
+    return lambda whole, *_: dataclasses.replace(whole, tile=rows, lanes=3, held=3)
 
 
 @pytest.fixture(scope="module")
