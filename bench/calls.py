@@ -8,8 +8,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
+from sklearn.preprocessing import StandardScaler
 
 import fcgpu
 from bench.measure import interleave, measured, ratios
@@ -46,6 +48,7 @@ def _all_calls() -> Iterator[tuple[str, Calls]]:
         for n in partial_fits:
             yield f"`partial_fit`, {network}, samples: {n}", _each(fitted, "partial_fit", X[:n], y[:n])
     yield from _of_texts(random)
+    yield from _of_small_tables()
 
 
 def _of_texts(random: np.random.Generator) -> Iterator[tuple[str, Calls]]:
@@ -59,6 +62,19 @@ def _of_texts(random: np.random.Generator) -> Iterator[tuple[str, Calls]]:
         yield f"`predict`, {title.format(n)}", _each(fitted, "predict", X[:n])
     models = {name: library((100,), max_iter=1) for name, library in LIBRARIES.items()}
     yield f"`fit`, one epoch, {title.format(5000)}", _each(models, "fit", X, y)
+
+
+def _of_small_tables() -> Iterator[tuple[str, Calls]]:
+    """Whole fits of scikit-learn's own data sets, standardised; most of their time is what steps cost beside their work."""
+    for load in (load_iris, load_breast_cancer, load_digits):
+        X, y = load(return_X_y=True)
+        X = StandardScaler().fit_transform(X)
+        for options in (
+            {}, {"early_stopping": True}, {"solver": "lbfgs"}, {"solver": "lbfgs", "hidden_layer_sizes": (5,)},
+        ):  # fmt: skip
+            models = {name: library(random_state=0, **options) for name, library in LIBRARIES.items()}
+            given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+            yield f"`MLPClassifier({given}).fit`, {len(X):,} x {X.shape[1]}", _each(models, "fit", X, y)
 
 
 def _each(models: dict[str, Any], method: str, *arrays: Any) -> Calls:
