@@ -65,7 +65,7 @@ def _of_texts(random: np.random.Generator) -> Iterator[tuple[str, Calls]]:
 
 
 def _of_small_tables() -> Iterator[tuple[str, Calls]]:
-    """Whole fits of scikit-learn's own data sets, standardised; most of their time is what steps cost beside their work."""
+    """Whole fits of scikit-learn's own data sets, standardised: steps that cost more than their work."""
     for load in (load_iris, load_breast_cancer, load_digits):
         X, y = load(return_X_y=True)
         X = StandardScaler().fit_transform(X)
