@@ -430,11 +430,11 @@ FUNCTION(multiply_sparse) {
         PyThreadState* saved = PyEval_SaveThread();
         if (done && across) memset(C->view.buf, 0, (size_t)C->view.len);
         if (done && B->type == 'f')
-            (across ? sparse_columns_float : sparse_rows_float)((Sparse_float){values->view.buf, of, to, rows},
+            (across ? sparse_columns_float : sparse_rows_float)((Sparse_float){values->view.buf, of, to, rows, width},
                                                                 B->view.buf, C->view.buf, n, (float)alpha);
         else if (done)
-            (across ? sparse_columns_double : sparse_rows_double)((Sparse_double){values->view.buf, of, to, rows},
-                                                                  B->view.buf, C->view.buf, n, alpha);
+            (across ? sparse_columns_double : sparse_rows_double)(
+                (Sparse_double){values->view.buf, of, to, rows, width}, B->view.buf, C->view.buf, n, alpha);
         PyEval_RestoreThread(saved);
     }
     close_arrays(a, 5);

@@ -5,11 +5,12 @@
 
 /* The rows that a product needs lie anywhere in memory: those for so many numbers ahead are fetched. */
 #define AHEAD 2
+#define FAR_AWAY (12 << 20) /* bytes of a matrix that no cache near a core holds */
 
 typedef struct {
     const T* values;
     Labels columns, ends;
-    ptrdiff_t rows;
+    ptrdiff_t rows, width; /* of the matrix */
 } N(Sparse);
 
 /* Row `columns[k]` of a dense matrix with n columns; that of a number ahead is on its way. */
@@ -33,8 +34,17 @@ static ALWAYS void N(sums)(const N(Sparse) * A, ptrdiff_t i, const T* B, T* c, p
 
 /* C (rows, n) = alpha A B, for B (columns of A, n). */
 CLONES static void N(sparse_rows)(N(Sparse) A, const T* restrict B, T* restrict C, ptrdiff_t n, T alpha) {
+    const int far = A.width * n * (ptrdiff_t)sizeof(T) > FAR_AWAY;
     for (ptrdiff_t i = 0; i < A.rows; i++, C += n) {
         ptrdiff_t j = 0;
+        if (far) { /* each row of B is read whole, and once */
+            memset(C, 0, (size_t)n * sizeof(T));
+            for (ptrdiff_t k = label(A.ends, i), end = label(A.ends, i + 1); k < end; k++) {
+                const T value = alpha * A.values[k], *row = N(row_of)(&A, k, end, B, n);
+                for (ptrdiff_t l = 0; l < n; l++) C[l] += value * row[l];
+            }
+            continue;
+        }
         for (; j + 16 <= n; j += 16) N(sums)(&A, i, B + j, C + j, n, alpha, 16);
         for (; j + 4 <= n; j += 4) N(sums)(&A, i, B + j, C + j, n, alpha, 4);
         for (; j < n; j++) N(sums)(&A, i, B + j, C + j, n, alpha, 1);
