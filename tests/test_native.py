@@ -306,7 +306,9 @@ def sparse_of(A, dtype, index="int32"):
 @needs_native
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("index", ["int32", "int64"])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 30, 5), (40, 300, 67), (3, 50, 16), (9, 40, 23), (3, 3200, 1000)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (7, 30, 5), (40, 300, 67), (3, 50, 16), (9, 40, 23), (3, 3200, 1000)], ids=str
+)
 def test_products_of_sparse_matrices_are_those_of_dense_ones(shape, index, dtype):
     rows, width, n = shape
     random = np.random.default_rng(0)
