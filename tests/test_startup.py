@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 SMALL = {
-    "_bisect", "_compression", "_heapq", "_json", "_queue", "bisect", "compression", "copy", "ctypes", "dataclasses",
-    "errno", "fcntl", "fnmatch", "gc", "glob", "grp", "gzip", "heapq", "importlib", "ipaddress", "json", "mmap",
-    "ntpath", "pathlib", "posixpath", "pwd", "queue", "threading", "urllib", "zlib",
+    "_bisect", "_compression", "_heapq", "_json", "_opcode", "_queue", "bisect", "compression", "copy", "ctypes",
+    "dataclasses", "dis", "errno", "fcntl", "fnmatch", "gc", "glob", "grp", "gzip", "heapq", "importlib", "inspect",
+    "ipaddress", "json", "linecache", "mmap", "ntpath", "opcode", "pathlib", "posixpath", "pwd", "queue",
+    "threading", "token", "tokenize", "urllib", "zlib",
 }  # fmt: skip
 NOT_YET = ("fcgpu.cli", "fcgpu.report", "fcgpu.bench", "fcgpu.estimator", "fcgpu.train.gpu", "fcgpu.train.capture")
 HEAVY = ("cupy", "rich", "sklearn", "PIL", "threadpoolctl", "safetensors", "onnx", "torch")
