@@ -394,14 +394,20 @@ def test_some_ten_epochs_are_told_where_no_terminal_is(epochs, told, capsys):
     assert lines[0] == f"epoch {at}/{epochs}  loss 0.5000  accuracy 75.00%  50 samples/s  {2 * (epochs - at)} s left"
 
 
+def terminal(stream, columns, monkeypatch):
+    """What is written to sys.<stream>, which is a terminal of so many columns."""
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr(f"sys.{stream}", screen)
+    for name, value in {"TERM": "xterm", "COLUMNS": str(columns)}.items():
+        monkeypatch.setenv(name, value)
+    return screen
+
+
 @pytest.mark.parametrize("shown", [True, False])
 def test_the_line_in_a_terminal_looks_ten_times_a_second_and_is_erased(shown, monkeypatch, capsys):
-    screen, now, looked = io.StringIO(), itertools.count(100, 0.06), []
-    screen.isatty = lambda: True
-    monkeypatch.setattr("sys.stderr", screen)
+    screen, now, looked = terminal("stderr", 80, monkeypatch), itertools.count(100, 0.06), []
     monkeypatch.setattr("fcgpu.progress.time", SimpleNamespace(monotonic=lambda: next(now)))
-    for name, value in {"TERM": "xterm", "COLUMNS": "80"}.items():
-        monkeypatch.setenv(name, value)
     with Progress(8, shown=shown) as progress:
         assert ("epoch 0/8" in plain(screen.getvalue())) is shown
         for epoch in range(1, 9):
@@ -415,11 +421,7 @@ def test_the_line_in_a_terminal_looks_ten_times_a_second_and_is_erased(shown, mo
 
 
 def test_a_narrow_terminal_shows_the_whole_number_of_the_epoch(monkeypatch):
-    screen, looked = io.StringIO(), []
-    screen.isatty = lambda: True
-    monkeypatch.setattr("sys.stderr", screen)
-    for name, value in {"TERM": "xterm", "COLUMNS": "40"}.items():
-        monkeypatch.setenv(name, value)
+    screen, looked = terminal("stderr", 40, monkeypatch), []
     with Progress(500, shown=True) as progress:
         progress.add(Epoch(16, 500, looked))
     assert re.search(r"epoch 16/500 +loss 0\.5000", plain(screen.getvalue()))
@@ -427,11 +429,7 @@ def test_a_narrow_terminal_shows_the_whole_number_of_the_epoch(monkeypatch):
 
 @pytest.mark.parametrize(("columns", "speed"), [(68, True), (67, False), (56, False)])
 def test_a_narrow_terminal_leaves_out_the_speed_rather_than_the_time_left(columns, speed, monkeypatch):
-    screen = io.StringIO()
-    screen.isatty = lambda: True
-    monkeypatch.setattr("sys.stderr", screen)
-    for name, value in {"TERM": "xterm", "COLUMNS": str(columns)}.items():
-        monkeypatch.setenv(name, value)
+    screen = terminal("stderr", columns, monkeypatch)
     with Progress(500, shown=True) as progress:
         progress.add(Epoch(16, 500, []))
     numbers = "loss 0.5000  accuracy 75.00%" + "  50 samples/s" * speed
@@ -442,11 +440,7 @@ def test_a_narrow_terminal_leaves_out_the_speed_rather_than_the_time_left(column
 @pytest.mark.parametrize("words", [["recipes"], ["recipes", "--keys"]])
 def test_no_word_of_a_table_is_cut_in_a_narrow_terminal(words, columns, monkeypatch):
     """`--loss` takes binary_cross_entropy, which at 80 columns was binary_cross_entro…"""
-    screen = io.StringIO()
-    screen.isatty = lambda: True
-    monkeypatch.setattr("sys.stdout", screen)
-    for name, value in {"TERM": "xterm", "COLUMNS": str(columns)}.items():
-        monkeypatch.setenv(name, value)
+    screen = terminal("stdout", columns, monkeypatch)
     assert main(words) == 0
     lines = plain(screen.getvalue()).splitlines()
     assert "…" not in "".join(lines)

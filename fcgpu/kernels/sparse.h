@@ -32,19 +32,22 @@ static ALWAYS void N(sums)(const N(Sparse) * A, ptrdiff_t i, const T* B, T* c, p
     for (int j = 0; j < width; j++) c[j] = sum[j];
 }
 
+/* c (n) = alpha times row i of A times B: each row of B is read whole, and once. */
+static ALWAYS void N(far_sums)(const N(Sparse) * A, ptrdiff_t i, const T* restrict B, T* restrict c, ptrdiff_t n,
+                               T alpha) {
+    memset(c, 0, (size_t)n * sizeof(T));
+    for (ptrdiff_t k = label(A->ends, i), end = label(A->ends, i + 1); k < end; k++) {
+        const T value = alpha * A->values[k], *row = N(row_of)(A, k, end, B, n);
+        for (ptrdiff_t j = 0; j < n; j++) c[j] += value * row[j];
+    }
+}
+
 /* C (rows, n) = alpha A B, for B (columns of A, n). */
 CLONES static void N(sparse_rows)(N(Sparse) A, const T* restrict B, T* restrict C, ptrdiff_t n, T alpha) {
     const int far = A.width * n * (ptrdiff_t)sizeof(T) > FAR_AWAY;
     for (ptrdiff_t i = 0; i < A.rows; i++, C += n) {
-        ptrdiff_t j = 0;
-        if (far) { /* each row of B is read whole, and once */
-            memset(C, 0, (size_t)n * sizeof(T));
-            for (ptrdiff_t k = label(A.ends, i), end = label(A.ends, i + 1); k < end; k++) {
-                const T value = alpha * A.values[k], *row = N(row_of)(&A, k, end, B, n);
-                for (ptrdiff_t l = 0; l < n; l++) C[l] += value * row[l];
-            }
-            continue;
-        }
+        ptrdiff_t j = far ? n : 0;
+        if (far) N(far_sums)(&A, i, B, C, n, alpha);
         for (; j + 16 <= n; j += 16) N(sums)(&A, i, B + j, C + j, n, alpha, 16);
         for (; j + 4 <= n; j += 4) N(sums)(&A, i, B + j, C + j, n, alpha, 4);
         for (; j < n; j++) N(sums)(&A, i, B + j, C + j, n, alpha, 1);

@@ -23,7 +23,7 @@ from fcgpu.train.samples import Samples
 SLICE, TRIAL = 0.05, 0.003  # seconds of a call; of one that tries another number of threads
 LONG = 0.005  # seconds of a step from which fewer threads are not tried at once
 SOON, EVERY = 0.05, 1.0  # seconds of steps between such trials; if fewer seem faster, first SOON, then ever longer
-NO_RATE = np.zeros(1)
+NO_RATE = np.zeros(1)  # of a step that only computes the gradient
 CALL = 1 << 16  # samples of a call: it looks at all their indices and labels before its first step
 
 
