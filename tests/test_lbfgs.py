@@ -177,7 +177,7 @@ def test_the_coefficients_are_those_of_the_dense_bfgs_matrix():
     S = random.normal(size=(5, n))
     Y = S @ np.diag(random.uniform(0.5, 3, n)) + 0.01 * random.normal(size=(5, n))
     g = random.normal(size=n)
-    a, p, scale = compact(np.triu(S @ Y.T), Y @ Y.T, S @ g, Y @ g)
+    a, p, scale = compact(np.linalg.inv(np.triu(S @ Y.T)), Y @ Y.T, S @ g, Y @ g)
     H = np.eye(n) * (S[-1] @ Y[-1]) / (Y[-1] @ Y[-1])
     for s, y in zip(S, Y, strict=True):
         rho = 1 / (s @ y)
@@ -363,7 +363,7 @@ def test_slots_that_cannot_be_are_refused(slots):
 def test_pairs_without_curvature_are_refused(number):
     problem = Problem(rosenbrock, np.linspace(-1, 1.5, 6))
     state = problem.minimise(exact(problem, history_size=3), 7).state_on_host(np.copy)
-    state["sy"][1, 1] = number
+    state["inverse"][1, 1] = number
     with pytest.raises(fcgpu.CheckpointError, match=f"has {number}, expected numbers above 0"):
         exact(problem, history_size=3).restore(state, np.asarray)
 

@@ -155,8 +155,8 @@ def stopped(folder):
 
 def test_a_checkpoint_of_another_format_says_which_version_reads_it(tmp_path):
     path = tmp_path / "c"
-    sealed.write(path, {"format": 2, "fcgpu_version": "9.1"}, {})
-    with pytest.raises(fcgpu.CheckpointError, match=r"c: format 2 of fcgpu 9\.1; .* reads format 1: resume with"):
+    sealed.write(path, {"format": 3, "fcgpu_version": "9.1"}, {})
+    with pytest.raises(fcgpu.CheckpointError, match=r"c: format 3 of fcgpu 9\.1; .* reads format 2: resume with"):
         load(path)
 
 

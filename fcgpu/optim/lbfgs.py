@@ -67,8 +67,8 @@ class LBFGS:
         self._start, self._direction, self._lowest_gradient = (xp.zeros_like(w) for _ in range(3))
         self._history = xp.zeros((2 * m, w.size), dtype=w.dtype)  # s in the first half, y in the second
         self._slots: list[int] = []  # rows of the stored pairs, oldest first
-        # [i, j] is s_i·y_j, y_i·y_j of the stored pairs, oldest first; of sy, only where pair j is no older than i
-        self._sy, self._yy = np.zeros((m, m)), np.zeros((m, m))
+        # Of the stored pairs, oldest first: y_i·y_j, and R⁻¹, where R has s_i·y_j in its upper triangle.
+        self._yy, self._inverse = np.zeros((m, m)), np.zeros((m, m))
         self._along = np.zeros(2 * m)  # history · gradient
         self._products = xp.zeros((2, 2 * m), dtype=w.dtype)  # history · y, history · gradient, on the device
         self._numbers = xp.zeros((2,), dtype=np.float64)  # slope and largest gradient entry, on the device
@@ -113,8 +113,8 @@ class LBFGS:
         return {
             "history": host(self._history),
             "gradient": host(self.gradient),
-            "sy": self._sy.copy(),
             "yy": self._yy.copy(),
+            "inverse": self._inverse.copy(),
             "along": self._along.copy(),
             "slots": np.array(self._slots, dtype=np.int64),
             "loss": self.loss,
@@ -128,9 +128,9 @@ class LBFGS:
         Raises CheckpointError if it was saved with another number of parameters or another `history_size`.
         """
         m = self.history_size
-        shapes = {"history": self._history.shape, "gradient": self.gradient.shape, "sy": (m, m), "yy": (m, m)}
+        shapes = {"history": self._history.shape, "gradient": self.gradient.shape, "yy": (m, m)}
         state = {**state, **{name: to_device(state[name]) for name in ("history", "gradient") if name in state}}
-        for name, expected in (shapes | {"along": (2 * m,)}).items():
+        for name, expected in (shapes | {"inverse": (m, m), "along": (2 * m,)}).items():
             found = getattr(state.get(name), "shape", "none")
             if expected != found:
                 raise CheckpointError(
@@ -143,10 +143,10 @@ class LBFGS:
         slots = np.unique(state["slots"])
         if state["slots"].ndim != 1 or not np.isin(slots, range(m)).all() or len(slots) != len(state["slots"]):
             raise CheckpointError(f"the slots of L-BFGS are {state['slots']}, expected some of {m}, each once")
-        if not np.all((curvatures := state["sy"].diagonal()[: len(slots)]) > 0):
-            raise CheckpointError(f"the diagonal of L-BFGS's sy has {curvatures.min()}, expected numbers above 0")
+        if not np.all((diagonal := state["inverse"].diagonal()[: len(slots)]) > 0):
+            raise CheckpointError(f"the diagonal of L-BFGS's inverse has {diagonal.min()}, expected numbers above 0")
         self._history[...], self.gradient[...] = state["history"], state["gradient"]
-        self._sy, self._yy, self._along = (np.array(state[name]) for name in ("sy", "yy", "along"))
+        self._yy, self._inverse, self._along = (np.array(state[name]) for name in ("yy", "inverse", "along"))
         self._slots = [int(slot) for slot in state["slots"]]
         self.loss, self.evaluations = float(state["loss"]), int(state["evaluations"])
         self._reason = str(state["reason"])
@@ -223,8 +223,8 @@ class LBFGS:
         xp, m = self.xp, self.history_size
         if len(self._slots) == m:
             slot = self._slots.pop(0)
-            for products in (self._sy, self._yy):
-                products[:-1, :-1] = products[1:, 1:]
+            for matrix in (self._yy, self._inverse):
+                matrix[:-1, :-1] = matrix[1:, 1:]
         else:
             slot = min(set(range(m)) - set(self._slots))
         y = self._history[m + slot]
@@ -235,18 +235,20 @@ class LBFGS:
         xp.matmul(self._history, self.gradient, out=self._products[1])
         along_y, self._along = np.array(self._products.tolist())
         k, order = len(self._slots), np.array([*self._slots, slot])
-        self._sy[: k + 1, k] = along_y[order]
-        self._yy[: k + 1, k] = self._yy[k, : k + 1] = along_y[m + order]
+        sy, yy = along_y[order], along_y[m + order]
         # Otherwise it is rounding error, not curvature. L-BFGS-B's test, which is the same in all units of w and loss.
-        if self._sy[k, k] > self._eps * drop and math.isfinite(self._yy[k, k]):
+        if sy[k] > self._eps * drop and math.isfinite(yy[k]):
             self._slots.append(slot)
+            self._yy[: k + 1, k] = self._yy[k, : k + 1] = yy
+            self._inverse[:k, k] = self._inverse[:k, :k] @ sy[:k] / -sy[k]
+            self._inverse[k, k] = 1 / sy[k]
 
     def _aim(self) -> float:
         """Set the direction to -H times the gradient, H being the inverse Hessian's estimate; return the slope."""
         xp, m = self.xp, self.history_size
         if self._slots:
             k, order, coefficients = len(self._slots), np.array(self._slots), np.zeros(2 * m)
-            a, p, scale = compact(self._sy[:k, :k], self._yy[:k, :k], self._along[order], self._along[m + order])
+            a, p, scale = compact(self._inverse[:k, :k], self._yy[:k, :k], self._along[order], self._along[m + order])
             coefficients[order], coefficients[m + order] = -a, scale * p
             xp.matmul(xp.asarray(coefficients, dtype=self.gradient.dtype), self._history, out=self._direction)
             self._direction -= scale * self.gradient
@@ -259,16 +261,15 @@ class LBFGS:
         return self._aim()
 
 
-def compact(sy: Any, yy: Any, sg: Any, yg: Any) -> tuple[Any, Any, float]:
+def compact(inverse: Any, yy: Any, sg: Any, yg: Any) -> tuple[Any, Any, float]:
     """(a, p, γ) such that H g = γ (g - Σ p_i y_i) + Σ a_i s_i: Byrd, Nocedal and Schnabel (1994), equation 3.1.
 
-    sy, yy : (k, k), s_i·y_j and y_i·y_j of the k stored pairs, oldest first; sy with zeros below the diagonal.
-    sg, yg : (k,), s_i·g and y_i·g.
+    inverse : (k, k), R⁻¹, where R has s_i·y_j of the k stored pairs, oldest first, on and above its diagonal D.
+    yy : (k, k), y_i·y_j. sg, yg : (k,), s_i·g and y_i·g.
 
-    p = R⁻¹ Sᵀg and a = R⁻ᵀ (D p + γ (YᵀY p - Yᵀg)), where R is sy and D its diagonal. γ = s·y / y·y of the newest pair;
-    γ I is the initial H.
+    p = R⁻¹ Sᵀg and a = R⁻ᵀ (D p + γ (YᵀY p - Yᵀg)), with γ = s·y / y·y of the newest pair; γ I is the initial H.
     """
-    D = sy.diagonal()
+    D = 1 / inverse.diagonal()
     scale = float(D[-1] / yy[-1, -1])
-    p = np.linalg.solve(sy, sg)
-    return np.linalg.solve(sy.T, D * p + scale * (yy @ p - yg)), p, scale
+    p = inverse @ sg
+    return inverse.T @ (D * p + scale * (yy @ p - yg)), p, scale

@@ -19,7 +19,7 @@ from fcgpu.train.state import State
 from fcgpu.train.stopping import Patience
 from fcgpu.version import __version__
 
-FORMAT = 1
+FORMAT = 2
 COUNTS = ("epochs", "steps", "samples", "drops", "halvings", "evaluated")
 RULE = "rule."  # prefix of the optimizer's arrays
 

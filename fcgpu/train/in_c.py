@@ -24,6 +24,7 @@ SLICE, TRIAL = 0.05, 0.003  # seconds of a call; of one that tries another numbe
 LONG = 0.005  # seconds of a step from which fewer threads are not tried at once
 SOON, EVERY = 0.05, 1.0  # seconds of steps between such trials; if fewer seem faster, first SOON, then ever longer
 NO_RATE = np.zeros(1)  # of a step that only computes the gradient
+THREADED = 9216  # entries of a matrix from which OpenBLAS's gemv uses threads
 CALL = 1 << 16  # samples of a call: it looks at all their indices and labels before its first step
 
 
@@ -164,13 +165,13 @@ class InC:
 class FullBatchInC(InC):
     """The same for the optimizers of the full batch, which are in Python: C computes the loss and its gradient."""
 
-    uses_blas = True
-
     def begin(self, rule: Any) -> None:
         recipe, vector = self.recipe, aligned(self.params.size, self.recipe.dtype)
         self.rule, self._gradient, self._moments, self._t = rule, vector, (vector, None), np.zeros(1)
         self._reals = np.array([self._scale, recipe.alpha, *np.zeros(7)])
         self._data = self._at(slice(None))  # converted once
+        pairs = getattr(rule, "history_size", 0)
+        self.uses_blas = 2 * pairs * vector.size >= THREADED  # setting its threads takes as long as a small step
 
     def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drops: int, order: Any) -> None:
         (rate,) = rates(1)
