@@ -63,7 +63,7 @@ def _in_tiles(
 
     def answer(rows: slice, whole: Workspace) -> Any:
         part = X[rows] if resident else backend.to_device(X[rows])
-        return compute(layers, net.load(part, slice(None), whole.head(rows.stop - rows.start, spec.sizes[0])))
+        return compute(layers, net.load(part, None, whole.head(rows.stop - rows.start, spec.sizes[0])))
 
     if resident and n_tiles == 1:
         return answer(slice(0, n), free.pop())
