@@ -314,6 +314,8 @@ def test_cuda_where_there_is_none(here):
             ("train", "--recipe", "logistic"),
             "recipe logistic has no data of its own: fcgpu train DATA --recipe logistic",
         ),
+        (("train", "logistic"), "'logistic' is a recipe, not data: fcgpu train --recipe logistic"),
+        (("train", "mnist-article"), "'mnist-article' is a recipe, not data: fcgpu train --recipe mnist-article"),
         *(  # all three are the recipe mnist
             (("train", *words, "--on-divergence", "halve"), "halve: optimizer='lbfgs' finds its step sizes by itself")
             for words in (("--recipe", "mnist"), ("mnist",), ())

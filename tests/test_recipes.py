@@ -57,7 +57,7 @@ def test_logistic_tells_the_two_kinds_of_pictures_apart(pictures, tmp_path, capf
 
 
 def test_two_layer(tmp_path, capfd):
-    out = train(tmp_path, capfd, "--recipe", "two-layer")
+    out = train(tmp_path, capfd, "two-layer")  # the recipe of the data's name
     assert "3-4-1, sigmoid, sigmoid, 21 parameters" in out
     assert "accuracy 100.00%" in out
     assert len(costs(out)) == 20

@@ -156,7 +156,9 @@ def _train(commands: Any) -> None:
     train = _command(commands, "train", "train a network and keep it in a run directory")
     train.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA}; default: the recipe's")
     train.add_argument(
-        "--recipe", help="a recipe's name or a TOML file (default: mnist; for DATA of your own, Adam on the full batch)"
+        "--recipe",
+        help="a recipe's name or a TOML file (default: the one with DATA's name; for DATA of your own, Adam on the "
+        "full batch)",
     )
     for key in FIRST:
         _recipe_option(train, key)

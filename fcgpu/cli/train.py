@@ -39,7 +39,7 @@ from fcgpu.train.checkpoint import Checkpoint, check_cut, check_data, cut_of, di
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS, Recipe
-from fcgpu.train.recipe_files import load_recipe
+from fcgpu.train.recipe_files import load_recipe, recipe_names
 from fcgpu.train.state import State
 
 HALVINGS = 10  # most halvings of the learning rate before a run that diverges again is given up
@@ -52,18 +52,19 @@ def train(args: Namespace) -> int:
         check_extra()
     policy = Policy(*every(args.checkpoint_every), count("keep", args.keep) or KEPT)
     if args.resume is None:
-        own_data = args.recipe is None and args.data not in (None, "mnist")
-        base = Recipe() if own_data else load_recipe("mnist" if args.recipe is None else args.recipe)
+        data = "mnist" if args.data is None else args.data
+        name = data if args.recipe is None and data in NAMED else args.recipe  # of the data sets of the package
+        base = Recipe() if name is None else load_recipe(name)
         changes = recipe_changes(args)
         recipe = base.but(**changes)
         for why in recipe.unused(changes, defaults=True):  # whoever gives a default as an option expects it to be used
             raise ConfigError(why)
         of_the_file = [key for key in KEYS if any(base.unused([key]))]
         for why in recipe.unused(of_the_file):
-            say(f"fcgpu: warning: {args.recipe}: {why}")
+            say(f"fcgpu: warning: {name}: {why}")
         recipe = recipe.but(data=_source(recipe.data if args.data is None else args.data))
         if not recipe.data and args.data is None:
-            raise ConfigError(f"recipe {recipe.name} has no data of its own: fcgpu train DATA --recipe {args.recipe}")
+            raise ConfigError(f"recipe {recipe.name} has no data of its own: fcgpu train DATA --recipe {name}")
         return Job(args, recipe).run(lambda room: create(args.out, recipe, room, policy))
     if args.out is not None:
         raise ConfigError(f"out={args.out!r} with --resume: the run stays in its folder; omit --out")
@@ -231,7 +232,13 @@ def _check_same_source(args: Namespace, recipe: Recipe) -> None:
 def _source(text: str) -> str:
     """A data set's name, or an absolute path, so that the recipe in the run directory is valid in any folder."""
     path = os.path.expanduser(text)  # noqa: PTH111 - Path's own raises for a user that does not exist
-    return str(Path(path).absolute()) if text and text not in NAMED and os.path.exists(path) else text  # noqa: PTH110
+    if text in NAMED or not text:
+        return text
+    if os.path.exists(path):  # noqa: PTH110
+        return str(Path(path).absolute())
+    if text in recipe_names():
+        raise ConfigError(f"{text!r} is a recipe, not data: fcgpu train --recipe {text}")
+    return text
 
 
 def _result(started: Started, done: Finished, run: RunDirectory, digest: str) -> dict[str, Any]:
