@@ -119,6 +119,7 @@ def test_refuses_what_it_must_not_write_or_read():
     still.flags.writeable = False
     assert not native.sigmoid(still, 0)
     assert not native.sigmoid(Z, 1)
+    assert not native.cross_entropy_delta(Z, 1, np.arange(4) % 3, 0.25)
     for y in ([0, 1, 2, 3], [0, 1, -1, 2], [0, 1, 2], [0.5, 1, 2, 0]):
         assert not native.cross_entropy_delta(Z, 0, np.array(y), 0.25)
         assert not native.cross_entropy(Z, np.array(y), 0.25, losses)

@@ -123,7 +123,6 @@ CLONES static void N(minus_target)(T* restrict Z, Labels y, const T* t, const T*
 CLONES static void N(sigmoid_loss)(const T* Z, Labels y, const T* t, const T* weight, ptrdiff_t step, T* losses,
                                    ptrdiff_t n, ptrdiff_t k) {
     T softplus[BLOCK];
-    if (k > BLOCK) return;
     ptrdiff_t rows = BLOCK / k;
     for (ptrdiff_t i = 0; i < n; i += rows) {
         ptrdiff_t some = n - i < rows ? n - i : rows;

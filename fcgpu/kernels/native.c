@@ -136,8 +136,8 @@ typedef struct { /* with contiguous rows; row is their stride in bytes */
 #define FORWARD_FUNCTION(python, f)                                                                                    \
     FUNCTION(python) {                                                                                                 \
         TAKES(2);                                                                                                      \
-        Array a[2];                                                                                                    \
-        int done = open_bias(args, a);                                                                                 \
+        Array a[2] = {0};                                                                                              \
+        int done = open_array(args[0], &a[0], 1) && is_matrix(&a[0]) && a[0].size && open_bias(args[1], &a[1], &a[0]); \
         if (done) {                                                                                                    \
             ptrdiff_t k = a[0].view.shape[1];                                                                          \
             CALL(a[0], f, a[0].view.buf, a[1].view.buf, a[0].size / k, k);                                             \
@@ -146,11 +146,9 @@ typedef struct { /* with contiguous rows; row is their stride in bytes */
         DONE(done);                                                                                                    \
     }
 
-static int open_bias(PyObject* const* args, Array* a) {
-    memset(&a[1], 0, sizeof a[1]);
-    if (!open_array(args[0], &a[0], 1) || !is_matrix(&a[0]) || !a[0].size) return 0;
-    if (PyLong_CheckExact(args[1])) return PyLong_AsLong(args[1]) == 0;
-    return open_array(args[1], &a[1], 0) && a[1].type == a[0].type && a[1].whole && a[1].size == a[0].view.shape[1];
+static int open_bias(PyObject* object, Array* b, const Array* Z) {
+    if (PyLong_CheckExact(object)) return PyLong_AsLong(object) == 0;
+    return open_array(object, b, 0) && b->type == Z->type && b->whole && b->size == Z->view.shape[1];
 }
 
 FORWARD_FUNCTION(sigmoid, sigmoid_all)
@@ -193,9 +191,7 @@ static int open_compared(Compared* c, PyObject* Z, PyObject* bias, PyObject* y, 
     if (!open_array(Z, &c->Z, 1) || !is_matrix(&c->Z) || !c->Z.size) return 0;
     c->n = c->Z.view.shape[0], c->k = c->Z.view.shape[1];
     if (c->k > BLOCK) return 0;
-    if (bias && !PyLong_CheckExact(bias) &&
-        !(open_array(bias, &c->bias, 0) && c->bias.type == c->Z.type && c->bias.whole && c->bias.size == c->k))
-        return 0;
+    if (bias && !open_bias(bias, &c->bias, &c->Z)) return 0;
     if (!open_array(y, &c->y, 0) || !c->y.whole || !c->y.view.ndim || c->y.view.shape[0] != c->n) return 0;
     if (c->y.type == c->Z.type && c->y.size == c->Z.size) {
         c->targets = c->y.view.buf;
