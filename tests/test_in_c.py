@@ -614,8 +614,8 @@ def test_a_thread_more_must_be_worth_its_start(sizes, batch, threads):
      (2048, 128, 8, 16)],
 )  # fmt: skip
 def test_there_is_a_task_for_every_thread(hidden, batch, threads, rows):
-    spec, recipe = Spec((784, hidden, 10), "relu", "softmax"), fcgpu.Recipe(hidden=(hidden,), batch=batch)
-    assert plan_c.tile(spec, batch, recipe, threads) == rows
+    spec = Spec((784, hidden, 10), "relu", "softmax")
+    assert tile(spec, batch, "float32", plan_c.threads(spec, batch, "float32", threads)) == rows
 
 
 def test_no_bit_of_the_losses_depends_on_the_threads_by_which_a_batch_is_cut(monkeypatch):
@@ -660,12 +660,12 @@ def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
 
 def test_the_plan_counts_parameters_moments_a_converted_batch_and_scratch_memory():
     spec, recipe = Spec((50, 6, 4), "relu", "softmax"), fcgpu.Recipe(hidden=(6,), batch=70, optimizer="adam")
-    scratch = compiled.native.steps_room(np.array(spec.sizes), 70, tile(spec, 70, np.float32, 1), 1, False, False)
+    scratch = compiled.native.steps_room(np.array(spec.sizes), 70, 32, 1, False, False)
     converted = 70 * 50
-    assert plan_c.work_bytes(spec, 70, recipe, 2) == 4 * (3 * spec.n_params + converted) + scratch
+    assert plan_c.work_bytes(spec, 70, recipe, 32, 1) == 4 * (3 * spec.n_params + converted) + scratch
     vectors = 2 + 2 * 20 + 4  # parameters, gradient and those of L-BFGS
     recipe = fcgpu.Recipe(hidden=(6,), optimizer="lbfgs", history_size=20)
-    assert plan_c.work_bytes(spec, 70, recipe, 2) == 4 * (vectors * spec.n_params + converted) + scratch
+    assert plan_c.work_bytes(spec, 70, recipe, 32, 1) == 4 * (vectors * spec.n_params + converted) + scratch
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

@@ -92,7 +92,7 @@ class InC:
         self._sizes = np.array(spec.sizes, np.intp)
         threads = plan_c.threads(spec, plan.batch, recipe.dtype, plan.threads)
         self._pace = Pace(threads)
-        self._room = aligned(plan_c.room_bytes(spec, plan.batch, recipe, plan.threads), np.uint8)
+        self._room = aligned(plan_c.room_bytes(spec, plan.batch, recipe, plan.tile, threads), np.uint8)
         kinds = (
             ACTIVATIONS.index(spec.activation), plan_c.OUTPUTS.index(spec.output), count,
             plan_c.rule(recipe.optimizer),

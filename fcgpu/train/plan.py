@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fcgpu import logits
 from fcgpu.backend import Backend, Work
 from fcgpu.errors import ConfigError, DeviceError
 from fcgpu.host import cpu_count
@@ -183,16 +184,17 @@ def _on_gpu(
 
 def _on_cpu(whole: Plan, spec: Spec, X: Any, taken: tuple[Any, Any], recipe: Recipe, threads: int) -> Iterator[Plan]:
     if plan_c.is_for(whole.samples, whole.batch, spec, recipe, *taken):
-        for some in dict.fromkeys((threads, 1)):
-            cut = replace(whole, in_c=True, threads=some, tile=plan_c.tile(spec, whole.batch, recipe, some))
-            yield replace(cut, work_bytes=plan_c.work_bytes(spec, whole.batch, recipe, some))
+        for most in dict.fromkeys((threads, 1)):
+            used = plan_c.threads(spec, whole.batch, recipe.dtype, most)
+            tile = logits.tile(spec, whole.batch, recipe.dtype, used)
+            work = plan_c.work_bytes(spec, whole.batch, recipe, tile, used)
+            yield replace(whole, in_c=True, threads=most, tile=tile, work_bytes=work)
         return
     size, row = np.dtype(recipe.dtype).itemsize, X.dtype.itemsize * X.shape[1]
     effective = effective_spec(spec, X)
     if is_sparse(X):
         row = size * effective.sizes[0]
-    cut = _cut_for_cpu(whole, spec, effective, size)
-    cut = replace(cut, threads=threads)
+    cut = replace(_cut_for_cpu(whole, spec, effective, size), threads=threads)
     while True:
         yield _sized(cut, spec, effective, size, row, recipe)
         if cut == (cut := _fewer_at_once(cut)):

@@ -58,20 +58,14 @@ def threads(spec: Spec, batch: int, dtype: Any, most: int) -> int:
     return min(most, max(1, worth), logits.MOST_THREADS)
 
 
-def tile(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
-    """Samples of a task."""
-    return logits.tile(spec, batch, recipe.dtype, threads(spec, batch, recipe.dtype, most_threads))
+def room_bytes(spec: Spec, batch: int, recipe: Recipe, tile: int, threads: int) -> int:
+    """Bytes of scratch memory for the steps; `tile` is the samples of a task."""
+    sizes, doubles, clipped = np.array(spec.sizes, np.intp), recipe.dtype == "float64", bool(recipe.gradient_clip)
+    return int(compiled.native.steps_room(sizes, batch, tile, threads, doubles, clipped))
 
 
-def room_bytes(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
-    """Bytes of scratch memory for the steps."""
-    dtype, sizes = np.dtype(recipe.dtype), np.array(spec.sizes, np.intp)
-    rows, used = tile(spec, batch, recipe, most_threads), threads(spec, batch, dtype, most_threads)
-    return int(compiled.native.steps_room(sizes, batch, rows, used, dtype == np.float64, bool(recipe.gradient_clip)))
-
-
-def work_bytes(spec: Spec, batch: int, recipe: Recipe, most_threads: int) -> int:
+def work_bytes(spec: Spec, batch: int, recipe: Recipe, tile: int, threads: int) -> int:
     """Bytes of the parameters, the optimizer's state, a batch that is converted, and the scratch memory."""
     vectors = 1 + state_vectors(recipe.optimizer, recipe.history_size) + (recipe.optimizer not in RULES)
     numbers = vectors * spec.n_params + batch * spec.sizes[0]
-    return np.dtype(recipe.dtype).itemsize * numbers + room_bytes(spec, batch, recipe, most_threads)
+    return np.dtype(recipe.dtype).itemsize * numbers + room_bytes(spec, batch, recipe, tile, threads)
