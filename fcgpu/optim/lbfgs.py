@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.errors import CheckpointError, ConfigError, DivergenceError
+from fcgpu.errors import CheckpointError, DivergenceError
 from fcgpu.optim.line_search import Point, strong_wolfe
 
 GTOL = 1e-5
+MOST_TRIALS = 20  # of one line search
 FTOL = 2.2e-9  # relative; the factr * eps of L-BFGS-B's defaults, also in float32: on plateaus a loss falls by 1e-7
 
 
@@ -23,7 +24,6 @@ class LBFGS:
     """`step(w, g, evaluate)` moves the flat parameters w (n,), float32 or float64, by one iteration.
 
     history_size : number m of stored pairs s = w' - w, y = g' - g. 2 m + 4 vectors like w are allocated, all here.
-    max_line_search : most evaluations of one line search.
     gtol : stop when no entry of the gradient is larger in magnitude.
     ftol : stop when an iteration but the first, whose direction has no scale, lowers the loss by at most this fraction
         of it.
@@ -37,8 +37,7 @@ class LBFGS:
     copies numbers to the host three times, apart from the loss: the slope along the direction; the slope and the
     largest gradient entry at the trial; the inner products of the new pair.
 
-    Raises ConfigError if `history_size`, `max_line_search` or `max_fun` is below 1. `step` raises DivergenceError if
-    the gradient at the start is not finite while the loss is.
+    `step` raises DivergenceError if the gradient at the start is not finite while the loss is.
     """
 
     learning_rate = None  # the line search finds the length of a step
@@ -49,18 +48,12 @@ class LBFGS:
         xp: Any,
         *,
         history_size: int = 10,
-        max_line_search: int = 20,
         gtol: float = GTOL,
         ftol: float = FTOL,
         max_fun: int | None = None,
     ) -> None:
-        limits = {"history_size": history_size, "max_line_search": max_line_search, "max_fun": max_fun}
-        for name, value in limits.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}={value}: expected a whole number of 1 or more")
-        self.xp, self.history_size, self.max_line_search, self.max_fun = xp, history_size, max_line_search, max_fun
         m = history_size
-        self.gtol, self.ftol = gtol, ftol
+        self.xp, self.history_size, self.gtol, self.ftol, self.max_fun = xp, m, gtol, ftol, max_fun
         self.loss, self.evaluations, self.strayed = math.nan, 0, False
         self.gradient = xp.zeros_like(w)
         self._eps = float(np.finfo(w.dtype).eps)
@@ -186,9 +179,7 @@ class LBFGS:
                 self._lowest_gradient[...] = g
             return loss, slope
 
-        trials = self.max_line_search
-        if self.max_fun is not None:
-            trials = min(trials, self.max_fun - self.evaluations)
+        trials = MOST_TRIALS if self.max_fun is None else min(MOST_TRIALS, self.max_fun - self.evaluations)
         noise = self._eps * abs(self.loss)
         found = strong_wolfe(trial, start, step, max_trials=trials, noise=noise) if start.slope < 0 else None
         self.strayed = found is None
