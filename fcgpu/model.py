@@ -104,7 +104,7 @@ class Model:
             return values[:, 0] if values.shape[1] == 1 else values
         Z = self._outputs(X, backend, threads, few=FEW_LOGITS)
         with backend.current():
-            index = backend.to_host(class_index(Z, backend.xp if backend.holds(Z) else np))
+            index = backend.to_host(class_index(Z))
         return array_of(self.classes)[index]
 
     def score(self, X: Any, y: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Score:
@@ -227,6 +227,6 @@ def of_both(P: Any) -> Any:
         return xp.concatenate([1 - P, P], axis=1)
 
 
-def class_index(Z: Any, xp: Any = np) -> Any:
+def class_index(Z: Any) -> Any:
     """The predicted class indices (n,) from logits (n, n_outputs); a single output means class 1 if it is positive."""
-    return (Z[:, 0] > 0).astype(np.intp) if Z.shape[1] == 1 else xp.argmax(Z, axis=1)
+    return (Z[:, 0] > 0).astype(np.intp) if Z.shape[1] == 1 else Z.argmax(axis=1)

@@ -35,7 +35,6 @@ class Workspace:
     def __init__(
         self, spec: Spec, rows: int, dtype: Any, xp: Any, *, backward: bool = True, dropout: Sequence[float] = ()
     ) -> None:
-        self.rows = rows
         self.A = [xp.empty((rows, n), dtype=dtype) for n in spec.sizes]
         self.dA = [None, *(xp.empty((rows, n), dtype=dtype) for n in spec.sizes[1:-1])] if backward else []
         self.keep = [None, *(xp.empty((rows, n), dtype=bool) for n, _ in zip(spec.sizes[1:-1], dropout, strict=False))]
@@ -50,7 +49,6 @@ class Workspace:
         found = self._heads.get((rows, width))
         if found is None:
             found = object.__new__(Workspace)
-            found.rows = rows
             found.A = [self.A[0][:rows, :width], *(a[:rows] for a in self.A[1:])]
             found.dA, found.keep = ([a if a is None else a[:rows] for a in buffers] for buffers in (self.dA, self.keep))
             if self.dA:
@@ -91,7 +89,7 @@ class Network:
 
     def __init__(self, spec: Spec, backend: Backend, dropout: Sequence[float] = (), scale: float = 1.0) -> None:
         self.spec, self.dropout, self.scale = spec, dropout, scale
-        self.kernels, self.xp, self._on_gpu = Kernels(backend), backend.xp, backend.on_gpu
+        self.kernels, self._on_gpu = Kernels(backend), backend.on_gpu
         self.scales = [scale] + [1.0] * (len(spec.sizes) - 2)
         self._output = OUTPUTS[spec.output]
 
@@ -151,10 +149,9 @@ class Network:
         Z = self.to_logits(self.products(layers, work), layers, work)
         return self.activate(Z, layers[-1].b)
 
-    def activate(self, Z: Any, b: Any = None) -> Any:
-        """Overwrite the logits Z (n, n_outputs), without their bias b if it is given, with the outputs."""
-        predict = getattr(self.kernels, self._output.prediction)
-        predict(Z, self.xp.zeros((1, Z.shape[1]), Z.dtype) if b is None else b)
+    def activate(self, Z: Any, b: Any = 0) -> Any:
+        """Overwrite the logits Z (n, n_outputs), to which b is added first, with the outputs."""
+        getattr(self.kernels, self._output.prediction)(Z, b)
         return Z
 
     def backward(self, products: Products, work: Workspace) -> None:
@@ -212,6 +209,6 @@ class Network:
         b (1, n_outputs) is the last layer's.
         """
         Z = work.A[-1]
-        self.xp.add(Z, b, out=logits)
+        np.add(Z, b, out=logits)
         self._delta(Z, b, y, weight)
         self.backward(products, work)

@@ -39,15 +39,14 @@ def outputs(
     most = FEW_BYTES if row * X.shape[0] <= FEW_BYTES else min(GPU_TILE_BYTES, backend.memory() // 2)
     tile = min(X.shape[0], max(1, most // row))
     with backend.current():
-        while tile > 1:
+        while True:
             try:
                 return in_tiles(tile)
             except Exception as error:
-                if not backend.ran_out(error):
+                if tile == 1 or not backend.ran_out(error):
                     raise
             backend.give_back()
             tile = -(-tile // 2)
-        return in_tiles(1)
 
 
 def _in_tiles(

@@ -93,6 +93,9 @@ class _OneBlasThread:
     def __init__(self) -> None:
         self._lock, self._holders = threading.RLock(), set[int]()
         self._before: list[tuple[Any, int]] = []  # (library, its number of threads before)
+        if hasattr(os, "register_at_fork"):  # forks wait for the lock
+            acquire, release = self._lock.acquire, self._lock.release
+            os.register_at_fork(before=acquire, after_in_parent=release, after_in_child=self._in_child)
 
     def hold(self, holder: int) -> None:
         with self._lock:
@@ -108,22 +111,14 @@ class _OneBlasThread:
                 _set_threads(self._before)
                 self._before = []
 
-    def survive_forks(self) -> None:
-        """Make forks wait for the lock. The child has only the thread that forked, so it forgets all holders and
-        restores the number of threads.
-        """
-
-        def in_child() -> None:
-            self._holders.clear()
-            self.leave(0)
-            self._lock.release()
-
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=in_child)
+    def _in_child(self) -> None:
+        """Forget all holders: a forked child has only the thread that forked."""
+        self._holders.clear()
+        self.leave(0)
+        self._lock.release()
 
 
 ONE_BLAS_THREAD = _OneBlasThread()
-ONE_BLAS_THREAD.survive_forks()
 
 
 def _set_threads(wanted: list[tuple[Any, int]]) -> None:

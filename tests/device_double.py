@@ -152,7 +152,7 @@ class DeviceArray:
         return self._xp.sum(self, axis, dtype, out, keepdims)
 
     def argmax(self, axis=None):
-        return self._xp.argmax(self, axis)
+        return self._xp._reduce("argmax", self, axis)
 
     def fill(self, value):
         self[...] = value
@@ -376,14 +376,8 @@ class DeviceDouble:
     def sum(self, a, axis=None, dtype=None, out=None, keepdims=False):
         return self._reduce("sum", a, axis, out, dtype=dtype, keepdims=keepdims)
 
-    def count_nonzero(self, a):
-        return self._reduce("count_nonzero", a)
-
     def max(self, a, axis=None, out=None, keepdims=False):
         return self._reduce("max", a, axis, out, keepdims=keepdims)
-
-    def argmax(self, a, axis=None):
-        return self._reduce("argmax", a, axis)
 
     def vdot(self, a, b):
         return (a * b).sum()

@@ -19,8 +19,7 @@ def has_tile_unit() -> bool:
 
 def multiplies_bytes() -> bool:
     """Whether native.c multiplies uint8 by float matrices: on the tile unit, or by skipping zeros."""
-    with_vectors = hasattr(native, "steps")  # native.c was compiled with vector types, as by GCC and clang
-    return native is not None and (has_tile_unit() or with_vectors)
+    return has_tile_unit() or hasattr(native, "steps")  # it was compiled with vector types, as by GCC and clang
 
 
 def in_words() -> str:

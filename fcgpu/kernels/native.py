@@ -12,7 +12,7 @@ import numpy as np
 
 from fcgpu.kernels import compiled
 from fcgpu.kernels.dense import is_sparse
-from fcgpu.kernels.updates import Moments, log_or_minus_infinity
+from fcgpu.kernels.updates import Moments, one_minus_power
 
 ALIKE = (
     *("sigmoid", "logistic", "tanh", "relu", "leaky_relu", "softmax"),
@@ -77,9 +77,7 @@ def dense_forward(A: Any, W: Any, Z: Any, scale: float = 1.0) -> bool:
 
 
 def dense_backward(dZ: Any, A: Any, W: Any, ones: Any, dW: Any, db: Any, dA: Any, scale: float = 1.0) -> bool:
-    if dA is not None:  # the layer of samples, sparse ones or pixels, is the first, and needs no dA
-        return False
-    if not (is_sparse(A) or _are_bytes(A)):
+    if dA is not None or not (is_sparse(A) or _are_bytes(A)):  # the first layer, that of samples, needs no dA
         return False
     np.matmul(ones, dZ, out=db)
     if is_sparse(A):
@@ -91,8 +89,7 @@ def dense_backward(dZ: Any, A: Any, W: Any, ones: Any, dW: Any, db: Any, dA: Any
 def adam(w: Any, g: Any, state: Moments, learning_rate: Any, *, beta_1: float, beta_2: float, epsilon: float) -> bool:
     m, v, t = state
     steps = t.item() + 1
-    falls = (-math.expm1(steps * log_or_minus_infinity(beta)) for beta in (beta_2, beta_1))
-    rate = learning_rate.item() * math.sqrt(next(falls)) / next(falls)
+    rate = learning_rate.item() * math.sqrt(one_minus_power(beta_2, steps, math)) / one_minus_power(beta_1, steps, math)
     done = compiled.native.adam(w, g, m, v, beta_1, beta_2, epsilon, rate)
     if done:
         t += 1

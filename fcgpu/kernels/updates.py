@@ -84,7 +84,7 @@ def adam(
     xp.sqrt(v, out=g)
     g += epsilon
     xp.divide(m, g, out=g)
-    rate = learning_rate * xp.sqrt(_one_minus_power(beta_2, t, xp)) / _one_minus_power(beta_1, t, xp)
+    rate = learning_rate * xp.sqrt(one_minus_power(beta_2, t, xp)) / one_minus_power(beta_1, t, xp)
     axpby(-rate.astype(w.dtype), g, 1, w)
 
 
@@ -139,7 +139,7 @@ def log_or_minus_infinity(beta: float) -> float:
     return math.log(beta) if beta else -math.inf
 
 
-def _one_minus_power(beta: float, t: Any, xp: Any) -> Any:
+def one_minus_power(beta: float, t: Any, xp: Any) -> Any:
     """1 - βᵗ without cancellation, which costs float32 five digits if β is near 1."""
     return -xp.expm1(t * log_or_minus_infinity(beta))
 

@@ -29,9 +29,9 @@ class Lane(NamedTuple):
     correct: Any  # () int64
 
     @classmethod
-    def empty(cls, spec: Spec, dtype: Any, xp: Any) -> "Lane":
+    def empty(cls, spec: Spec, dtype: Any) -> "Lane":
         gradient = aligned(spec.n_params, dtype)
-        return cls(gradient, _views(spec, gradient), xp.zeros((), dtype=np.float64), xp.zeros((), dtype=np.int64))
+        return cls(gradient, _views(spec, gradient), np.zeros(()), np.zeros((), np.int64))
 
     def add(self, other: "Lane", spec: Spec, width: int) -> None:
         """Add `other`, which has gradients for only the first `width` features in the first layer's W."""
@@ -72,27 +72,26 @@ class Evaluate:
         ids: Any = None,
         widths: Any = None,
     ) -> None:
-        xp, dtype, rates = backend.xp, recipe.dtype, recipe.dropout_rates
+        dtype, rates = recipe.dtype, recipe.dropout_rates
         self.X, self.y, self.weights = data
         self.widths, self._widest = widths, spec.sizes[0] if widths is None else int(widths.max())
-        self.net, self.plan, self.workers, self.xp = Network(spec, backend, rates, scale), plan, workers, xp
+        self.net, self.plan, self.workers = Network(spec, backend, rates, scale), plan, workers
         self.count, self.clip = count, recipe.gradient_clip
         self.params = aligned(spec.n_params, dtype)
         self._layers = _views(spec, self.params)
-        self._lanes = [Lane.empty(spec, dtype, xp) for _ in range(plan.held)]
+        self._lanes = [Lane.empty(spec, dtype) for _ in range(plan.held)]
         self.gradient, _, self.loss, self.correct = self._lanes[0]  # lane 0, to which the others are added
-        self.penalty = xp.zeros((), dtype=dtype)
+        self.penalty = np.zeros((), dtype)
         self._alpha = recipe.alpha
         pairs = zip(spec.layers(self.params), spec.layers(self.gradient), strict=True)
         self._regularised = [(layer.W, gradient.W) for layer, gradient in pairs]
         self.factor: Any = None  # (1,), multiplies the gradient; see `descend`
-        self._seed, self._backend = recipe.seed, backend
-        self.keys = xp.zeros((len(rates), 2), dtype=np.uint32)
-        self._ids = xp.arange(self.y.shape[0], dtype=np.uint32) if rates and ids is None else ids
+        self._seed, self.keys = recipe.seed, np.zeros((len(rates), 2), np.uint32)
+        self._ids = np.arange(len(self.y), dtype=np.uint32) if rates and ids is None else ids
         self._free = deque(
             (
-                Workspace(replace(spec, sizes=(self._widest, *spec.sizes[1:])), plan.tile, dtype, xp, dropout=rates),
-                Lane.empty(spec, dtype, xp),
+                Workspace(replace(spec, sizes=(self._widest, *spec.sizes[1:])), plan.tile, dtype, np, dropout=rates),
+                Lane.empty(spec, dtype),
             )
             for _ in range(plan.at_once)
         )
@@ -104,7 +103,7 @@ class Evaluate:
     def begin(self, step: int) -> None:
         """Set dropout's keys for this step: its masks are the same in every evaluation until the next `begin`."""
         if self.net.dropout:
-            self.keys[...] = self._backend.to_device(dropout.keys(self._seed, step, len(self.net.dropout)))
+            self.keys[...] = dropout.keys(self._seed, step, len(self.net.dropout))
 
     def __call__(self, rows: Any, n_rows: int) -> Any:
         """Fill loss, gradient, penalty and correct from the samples `rows`; return loss + penalty.
@@ -137,8 +136,8 @@ class Evaluate:
 
     def _share(self, rows: Any) -> Any:
         """1 / the sum of the batch's weights; 0 if all are 0, which makes loss, penalty and gradient 0."""
-        total, tiny = self.xp.sum(self.weights[rows]), np.finfo(self.weights.dtype).tiny
-        return (total > 0) / self.xp.maximum(total, tiny)
+        total, tiny = np.sum(self.weights[rows]), np.finfo(self.weights.dtype).tiny
+        return (total > 0) / np.maximum(total, tiny)
 
     def _width(self, rows: Any) -> int:
         """How many features the samples have; the first one has the most."""
@@ -173,7 +172,7 @@ class Evaluate:
             )  # fmt: skip
             work.losses.sum(dtype=np.float64, out=into.loss)
             if self.count:
-                into.correct[...] = self.xp.count_nonzero(work.correct)
+                into.correct[...] = np.count_nonzero(work.correct)
             if into is scratch:
                 lane.add(scratch, net.spec, width)
             into = scratch

@@ -45,8 +45,6 @@ class KeptLogits:
         return measured
 
     def _measure(self) -> None:
-        if not self._used:
-            return
         Z, losses, correct = (a[: self._used] for a in (self._logits, self._losses, self._correct))
         y, weight = np.concatenate(self._y), np.concatenate(self._weights) if self._weights else self._share
         self._net.measure(Z, y, weight, losses)
