@@ -13,11 +13,6 @@ from packaging.tags import sys_tags
 from setuptools import Distribution, Extension
 
 MODULE, SOURCE = "fcgpu.kernels._native", "native.c"
-HEADERS = (
-    *("arrays.h", "elementwise.h", "sparse.h", "panels.h", "pixels.h"),
-    *("steps.h", "team.h", "room.h", "samples.h", "rows.h", "epoch.h", "call_steps.h"),
-    *("tiles.h", "tiles_float.h", "tiles_double.h"),
-)
 # Nothing reads floating-point exception flags or sqrt's errno; without them the compiler can vectorize the loops.
 OPTIONS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 # One wheel for all Pythons from 3.11 on; a free-threaded Python has no such interface, and gets a wheel of its own.
@@ -48,7 +43,7 @@ class CompileHook(BuildHookInterface):  # type: ignore[misc]
 
 def compile_into(root: Path, macros: list[tuple[str, str]]) -> None:
     folder = root / "fcgpu" / "kernels"
-    source, *depends = (str(folder / name) for name in (SOURCE, *HEADERS))
+    source, depends = str(folder / SOURCE), [str(header) for header in folder.glob("*.h")]
     if LIMITED:
         macros = [*macros, ("Py_LIMITED_API", "0x030B0000")]
     extension = Extension(

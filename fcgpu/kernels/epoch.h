@@ -41,9 +41,10 @@ static void N(steps)(void* job, Team* team, int thread, ptrdiff_t phase) {
             if (seconds() - began > it->longest) __atomic_store_n(&team->leave, 1, __ATOMIC_RELAXED);
         }
         end_phase(team);
-        for (ptrdiff_t i = 0; !thread && !which && i < parts; i++) it->sums[2] += (double)room->correct[i];
-        for (ptrdiff_t s = 0; !thread && !which && s < n; s++) it->sums[0] += part * (double)room->losses[s];
-        for (ptrdiff_t i = 0; !thread && last && it->alpha != 0 && i < tasks; i++)
+        if (thread) continue;
+        for (ptrdiff_t i = 0; !which && i < parts; i++) it->sums[2] += (double)room->correct[i];
+        for (ptrdiff_t s = 0; !which && s < n; s++) it->sums[0] += part * (double)room->losses[s];
+        for (ptrdiff_t i = 0; last && it->alpha != 0 && i < tasks; i++)
             it->sums[1] += part * 0.5 * it->alpha * share * room->penalties[i];
     }
 }

@@ -12,6 +12,7 @@ from fcgpu.data.dataset import Dataset
 from fcgpu.data.features import ROWS_CHECKED_AT_ONCE
 from fcgpu.errors import CheckpointError
 from fcgpu.formats import sealed
+from fcgpu.train.kinds import as_python
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.recipe_files import from_toml, to_toml
@@ -110,8 +111,8 @@ def check_cut(name: str, there: Checkpoint, cut: Mapping[str, Any]) -> None:
 
 def differing(there: Recipe, given: Mapping[str, Any]) -> str:
     """In words, the keys whose `given` values differ from the recipe's; "" if none do."""
-    wrong = [key for key, value in given.items() if getattr(there, key) != value]
-    return ", ".join(f"{key}={_shown(given[key])} (was {_shown(getattr(there, key))})" for key in wrong)
+    pairs = [(key, value, getattr(there, key)) for key, value in given.items()]
+    return ", ".join(f"{key}={as_python(now)!r} (was {as_python(was)!r})" for key, now, was in pairs if now != was)
 
 
 def _checkpoint(name: str, about: dict[str, Any], tensors: dict[str, Any]) -> Checkpoint:
@@ -158,7 +159,3 @@ def _array(array: Any) -> str:
 def _words(fingerprint: str) -> str:
     *kind, digest = fingerprint.split(" ")
     return " ".join([*kind, digest[:12]])
-
-
-def _shown(value: Any) -> str:
-    return repr(list(value) if isinstance(value, tuple) else value)

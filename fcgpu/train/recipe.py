@@ -101,13 +101,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            kind, value = f.metadata["kind"], getattr(self, f.name)
+            kind, value = f.metadata["kind"], as_python(getattr(self, f.name))
             try:
-                object.__setattr__(self, f.name, kind.parse(as_python(value)))
+                object.__setattr__(self, f.name, kind.parse(value))
             except (ValueError, OverflowError) as error:  # OverflowError: an integer beyond the range of float
                 why = f" ({error})" if str(error) else ""
-                given = list(value) if isinstance(value, tuple) else value
-                raise ConfigError(f"{f.name}={given!r}: expected {kind.words}{why}") from None
+                raise ConfigError(f"{f.name}={value!r}: expected {kind.words}{why}") from None
         self._check_together()
 
     def _check_together(self) -> None:
@@ -126,12 +125,12 @@ class Recipe:
             )
         if self.optimizer in FULL_BATCH:
             for key in ("batch", *NOT_FOR_FULL_BATCH):
-                if getattr(self, key) not in (KEYS[key].default, "constant"):  # "constant" is no schedule
-                    value = list(given) if isinstance(given := getattr(self, key), tuple) else given
+                value = getattr(self, key)
+                if value not in (KEYS[key].default, "constant"):  # "constant" is no schedule
                     raise ConfigError(
-                        f"{key}={value!r} is not for optimizer={self.optimizer!r}, which needs the same loss at every "
-                        "step and finds its step sizes by itself: use optimizer='adam' or another first-order rule, or "
-                        f"leave {key} out"
+                        f"{key}={as_python(value)!r} is not for optimizer={self.optimizer!r}, which needs the same "
+                        "loss at every step and finds its step sizes by itself: use optimizer='adam' or another "
+                        f"first-order rule, or leave {key} out"
                     )
         if self.precision != "float32" and self.dtype != "float32":
             raise ConfigError(
@@ -195,11 +194,8 @@ KEYS = {f.name: f for f in fields(Recipe)}
 def _users(key: str) -> dict[str, list[str]]:
     """The optimizers or schedules that use a key, as {"optimizer": names} or {"schedule": names}; {} if all do."""
     rules = {name: {"learning_rate", *row.defaults} for name, row in UPDATES.items()} | {"lbfgs": set(LBFGS_KEYS)}
-    schedules = {name: set(row.keys) for name, row in SCHEDULES.items()}
-    found = {
-        choice: [name for name, keys in table.items() if key in keys]
-        for choice, table in (("optimizer", rules), ("schedule", schedules))
-    }
+    tables = {"optimizer": rules, "schedule": {name: set(row.keys) for name, row in SCHEDULES.items()}}
+    found = {choice: [name for name, keys in table.items() if key in keys] for choice, table in tables.items()}
     return {choice: names for choice, names in found.items() if names}
 
 
