@@ -98,8 +98,8 @@ class Network:
 
         rows : None for all; a slice of a sparse matrix takes SciPy 50 µs.
         """
-        contiguous = self._on_gpu and X.dtype == work.A[0].dtype and X.flags.c_contiguous
-        if contiguous or self.takes_bytes(X) or is_sparse(X):
+        as_it_lies = self._on_gpu and X.dtype == work.A[0].dtype and X.flags.c_contiguous
+        if as_it_lies or self.takes_bytes(X) or is_sparse(X):
             return work.over(X if rows is None else X[rows])
         self.kernels.load_tile(X, slice(None) if rows is None else rows, work.A[0])
         return work

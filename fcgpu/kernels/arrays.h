@@ -45,6 +45,7 @@ static double real_number(PyObject* object) { return PyErr_Occurred() ? 0 : PyFl
 static int is_true(PyObject* object) { return PyErr_Occurred() ? 0 : PyObject_IsTrue(object); }
 
 static int is_matrix(const Array* a) { return (a->type == 'f' || a->type == 'd') && a->whole && a->view.ndim == 2; }
+static Integers integers_of(const Array* a) { return (Integers){a->view.buf, (int)a->view.itemsize, a->type == 'b'}; }
 static int is_like(const Array* a, const Array* b) { return a->type == b->type && a->whole && a->size == b->size; }
 static int are_apart(const Array* a, const Array* b) { /* for contiguous arrays */
     const char *at = a->view.buf, *other = b->view.buf;

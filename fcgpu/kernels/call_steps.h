@@ -112,9 +112,9 @@ static int take_targets(Steps* it, const Array* a) {
         return 1;
     }
     if (y->ndim != 1 || !(a[Y].type == 'b' || a[Y].type == 'u')) return 0;
-    it->y = (Labels){y->buf, (int)y->itemsize, a[Y].type == 'b'};
+    it->y = integers_of(&a[Y]);
     for (ptrdiff_t i = 0; k > 1 && i < it->samples; i++) {
-        const ptrdiff_t class = label(it->y, it->order ? it->order[i] : i);
+        const ptrdiff_t class = integer(it->y, it->order ? it->order[i] : i);
         if (class < 0 || class >= k) return 0;
     }
     return 1;

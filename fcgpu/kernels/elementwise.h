@@ -108,19 +108,19 @@ CLONES static void N(softmax_all)(T* restrict Z, const T* restrict b, ptrdiff_t 
 }
 
 /* Z (n, k) = (Z - target) weight, with targets t (n, k) or, if t is NULL, classes y (n). */
-CLONES static void N(minus_target)(T* restrict Z, Labels y, const T* t, const T* weight, ptrdiff_t step, ptrdiff_t n,
+CLONES static void N(minus_target)(T* restrict Z, Integers y, const T* t, const T* weight, ptrdiff_t step, ptrdiff_t n,
                                    ptrdiff_t k) {
     for (ptrdiff_t i = 0; i < n; i++, Z += k, weight += step) {
         if (t)
             for (ptrdiff_t j = 0; j < k; j++) Z[j] -= t[i * k + j];
-        else if (k == 1) Z[0] -= (T)label(y, i);
-        else Z[label(y, i)] -= 1;
+        else if (k == 1) Z[0] -= (T)integer(y, i);
+        else Z[integer(y, i)] -= 1;
         for (ptrdiff_t j = 0; j < k; j++) Z[j] *= *weight;
     }
 }
 
 /* losses (n) = weight Σ over outputs of softplus(z) - t z, softplus(z) = max(z, 0) + log1p(e^-|z|). */
-CLONES static void N(sigmoid_loss)(const T* Z, Labels y, const T* t, const T* weight, ptrdiff_t step, T* losses,
+CLONES static void N(sigmoid_loss)(const T* Z, Integers y, const T* t, const T* weight, ptrdiff_t step, T* losses,
                                    ptrdiff_t n, ptrdiff_t k) {
     T softplus[BLOCK];
     ptrdiff_t rows = BLOCK / k;
@@ -134,14 +134,14 @@ CLONES static void N(sigmoid_loss)(const T* Z, Labels y, const T* t, const T* we
             for (ptrdiff_t j = 0; j < k; j++) sum += softplus[r * k + j];
             if (t)
                 for (ptrdiff_t j = 0; j < k; j++) at += z[r * k + j] * t[(i + r) * k + j];
-            else at = k == 1 ? z[r] * (T)label(y, i + r) : z[r * k + label(y, i + r)];
+            else at = k == 1 ? z[r] * (T)integer(y, i + r) : z[r * k + integer(y, i + r)];
             losses[i + r] = (sum - at) * weight[(i + r) * step];
         }
     }
 }
 
 /* losses (n) = weight (logsumexp(z) - Σ t z), with every z reduced by the largest of its row. */
-CLONES static void N(softmax_loss)(const T* Z, Labels y, const T* t, const T* weight, ptrdiff_t step, T* losses,
+CLONES static void N(softmax_loss)(const T* Z, Integers y, const T* t, const T* weight, ptrdiff_t step, T* losses,
                                    ptrdiff_t n, ptrdiff_t k) {
     T shifted[BLOCK], e[BLOCK];
     ptrdiff_t rows = BLOCK / k;
@@ -158,19 +158,19 @@ CLONES static void N(softmax_loss)(const T* Z, Labels y, const T* t, const T* we
             for (ptrdiff_t j = 0; j < k; j++) sum += e[r * k + j];
             if (t)
                 for (ptrdiff_t j = 0; j < k; j++) at += shifted[r * k + j] * t[(i + r) * k + j];
-            else at = shifted[r * k + (k == 1 ? 0 : label(y, i + r))];
+            else at = shifted[r * k + (k == 1 ? 0 : integer(y, i + r))];
             losses[i + r] = ((T)LOG(sum) - at) * weight[(i + r) * step];
         }
     }
 }
 
 /* losses (n) = weight ½ Σ over outputs of (z - t)². */
-CLONES static void N(squared_loss)(const T* Z, Labels y, const T* t, const T* weight, ptrdiff_t step, T* losses,
+CLONES static void N(squared_loss)(const T* Z, Integers y, const T* t, const T* weight, ptrdiff_t step, T* losses,
                                    ptrdiff_t n, ptrdiff_t k) {
     for (ptrdiff_t i = 0; i < n; i++, Z += k) {
         T sum = 0;
         for (ptrdiff_t j = 0; j < k; j++) {
-            T error = Z[j] - (t ? t[i * k + j] : k == 1 ? (T)label(y, i) : j == label(y, i));
+            T error = Z[j] - (t ? t[i * k + j] : k == 1 ? (T)integer(y, i) : j == integer(y, i));
             sum += error * error;
         }
         losses[i] = sum / 2 * weight[i * step];
@@ -178,11 +178,11 @@ CLONES static void N(squared_loss)(const T* Z, Labels y, const T* t, const T* we
 }
 
 /* correct (n) = whether the largest of each row of Z (n, k) is that of class y; for k = 1, whether (z > 0) == y. */
-CLONES static void N(count_correct)(const T* Z, Labels y, unsigned char* correct, ptrdiff_t n, ptrdiff_t k) {
+CLONES static void N(count_correct)(const T* Z, Integers y, unsigned char* correct, ptrdiff_t n, ptrdiff_t k) {
     for (ptrdiff_t i = 0; i < n; i++, Z += k) {
         ptrdiff_t answer = k == 1 && Z[0] > 0;
         for (ptrdiff_t j = 1; j < k; j++) answer = Z[j] > Z[answer] ? j : answer;
-        correct[i] = answer == label(y, i);
+        correct[i] = answer == integer(y, i);
     }
 }
 

@@ -28,12 +28,12 @@
 #define CLONES
 #endif
 
-typedef struct { /* the class of each sample, integers of any type */
+typedef struct { /* an array of any type of integers: the class of each sample, or indices */
     const char* at;
     int bytes, is_signed;
-} Labels;
+} Integers;
 
-static ALWAYS ptrdiff_t label(Labels y, ptrdiff_t i) {
+static ALWAYS ptrdiff_t integer(Integers y, ptrdiff_t i) {
     switch (y.bytes) {
         case 1: return y.is_signed ? ((const int8_t*)y.at)[i] : ((const uint8_t*)y.at)[i];
         case 2: return y.is_signed ? ((const int16_t*)y.at)[i] : ((const uint16_t*)y.at)[i];
@@ -176,7 +176,7 @@ BACKWARD_FUNCTION(leaky_relu_backward)
 
 typedef struct { /* logits Z (n, k) with targets, weights and losses */
     Array Z, bias, y, weight, losses;
-    Labels labels;
+    Integers labels;
     const void* targets; /* (n, k), or NULL if there are labels */
     union {
         float f;
@@ -196,9 +196,9 @@ static int open_compared(Compared* c, PyObject* Z, PyObject* bias, PyObject* y, 
     if (c->y.type == c->Z.type && c->y.size == c->Z.size) {
         c->targets = c->y.view.buf;
     } else if (c->y.view.ndim == 1 && (c->y.type == 'b' || c->y.type == 'u')) {
-        c->labels = (Labels){c->y.view.buf, (int)c->y.view.itemsize, c->y.type == 'b'};
+        c->labels = integers_of(&c->y);
         for (ptrdiff_t i = 0; c->k > 1 && i < c->n; i++)
-            if (label(c->labels, i) < 0 || label(c->labels, i) >= c->k) return 0;
+            if (integer(c->labels, i) < 0 || integer(c->labels, i) >= c->k) return 0;
     } else {
         return 0;
     }
@@ -394,7 +394,7 @@ FUNCTION(multiply_bytes_) {
 
 /* Whether the first n of int32 or int64 indices are from 0 to most - 1. Branches would take as long as the product with
    one column. */
-CLONES static int are_below(Labels of, ptrdiff_t n, ptrdiff_t most) {
+CLONES static int are_below(Integers of, ptrdiff_t n, ptrdiff_t most) {
     int wrong = 0;
     if (of.bytes == 4)
         for (ptrdiff_t k = 0; k < n; k++) wrong |= (uint64_t)((const int32_t*)of.at)[k] >= (uint64_t)most;
@@ -418,11 +418,10 @@ FUNCTION(multiply_sparse) {
            ends->size > 0 && are_apart(B, C) && B->view.shape[1] == C->view.shape[1];
     if (done) {
         const ptrdiff_t rows = ends->size - 1, n = B->view.shape[1], width = (across ? C : B)->view.shape[0];
-        const Labels of = {columns->view.buf, (int)columns->view.itemsize, 1},
-                     to = {ends->view.buf, (int)ends->view.itemsize, 1};
-        done = (across ? B : C)->view.shape[0] == rows && label(to, 0) == 0 && label(to, rows) <= values->size;
-        for (ptrdiff_t i = 0; done && i < rows; i++) done = label(to, i) <= label(to, i + 1);
-        done = done && are_below(of, label(to, rows), width);
+        const Integers of = integers_of(columns), to = integers_of(ends);
+        done = (across ? B : C)->view.shape[0] == rows && integer(to, 0) == 0 && integer(to, rows) <= values->size;
+        for (ptrdiff_t i = 0; done && i < rows; i++) done = integer(to, i) <= integer(to, i + 1);
+        done = done && are_below(of, integer(to, rows), width);
         PyThreadState* saved = PyEval_SaveThread();
         if (done && across) memset(C->view.buf, 0, (size_t)C->view.len);
         if (done && B->type == 'f')

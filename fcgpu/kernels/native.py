@@ -39,10 +39,8 @@ def faster(name: str, reference: Kernel) -> Kernel:
     """The compiled variant of a kernel; `reference` itself if there is none."""
     if name not in (*ALIKE, *SPECIAL):
         return reference
-    return _else(SPECIAL.get(name) or getattr(compiled.native, name), reference)
+    function = SPECIAL.get(name) or getattr(compiled.native, name)
 
-
-def _else(function: Callable[..., bool], reference: Kernel) -> Kernel:
     def kernel(*args: Any, xp: Any, **options: Any) -> None:
         if not function(*args, **options):
             reference(*args, xp=xp, **options)

@@ -63,11 +63,11 @@ static ptrdiff_t N(compare)(const Steps* it, N(Desk) * my, const ptrdiff_t* rows
                             T* D) {
     const ptrdiff_t k = it->sizes[it->layers];
     const T *targets = it->targets, *weights = it->weights;
-    const Labels y = {(const char*)my->labels, sizeof(ptrdiff_t), 1};
+    const Integers y = {(const char*)my->labels, sizeof(ptrdiff_t), 1};
     for (ptrdiff_t s = 0; s < n; s++) {
         memcpy(my->logits + s * k, D + s * ROW(k), (size_t)k * sizeof(T));
         if (targets) memcpy(my->targets + s * k, targets + rows[s] * k, (size_t)k * sizeof(T));
-        else my->labels[s] = label(it->y, rows[s]);
+        else my->labels[s] = integer(it->y, rows[s]);
         my->weights[s] = (T)(weights ? weights[rows[s]] * share : share);
     }
     targets = targets ? my->targets : NULL;

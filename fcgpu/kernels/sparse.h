@@ -9,24 +9,24 @@
 
 typedef struct {
     const T* values;
-    Labels columns, ends;
+    Integers columns, ends;
     ptrdiff_t rows, width; /* of the matrix */
 } N(Sparse);
 
 /* Row `columns[k]` of a dense matrix with n columns; that of a number ahead is on its way. */
 static ALWAYS T* N(row_of)(const N(Sparse) * A, ptrdiff_t k, ptrdiff_t end, const T* dense, ptrdiff_t n) {
-    const T* next = dense + label(A->columns, k + AHEAD < end ? k + AHEAD : k) * n;
+    const T* next = dense + integer(A->columns, k + AHEAD < end ? k + AHEAD : k) * n;
     for (ptrdiff_t j = 0; j < n; j += 64 / (ptrdiff_t)sizeof(T)) PREFETCH(next + j);
-    return (T*)dense + label(A->columns, k) * n;
+    return (T*)dense + integer(A->columns, k) * n;
 }
 
 /* c (width) = alpha times row i of A times B, whose rows have n columns. Sums in registers do not wait for memory: with
    up to 32 columns the product takes 0.2 to 0.8 of the time on an AMD EPYC. */
 static ALWAYS void N(sums)(const N(Sparse) * A, ptrdiff_t i, const T* B, T* c, ptrdiff_t n, T alpha, const int width) {
     T sum[16] = {0};
-    for (ptrdiff_t k = label(A->ends, i), end = label(A->ends, i + 1); k < end; k++) {
-        const T value = alpha * A->values[k], *row = B + label(A->columns, k) * n;
-        PREFETCH(B + label(A->columns, k + AHEAD < end ? k + AHEAD : k) * n);
+    for (ptrdiff_t k = integer(A->ends, i), end = integer(A->ends, i + 1); k < end; k++) {
+        const T value = alpha * A->values[k], *row = B + integer(A->columns, k) * n;
+        PREFETCH(B + integer(A->columns, k + AHEAD < end ? k + AHEAD : k) * n);
         for (int j = 0; j < width; j++) sum[j] += value * row[j];
     }
     for (int j = 0; j < width; j++) c[j] = sum[j];
@@ -36,7 +36,7 @@ static ALWAYS void N(sums)(const N(Sparse) * A, ptrdiff_t i, const T* B, T* c, p
 static ALWAYS void N(far_sums)(const N(Sparse) * A, ptrdiff_t i, const T* restrict B, T* restrict c, ptrdiff_t n,
                                T alpha) {
     memset(c, 0, (size_t)n * sizeof(T));
-    for (ptrdiff_t k = label(A->ends, i), end = label(A->ends, i + 1); k < end; k++) {
+    for (ptrdiff_t k = integer(A->ends, i), end = integer(A->ends, i + 1); k < end; k++) {
         const T value = alpha * A->values[k], *row = N(row_of)(A, k, end, B, n);
         for (ptrdiff_t j = 0; j < n; j++) c[j] += value * row[j];
     }
@@ -57,7 +57,7 @@ CLONES static void N(sparse_rows)(N(Sparse) A, const T* restrict B, T* restrict 
 /* C (columns of A, n) = alpha Aᵀ B, for B (rows, n). */
 CLONES static void N(sparse_columns)(N(Sparse) A, const T* restrict B, T* restrict C, ptrdiff_t n, T alpha) {
     for (ptrdiff_t i = 0; i < A.rows; i++, B += n)
-        for (ptrdiff_t k = label(A.ends, i), end = label(A.ends, i + 1); k < end; k++) {
+        for (ptrdiff_t k = integer(A.ends, i), end = integer(A.ends, i + 1); k < end; k++) {
             const T value = alpha * A.values[k];
             T* row = N(row_of)(&A, k, end, C, n);
             for (ptrdiff_t j = 0; j < n; j++) row[j] += value * B[j];

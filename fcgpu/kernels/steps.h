@@ -10,7 +10,7 @@ typedef struct { /* batches of samples, a network, and the rule that updates it 
     const ptrdiff_t *order, *sizes;                    /* order: indices into the samples, or NULL for the first ones */
     int bytes, layers, activation, output, counts, threads, many_registers, rule;
     double scale, alpha, first, second, epsilon, weight_decay, clip, t, longest;
-    Labels y;
+    Integers y;
     const void *targets, *weights;
     const uint32_t *ids, *keys; /* for dropout, or NULL: of each sample; (steps, hidden layers, 2) */
     const double* drops;        /* rates of the hidden layers */
