@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-import threadpoolctl
+from test_workers import blas_threads
 
 import fcgpu
 from fcgpu.kernels import blas
@@ -170,10 +170,6 @@ def test_products_too_small_for_a_batch_are_made_one_by_one():
     A, B, C = np.ones((20, 30)), np.ones((30, 10)), np.zeros((20, 10))
     blas.product([(A[:10], B, C[:10]), (A[10:], B, C[10:])], threads=2)()
     assert (C == 30).all()
-
-
-def blas_threads():
-    return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
 
 
 def test_threads_and_denormals_are_as_before_a_product():

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from test_workers import blas_threads
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import fcgpu
@@ -20,7 +21,6 @@ from fcgpu.train import plan_c
 from fcgpu.train.plan import plan
 from fcgpu.train.results import Results
 from fcgpu.train.state import State
-from fcgpu.workers import _blas
 
 CPU = fcgpu.choose("cpu")
 
@@ -466,7 +466,7 @@ def test_blas_keeps_its_threads_between_events(mnist):
 @pytest.mark.parametrize(("optimizer", "samples"), [("lbfgs", 300), ("lbfgs", 5000), ("adam", 5000)])
 def test_blas_has_one_thread_in_a_step(optimizer, samples, mnist, monkeypatch):
     def looked(self, w, g, evaluate):
-        found.extend(library.num_threads for library in _blas().lib_controllers if library.user_api == "blas")
+        found.extend(blas_threads())
         return step(self, w, g, evaluate)
 
     found = []
