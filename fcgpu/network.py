@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcgpu.backend import Backend
-from fcgpu.kernels import Kernels
+from fcgpu.kernels import Kernels, compiled
 from fcgpu.kernels.dense import is_sparse
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Layer, Spec
@@ -90,6 +90,7 @@ class Network:
     def __init__(self, spec: Spec, backend: Backend, dropout: Sequence[float] = (), scale: float = 1.0) -> None:
         self.spec, self.dropout, self.scale = spec, dropout, scale
         self.kernels, self._on_gpu = Kernels(backend), backend.on_gpu
+        self._multiplies_bytes = not backend.on_gpu and compiled.multiplies_bytes()
         self.scales = [scale] + [1.0] * (len(spec.sizes) - 2)
         self._output = OUTPUTS[spec.output]
 
@@ -106,7 +107,7 @@ class Network:
 
     def takes_bytes(self, X: Any) -> bool:
         """Whether X is uint8 and the products take it without conversion."""
-        return bool(self.kernels.multiplies_bytes) and X.dtype == np.uint8
+        return self._multiplies_bytes and X.dtype == np.uint8
 
     def products(self, layers: Sequence[Layer], work: Workspace, gradients: Sequence[Layer] = ()) -> Products:
         """The products from the tile work.A[0] to the logits work.A[-1] and, if given, back to `gradients`."""

@@ -23,14 +23,10 @@ REFERENCE: dict[str, Callable[..., None]] = {
 
 
 class Kernels:
-    """The kernels bound to a backend, each when it is first asked for: `K.sigmoid(Z, b)`, `K.dense_forward(A, W, Z)`.
-
-    If `multiplies_bytes` is True, the input A of a dense layer may be uint8.
-    """
+    """The kernels bound to a backend, each when first asked for: `K.sigmoid(Z, b)`, `K.dense_forward(A, W, Z)`."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend, self._compiled = backend, compiled.native is not None
-        self.multiplies_bytes = not backend.on_gpu and compiled.multiplies_bytes()
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if name not in REFERENCE:
