@@ -42,7 +42,7 @@ class Workspace:
             self.ones = xp.ones((1, rows), dtype=dtype)
             self.losses = xp.empty((rows, 1), dtype=dtype)
             self.correct = xp.empty((rows,), dtype=bool)
-        self._heads: dict[tuple[int, int], Workspace] = {(rows, spec.sizes[0]): self}
+        self._heads: dict[tuple[int, int], Workspace] = {}
 
     def head(self, rows: int, width: int) -> "Workspace":
         """Views of the buffers' first `rows` rows, and of the first `width` features: for a smaller tile."""

@@ -38,6 +38,16 @@ def data():
     return fcgpu.dataset(np.clip(X, 0, 255).astype(np.uint8), y, scale=1 / 255)
 
 
+@pytest.fixture
+def at_once():
+    """Without Python's garbage collector: it does not know that a device is full."""
+    collects = gc.isenabled()
+    gc.disable()
+    yield
+    if collects:
+        gc.enable()
+
+
 class Done(NamedTuple):
     """The results of a run, without its events, which would keep its arrays alive."""
 
@@ -150,22 +160,24 @@ ENDS = {
 @pytest.mark.parametrize(
     "changes", [*LONG[1:], pytest.param({"memory_budget": 36_000}, marks=pytest.mark.slow)], ids=str
 )
-def test_who_lets_go_of_a_run_has_its_memory_back(changes, end, device, data):
-    """At once: Python's garbage collector does not know that a device is full."""
+def test_who_lets_go_of_a_run_has_its_memory_back(changes, end, device, data, at_once):
     run(data, device, **changes)  # memory that is kept for the next run is allocated here
-    pool, collects = device.xp.get_default_memory_pool(), gc.isenabled()
+    pool = device.xp.get_default_memory_pool()
     gc.collect()
-    gc.disable()
-    try:
-        before = pool.used_bytes()
-        events = fcgpu.train(data, device=device, hidden=HIDDEN, epochs=3, **changes)
-        kept = end(events)
-        assert pool.used_bytes() > before
-        del events, kept
-        assert pool.used_bytes() == before
-    finally:
-        if collects:
-            gc.enable()
+    before = pool.used_bytes()
+    events = fcgpu.train(data, device=device, hidden=HIDDEN, epochs=3, **changes)
+    kept = end(events)
+    assert pool.used_bytes() > before
+    del events, kept
+    assert pool.used_bytes() == before
+
+
+def test_who_lets_go_of_predictions_has_their_memory_back(device, data, at_once):
+    model, pool = list(fcgpu.train(data, device="cpu", epochs=1))[-1].model, device.xp.get_default_memory_pool()
+    gc.collect()
+    before = pool.used_bytes()
+    assert len(model.predict(data.X, device=device)) == SAMPLES
+    assert pool.used_bytes() == before
 
 
 @pytest.mark.parametrize("changes", LONG, ids=str)
