@@ -1,6 +1,6 @@
 """Which runs take their steps in C (`in_c.py`), and how a batch is cut there.
 
-Each task takes a tile of samples through the network, and there is a task for each thread. No bit depends on the cut.
+Each task takes a tile of samples through the network, and each thread gets as many tasks. No bit depends on the cut.
 """
 
 from typing import Any
