@@ -178,3 +178,33 @@ def test_parameters_are_kept_as_they_are_given(name):
     assert "rprop" in repr(model)
     with pytest.raises(ValueError, match="momentun"):
         model.set_params(momentun=0.5)
+
+
+@pytest.mark.parametrize("kind", ["binary", "regression"])
+def test_a_subclass_may_take_other_parameters(kind):
+    """As searches that know no tuples need them."""
+    X, y = problem(kind)
+
+    def searched(base):
+        class Two(base):
+            def __init__(self, first=4, second=3, alpha=0.0):
+                super().__init__(hidden_layer_sizes=(first, second), alpha=alpha, max_iter=20, random_state=0)
+                self.first, self.second = first, second
+
+        return GridSearchCV(Two(), {"first": [2, 9], "alpha": [1e-4, 1.0]}, cv=3).fit(X, y)
+
+    mine, other = (searched(type(estimator)) for estimator in pair(kind))
+    assert mine.best_params_ == other.best_params_
+    assert [W.shape for W in mine.best_estimator_.coefs_] == [W.shape for W in other.best_estimator_.coefs_]
+    np.testing.assert_allclose(mine.cv_results_["mean_test_score"], other.cv_results_["mean_test_score"], atol=1e-6)
+
+
+def test_a_subclass_may_take_any_parameters():
+    class Named(fcgpu.MLPRegressor):
+        def __init__(self, name, **given):
+            super().__init__(**given)
+            self.name = name
+
+    X, y = problem("regression")
+    assert_same_bits(Named("a", hidden_layer_sizes=(3,), random_state=0).fit(X, y),
+                     fcgpu.MLPRegressor(hidden_layer_sizes=(3,), random_state=0).fit(X, y))  # fmt: skip

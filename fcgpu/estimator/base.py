@@ -63,11 +63,16 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         return tags
 
     # Fitting
+    def _parameters(self) -> dict[str, Any]:
+        """The parameters of MLPClassifier or MLPRegressor, by name; the __init__ of a subclass may take others."""
+        own: Any = next(cls for cls in type(self).__mro__ if BaseMLP in cls.__bases__)
+        return {name: getattr(self, name) for name in own._get_param_names()}
+
 
     def _fit(
         self, X: Any, y: Any, sample_weight: Any, *, incremental: bool = False, validation_data: Any = None
     ) -> Any:
-        settings = settings_of(self.get_params(deep=False))
+        settings = settings_of(self._parameters())
         if incremental and settings["early_stopping"]:
             raise ConfigError("partial_fit does not support early_stopping=True: one call is one epoch")
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
