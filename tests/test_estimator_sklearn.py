@@ -41,10 +41,9 @@ def test_every_batch_size_agrees(kind, solver, batch):
 def test_a_batch_above_the_sample_size_is_clipped_with_a_warning(kind):
     X, y = problem(kind)
     a, b = pair(kind, batch_size=54, max_iter=3)
-    with pytest.warns(UserWarning, match="batch_size"):
-        a.fit(X, y)
-    with pytest.warns(UserWarning, match="batch_size"):
-        b.fit(X, y)
+    for estimator in (a, b):
+        with pytest.warns(UserWarning, match="batch_size"):
+            estimator.fit(X, y)
     assert_same_fit(a, b)
 
 
@@ -123,20 +122,22 @@ def test_the_adaptive_rate_stays_where_patience_has_no_end():
     assert_same_fit(*fit_both("binary", solver="sgd", learning_rate="adaptive", tol=1.0, n_iter_no_change=np.inf))
 
 
+@pytest.mark.parametrize("batch", [16, "auto"])  # "auto" is all samples here
 @pytest.mark.parametrize("kind", ["multiclass", "regression"])
 @pytest.mark.parametrize("state", ["instance", "global"])
-def test_a_random_state_is_drawn_from_in_the_same_order(kind, state):
+def test_a_random_state_is_drawn_from_in_the_same_order(kind, state, batch):
     X, y = problem(kind)
     for early_stopping in (False, True):
-        fits = []
-        for estimator in pair(kind, batch_size=16, max_iter=5, early_stopping=early_stopping, validation_fraction=0.2):
-            if state == "global":
-                np.random.seed(11)
-                estimator.set_params(random_state=None)
-            else:
-                estimator.set_params(random_state=np.random.RandomState(11))
-            fits.append(estimator.fit(X, y).fit(X, y))
+        fits, after = [], []
+        for estimator in pair(
+            kind, batch_size=batch, max_iter=5, early_stopping=early_stopping, validation_fraction=0.2
+        ):
+            np.random.seed(11)
+            random = None if state == "global" else np.random.RandomState(11)
+            fits.append(estimator.set_params(random_state=random).fit(X, y).fit(X, y))
+            after.append((random or np.random).randint(2**31))
         assert_same_fit(*fits)
+        assert after[0] == after[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,6 +6,7 @@ import warnings
 from copy import copy
 from dataclasses import replace
 from functools import cache
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,6 +110,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             warnings.warn(f"batch_size={size} is more than the {n} samples: it is clipped to them", stacklevel=3)
         start, order = self._start(settings, recipe.optimizer, incremental=incremental), draws.Order(random, n)
         last, why = self._run(samples, held_out, recipe, backend, settings, start=start, order=order)
+        if recipe.shuffle and recipe.batch == n and not isinstance(self.random_state, Integral):
+            order.skip(last.epoch)  # scikit-learn shuffles single batches, too, and the caller may draw from its state
         self._end(last, why, spec, recipe, backend, incremental=incremental)
         return self
 

@@ -43,3 +43,8 @@ class Order:
     def permutation(self, n: int) -> Any:
         self._order = shuffle(self._order, random_state=self._random)
         return self._order
+
+    def skip(self, epochs: int) -> None:
+        """Advance the random state as the orders of so many epochs do."""
+        for _ in range(epochs):
+            self._random.shuffle(self._order)
