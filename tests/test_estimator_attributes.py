@@ -320,3 +320,53 @@ def test_predictions_follow_whatever_becomes_of_the_coefficients():
     W[1][2, 3] += 1
     assert not np.array_equal(model.predict_proba(X), want)
     assert not np.array_equal(changed(), want)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_is_cut_before_its_last_layer(kind):
+    """Which shows what the last hidden layer has learned."""
+    X, y = problem(kind)
+    for model in (pairs := [estimator.fit(X, y) for estimator in pair(kind, max_iter=3)]):
+        model.coefs_, model.intercepts_ = model.coefs_[:-1], model.intercepts_[:-1]
+        model.n_layers_, model.n_outputs_ = 3, 5
+    method = "predict_proba" if kind in CLASSIFY else "predict"
+    mine, other = (getattr(model, method)(X) for model in pairs)
+    assert mine.shape == (53, 5)
+    np.testing.assert_allclose(mine, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "multilabel"])
+def test_a_network_is_put_together_by_hand(kind):
+    X, y = problem(kind)
+    fitted, made = ours(kind, max_iter=3).fit(X, y), ours(kind)
+    for name in (
+        "coefs_",
+        "intercepts_",
+        "n_layers_",
+        "n_outputs_",
+        "out_activation_",
+        *(["classes_"] * (kind in CLASSIFY)),
+    ):
+        setattr(made, name, getattr(fitted, name))
+    np.testing.assert_array_equal(made.predict(X), fitted.predict(X))
+    if kind in CLASSIFY:
+        np.testing.assert_array_equal(made.predict_proba(X), fitted.predict_proba(X))
+    with pytest.raises(fcgpu.DataError, match=r"X has 5 features, but coefs_\[0\] is for 6"):
+        made.predict(X[:, :5])
+    made.intercepts_ = made.intercepts_[:2]
+    with pytest.raises(fcgpu.DataError, match=r"coefs_ of shapes \[\(6, 7\), .* are no network: expected"):
+        made.predict(X)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float16", ">f8"])
+def test_parameters_of_any_type_are_numbers(dtype):
+    X, y = problem("multiclass")
+    model = ours("multiclass", max_iter=3).fit(X, y)
+    model.coefs_ = [np.round(9 * W) for W in model.coefs_]
+    model.intercepts_ = [np.round(9 * b) for b in model.intercepts_]
+    want = model.predict_proba(X)
+    model.coefs_ = [W.astype(dtype) for W in model.coefs_]
+    model.intercepts_ = [b.astype(dtype) for b in model.intercepts_]
+    np.testing.assert_array_equal(model.predict_proba(X), want)
+    np.testing.assert_array_equal(model.model_.predict_proba(X), want)

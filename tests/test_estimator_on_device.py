@@ -40,7 +40,7 @@ def test_features_on_the_device_are_never_fetched_and_answers_stay_there(kind, g
     on_device = device.xp.asarray(X)
     uploaded = device.xp.upload_bytes
     model = ours(kind, **GIVEN, **given).fit(on_device, y)
-    assert device.xp.upload_bytes - uploaded < X.nbytes + 8 * (3 * model._flat().size + 60 * len(X))
+    assert device.xp.upload_bytes - uploaded < X.nbytes + 8 * (3 * model._flat(model._spec()).size + 60 * len(X))
     assert model.device_ == "cuda:0"
     rows = {shape[0] for shape in device.fetched if len(shape) == 2 and shape[1] == X.shape[1] > 3}
     assert not rows & {len(X), int(0.9 * len(X))}

@@ -149,7 +149,7 @@ def _passes(estimator: Any, X: Any) -> bool:
         and numbers.dtype in ("float32", "float64")
         and X.ndim == 2
         and X.shape[0] > 0
-        and X.shape[1] == estimator.n_features_in_
+        and X.shape[1] == getattr(estimator, "n_features_in_", None)
         and numbers.size <= FEW
         and not hasattr(estimator, "feature_names_in_")
         and bool(np.isfinite(numbers).all())

@@ -107,8 +107,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             n = samples.X.shape[0]
             recipe = recipe.but(batch=batch_of(settings, n))
         if (size := settings["batch_size"]) not in ("auto", "full") and size > n and recipe.batch != "full":
-            warnings.warn(f"batch_size={size} is more than the {n} samples: it is clipped to them", stacklevel=3)
-        start, order = self._start(settings, recipe.optimizer, incremental=incremental), draws.Order(random, n)
+            warnings.warn(f"Got `batch_size`={size} and {n} samples: it is clipped to their number", stacklevel=3)
+        start, order = self._start(settings, spec, recipe.optimizer, incremental=incremental), draws.Order(random, n)
         last, why = self._run(samples, held_out, recipe, backend, settings, start=start, order=order)
         if recipe.shuffle and recipe.batch == n and not isinstance(self.random_state, Integral):
             order.skip(last.epoch)  # scikit-learn shuffles single batches, too, and the caller may draw from its state
@@ -136,7 +136,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
     def _begin(self, spec: Spec, settings: dict[str, Any], state: State) -> None:
         """Set the attributes of an untrained network."""
-        self._sizes, self.n_layers_ = spec.sizes, len(spec.sizes)
+        self.n_layers_ = len(spec.sizes)
         self.n_iter_ = self.t_ = 0
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = None
@@ -152,11 +152,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         layers = spec.layers(flat)
         self.coefs_, self.intercepts_ = [W for W, _ in layers], [b[0] for _, b in layers]
 
-    def _start(self, settings: dict[str, Any], optimizer: str, *, incremental: bool) -> State:
+    def _start(self, settings: dict[str, Any], spec: Spec, optimizer: str, *, incremental: bool) -> State:
         """The State to start from. partial_fit continues with the optimizer's state; a warm start begins with a new
         optimizer, and so does partial_fit if `solver` has changed.
         """
-        state: State = replace(self._state, params=self._flat(), epochs=0, order=None, best=None)
+        state: State = replace(self._state, params=self._flat(spec), epochs=0, order=None, best=None)
         if (incremental and state.optimizer in ("", optimizer)) or not self._watched:
             return state
         patience = state.patience if self._watched == (settings["early_stopping"], settings["monitor"]) else None
@@ -220,10 +220,23 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
     # Using
 
-    def _flat(self, *, copy: bool = True) -> Any:
-        """The parameters in `coefs_` and `intercepts_` as one vector (n_params,)."""
-        parts = [part for pair in zip(self.coefs_, self.intercepts_, strict=True) for part in pair]
-        return arrays.joined(parts) if copy else arrays.undivided(parts)
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        """Those of `coefs_`, which may have been assigned."""
+        shapes = [np.shape(W) for W in self.coefs_]
+        return (shapes[0][0], *(shape[1] for shape in shapes))
+
+    def _flat(self, spec: Spec, *, copy: bool = True) -> Any:
+        """The parameters in `coefs_` and `intercepts_` as one vector (n_params,) of floats."""
+        parts = [part for pair in zip(self.coefs_, self.intercepts_, strict=False) for part in pair]
+        flat = arrays.joined(parts) if copy else arrays.undivided(parts)
+        if flat.size != spec.n_params:
+            raise DataError(
+                f"coefs_ of shapes {[np.shape(W) for W in self.coefs_]} and intercepts_ of "
+                f"{[np.shape(b) for b in self.intercepts_]} are no network: expected (n_in, n_out) and (n_out,), and "
+                "the n_out of each layer as the n_in of the next"
+            )
+        return flat if flat.dtype in ("float32", "float64") else flat.astype("float64")
 
     def _spec(self) -> Spec:
         if self.activation not in ACTIVATIONS:  # set_params may have changed it since fit
@@ -237,7 +250,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         try:
             names = tuple(getattr(self, "feature_names_in_", ())) or None
-            return Model(self._spec(), self._flat(), self._model_classes(), feature_names=names)
+            spec = self._spec()
+            return Model(spec, self._flat(spec), self._model_classes(), feature_names=names)
         except FcgpuError as error:  # hasattr, which notebooks call for every attribute, expects AttributeError
             raise AttributeError(str(error)) from error
 
@@ -249,7 +263,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         arrays.same_namespace(self, taken, method)
         X, spec = arrays.checked_features(self, taken.array), self._spec()
         backend = backend_for(device_of(self.device, X), work_of(spec, X.shape[0]))
-        flat = backend.to_device(self._flat(copy=False))
+        flat = backend.to_device(self._flat(spec, copy=False))
+        if X.shape[1] != spec.sizes[0]:
+            raise DataError(f"X has {X.shape[1]} features, but coefs_[0] is for {spec.sizes[0]}")
         X = arrays.for_backend(X, backend, flat.dtype)
         return outputs(spec, flat, X, backend, self.threads, activate=True), taken.back
 

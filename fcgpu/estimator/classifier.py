@@ -59,6 +59,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     """
 
     _classifies = True
+    _multilabel = False  # as fit finds it
 
     def __init__(
         self,
@@ -198,7 +199,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         P, back = self._outputs(X, method)
         if self.n_outputs_ == 1 and not self._multilabel:
             P = of_both(P)
-        elif self.out_activation_ == "logistic" and not self._multilabel:
+        elif self.out_activation_ == "logistic" and not self._multilabel and P.shape[1] == len(self.classes_):
             with beside(P):
                 P /= namespace_of(P).sum(P, axis=1, keepdims=True)
         return P, back

@@ -172,7 +172,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return loss if self.loss == "poisson" else (loss - penalty) / self.n_outputs_ + penalty
 
     def _decided(self, values: Any) -> Any:
-        return values[:, 0] if self.n_outputs_ == 1 else values
+        return values[:, 0] if values.shape[1] == 1 else values
 
     def _score_of(self, y: Any, predicted: Any, sample_weight: Any) -> float:
         if not np.isfinite(predicted).all():
