@@ -63,12 +63,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         tags.array_api_support = True
         return tags
 
-    # Fitting
     def _parameters(self) -> dict[str, Any]:
         """The parameters of MLPClassifier or MLPRegressor, by name; the __init__ of a subclass may take others."""
         own: Any = next(cls for cls in type(self).__mro__ if BaseMLP in cls.__bases__)
         return {name: getattr(self, name) for name in own._get_param_names()}
 
+    # Fitting
 
     def _fit(
         self, X: Any, y: Any, sample_weight: Any, *, incremental: bool = False, validation_data: Any = None
@@ -183,9 +183,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         ended = last.epoch == recipe.epochs and not why and f"Maximum iterations ({recipe.epochs})"
         if recipe.max_fun and state.rule["evaluations"] >= recipe.max_fun:
             ended = f"Maximum evaluations ({recipe.max_fun})"
-        if ended and not incremental:
+        if ended and not incremental:  # it begins with scikit-learn's words, by which programs filter
+            who = "Stochastic Optimizer" if stochastic else f"{self.solver} failed to converge"
             warnings.warn(
-                f"{ended} reached and the optimization hasn't converged yet: raise the limit, or scale the features.",
+                f"{who}: {ended} reached and the optimization hasn't converged yet: raise the limit, or scale the "
+                "features.",
                 ConvergenceWarning,
                 stacklevel=4,
             )
@@ -262,10 +264,10 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         taken = arrays.given(X)
         arrays.same_namespace(self, taken, method)
         X, spec = arrays.checked_features(self, taken.array), self._spec()
-        backend = backend_for(device_of(self.device, X), work_of(spec, X.shape[0]))
-        flat = backend.to_device(self._flat(spec, copy=False))
         if X.shape[1] != spec.sizes[0]:
             raise DataError(f"X has {X.shape[1]} features, but coefs_[0] is for {spec.sizes[0]}")
+        backend = backend_for(device_of(self.device, X), work_of(spec, X.shape[0]))
+        flat = backend.to_device(self._flat(spec, copy=False))
         X = arrays.for_backend(X, backend, flat.dtype)
         return outputs(spec, flat, X, backend, self.threads, activate=True), taken.back
 
