@@ -219,6 +219,8 @@ def test_partial_fit_checks_classes():
         ours("multiclass").partial_fit(X, y)
     with pytest.raises(ValueError, match="classes"):
         ours("multiclass").partial_fit(X, y, classes=[-1, 4])
+    with pytest.raises(ValueError, match=r"classes={.*}: expected a list"):
+        ours("multiclass").partial_fit(X, y, classes={-1, 4, 7})
     a = ours("multiclass").partial_fit(X[y == 4], y[y == 4], classes=[-1, 4, 7])
     np.testing.assert_array_equal(a.classes_, [-1, 4, 7])
     with pytest.raises(ValueError, match="classes"):

@@ -149,6 +149,13 @@ def test_a_sparse_multilabel_target():
     assert_same_bits(quick("multilabel").fit(X, sparse.csr_array(y)), quick("multilabel").fit(X, y))
 
 
+@pytest.mark.parametrize("container", [sparse.csr_matrix, sparse.csc_array])
+def test_sparse_targets_are_refused_with_the_remedy(container):
+    X, y = problem("regressions")
+    with pytest.raises(fcgpu.DataError, match=r"y is a sparse matrix: expected dense targets, as y.toarray\(\)"):
+        ours("regressions").fit(X, container(y))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_copies(kind, solver, tmp_path):

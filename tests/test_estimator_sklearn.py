@@ -59,7 +59,7 @@ def test_every_activation_agrees(kind, activation):
     assert_same_fit(*fit_both(kind, activation=activation, batch_size=16))
 
 
-@pytest.mark.parametrize("sizes", [(), 4, (4,), [4, 3], np.array([4, 3, 2])], ids=str)
+@pytest.mark.parametrize("sizes", [(), 4, (4,), [4, 3], np.array([4, 3, 2]), range(4, 2, -1)], ids=str)
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "several counts"])
 def test_every_way_to_write_the_hidden_layers_agrees(kind, sizes):
     assert_same_fit(*fit_both(kind, hidden_layer_sizes=sizes, batch_size=16))

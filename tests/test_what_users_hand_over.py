@@ -390,6 +390,7 @@ class TestEstimator:
         for fitted in (
             fcgpu.MLPClassifier((6,), max_iter=2).fit(X, text),
             fcgpu.MLPClassifier((6,)).partial_fit(X, text, classes=np.array(["yes", "no"], object)),
+            fcgpu.MLPClassifier((6,), max_iter=2).fit(X, text.astype("U9")),
         ):
             assert fitted.classes_.dtype == fitted.predict(X).dtype == np.dtype("<U3")
 

@@ -164,7 +164,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
                 "a dict of the weights that sklearn.utils.class_weight.compute_class_weight finds for all of the data"
             )
         if classes is not None:
-            classes = labels.distinct(arrays.on_host(classes))
+            classes = arrays.on_host(classes)
+            if np.ndim(classes) != 1:
+                raise DataError(f"classes={classes!r}: expected a list or an array (n_classes,) of all labels")
+            classes = labels.distinct(classes)
         if not hasattr(self, "classes_"):
             if classes is None:
                 raise DataError("classes=None in the first call of partial_fit: expected all labels that will come")

@@ -43,9 +43,9 @@ def checked(y: Any, name: str) -> tuple[Any, str]:
 
 
 def distinct(labels: Any) -> Any:
-    """The labels in order, each once; text that is objects in the dtype that NumPy has for it, as scikit-learn does."""
+    """The labels in order, each once; text in the shortest dtype that holds it, as scikit-learn does."""
     found = np.unique(labels)
-    return np.array(found.tolist()) if found.dtype == object else found
+    return np.array(found.tolist()) if found.dtype.kind in "OSU" else found
 
 
 def indices(y: Any, classes: Any, *, complete: bool) -> Any:

@@ -137,6 +137,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
 
     def _encoded(self, y: Any, *, first: bool, incremental: bool) -> Any:
         """Targets (n, n_outputs) float64."""
+        if hasattr(y, "toarray"):
+            raise DataError("y is a sparse matrix: expected dense targets, as y.toarray()")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if y.dtype.kind not in "buif":

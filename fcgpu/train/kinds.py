@@ -26,7 +26,7 @@ def as_python(value: Any) -> Any:
         return np.dtype(value).name
     if hasattr(value, "tolist") and getattr(value, "ndim", 2) < 2:
         return as_python(value.tolist())
-    return [as_python(v) for v in value] if isinstance(value, list | tuple) else value
+    return [as_python(v) for v in value] if isinstance(value, list | tuple | range) else value
 
 
 def one_of(names: Any) -> Kind:
