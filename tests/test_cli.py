@@ -291,6 +291,19 @@ def test_a_small_loss_is_shown_with_its_digits():
     assert shown == ["2500000000.0000", "0.5000", "0.0010", "4.305e-05", "0", "inf"]
 
 
+def test_targets_that_are_one_hot_are_warned_of(tmp_path):
+    X, y = blobs(60)
+    np.savez(tmp_path / "hot.npz", X=X, y=np.eye(y.max() + 1)[y])
+    np.savez(tmp_path / "soft.npz", X=X, y=0.1 + 0.8 * np.eye(2)[y % 2])
+    few = ("--epochs", 1, "--device", "cpu", "--quiet", "--out")
+    assert (
+        "warning: y is one-hot: with y.argmax(axis=1) " in ran("train", tmp_path / "hot.npz", *few, tmp_path / "a").err
+    )
+    for name, output, out in (("hot", "sigmoid", "b"), ("hot", "identity", "c"), ("soft", "softmax", "d")):
+        given = (tmp_path / f"{name}.npz", "--output", output, *few, tmp_path / out)
+        assert "one-hot" not in ran("train", *given).err
+
+
 def test_features_and_targets_that_are_not_scaled_are_warned_of(tmp_path):
     X, y = blobs(60)
     small, large = csv(tmp_path / "s.csv", y, X), csv(tmp_path / "l.csv", 1000 * y, X * [1, 1000, 1, 1])

@@ -28,6 +28,13 @@ def doubts(data: Dataset, scale: float, output: str) -> Iterator[str]:
             f"{n_classes} classes for {data.n_samples} samples: if the labels are numbers to predict, use "
             f"--output identity{distinct}"
         )
+    if output == "softmax" and data.y.ndim == 2 and _one_hot(data.y[:ROWS_CHECKED_AT_ONCE]):
+        yield "y is one-hot: with y.argmax(axis=1) in its place the model has classes, and its accuracy is measured"
+
+
+def _one_hot(y: Any) -> bool:
+    """Whether each row of y (n, n_outputs) is a 1 and zeros."""
+    return bool(((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all())
 
 
 def _unscaled(what: str, values: Any, scale: float = 1.0) -> Iterator[str]:
