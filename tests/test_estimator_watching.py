@@ -213,6 +213,12 @@ def test_monitors_and_validation_data_that_cannot_be_used_are_refused():
         ours("multiclass").fit(X, y, validation_data=X_val)
 
 
+def test_a_label_too_rare_to_be_split_is_named():
+    X, _ = problem("binary")
+    with pytest.raises(fcgpu.DataError, match=r"y has label yes only once: .*; give validation_data"):
+        ours("binary", early_stopping=True).fit(X, np.where(np.arange(len(X)) == 7, "yes", "no"))
+
+
 def test_a_network_that_overfits_is_stopped_in_time():
     random = np.random.default_rng(0)
     X = random.standard_normal((160, 20))

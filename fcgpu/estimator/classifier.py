@@ -250,7 +250,14 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
 
     def _strata(self, y: Any) -> Any:
         """Labels to stratify the split by: only those of two classes, as in scikit-learn."""
-        return y if len(self.classes_) <= 2 and not self._multilabel else None
+        if len(self.classes_) > 2 or self._multilabel:
+            return None
+        if (counts := np.bincount(y)).min() < 2:
+            raise DataError(
+                f"y has label {self.classes_[counts.argmin()]} only once: early stopping splits two classes in equal "
+                "shares and needs two samples of each; give validation_data"
+            )
+        return y
 
     @property
     def _loop_classes(self) -> Any:
