@@ -342,14 +342,8 @@ def test_a_network_is_cut_before_its_last_layer(kind):
 def test_a_network_is_put_together_by_hand(kind):
     X, y = problem(kind)
     fitted, made = ours(kind, max_iter=3).fit(X, y), ours(kind)
-    for name in (
-        "coefs_",
-        "intercepts_",
-        "n_layers_",
-        "n_outputs_",
-        "out_activation_",
-        *(["classes_"] * (kind in CLASSIFY)),
-    ):
+    names = ["coefs_", "intercepts_", "n_layers_", "n_outputs_", "out_activation_"]
+    for name in [*names, "classes_"] if kind in CLASSIFY else names:
         setattr(made, name, getattr(fitted, name))
     np.testing.assert_array_equal(made.predict(X), fitted.predict(X))
     if kind in CLASSIFY:
