@@ -584,16 +584,26 @@ def test_other_runs_go_another_way(changes, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("batch", "full", "goes"),
+    ("batch", "pixels", "goes"),
     [(99, 0, True), (100, 0, True), (101, 0, False), ("full", 300, True), ("full", 299, False), (300, 299, False)],
 )
-def test_larger_batches_go_another_way(batch, full, goes, monkeypatch):
+def test_larger_batches_of_pixels_go_another_way(batch, pixels, goes, monkeypatch):
     data, taken = digits(300), used(monkeypatch)
-    monkeypatch.setattr(plan_c, "MOST", 100)
-    monkeypatch.setattr(plan_c, "MOST_FULL", full)
+    monkeypatch.setattr(plan_c, "MOST", 300 if batch in ("full", 300) else 100)
+    monkeypatch.setattr(plan_c, "MOST_PIXELS", pixels)
     for _event in fcgpu.train((data.X, data.y), hidden=(6,), epochs=1, batch=batch, optimizer="adam", device="cpu"):
         pass
     assert bool(taken) == goes
+
+
+@pytest.mark.parametrize("batch", [101, 300])
+@pytest.mark.parametrize(("spare", "goes"), [(0, True), (-1, False)])
+def test_larger_batches_of_few_numbers_do_not(batch, spare, goes, monkeypatch):
+    data, spec, recipe = digits(300), Spec((50, 6, 4), "relu", "softmax"), fcgpu.Recipe(hidden=(6,))
+    monkeypatch.setattr(plan_c, "MOST", 100)
+    monkeypatch.setattr(plan_c, "FEW_BYTES", batch * Workspace.numbers_per_row(spec) * 4 + spare)
+    X = (data.X / 254).astype(np.float32)
+    assert plan_c.is_for(300, batch, spec, recipe, X, data.y) == goes
 
 
 @pytest.mark.parametrize(
@@ -694,12 +704,28 @@ class TestPace:
             pace.made(made)
             now.seconds += 60.0  # between calls; nothing depends on it
 
-        now.steps = steps
+        def begun(threads):
+            pace = Pace(threads)
+            assert pace.next() == (threads, in_c.TRIAL)
+            steps(pace, 1e-9)  # the first call is not counted
+            return pace
+
+        now.steps, now.begun = steps, begun
         return now
+
+    @pytest.mark.parametrize("seconds", [1e-9, 1.0])
+    def test_the_first_call_which_waits_for_memory_is_not_counted(self, clock, seconds):
+        pace = Pace(2)
+        for took in (seconds, 0.001):
+            assert pace.next() == (2, in_c.TRIAL)
+            clock.steps(pace, took)
+        assert pace.next() == (1, in_c.TRIAL)
+        clock.steps(pace, 0.002)
+        assert pace.next() == (2, in_c.SLICE)
 
     def test_all_threads_and_one_are_tried_and_the_faster_is_used(self, clock):
         for team, alone in ((0.001, 0.002), (0.002, 0.001)):
-            pace = Pace(2)
+            pace = clock.begun(2)
             assert pace.next() == (2, in_c.TRIAL)
             clock.steps(pace, team)
             assert pace.next() == (1, in_c.TRIAL)
@@ -709,7 +735,7 @@ class TestPace:
                 clock.steps(pace, min(team, alone))
 
     def test_now_and_then_the_other_is_tried_again(self, clock):
-        pace = Pace(2)
+        pace = clock.begun(2)
         for seconds in (0.001, 0.002):
             pace.next()
             clock.steps(pace, seconds)
@@ -720,7 +746,7 @@ class TestPace:
         assert pace.next() == (1, in_c.SLICE)
 
     def test_if_one_is_faster_all_are_tried_soon_and_then_ever_less_often(self, clock):
-        pace, spent, tried = Pace(2), 0.0, []
+        pace, spent, tried = clock.begun(2), 0.0, []
         while spent < 5 * in_c.EVERY:
             threads, _longest = pace.next()
             if threads == 2:
@@ -734,7 +760,7 @@ class TestPace:
         assert len(waits) >= 10
 
     def test_long_steps_are_tried_later_and_less_often(self, clock):
-        pace = Pace(4)
+        pace = clock.begun(4)
         assert pace.next() == (4, in_c.TRIAL)
         clock.steps(pace, 5 * in_c.SLICE)
         assert pace.next() == (4, in_c.SLICE)  # not two, of which nothing is known, and which may take 10 SLICE
@@ -758,7 +784,7 @@ class TestPace:
     @pytest.mark.parametrize("fastest", [1, 2, 3, 6, 12])
     def test_the_fastest_of_half_as_many_and_half_again_is_found_and_followed(self, fastest, clock):
         """Also if it is another one later."""
-        pace = Pace(12)
+        pace = clock.begun(12)
 
         def used(fastest, seconds):
             found, spent = [], 0.0

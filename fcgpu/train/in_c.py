@@ -41,7 +41,7 @@ class Pace:
             self._sizes.append(self._sizes[-1] // 2)
         self._took = {n: deque([0.0], maxlen=2) for n in self._sizes}  # seconds of a step, when last tried
         self._tried = dict.fromkeys(self._sizes, 0)  # the number of the trial in which it was tried last
-        self._now, self._all, self._soon = threads, threads, SOON
+        self._now, self._all, self._soon, self._warm = threads, threads, SOON, False
         self._spent = self._looked = self._began = 0.0  # seconds of all steps, now and when a trial began; the clock
 
     def next(self) -> tuple[int, float]:
@@ -65,6 +65,9 @@ class Pace:
 
     def made(self, steps: int) -> None:
         """So many steps were made since `next`."""
+        if not self._warm:  # the first call, which waits for memory and caches, is not counted
+            self._warm = True
+            return
         seconds = perf_counter() - self._began
         self._spent += seconds
         took = self._took[self._now]

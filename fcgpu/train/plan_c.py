@@ -15,10 +15,12 @@ from fcgpu.optim import state_vectors
 from fcgpu.params import Spec
 from fcgpu.train.recipe import Recipe
 
-# On two cores of a Zen 4, with 32 to 512 units in a layer: batches of up to 2,048 took 0.6 to 0.95 of the time of tiles
-# and lanes, whose first layer skips more zeros of pixels: for 4,096 digits they were faster. Full batches of 700 took
-# 0.7 to 1.1, those of 2,000, most of which have several lanes, 0.9 to 1.2.
-MOST, MOST_FULL, MOST_BYTES = 2048, 1000, 16 << 20  # samples of a batch, of all in one; bytes of its activations
+# On two cores of a Zen 4, C took 0.6 to 0.95 of the time of tiles and lanes for batches of up to 2,048, and 0.55 to
+# 0.85 for larger ones of few numbers, as 16,000 samples of 10 features and 30 units; with 20 MB it took 1.1. Beside two
+# other busy programs it took 1.3 to 2. The lanes' first layer skips more zeros of pixels: for 4,096 digits, and for
+# 1,200 in one batch, they were faster.
+MOST, MOST_PIXELS = 2048, 1000  # samples of a batch; of all pixels in one
+MOST_BYTES, FEW_BYTES = 16 << 20, 10 << 20  # of a batch's activations; with so few, the batch may be larger than MOST
 SHARED = 64  # samples of a batch: with fewer, handing over the parameters takes as long as a second thread saves
 THREAD_FLOP = 2_000_000  # operations of a step that each thread needs, some 20 µs
 # Samples that each thread needs. On two cores tasks of 8 took 1.03 of the time of 32; in wide layers, where 64 are
@@ -33,12 +35,13 @@ def is_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any)
     """Whether batches are small, and epoch.h supports the recipe, X (n, n_features) and y (n, ...)."""
     if not logits.supports(spec):
         return False
-    dtype = np.dtype(recipe.dtype)
-    on_tile_unit = X.dtype == np.uint8 and compiled.has_tile_unit() and batch >= LEAST_BYTES
+    dtype, pixels = np.dtype(recipe.dtype), X.dtype == np.uint8
+    on_tile_unit = pixels and compiled.has_tile_unit() and batch >= LEAST_BYTES
+    size = batch * Workspace.numbers_per_row(spec) * dtype.itemsize
+    is_small = batch <= (MOST_PIXELS if pixels and batch == samples else MOST) and size <= MOST_BYTES
     return (
         not (on_tile_unit or is_sparse(X))
-        and batch <= (MOST if batch < samples else MOST_FULL)
-        and batch * Workspace.numbers_per_row(spec) * dtype.itemsize <= MOST_BYTES
+        and (is_small or (size <= FEW_BYTES and not pixels))
         and spec.output in OUTPUTS
         and (y.dtype.kind in "iu" if y.ndim == 1 else y.dtype == dtype)
     )
