@@ -23,6 +23,7 @@ SPARSE = ["csr", "csc"]  # sparse matrices of other kinds are converted to one o
 DENSE = 8  # how often a number must be 0, on average, before products that skip it are faster
 HASHED_AT_ONCE = 1024  # rows; bounds the temporary memory
 FEW = 65_536  # numbers, for which scikit-learn's checks take longer than it does to read them
+COPIED = 32_768  # numbers, which are copied faster than NumPy tells where the parts of a network lie
 SMALL = ("float32", "float16", "bool", "int8", "uint8", "int16", "uint16")  # types that float32 holds exactly
 
 
@@ -192,7 +193,7 @@ def for_backend(X: Any, backend: Any, dtype: Any) -> Any:
 
 def joined(parts: Sequence[Any]) -> Any:
     """The numbers of all parts in one new vector."""
-    return np.concatenate([np.ravel(part) for part in parts])
+    return np.concatenate(parts, axis=None)
 
 
 def undivided(parts: Sequence[Any]) -> Any:

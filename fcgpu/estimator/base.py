@@ -231,14 +231,15 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
     def _flat(self, spec: Spec, *, copy: bool = True) -> Any:
         """The parameters in `coefs_` and `intercepts_` as one vector (n_params,) of floats."""
         parts = [part for pair in zip(self.coefs_, self.intercepts_, strict=False) for part in pair]
-        flat = arrays.joined(parts) if copy else arrays.undivided(parts)
+        few = spec.n_params <= arrays.COPIED
+        flat = arrays.joined(parts) if copy or few else arrays.undivided(parts)
         if flat.size != spec.n_params:
             raise DataError(
                 f"coefs_ of shapes {[np.shape(W) for W in self.coefs_]} and intercepts_ of "
                 f"{[np.shape(b) for b in self.intercepts_]} are no network: expected (n_in, n_out) and (n_out,), and "
                 "the n_out of each layer as the n_in of the next"
             )
-        return flat if flat.dtype in ("float32", "float64") else flat.astype("float64")
+        return flat if flat.dtype.char in "fd" else flat.astype("float64")
 
     def _spec(self) -> Spec:
         if self.activation not in ACTIVATIONS:  # set_params may have changed it since fit
