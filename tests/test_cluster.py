@@ -13,7 +13,7 @@ from device_double import compiler, double_backend
 from nvidias_compiler import compiled, supported
 
 import fcgpu
-from fcgpu.kernels import cluster
+from fcgpu.kernels import cluster, middle_cut
 from fcgpu.kernels.text import program
 from fcgpu.train import cluster as steps
 
@@ -246,6 +246,24 @@ def graphs(monkeypatch):
     return run
 
 
+def is_the_path_of_graphs(device, data, graphs, times, **changes):
+    """Equal to rounding, as in test_gpu_training.py, and bit-equal from run to run."""
+    runs = [trained(device, data, **changes) for _ in range(times)]
+    assert runs[0].capture.startswith("one kernel of "), runs[0].capture
+    assert len({run.model.params.tobytes() for run in runs}) == 1
+    assert len({run.train for run in runs}) == 1
+    theirs = graphs(device, data, **changes)
+    assert not theirs.capture.startswith("one kernel")
+    bound = runs[0].steps * 1000 * float(np.finfo(runs[0].model.params.dtype).eps)
+    np.testing.assert_allclose(runs[0].model.params, theirs.model.params, rtol=0, atol=bound)
+    assert runs[0].train.loss == pytest.approx(theirs.train.loss, rel=bound)
+
+
+def test_on_the_double_it_is_the_path_of_graphs(hopper, graphs, monkeypatch):
+    monkeypatch.setattr(middle_cut, "CUTS", (middle_cut.Cut(64, 16, 2),))  # few threads, because each is a fiber
+    is_the_path_of_graphs(hopper, blobs("uint8"), graphs, times=2, epochs=1)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     "changes",
@@ -260,19 +278,8 @@ def graphs(monkeypatch):
     ids=lambda changes: f"{changes['optimizer']}, {changes['batch']}",
 )
 def test_on_a_gpu_it_is_the_path_of_graphs(changes, gpu, mnist, graphs):
-    """Equal to rounding, as in test_gpu_training.py, and bit-equal from run to run."""
     if int(gpu.xp.cuda.Device().compute_capability) < 90:
         pytest.skip("this GPU has no clusters of blocks")
     n = 60 if changes["batch"] in (1, "full") else 333
     data = replace(mnist, X=mnist.X[:n], y=mnist.y[:n], X_test=None, y_test=None)
-    changes = {"hidden": (128, 64), "epochs": 3, "data": data, **changes}
-    runs = [trained(gpu, **changes) for _ in range(5)]
-    assert runs[0].capture.startswith("one kernel of "), runs[0].capture
-    assert len({run.model.params.tobytes() for run in runs}) == 1
-    assert len({run.train for run in runs}) == 1
-    theirs = graphs(gpu, **changes)
-    assert not theirs.capture.startswith("one kernel")
-    eps = np.finfo(changes.get("dtype", "float32")).eps
-    bound = runs[0].steps * 1000 * eps
-    np.testing.assert_allclose(runs[0].model.params, theirs.model.params, rtol=0, atol=bound)
-    assert runs[0].train.loss == pytest.approx(theirs.train.loss, rel=bound)
+    is_the_path_of_graphs(gpu, data, graphs, times=5, **{"hidden": (128, 64), "epochs": 3, **changes})
