@@ -855,15 +855,19 @@ def as_cupy(xp, monkeypatch):
 def double_backend(monkeypatch=None, types=WHOLE, on_chip=False):
     """A fresh double, its counts at zero, as the backend of device cuda:0; skips if there is no C++ compiler.
 
-    With `monkeypatch`, the double's nvmath-python is installed; without it, there is none. Kernels that hold a network
-    in shared memory are emulated thread by thread, which is slow: the double has such memory only with `on_chip`, and
-    clusters of blocks only if a test sets its compute capability to 90.
+    With `monkeypatch`, the double's nvmath-python is installed. Without it, the double is a CuPy too old to use one,
+    because the machine's would have cuBLAS work on the host's memory.
+
+    Kernels that hold a network in shared memory are emulated thread by thread, which is slow: the double has such
+    memory only with `on_chip`, and clusters of blocks only if a test sets its compute capability to 90.
     """
     COMPILED.build([*usual(), *usual_on_device(types)])
     xp = DeviceDouble()
     if on_chip:
         xp.attributes["MaxSharedMemoryPerBlockOptin"] = 232_448  # of an H100
-    if monkeypatch is not None:
+    if monkeypatch is None:
+        xp.__version__ = "13.6.0"
+    else:
         bindings = ModuleType("nvmath.bindings")
         bindings.cublas = xp.cublas.module()
         for name, module in {"nvmath": ModuleType("nvmath"), "nvmath.bindings": bindings}.items():

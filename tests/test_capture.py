@@ -241,7 +241,7 @@ def test_many_steps_are_few_graphs(recording, monkeypatch):
 
 
 def test_it_is_said_why_steps_are_not_recorded(monkeypatch):
-    backend = double_backend()
+    backend = double_backend(monkeypatch)
     monkeypatch.setitem(sys.modules, "nvmath", None)
     assert 'nvmath-python is not installed: pip install "fcgpu[cuda12]"' in capture.why_eager(backend)
     assert trained(backend)[2].capture.startswith("eager: nvmath-python is not installed")

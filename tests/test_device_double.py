@@ -7,8 +7,10 @@ terms, whose size is about 1 here; the differences of the steps add up.
 
 import itertools
 import math
+import sys
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -359,6 +361,15 @@ def test_views_and_scalars_do_not_wait(xp):
     assert xp.synchronisations == 0
     assert device.tolist() == [[2, -2], [5, -5], [1, -1]]
     assert taken.tolist() == [[1, -1], [2, -2]]
+
+
+def test_no_cublas_of_the_machine_is_used(monkeypatch):
+    bindings = SimpleNamespace(cublas=SimpleNamespace(create=lambda: pytest.fail("a handle of the machine's cuBLAS")))
+    for name, module in {"nvmath": SimpleNamespace(bindings=bindings), "nvmath.bindings": bindings}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "nvmath.bindings.cublas", bindings.cublas)
+    *_, finished = events(blobs(), double_backend())
+    assert finished.capture.startswith("eager: CuPy 13.6.0 is older than 14")
 
 
 def test_device_memory_is_not_host_memory(xp):
