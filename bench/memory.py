@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from bench.cases import TIMED
 from bench.rows import Writer
-from bench.run import Opened, Say, entries, label
+from bench.run import Opened, Say, entries, label, leave_out
 from bench.session import PeerError
 
 TITLE = "peak memory, full batch of 60,000"
@@ -20,8 +20,7 @@ def measure(modules: Sequence[str], open_peer: Opened, out: Writer, say: Say) ->
             with open_peer(module, device) as peer:
                 found = peer.ask("memory", TIMED["full"])
         except PeerError as error:
-            say(f"  {name:24} skipped: {error}")
-            out.add(case="memory", title=TITLE, peer=name, skipped=str(error))
+            leave_out("memory", TITLE, name, "skipped", str(error), out, say)
             continue
         say(f"  {name:24} {found['peak'] / 1e6:10.0f} MB at peak, {found['before'] / 1e6:.0f} MB before training")
         out.add(

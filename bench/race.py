@@ -14,7 +14,7 @@ import numpy as np
 
 import fcgpu
 from bench.rows import Writer
-from bench.run import Opened, Say, entries, label
+from bench.run import Opened, Say, entries, label, leave_out
 from bench.session import PeerError
 
 TITLE = "time to 97 % and 98 % of the 10,000 test digits"
@@ -54,8 +54,7 @@ def measure(modules: Sequence[str], rounds: int | None, open_peer: Opened, out: 
     for module, device, about in entries(modules, "train", open_peer):
         name = label(module, device)
         if isinstance(about, str):
-            say(f"  {name:24} skipped: {about}")
-            out.add(case="race", title=TITLE, peer=name, skipped=about)
+            leave_out("race", TITLE, name, "skipped", about, out, say)
         else:
             abouts[name], curves[name] = (module, device, about), []
     for seed in range(rounds or SEEDS):

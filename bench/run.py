@@ -72,7 +72,8 @@ def run_case(
     processes = min(processes, rounds)
     checker = REFERENCE[case.peers]
     if isinstance(missing := about_peer(checker, open_peer), str):
-        _leave_out(case, label(checker, "cpu"), "skipped", f"{missing}; no result can be checked without it", out, say)
+        reason = f"{missing}; no result can be checked without it"
+        leave_out(case.name, case.title, label(checker, "cpu"), "skipped", reason, out, say)
         return {}
     with open_peer(checker, "cpu") as peer:
         reference = peer.ask("check", case)
@@ -81,7 +82,7 @@ def run_case(
     for module, device, about in entries(modules, case.verb, open_peer):
         name = label(module, device)
         if isinstance(about, str):
-            _leave_out(case, name, "skipped", about, out, say)
+            leave_out(case.name, case.title, name, "skipped", about, out, say)
         else:
             abouts[name] = about
             taking_part.append((name, module, device))
@@ -92,7 +93,7 @@ def run_case(
             for name, module, device in list(taking_part):
                 session = stack.enter_context(open_peer(module, device))
                 if why := _not_ready(session, case, None if number else reference):
-                    _leave_out(case, name, *why, out, say)
+                    leave_out(case.name, case.title, name, *why, out, say)
                     taking_part.remove((name, module, device))
                 else:
                     calls[name] = partial(session.ask, "call")
@@ -100,7 +101,19 @@ def run_case(
             times = interleave(calls, share, limit=LIMIT, times=times if number else None)
     times = {name: times[name] for name, _, _ in taking_part}
     for name in times:
-        out.add(**_row(case, name, abouts[name], times))
+        found, about = figures(name, times), abouts[name]
+        out.add(
+            case=case.name,
+            title=case.title,
+            peer=name,
+            peer_title=about["title"],
+            device=device_of(name),
+            samples=case.rows,
+            batch=case.batch,
+            samples_per_second=case.rows / found["median_seconds"],
+            versions=about["versions"],
+            **found,
+        )
     for name, ratio in sorted((name, row_ratio(name, times)) for name in times):
         say(f"  {name:24} {1000 * statistics.median(measured(times[name])):10.2f} ms   x{ratio[1]:.3f}")
     return times
@@ -142,29 +155,21 @@ def shown(answer: Any) -> str:
     return f"{float(answer):.9g}" if answer.ndim == 0 else f"{answer.ravel()[:5].tolist()}..."
 
 
-def _leave_out(case: Case, name: str, why: str, reason: str, out: Writer, say: Say) -> None:
+def leave_out(case: str, title: str, name: str, why: str, reason: str, out: Writer, say: Say) -> None:
+    """Say why a peer takes no part in a case, and write it as a row."""
     say(f"  {name:24} {why}: {reason}")
-    out.add(case=case.name, title=case.title, peer=name, **{why: reason})
+    out.add(case=case, title=title, peer=name, **{why: reason})
 
 
-def _row(case: Case, name: str, about: dict[str, Any], times: Times) -> dict[str, Any]:
-    seconds = times[name]
-    low, median, high = quartiles(measured(seconds))
-    ratio = row_ratio(name, times)
+def figures(name: str, times: Times) -> dict[str, Any]:
+    """The part of a row that follows from the seconds of a peer and of the others."""
+    low, median, high = quartiles(measured(times[name]))
+    low_ratio, ratio, high_ratio = row_ratio(name, times)
     return {
-        "case": case.name,
-        "title": case.title,
-        "peer": name,
-        "peer_title": about["title"],
-        "device": device_of(name),
-        "samples": case.rows,
-        "batch": case.batch,
-        "seconds": seconds,
+        "seconds": times[name],
         "median_seconds": median,
         "quartiles_seconds": [low, high],
-        "samples_per_second": case.rows / median,
         "best_peer": best_peer(name, times),
-        "ratio": ratio[1],
-        "ratio_quartiles": [ratio[0], ratio[2]],
-        "versions": about["versions"],
+        "ratio": ratio,
+        "ratio_quartiles": [low_ratio, high_ratio],
     }

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module, metadata
 from typing import Any
+from unittest.mock import patch
 
 from bench.cases import Case
 
@@ -153,21 +154,15 @@ def confined(device: str, threads: int | None) -> Iterator[None]:
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # leave device memory to the other peers
     if device == "cpu":
         environment |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-    before = {key: os.environ.get(key) for key in environment}
     processors = os.sched_getaffinity(0) if threads and hasattr(os, "sched_setaffinity") else None
-    os.environ |= environment
     if processors:
         os.sched_setaffinity(0, sorted(processors)[:threads])
     try:
-        yield
+        with patch.dict(os.environ, environment):
+            yield
     finally:
         if processors:
             os.sched_setaffinity(0, processors)
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
 
 
 def resident() -> dict[str, int]:

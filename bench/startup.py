@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.measure import best, interleave, measured, quartiles
+from bench.measure import interleave
 from bench.rows import Writer
-from bench.run import OURS, Say, row_ratio
+from bench.run import Say, figures, leave_out
 from bench.session import versions
 
 ROOT = Path(__file__).parents[1]
@@ -64,29 +64,16 @@ def measure(peers: Sequence[str], rounds: int | None, out: Writer, say: Say) -> 
                     call()  # warm-up: compiles the bytecode and brings the files into the system's cache
                 except subprocess.CalledProcessError as error:
                     reason = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
-                    say(f"  {name:24} skipped: {reason}")
-                    out.add(case=case, title=title, peer=name, skipped=reason)
+                    leave_out(case, title, name, "skipped", reason, out, say)
                     continue
                 calls[name] = call
             times = interleave(calls, rounds or ROUNDS)
-        for name, seconds in times.items():
-            low, median, high = quartiles(measured(seconds))
-            ratio = row_ratio(name, times)
-            say(f"  {name:24} {median:10.2f} s   x{ratio[1]:.3f}")
-            out.add(
-                case=case,
-                title=title,
-                peer=name,
-                peer_title=programs[name].title,
-                device="cpu",
-                seconds=seconds,
-                median_seconds=median,
-                quartiles_seconds=[low, high],
-                best_peer=best(times, without=OURS),
-                ratio=ratio[1],
-                ratio_quartiles=[ratio[0], ratio[2]],
-                versions=versions(programs[name].packages),
-            )
+        for name in times:
+            found = figures(name, times)
+            say(f"  {name:24} {found['median_seconds']:10.2f} s   x{found['ratio']:.3f}")
+            program = programs[name]
+            about = {"peer_title": program.title, "device": "cpu", "versions": versions(program.packages)}
+            out.add(case=case, title=title, peer=name, **about, **found)
 
 
 def _seconds(program: Program, folder: Path) -> float:

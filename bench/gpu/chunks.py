@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
+from unittest.mock import patch
 
 import fcgpu
 from bench.gpu.clock import seconds_of
@@ -16,12 +17,11 @@ STEPS = 20
 
 def rows(device: str, tiles: Sequence[int] = TILES, samples: int = 60_000) -> Iterator[dict[str, Any]]:
     """Seconds of a step for each tile size; see GPU_TILE_ROWS in fcgpu/train/plan_gpu.py."""
-    backend, digits, before = fcgpu.choose(device), fcgpu.load("mnist"), plan_gpu.GPU_TILE_ROWS
+    backend, digits = fcgpu.choose(device), fcgpu.load("mnist")
     data = fcgpu.dataset(digits.X[:samples], digits.y[:samples], scale=digits.scale)
-    try:
-        for precision in PRECISIONS if backend.on_gpu else PRECISIONS[:1]:
-            for tile in tiles:
-                plan_gpu.GPU_TILE_ROWS = tile
+    for precision in PRECISIONS if backend.on_gpu else PRECISIONS[:1]:
+        for tile in tiles:
+            with patch.object(plan_gpu, "GPU_TILE_ROWS", tile):
                 events = fcgpu.train(
                     data, device=backend, optimizer="gradient_descent", schedule="constant", epochs=100_000,
                     precision=precision,
@@ -30,5 +30,3 @@ def rows(device: str, tiles: Sequence[int] = TILES, samples: int = 60_000) -> It
                 seconds = seconds_of(lambda e=events: list(islice(e, STEPS)), backend) / STEPS
                 yield {"precision": precision, "tile": cut.tile, "seconds": seconds}
                 events.close()
-    finally:
-        plan_gpu.GPU_TILE_ROWS = before

@@ -3,8 +3,9 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 from fcgpu.train import capture, cluster
 
@@ -41,21 +42,10 @@ def _round(work: Callable[[], Any], backend: Any, times: int) -> float:
 @contextmanager
 def eager() -> Iterator[None]:
     """Run steps eagerly, without CUDA graphs."""
-    before = capture.why_eager
-    capture.why_eager = lambda backend: ASKED
-    try:
-        with launched():
-            yield
-    finally:
-        capture.why_eager = before
-
-
-@contextmanager
-def launched() -> Iterator[None]:
-    """Run steps as many kernel launches, not as one cluster of thread blocks."""
-    before = cluster.why_not
-    cluster.why_not = lambda *arguments: ASKED
-    try:
+    with patch.object(capture, "why_eager", lambda backend: ASKED), launched():
         yield
-    finally:
-        cluster.why_not = before
+
+
+def launched() -> AbstractContextManager[Any]:
+    """Run steps as many kernel launches, not as one cluster of thread blocks."""
+    return patch.object(cluster, "why_not", lambda *arguments: ASKED)

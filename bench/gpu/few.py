@@ -1,10 +1,10 @@
 """Where fcgpu's own products of few rows are faster than cuBLAS's: the products alone, and steps with either."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def rows(
         for batch in batches:
             row: dict[str, Any] = {"hidden": str(sizes), "batch": batch}
             for name, most in (("own", 1 << 62), ("cublas", 0)):
-                with _most(most), launched():
+                with patch.multiple(few, MOST=most, MOST_ROWS=most), launched():
                     row[f"{name}_microseconds"] = 1e6 * _step(backend, sizes, batch)
             yield row
 
@@ -53,16 +53,6 @@ def _products(backend: Any, shapes: Sequence[Any]) -> Iterator[dict[str, Any]]:
                 graph = recorded(stream, call, REPEATS)
                 row[f"{name}_microseconds"] = 1e6 * seconds_of(graph.launch, backend) / REPEATS
             yield row
-
-
-@contextmanager
-def _most(most: int) -> Iterator[None]:
-    before = few.MOST, few.MOST_ROWS
-    few.MOST = few.MOST_ROWS = most
-    try:
-        yield
-    finally:
-        few.MOST, few.MOST_ROWS = before
 
 
 def _step(backend: Any, hidden: Any, batch: int) -> float:

@@ -5,10 +5,11 @@ steps cannot be captured, the calls are timed. Repeating a launch changes its re
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice, product
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 
@@ -81,12 +82,9 @@ def _launches(backend: Any, data: Any, options: dict[str, Any]) -> tuple[list[La
         made.append(self)
         begin(self, *arguments)
 
-    OnGpu.begin = kept  # type: ignore[method-assign]
-    try:
+    with patch.object(OnGpu, "begin", kept):
         events = fcgpu.train(data, device=backend, **options)
         next(events), next(events)  # compiles the kernels and sets the learning rates
-    finally:
-        OnGpu.begin = begin  # type: ignore[method-assign]
     run = made[0]
     with run.capture.on_stream(), _noted() as launches:
         run._now.at.fill(0)  # back to the first step, which has a learning rate on the device
@@ -100,7 +98,6 @@ def _noted() -> Iterator[list[Launch]]:
     """Launches made inside this context are appended to the list."""
     found: list[Launch] = []
     multiplied, middle, few = Gemm.__call__, Middle.__call__, Few._launch
-    tables = {module: module.kernel for module in (kernels, fused)}
 
     def noting(compile: Callable[..., Any], name: str, xp: Any) -> Callable[..., Any]:
         compiled = compile(name, xp)
@@ -126,19 +123,15 @@ def _noted() -> Iterator[list[Launch]]:
         )
         few(self, name, rows, columns, *arguments)
 
-    Gemm.__call__ = multiply  # type: ignore[method-assign]
-    Middle.__call__ = between  # type: ignore[method-assign]
-    Few._launch = launch  # type: ignore[method-assign]
-    for module, compile in tables.items():
-        module.kernel = partial(noting, compile)
-    try:
+    with ExitStack() as stack:
+        for owner, name, noted in (
+            (Gemm, "__call__", multiply),
+            (Middle, "__call__", between),
+            (Few, "_launch", launch),
+            *((module, "kernel", partial(noting, module.kernel)) for module in (kernels, fused)),
+        ):
+            stack.enter_context(patch.object(owner, name, noted))
         yield found
-    finally:
-        Gemm.__call__ = multiplied  # type: ignore[method-assign]
-        Middle.__call__ = middle  # type: ignore[method-assign]
-        Few._launch = few  # type: ignore[method-assign]
-        for module, compile in tables.items():
-            module.kernel = compile
 
 
 def _seconds(launch: Launch, backend: Any, capture: Any) -> float:
