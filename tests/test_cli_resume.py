@@ -48,7 +48,7 @@ def epochs(run):
 
 def refused(result, pattern):
     assert (result.code, result.out) == (2, "")
-    assert re.fullmatch(f"fcgpu: error: .*{pattern}.*\n", result.err), result.err
+    assert re.fullmatch(f"fcgpu( train)?: error: .*{pattern}.*\n", result.err), result.err
 
 
 def test_the_last_few_and_the_best_are_kept(here):
@@ -245,7 +245,7 @@ def test_a_run_that_another_version_cut_otherwise_is_refused(here, monkeypatch):
 
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "3 s", "nan", "1e3"])
 def test_how_often_is_checked(here, text):
-    refused(call(*words(here, f"--checkpoint-every={text}")), "checkpoint_every=.*expected epochs, as 5, or a time")
+    refused(call(*words(here, f"--checkpoint-every={text}")), "--checkpoint-every: .*expected epochs, as 5, or a time")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGBREAK"])

@@ -290,14 +290,14 @@ def test_lines_that_are_refused_for_a_while_are_written_at_the_end(tmp_path, mon
     events = fcgpu.train((X, LABELS), hidden=(), epochs=4, device="cpu")
     next(events)
     monkeypatch.setattr("fcgpu.cli.history.FLUSH_SECONDS", 0)
-    with create(str(tmp_path / "run"), fcgpu.Recipe(), room=0, policy=Policy()) as run:
-        run.add(next(events))
+    with create(str(tmp_path / "run"), fcgpu.Recipe(), room=0, policy=Policy(keep=2)) as run:
+        run.history.add(next(events))
         with monkeypatch.context() as full:
             full.setattr(atomic.os, "write", no_space)
-            run.add(next(events))
-        run.add(next(events))
+            run.history.add(next(events))
+        run.history.add(next(events))
         assert len((tmp_path / "run/history.jsonl").read_text().splitlines()) == 1
-        run.add(next(events))
+        run.history.add(next(events))
     lines = (tmp_path / "run/history.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
 
@@ -306,8 +306,8 @@ def test_a_loss_that_is_not_finite_is_no_number_in_the_history(tmp_path):
     """On a GPU the epochs that end before the next check of the loss are recorded, too."""
     numbers = {"seconds": 1.0, "loss": math.nan, "penalty": 0.0, "monitored": math.nan, "learning_rate": 1.0}
     event = SimpleNamespace(epoch=1, epochs=2, step=1, accuracy=0.5, test=lambda: None, **numbers)
-    with create(str(tmp_path / "run"), fcgpu.Recipe(), room=0, policy=Policy()) as run:
-        run.add(event)
+    with create(str(tmp_path / "run"), fcgpu.Recipe(), room=0, policy=Policy(keep=2)) as run:
+        run.history.add(event)
     line = json.loads((tmp_path / "run/history.jsonl").read_text())
     assert (line["loss"], line["monitored"], line["accuracy"]) == (None, None, 0.5)
 
@@ -346,5 +346,5 @@ def test_of_runs_that_begin_at_once_each_has_a_folder_of_its_own(tmp_path, monke
     names = iter([tmp_path / "taken", tmp_path / "taken-2"])
     monkeypatch.setattr("fcgpu.cli.run_directory._new_name", lambda recipe: next(names))
     (tmp_path / "taken").mkdir()
-    with create(None, fcgpu.Recipe(), room=1, policy=Policy()) as run:
+    with create(None, fcgpu.Recipe(), room=1, policy=Policy(keep=2)) as run:
         assert run.path == tmp_path / "taken-2"

@@ -658,6 +658,6 @@ def test_one_output_of_two_classes_has_both_probabilities(tmp_path):
     np.savez(tmp_path / "d.npz", X=X, y=np.array([0, 1]))
     train(tmp_path / "d.npz", "--output", "sigmoid", "--hidden", "", "--epochs", 1, "--out", tmp_path / "run")
     run = runs.read(str(tmp_path / "run"))
-    P = judged.judged(run).P
+    P = judged.judged(run.model, run.recipe).P
     assert P.sum(axis=1) == pytest.approx(1)
     assert P[:, 1] == pytest.approx(1 / (1 + np.exp(-run.model.decision_function(X)[:, 0])))

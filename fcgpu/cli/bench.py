@@ -5,32 +5,31 @@ from argparse import Namespace
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from fcgpu.backend import Backend, choose
 from fcgpu.bench import Limits, Throughput, measure
 from fcgpu.cli import INTERRUPTED
-from fcgpu.cli.options import count
-from fcgpu.errors import ConfigError, DeviceError
+from fcgpu.errors import DeviceError
+from fcgpu.streams import say, show
 from fcgpu.version import __version__
 
 
 def bench(args: Namespace) -> int:
     backends, missing = _devices(args.device)
-    threads, seconds = count("threads", args.threads), _seconds(args.seconds)
     limits: list[Limits] = []
     found: list[Throughput] = []
-    console, code = Console(stderr=True, highlight=False), 0
+    code = 0
     try:
-        with console.status("measuring") as status:
-            for result in measure(backends, seconds=seconds, threads=threads):
+        with Console(stderr=True).status("measuring") as status:
+            for result in measure(backends, seconds=args.seconds, threads=args.threads):
                 if isinstance(result, Limits):
                     limits.append(result)
                 else:
                     found.append(result)
                     status.update(f"measured {result.backend.device}, {_network(result)}, batch {_batch(result)}")
     except KeyboardInterrupt:  # show what was measured so far
-        console.print("fcgpu: stopped; what was measured until then:")
+        say("fcgpu: stopped; what was measured until then:")
         code = INTERRUPTED
     if args.json:
         print(json.dumps({"fcgpu_version": __version__, "limits": _limits(limits), "rows": _rows(found)}))
@@ -47,16 +46,6 @@ def _devices(device: str) -> tuple[list[Backend], str]:
         return [choose("cpu"), choose("cuda")], ""
     except DeviceError as error:
         return [choose("cpu")], str(error)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.01 <= value <= 3600:
-        raise ConfigError(f"seconds={text!r}: expected a number from 0.01 to 3600")
-    return value
 
 
 def _limits(limits: list[Limits]) -> list[dict[str, Any]]:
@@ -89,26 +78,20 @@ def _rows(found: list[Throughput]) -> list[dict[str, Any]]:
 
 
 def _show(limits: list[Limits], found: list[Throughput], missing: str) -> None:
-    console = Console(highlight=False, markup=False)
     for limit in limits:
-        console.print(
+        print(
             f"{limit.backend.device}, {limit.backend.hardware}: matrix product {limit.flops / 1e9:,.0f} GFLOP/s in "
             f"float32, {limit.pixel_flops / 1e9:,.0f} with pixels, memory copy {limit.bandwidth / 1e9:,.1f} GB/s read "
-            "and written",
-            soft_wrap=True,
+            "and written"
         )
     if missing:
-        console.print(f"GPU left out: {missing}", soft_wrap=True)
+        print(f"GPU left out: {missing}")
     if not found:
         return
     devices = list(dict.fromkeys(row.backend.device for row in found))
-    table = Table(title="float32, samples/s (share of products, of copy)", title_justify="left")
-    table.add_column("network", no_wrap=True)
-    table.add_column("batch", justify="right")
-    for device in devices:
-        table.add_column(device, justify="right")
-    if len(devices) > 1:
-        table.add_column("ratio", justify="right")
+    heads = ["batch", *devices, *(["ratio"] if len(devices) > 1 else [])]
+    columns = Column("network", no_wrap=True), *(Column(head, justify="right") for head in heads)
+    table = Table(*columns, title="float32, samples/s (share of products, of copy)", title_justify="left")
     cells: dict[tuple[str, str], dict[str, Throughput]] = {}
     for row in found:
         cells.setdefault((_network(row), _batch(row)), {})[row.backend.device] = row
@@ -118,7 +101,7 @@ def _show(limits: list[Limits], found: list[Throughput], missing: str) -> None:
             slow, fast = (by_device[device].samples_per_second for device in devices)
             words.append(f"{fast / slow:.1f}")
         table.add_row(network, batch, *words)
-    console.print(table)
+    show(table)
 
 
 def _network(row: Throughput) -> str:

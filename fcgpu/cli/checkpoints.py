@@ -10,17 +10,16 @@ from fcgpu.formats.atomic import cannot_write
 from fcgpu.train.checkpoint import Checkpoint, load, save
 
 FOLDER = "checkpoints"
-KEPT = 2  # beside the best one
 
 
 class Policy(NamedTuple):
-    """The interval between checkpoints, in epochs or in seconds, the other is 0, both are 0 for never; and how many are
-    kept beside the best one.
+    """How many checkpoints are kept beside the best one; and the interval between two, in epochs or in seconds: the
+    other is 0, both are 0 for never.
     """
 
+    keep: int
     epochs: int = 0
     seconds: float = 0.0
-    keep: int = KEPT
 
 
 class Checkpoints:

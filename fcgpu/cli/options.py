@@ -4,6 +4,8 @@ import argparse
 import os
 import re
 import sys
+from argparse import ArgumentTypeError
+from contextlib import suppress
 from dataclasses import Field
 from glob import glob
 from typing import Any, NoReturn
@@ -136,12 +138,8 @@ def parser() -> Parser:
         commands, "bench", "this machine's CPU against its GPU: training speed, and the share of its limits"
     )
     _where(bench)
-    bench.add_argument(
-        "--seconds",
-        default="1",
-        metavar="S",
-        help="about this long for each figure of a device, 13 in all (default: 1)",
-    )
+    seconds = "about this long for each figure of a device, 13 in all (default: 1)"
+    bench.add_argument("--seconds", type=_seconds, default=1.0, metavar="S", help=seconds)
     _output(bench)
 
     recipes = _command(commands, "recipes", "the recipes in the package, one of them as TOML, or the keys of all")
@@ -164,15 +162,17 @@ def _train(commands: Any) -> None:
         _recipe_option(train, key)
     train.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE-DATE-TIME)")
     train.add_argument("--resume", metavar="DIR", help="go on with the run in this run directory, from its checkpoint")
-    every = "epochs, or a time as 30s or 10min; 0 for never (default: 30s)"
-    train.add_argument("--checkpoint-every", metavar="N|TIME", default="30s", help=every)
-    train.add_argument("--keep", metavar="N", help="checkpoints beside the best one (default: 2)")
+    often = "epochs, or a time as 30s or 10min; 0 for never (default: 30s)"
+    train.add_argument("--checkpoint-every", type=every, default="30s", metavar="N|TIME", help=often)
+    train.add_argument(
+        "--keep", type=_count, default=2, metavar="N", help="checkpoints beside the best one (default: 2)"
+    )
     halve = "after NaN or infinity: stop, or halve the learning rate and go on from the last checkpoint"
     train.add_argument("--on-divergence", choices=("stop", "halve"), default="stop", help=f"{halve} (default: stop)")
     board = "log for TensorBoard, into the run directory (needs the extra tensorboard)"
     train.add_argument("--tensorboard", action="store_true", help=board)
     memory = "budget, as 300MB or 2GiB (default: half of what is free, of a GPU's memory 90 %%)"
-    train.add_argument("--memory", metavar="SIZE", help=memory)
+    train.add_argument("--memory", type=size, metavar="SIZE", help=memory)
     train.add_argument("--report", action="store_true", help="write report.html into the run directory, at the end")
     _where(train)
     _output(train)
@@ -194,7 +194,7 @@ def _model(command: Any) -> None:
 def _where(command: Any) -> None:
     threads = "on the CPU; the result does not depend on it (default: all, or OMP_NUM_THREADS if that is less)"
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    command.add_argument("--threads", metavar="N", help=threads)
+    command.add_argument("--threads", type=_count, metavar="N", help=threads)
 
 
 def _output(command: Any) -> None:
@@ -238,38 +238,34 @@ def _number(word: str) -> int | float:
         return float(word)
 
 
-def count(name: str, text: str | None) -> int | None:
-    """`text` as a whole number of 1 or more; None stays None. Raises ConfigError; `name` is for its message."""
-    if text is None:
-        return None
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise ConfigError(f"{name}={text!r}: expected a whole number of 1 or more")
-    return number
+def _count(text: str) -> int:
+    with suppress(ValueError):
+        if (number := int(text)) >= 1:
+            return number
+    raise ArgumentTypeError(f"{text!r}: expected a whole number of 1 or more")
 
 
-def size(name: str, text: str | None) -> int | None:
-    """Bytes, 1 or more, from text such as 300MB, 2GiB or a plain number; None stays None. Raises ConfigError."""
-    if text is None:
-        return None
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0.01 <= (number := float(text)) <= 3600:
+            return number
+    raise ArgumentTypeError(f"{text!r}: expected a number from 0.01 to 3600")
+
+
+def size(text: str) -> int:
+    """Bytes, 1 or more, from text such as 300MB, 2GiB or a plain number."""
     match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([A-Za-z]*)", text)
     n = int(float(match[1]) * UNITS.get(match[2].upper(), 0)) if match else 0
     if n < 1:
-        raise ConfigError(f"{name}={text!r}: expected a size such as 300MB or 2GiB")
+        raise ArgumentTypeError(f"{text!r}: expected a size such as 300MB or 2GiB")
     return n
 
 
 def every(text: str) -> tuple[int, float]:
-    """(epochs, seconds) between two checkpoints, at least one of them 0, from text such as 5, 30s or 10min.
-
-    Raises ConfigError.
-    """
+    """(epochs, seconds) between two checkpoints, at least one of them 0, from text such as 5, 30s or 10min."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)(s|min|h)?", text)
     if not match or (not match[2] and "." in match[1]):
-        raise ConfigError(f"checkpoint_every={text!r}: expected epochs, as 5, or a time, as 30s or 10min; 0 for never")
+        raise ArgumentTypeError(f"{text!r}: expected epochs, as 5, or a time, as 30s or 10min; 0 for never")
     if match[2]:
         return 0, float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
     return int(match[1]), 0.0

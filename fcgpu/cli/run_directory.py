@@ -25,7 +25,6 @@ from fcgpu.formats.atomic import cannot_write, is_leftover, remove_leftovers, wr
 from fcgpu.formats.safetensors import save
 from fcgpu.model import Model
 from fcgpu.train.checkpoint import Checkpoint, differing
-from fcgpu.train.events import EpochEnded
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.recipe_files import load_recipe, to_toml
@@ -63,10 +62,6 @@ class RunDirectory:
     def close(self) -> None:
         """Unlock the folder for other writers."""
         self._lock.release()
-
-    def add(self, event: EpochEnded) -> None:
-        """Add an epoch's line to history.jsonl."""
-        self.history.add(event)
 
     def due(self, epoch: int) -> bool:
         """Whether it is time for a checkpoint."""

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import choose
-from fcgpu.cli.checkpoints import KEPT, Policy
+from fcgpu.cli.checkpoints import Policy
 from fcgpu.cli.history import finite
 from fcgpu.cli.machine import machine
-from fcgpu.cli.options import count, every, recipe_changes, size
+from fcgpu.cli.options import recipe_changes
 from fcgpu.cli.report import write as write_report
 from fcgpu.cli.run_directory import RunDirectory, create, quoted, reopen
 from fcgpu.cli.samples import show_samples
@@ -50,7 +50,7 @@ SMALL = 10  # data of at most this many samples and features are printed
 def train(args: Namespace) -> int:
     if args.report:
         check_extra()
-    policy = Policy(*every(args.checkpoint_every), count("keep", args.keep) or KEPT)
+    policy = Policy(args.keep, *args.checkpoint_every)
     if args.resume is None:
         data = "mnist" if args.data is None else args.data
         name = data if args.recipe is None and data in NAMED else args.recipe  # of the data sets of the package
@@ -93,8 +93,7 @@ class Job:
         self.board = TensorBoard(recipe) if args.tensorboard else None
         self.device = args.device if args.device == "auto" else choose(args.device)  # train decides "auto"
         source = recipe.data if args.data is None else _source(args.data)
-        budget = size("memory", args.memory)
-        self.data = load(source, image_size=recipe.image_size or None, memory_budget=budget)
+        self.data = load(source, image_size=recipe.image_size or None, memory_budget=args.memory)
         if checkpoint is not None:
             check_data(args.resume, checkpoint, self.data)
         self.events = self._events(None if checkpoint is None else checkpoint.state)
@@ -129,7 +128,7 @@ class Job:
                     first = event.loss if math.isnan(first) else first
                     if event.note:
                         say(f"fcgpu: warning: {event.note}")
-                    run.add(event)
+                    run.history.add(event)
                     progress.add(event)
                     if speak and recipe.cost_every and (event.epoch - 1) % recipe.cost_every == 0:
                         progress.print(f"cost at epoch {event.epoch - 1}: {event.cost:.10g}")
@@ -166,8 +165,8 @@ class Job:
         return 0
 
     def _events(self, state: State | None) -> Iterator[Event]:
-        threads, budget = count("threads", self.args.threads), size("memory", self.args.memory)
-        return events_of(self.data, self.recipe, device=self.device, threads=threads, memory_budget=budget, start=state)
+        limits = {"threads": self.args.threads, "memory_budget": self.args.memory}
+        return events_of(self.data, self.recipe, device=self.device, start=state, **limits)
 
     def _halving(self, run: RunDirectory) -> Iterator[Event]:
         """The events; after a divergence the run continues from the last good checkpoint at half the learning rate."""

@@ -9,7 +9,6 @@ import numpy as np
 
 from fcgpu.backend import choose
 from fcgpu.cli.history import finite
-from fcgpu.cli.options import count
 from fcgpu.cli.run_directory import model_file
 from fcgpu.cli.summary import quality
 from fcgpu.data import NAMED, is_image_folder, load, load_features, picture_paths
@@ -27,7 +26,7 @@ MOST_SHOWN = 20  # a confusion matrix of more classes is not printed
 
 def evaluate(args: Namespace) -> int:
     path = model_file(args.model)
-    model, threads, backend = load_model(path), count("threads", args.threads), choose(args.device)
+    model, backend = load_model(path), choose(args.device)
     source = _trained_on(path) if args.data is None else args.data
     resize = source not in NAMED and is_image_folder(source)
     data = load(source, image_shape=model.image_shape if resize else None)
@@ -43,7 +42,7 @@ def evaluate(args: Namespace) -> int:
     if args.data is not None and data.X_test is None:
         split = None  # whether the model was trained on these is unknown
     y = model.targets(data, y)
-    Z = model.decision_function(X, device=backend, threads=threads)
+    Z = model.decision_function(X, device=backend, threads=args.threads)
     score = model.score_logits(Z, y)
     result: dict[str, Any] = score._asdict() | {"split": split}
     if model.classes is not None:
@@ -58,15 +57,15 @@ def evaluate(args: Namespace) -> int:
 
 def predict(args: Namespace) -> int:
     path = model_file(args.model)
-    model, threads, backend = load_model(path), count("threads", args.threads), choose(args.device)
+    model, backend = load_model(path), choose(args.device)
     sources = args.inputs[0] if len(args.inputs) == 1 else args.inputs
     X = load_features(sources, model.spec.sizes[0], image_shape=model.image_shape, feature_names=model.feature_names)
-    labels, files = model.predict(X, device=backend, threads=threads), picture_paths(sources)
+    labels, files = model.predict(X, device=backend, threads=args.threads), picture_paths(sources)
     proba = None
     if args.proba:
         if model.classes is None:
             raise ConfigError("--proba: this model predicts values, not classes; leave it out")
-        proba = model.predict_proba(X, device=backend, threads=threads)
+        proba = model.predict_proba(X, device=backend, threads=args.threads)
     if args.json:
         classes = None if model.classes is None else list(model.classes)
         probabilities = None if proba is None else proba.tolist()

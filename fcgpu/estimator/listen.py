@@ -1,8 +1,7 @@
 """The events of an estimator's run: callbacks, a progress line, and how the run ended."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,14 @@ def listen(events: Any, watch: Watch, settings: dict[str, Any], epochs: int) -> 
 
     Returns the last EpochEnded, and why training stopped before its last epoch, or "".
     """
-    why = ""
-    with _shown(epochs) if settings["progress"] else nullcontext(lambda event: None) as show:
+    why, line = "", _progress(epochs) if settings["progress"] else None
+    with line or nullcontext():
         try:
             for event in events:
                 stop = [True for callback in settings["callbacks"] or () if _is_true(callback(event))]
-                show(event)
                 if isinstance(event, EpochEnded):
+                    if line:
+                        line.add(event)
                     why = "a callback stopped it" if stop else ""
                 elif isinstance(event, Finished):
                     why = event.stopped
@@ -54,10 +54,7 @@ def _is_true(answer: Any) -> bool:
     return isinstance(answer, bool | np.bool_) and bool(answer)
 
 
-@contextmanager
-def _shown(epochs: int) -> Iterator[Callable[[Any], None]]:
-    """A function to call with each event, which shows progress."""
+def _progress(epochs: int) -> Any:
     from fcgpu.progress import Progress
 
-    with Progress(epochs, shown=True) as line:
-        yield lambda event: line.add(event) if isinstance(event, EpochEnded) else None
+    return Progress(epochs, shown=True)

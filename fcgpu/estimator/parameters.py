@@ -22,26 +22,14 @@ FOR_SGD_ONLY = ("invscaling", "adaptive")  # scikit-learn's names; its other sol
 SCIPYS_MEMORY = 10
 
 # Parameter of the estimator: the recipe's key, which also validates it.
-KEY_OF = {
-    "alpha": "alpha",
-    "beta_1": "beta_1",
-    "beta_2": "beta_2",
-    "dropout": "dropout",
-    "early_stopping": "early_stopping",
-    "epsilon": "epsilon",
-    "gradient_clip": "gradient_clip",
-    "hidden_layer_sizes": "hidden",
-    "learning_rate_init": "learning_rate",
-    "max_fun": "max_fun",
-    "max_iter": "epochs",
-    "momentum": "momentum",
-    "power_t": "power_t",
-    "rho": "rho",
-    "shuffle": "shuffle",
-    "tol": "tol",
-    "warmup": "warmup",
-    "weight_decay": "weight_decay",
-}
+KEY_OF = {"hidden_layer_sizes": "hidden", "learning_rate_init": "learning_rate", "max_iter": "epochs"}
+KEY_OF |= {
+    name: name
+    for name in (
+        "alpha", "beta_1", "beta_2", "dropout", "early_stopping", "epsilon", "gradient_clip", "max_fun", "momentum",
+        "power_t", "rho", "shuffle", "tol", "warmup", "weight_decay",
+    )
+}  # fmt: skip
 FLAGS = ("nesterovs_momentum", "warm_start", "progress")
 CHOICES: dict[str, Collection[str]] = {
     "activation": ACTIVATIONS,

@@ -11,6 +11,7 @@ from fcgpu.data.dataset import Dataset
 from fcgpu.errors import DataError
 from fcgpu.model import Model, Score
 from fcgpu.report.runs import RunFiles
+from fcgpu.train.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,8 @@ class Judged:
         return str(self.model.classes[index])
 
 
-def judged(run: RunFiles) -> Judged:
-    """Load the recipe's data and predict them. Raises FcgpuError if there is no model or the data do not load."""
-    model, recipe = run.model, run.recipe
-    if model is None:
-        raise DataError("there is no model to ask")
+def judged(model: Model, recipe: Recipe) -> Judged:
+    """Load the recipe's data and predict them. Raises FcgpuError if the data do not load."""
     if not recipe.data:
         raise DataError("the recipe names no data")
     data = load(recipe.data, image_size=recipe.image_size or None)

@@ -34,7 +34,7 @@ def _about(run: RunFiles) -> Iterator[Markup]:
     yield from curves.section([run], [join([run.name])])
     if model is not None:
         try:
-            found = judged(run)
+            found = judged(model, run.recipe)
         except FcgpuError as error:
             yield Markup(drawing(model))
             yield element("p", f"Nothing is shown of the samples: {error}.", class_="warning")

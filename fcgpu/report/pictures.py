@@ -16,7 +16,8 @@ PIXELATED = 40  # pixels of a side; pictures up to this are shown without smooth
 
 def samples(data: Dataset, shape: tuple[int, ...], X: Any, names: list[str]) -> list[Markup]:
     """Pictures of the rows of X (n, n_features); `names` describe them."""
-    low, high = (0.0, 1 / data.scale) if data.X.dtype == np.uint8 else _range(data.X[:1000])
+    some = data.X[:1000]
+    low, high = (0.0, 1 / data.scale) if data.X.dtype == np.uint8 else (float(some.min()), float(some.max()))
     X = 255 * (X.astype(np.float64) - low) / (high - low or 1.0)
     pixels = np.clip(np.rint(X), 0, 255).astype(np.uint8).reshape(-1, *shape)
     return [_picture(each, name) for each, name in zip(pixels, names, strict=True)]
@@ -36,10 +37,6 @@ def weights(W: Any, shape: tuple[int, ...], names: list[str]) -> list[Markup]:
         colour = np.where(W[..., None] > 0, (217, 88, 15), (56, 116, 217))  # both show on white and on black
         pixels = np.concatenate([colour, np.rint(255 * np.abs(W[..., None]))], axis=-1).astype(np.uint8)
     return [_picture(each, name) for each, name in zip(pixels, names, strict=True)]
-
-
-def _range(X: Any) -> tuple[float, float]:
-    return float(X.min()), float(X.max())
 
 
 def _picture(pixels: Any, name: str) -> Markup:
