@@ -51,6 +51,13 @@ def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path, changes):
     assert not list(tmp_path.iterdir())
 
 
+def test_sizes_of_numpys_types_are_saved_as_pythons(tmp_path):
+    spec, shape = dataclasses.replace(SPEC, sizes=tuple(np.array(SPEC.sizes))), tuple(np.array([1, 3]))
+    fcgpu.save_model(dataclasses.replace(model(), spec=spec, image_shape=shape), tmp_path / "m.safetensors")
+    loaded = fcgpu.load_model(tmp_path / "m.safetensors")
+    assert (loaded.spec, loaded.image_shape) == (SPEC, (1, 3))
+
+
 @pytest.mark.parametrize(
     "params", [np.zeros(13), np.zeros(15), np.zeros((2, 7)), np.zeros(14, "f2"), np.zeros(14, ">f8"), [0.0] * 14]
 )

@@ -224,6 +224,7 @@ def test_sparse_matrices_are_sent_where_they_are_taken():
         ({"image_shape": (7, 7)}, r"image_shape=\(7, 7\) with 4 features"),
         ({"image_shape": (4,)}, r"expected \(height, width\)"),
         ({"image_shape": "x"}, "image_shape='x'"),
+        ({"image_shape": (-2, -2)}, r"image_shape=\(-2, -2\) with 4 features"),
         ({"y_test": SIDE}, "y_test without X_test"),
     ],
 )

@@ -1,7 +1,6 @@
 """Load arrays from a name or a path. Zip and picture readers are imported on first use, to keep the import cheap."""
 
 import math
-import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import numpy as np
 
 from fcgpu.backend import choose
 from fcgpu.data import article, idx, images
-from fcgpu.data.dataset import Dataset
+from fcgpu.data.dataset import Dataset, picture_shape
 from fcgpu.data.features import check_features
 from fcgpu.data.names import Names, check_names
 from fcgpu.errors import ConfigError, DataError
@@ -207,11 +206,8 @@ def _existing(source: PathLike, names: Iterable[str] = ()) -> Path:
 
 
 def _checked_shape(name: str, value: Sequence[int], lengths: Sequence[int]) -> Any:
-    try:
-        shape = tuple(operator.index(side) for side in value)
-    except TypeError:
-        shape = ()
-    if len(shape) not in lengths or min(shape) < 1 or shape[2:] not in ((), (3,)):
+    shape = picture_shape(value)
+    if shape is None or len(shape) not in lengths:
         colours = " or (height, width, 3)" if 3 in lengths else ""
         raise ConfigError(f"{name}={value!r}; expected positive whole numbers, {name}=(height, width){colours}")
     return shape

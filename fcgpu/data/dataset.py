@@ -1,9 +1,9 @@
 """Dataset, which every reader returns: features in their stored dtype, labels as class indices, and a scale."""
 
 import math
-from collections.abc import Sequence
+import operator
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,12 @@ def dataset(
     if not (isinstance(scale, Real) and 0 < scale < np.inf):
         raise DataError(f"{name}: scale={scale!r}; expected a finite number above 0, which features are multiplied by")
     if image_shape is not None:
-        image_shape = _shape_of_a_picture(image_shape, X.shape[1], name)
+        given, image_shape = image_shape, picture_shape(image_shape)
+        if image_shape is None or math.prod(image_shape) != X.shape[1]:
+            raise DataError(
+                f"{name}: image_shape={given!r} with {X.shape[1]} features; expected (height, width) or "
+                "(height, width, 3) of as many pixels"
+            )
     if X_test is None and y_test is not None:
         raise DataError(f"{name}: y_test without X_test; give both, or neither")
     check_labels(X, y, name)
@@ -183,12 +188,10 @@ def scale_of(X: Any) -> float:
     return 1 / max(int(X.max(initial=0)), 1) if X.dtype == np.uint8 else 1.0
 
 
-def _shape_of_a_picture(shape: Any, n_features: int, name: str) -> tuple[int, ...]:
-    sides = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
-    fits = len(sides) == 2 or (len(sides) == 3 and sides[2] == 3)
-    if not (fits and all(isinstance(side, Integral) for side in sides) and math.prod(sides) == n_features):
-        raise DataError(
-            f"{name}: image_shape={shape!r} with {n_features} features; expected (height, width) or (height, width, 3) "
-            "of as many pixels"
-        )
-    return tuple(int(side) for side in sides)
+def picture_shape(value: Any) -> tuple[int, ...] | None:
+    """(height, width) or (height, width, 3) as Python's integers, each above 0; None if `value` is neither."""
+    try:
+        shape = tuple(operator.index(side) for side in value)
+    except TypeError:
+        return None
+    return shape if len(shape) in (2, 3) and min(shape) > 0 and shape[2:] in ((), (3,)) else None

@@ -1,11 +1,13 @@
 """Model files: the tensors W1, b1, W2, b2, ... as safetensors, and everything else as JSON in the metadata."""
 
 import math
+import operator
 import os
 from typing import Any
 
 import numpy as np
 
+from fcgpu.data.dataset import picture_shape
 from fcgpu.errors import CheckpointError, ConfigError
 from fcgpu.formats import sealed
 from fcgpu.model import Model, expect_model
@@ -27,20 +29,23 @@ def save(model: Model, path: str | os.PathLike[str]) -> str:
         "format": FORMAT,
         "fcgpu_version": __version__,
         "recipe": model.recipe,
-        "sizes": list(model.spec.sizes),
+        "sizes": model.spec.sizes,
         "activation": model.spec.activation,
         "output": model.spec.output,
         "init": model.spec.init,
-        "classes": None if model.classes is None else list(model.classes),
+        "classes": model.classes,
         "scale": model.scale,
-        "image_shape": None if model.image_shape is None else list(model.image_shape),
-        "feature_names": None if model.feature_names is None else list(model.feature_names),
+        "image_shape": model.image_shape,
+        "feature_names": model.feature_names,
     }
     try:
         tensors = dict(_tensors(model.spec, model.params))
-        _model(about, tensors)
+        valid = _model(about, tensors)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"the model is not valid: {error}") from None
+    # The same in Python's own types, which JSON takes.
+    about |= {"sizes": valid.spec.sizes, "classes": valid.classes}
+    about |= {"image_shape": valid.image_shape, "feature_names": valid.feature_names}
     return sealed.write(path, about, tensors)
 
 
@@ -67,7 +72,7 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 def _model(about: dict[str, Any], tensors: dict[str, Any]) -> Model:
     """The Model with these contents. Raises ValueError, TypeError and others, which `load` catches, if not valid."""
-    spec = Spec(_whole(about["sizes"]), about["activation"], about["output"], about["init"])
+    spec = Spec(tuple(map(operator.index, about["sizes"])), about["activation"], about["output"], about["init"])
     (dtype,) = {tensor.dtype for tensor in tensors.values()}
     if dtype.name not in TYPES or spec.n_params != sum(tensor.size for tensor in tensors.values()):
         raise ValueError(f"{len(tensors)} arrays of {dtype} for a network of {spec.n_params} parameters")
@@ -76,24 +81,18 @@ def _model(about: dict[str, Any], tensors: dict[str, Any]) -> Model:
         if view.shape != tensors[key].shape:
             raise ValueError(f"{key} has shape {tensors[key].shape}; expected {view.shape}")
         view[...] = tensors[key]
-    classes, shape, scale = about["classes"], about["image_shape"], about["scale"]
+    classes, shape, scale = about["classes"], picture_shape(about["image_shape"]), about["scale"]
     if classes is not None and not _are_classes(classes, spec.sizes[-1]):
         raise ValueError(f"classes={classes} for {spec.sizes[-1]} outputs")
-    if shape is not None and not _is_picture(shape, spec.sizes[0]):
-        raise ValueError(f"image_shape={shape} for {spec.sizes[0]} features")
+    if about["image_shape"] is not None and (shape is None or math.prod(shape) != spec.sizes[0]):
+        raise ValueError(f"image_shape={about['image_shape']} for {spec.sizes[0]} features")
     if not isinstance(about["recipe"], str) or not isinstance(scale, int | float) or not math.isfinite(scale):
         raise ValueError(f"recipe={about['recipe']!r}, scale={scale!r}")
     names = about["feature_names"]
     if names is not None and (len(names) != spec.sizes[0] or {type(name) for name in names} != {str}):
         raise ValueError(f"{len(names)} feature names for {spec.sizes[0]} features")
-    shape, classes, names = (None if part is None else tuple(part) for part in (shape, classes, names))
+    classes, names = (None if part is None else tuple(part) for part in (classes, names))
     return Model(spec, params, classes, scale, shape, about["recipe"], names)
-
-
-def _whole(values: Any) -> tuple[int, ...]:
-    if not all(type(value) is int for value in values):
-        raise ValueError
-    return tuple(values)
 
 
 def _are_classes(classes: Any, n_outputs: int) -> bool:
@@ -101,12 +100,6 @@ def _are_classes(classes: Any, n_outputs: int) -> bool:
     kinds = {type(value) for value in classes}
     fits = kinds == {str} or (kinds == {int} and -(2**63) <= min(classes) <= max(classes) < 2**64)
     return fits and len(classes) == (n_outputs if n_outputs > 1 else 2)
-
-
-def _is_picture(shape: Any, n_features: int) -> bool:
-    """Whether shape is [height, width] or [height, width, 3] of a picture of so many numbers."""
-    sides = _whole(shape)
-    return len(sides) >= 2 and sides[2:] in ((), (3,)) and min(sides) > 0 and math.prod(sides) == n_features
 
 
 def _tensors(spec: Spec, flat: Any) -> list[tuple[str, Any]]:
