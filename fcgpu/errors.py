@@ -38,7 +38,7 @@ class CheckpointError(FcgpuError):
 class MissingExtraError(FcgpuError, ImportError):
     """A feature needs an optional package that is not installed; the message says how to install it."""
 
-    def __init__(self, feature: str, package: str, extra: str) -> None:
+    def __init__(self, feature: str, package: str | None, extra: str) -> None:
         super().__init__(f'{feature} needs {package}, which is not installed: pip install "fcgpu[{extra}]"')
 
 

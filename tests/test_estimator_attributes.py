@@ -234,6 +234,20 @@ def test_few_samples_of_many_classes_are_no_regression():  # it would warn, whic
     assert len(ours("multiclass").partial_fit(X, y, classes=np.arange(40)).partial_fit(X, y).classes_) == 40
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("regressions", "y has 2 outputs; expected 3, as before"),
+        ("multilabel", r"\(53, 2\); expected 3 labels of 0 and 1"),
+    ],
+)
+def test_partial_fit_says_how_many_targets_were_there(kind, words):
+    X, y = problem(kind)
+    model = ours(kind).fit(X, y)
+    with pytest.raises(ValueError, match=words):
+        model.partial_fit(X, y[:, :-1])
+
+
 def test_fit_after_partial_fit_starts_anew():
     X, y = problem("multiclass")
     a, fresh = ours("multiclass", max_iter=3), ours("multiclass", max_iter=3).fit(X, y)

@@ -94,9 +94,11 @@ def test_what_float32_or_the_format_cannot_hold_is_refused(tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-def test_without_onnx_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
-    with pytest.raises(fcgpu.MissingExtraError, match=r"fcgpu\[onnx\]"):
+@pytest.mark.parametrize("absent", ["onnx", "onnx.checker"])
+def test_without_onnx_or_what_it_needs_the_error_says_what_to_install(absent, monkeypatch):
+    monkeypatch.delattr("onnx.checker", raising=False)
+    monkeypatch.setitem(__import__("sys").modules, absent, None)
+    with pytest.raises(fcgpu.MissingExtraError, match=rf"needs {absent}, which is not installed.*fcgpu\[onnx\]"):
         ours.to_onnx(model(sizes=(4, 3, 2)))
 
 

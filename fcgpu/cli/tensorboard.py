@@ -35,9 +35,7 @@ class TensorBoard:
         try:
             from tensorboardX import proto, record_writer, summary
         except ModuleNotFoundError as error:
-            if error.name != "tensorboardX":
-                raise
-            raise MissingExtraError("--tensorboard", "tensorboardX", "tensorboard") from None
+            raise MissingExtraError("--tensorboard", error.name, "tensorboard") from None
         self._event, self._scalar, self._open = proto.event_pb2, summary.scalar, record_writer.RecordWriter
         self._tags = {key: tag for key, tag in TAGS.items() if key != "monitored" or recipe.early_stopping}
         self._writer: Any = None

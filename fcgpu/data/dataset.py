@@ -52,7 +52,9 @@ class Dataset:
             if y.dtype.kind not in "buif":
                 raise DataError(f"{self.name}: y of dtype {y.dtype}; {EXPECTED}")
             if self.feature_names is not None and len(self.feature_names) != X.shape[1]:
-                raise DataError(f"{self.name}: {len(self.feature_names)} feature_names for {X.shape[1]} features")
+                raise DataError(
+                    f"{self.name}: {len(self.feature_names)} feature_names; expected {X.shape[1]}, a name a feature"
+                )
             if (
                 self.classes is not None
                 and y.ndim == 1

@@ -106,7 +106,8 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: st
     room = packed if info.compress_type == zipfile.ZIP_STORED else unpacked_limit(packed)
     if info.file_size > room:
         raise DataError(
-            f"{path}: array {key} claims to unpack to {info.file_size} bytes, its part of the file holds at most {room}"
+            f"{path}: array {key} claims to unpack to {info.file_size} bytes, its part of the file holds at most "
+            f"{room}; save it again"
         )
     with archive.open(info) as stream:
         return _array(stream, info.file_size, f"{path}: array {key}")

@@ -229,7 +229,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             self.classes_ = getattr(self, "_all_classes", known) if incremental and not multilabel else known
             self.n_outputs_ = self._count_outputs()
         elif multilabel != self._multilabel or (multilabel and y.shape[1] != len(self.classes_)):
-            raise DataError(f"`y` has other labels than in the call before: it is {kind} of shape {y.shape}")
+            known = f"{len(self.classes_)} {'labels of 0 and 1' if self._multilabel else 'classes'}, as before"
+            raise DataError(f"y is {kind} of shape {y.shape}; expected {known}: make a new estimator")
         if multilabel:
             return y.astype(np.float64)
         return labels.indices(y, self.classes_, complete=not (first or incremental))

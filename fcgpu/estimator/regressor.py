@@ -151,7 +151,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         if first:
             self.n_outputs_ = y.shape[1]
         elif y.shape[1] != self.n_outputs_:
-            raise DataError(f"y has {y.shape[1]} outputs, in the call before it had {self.n_outputs_}")
+            raise DataError(f"y has {y.shape[1]} outputs; expected {self.n_outputs_}, as before: make a new estimator")
         return y
 
     def _weighted(self, y: Any, sample_weight: Any) -> Any:

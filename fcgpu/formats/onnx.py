@@ -59,9 +59,7 @@ def to_onnx(model: Model) -> Any:
     try:
         from onnx import TensorProto, checker, helper, numpy_helper
     except ModuleNotFoundError as error:
-        if error.name != "onnx":
-            raise
-        raise MissingExtraError("the export to ONNX", "onnx", "onnx") from None
+        raise MissingExtraError("the export to ONNX", error.name, "onnx") from None
 
     expect_model(model)
     spec = model.spec

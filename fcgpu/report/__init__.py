@@ -10,9 +10,7 @@ def check_extra() -> None:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        raise MissingExtraError("a report", "matplotlib", "report") from None
+        raise MissingExtraError("a report", error.name, "report") from None
 
 
 def report(paths: Sequence[str]) -> str:
