@@ -27,6 +27,21 @@ def csv_of(work):
     return str(path)
 
 
+def reader(read):
+    """`setup` for a function from the path to an array whose first column is the label."""
+
+    def setup(work):
+        path = csv_of(work)
+
+        def step():
+            table = read(path)
+            return sums(table[:, 1:], table[:, 0])
+
+        return step
+
+    return setup
+
+
 def sums(X, y):
     """Sums of X, of y, and of X weighted by column: equal only if every value was read into its place."""
     columns = X.sum(axis=0, dtype=np.float64)

@@ -3,19 +3,11 @@
 import polars as pl
 
 from bench import clocks
-from bench.loaders import csv_of, sums
+from bench.cases import SIZES
+from bench.loaders import reader
 
 TITLE = "polars.read_csv"
 PACKAGES = ("polars",)
 CLOCKS = {"cpu": clocks.host}
-
-
-def setup(work):
-    path = csv_of(work)
-    schema = {f"column_{i + 1}": pl.UInt8 for i in range(work.X.shape[1] + 1)}
-
-    def step():
-        table = pl.read_csv(path, has_header=False, schema=schema).to_numpy()
-        return sums(table[:, 1:], table[:, 0])
-
-    return step
+SCHEMA = {f"column_{i + 1}": pl.UInt8 for i in range(1 + SIZES[0])}
+setup = reader(lambda path: pl.read_csv(path, has_header=False, schema=SCHEMA).to_numpy())
