@@ -11,7 +11,7 @@ from fcgpu.backend import choose
 from fcgpu.cli.history import finite
 from fcgpu.cli.run_directory import model_file
 from fcgpu.cli.summary import quality
-from fcgpu.data import NAMED, is_image_folder, load, load_features, picture_paths
+from fcgpu.data import is_image_folder, load, load_features, picture_paths
 from fcgpu.data.dataset import Dataset
 from fcgpu.data.names import check_names
 from fcgpu.errors import ConfigError, DataError
@@ -28,8 +28,7 @@ def evaluate(args: Namespace) -> int:
     path = model_file(args.model)
     model, backend = load_model(path), choose(args.device)
     source = _trained_on(path) if args.data is None else args.data
-    resize = source not in NAMED and is_image_folder(source)
-    data = load(source, image_shape=model.image_shape if resize else None)
+    data = load(source, image_shape=model.image_shape if is_image_folder(source) else None)
     if data.n_features != model.spec.sizes[0]:
         n_features = model.spec.sizes[0]
         unlabelled = " after the label; for samples without labels there is fcgpu predict"

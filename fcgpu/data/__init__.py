@@ -84,9 +84,9 @@ def load(
         return idx.load_idx(path, str(path)) if path.is_dir() else _load_table(path, memory_budget)
 
 
-def is_image_folder(path: PathLike) -> bool:
-    """Whether `load` reads this path as pictures, one sub-folder per class."""
-    return Path(path).is_dir() and not idx.has_idx(Path(path))
+def is_image_folder(source: PathLike) -> bool:
+    """Whether `load` reads `source` as pictures, one sub-folder per class."""
+    return source not in NAMED and Path(source).is_dir() and not idx.has_idx(Path(source))
 
 
 def load_features(
