@@ -13,24 +13,25 @@ PASSES = 10_000  # more than any measurement needs
 
 
 def setup(work):
-    """One run; each call advances it by an epoch. SEED draws the same initial weights as work.start."""
-    data = fcgpu.dataset(work.X, work.y, scale=work.scale)
-    events = fcgpu.train(
-        data,
-        device=work.device,
-        hidden=tuple(W.shape[1] for W, _ in work.start[:-1]),
+    """SEED draws the same initial weights as work.start."""
+    return steps(
+        work,
+        fcgpu.dataset(work.X, work.y, scale=work.scale),
         activation="sigmoid",
         output="sigmoid",
         init="glorot",
         seed=SEED,
         optimizer="gradient_descent",
         learning_rate=work.learning_rate,
-        schedule="constant",
-        batch=work.batch,
-        shuffle=False,
-        epochs=PASSES,
         precision=work.precision,
     )
+
+
+def steps(work, data, **recipe):
+    """One run; each call advances it by an epoch."""
+    hidden = tuple(W.shape[1] for W, _ in work.start[:-1])
+    order = {"batch": work.batch, "shuffle": False, "schedule": "constant", "epochs": PASSES}
+    events = fcgpu.train(data, device=work.device, hidden=hidden, **order, **recipe)
     next(events)  # Started: everything is allocated
 
     def step():

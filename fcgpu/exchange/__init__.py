@@ -16,7 +16,7 @@ def flat(layers: Iterable[tuple[Any, Any]]) -> Any:
     return np.concatenate([np.ravel(array) for layer in layers for array in layer])
 
 
-def labels(spec: Spec, classes: Any) -> tuple[int | str, ...]:
+def checked_classes(spec: Spec, classes: Any) -> tuple[int | str, ...]:
     """Labels as Model.classes holds them. Raises ConfigError if their number does not fit the outputs, if two are
     equal, or if they are not all integers or all text.
     """

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fcgpu.data.labels import array_of
 from fcgpu.errors import ConfigError
-from fcgpu.exchange import flat, labels
+from fcgpu.exchange import checked_classes, flat
 from fcgpu.model import Model, expect_model
 from fcgpu.params import Spec
 
@@ -38,7 +38,7 @@ def from_sklearn(estimator: Any) -> Model:
     one_label = isinstance(estimator, MLPClassifier) and not estimator._label_binarizer.y_type_.startswith("multilabel")
     params = flat(zip(estimator.coefs_, estimator.intercepts_, strict=True))
     names = tuple(getattr(estimator, "feature_names_in_", ())) or None
-    return Model(spec, params, labels(spec, estimator.classes_) if one_label else None, feature_names=names)
+    return Model(spec, params, checked_classes(spec, estimator.classes_) if one_label else None, feature_names=names)
 
 
 def to_sklearn(model: Model) -> Any:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fcgpu.errors import ConfigError
-from fcgpu.exchange import flat, labels
+from fcgpu.exchange import checked_classes, flat
 from fcgpu.kernels.activations import LEAK
 from fcgpu.model import Model, expect_model
 from fcgpu.params import Spec
@@ -83,7 +83,7 @@ def from_torch(network: Any, classes: Any = None) -> Model:
     if len(types) > 1 or not types <= {torch.float32, torch.float64}:
         raise ConfigError(f"weights of {', '.join(map(str, types))}: expected all float32 or all float64")
     layers = [(m.weight.detach().cpu().numpy().T, m.bias.detach().cpu().numpy()) for m in linears]
-    return Model(spec, flat(layers), None if classes is None else labels(spec, classes))
+    return Model(spec, flat(layers), None if classes is None else checked_classes(spec, classes))
 
 
 def _name(module: Any, known: dict[str, Callable[[], Any]]) -> str:
