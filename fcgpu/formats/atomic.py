@@ -73,12 +73,12 @@ def append(path: str | os.PathLike[str], content: bytes, *, durable: bool = Fals
         raise
 
 
-def regular(path: str, flags: int) -> int:
-    """An opener for `open(path, opener=regular)` that accepts only regular files and no symlinks.
+def regular(path: str, flags: int, *, follow: bool = False) -> int:
+    """An opener for `open(path, opener=regular)` that accepts only regular files and, unless `follow`, no symlinks.
 
-    Others might block, or be outside the run directory. Raises OSError.
+    Others might block or never end, or be outside the run directory. Raises OSError.
     """
-    descriptor = os.open(path, flags | NOFOLLOW | getattr(os, "O_NONBLOCK", 0))
+    descriptor = os.open(path, flags | (0 if follow else NOFOLLOW) | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(0, "not a regular file")

@@ -7,14 +7,14 @@ the file. So the callers also check that the contents are valid.
 
 import json
 import os
-import stat
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fcgpu.errors import CheckpointError
-from fcgpu.formats.atomic import write_atomically
+from fcgpu.formats.atomic import regular, write_atomically
 
 DTYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8"}  # the dtypes that fcgpu writes
 
@@ -70,24 +70,16 @@ def damaged(name: str) -> CheckpointError:
 
 
 def _content(name: str, what: str) -> bytes:
-    """The file's bytes. Pipes and devices are refused, because reading them might block or never end."""
     try:
-        with open(name, "rb", opener=_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{name}: not a regular file; expected a {what} that fcgpu train wrote")
-            return file.read(status.st_size)
+        with open(name, "rb", opener=partial(regular, follow=True)) as file:
+            return file.read(os.fstat(file.fileno()).st_size)
     except FileNotFoundError:
         raise CheckpointError(f"{name}: no such {what} file; fcgpu train writes one into its run directory") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         if os.path.isdir(name):  # noqa: PTH112 - which error that is depends on the system
             raise CheckpointError(f"{name}: a folder; expected a {what} file in it") from None
         reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{name}: cannot be read ({reason}); check the path and your right to read it") from None
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+        raise CheckpointError(f"{name}: cannot be read ({reason}); expected a {what} file that you may read") from None
 
 
 def _checked(name: str, text: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
