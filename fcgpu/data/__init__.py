@@ -58,24 +58,20 @@ def load(
     """
     size = None if image_size is None else _checked_shape("image_size", image_size, (2,))
     shape = None if image_shape is None else _checked_shape("image_shape", image_shape, (2, 3))
-    given = {name: sides for name, sides in (("image_size", size), ("image_shape", shape)) if sides}
-    if len(given) > 1:
+    if size and shape:
         raise ConfigError(f"image_size={size} with image_shape={shape}: expected one of them")
-    for name, sides in given.items():
-        if math.prod(sides[:2]) > images.MAX_PIXELS:
-            raise ConfigError(
-                f"{name}={sides}: {math.prod(sides[:2])} pixels; expected at most {images.MAX_PIXELS} in all"
-            )
+    sides, words = size or shape, f"image_size={size}" if size else f"image_shape={shape}"
+    if sides and math.prod(sides[:2]) > images.MAX_PIXELS:
+        raise ConfigError(f"{words}: {math.prod(sides[:2])} pixels; expected at most {images.MAX_PIXELS} in all")
     with _as_data_errors(source):
         named = NAMED.get(source) if isinstance(source, str) else None
         path = Path() if named else _existing(source, NAMED)
         pictures = not named and is_image_folder(path)
-        for name, sides in given.items():
-            if not pictures:
-                raise ConfigError(
-                    f"{name}={sides} is not for {source}: only a folder of images is resized; leave it out, or make it "
-                    "[] where a recipe has it"
-                )
+        if sides and not pictures:
+            raise ConfigError(
+                f"{words} is not for {source}: only a folder of images is resized; leave it out, or make it [] where a "
+                "recipe has it"
+            )
         if named:
             return named()
         if pictures:
