@@ -16,7 +16,6 @@ def interleave(
     *,
     limit: float = math.inf,
     pause: float = PAUSE,
-    sleep: Callable[[float], None] = time.sleep,
     times: Times | None = None,
 ) -> Times:
     """Run `rounds` rounds of all calls, each of which returns its seconds or None; append to `times` if given.
@@ -34,7 +33,7 @@ def interleave(
             if spent >= limit:
                 times[name].append(None)
                 continue
-            sleep(pause)
+            time.sleep(pause)
             times[name].append(calls[name]())
     return times
 

@@ -66,7 +66,7 @@ class Machine:
         return call
 
     def quartiles(self, rounds=100):
-        times = measure.interleave(self.calls, rounds, sleep=lambda seconds: None)
+        times = measure.interleave(self.calls, rounds, pause=0)
         return measure.quartiles(measure.ratios(times["slow"], times["fast"])), times
 
 
@@ -113,13 +113,13 @@ def test_the_planted_delay_is_a_fifth_of_the_call(monkeypatch):
 def test_every_round_starts_one_peer_further_on():
     order = []
     calls = {name: lambda name=name: order.append(name) or 1.0 for name in "abc"}
-    measure.interleave(calls, 4, sleep=lambda seconds: None)
+    measure.interleave(calls, 4, pause=0)
     assert "".join(order) == "abcbcacababc"
 
 
 def test_a_slow_peer_is_called_no_more_and_compared_in_its_own_rounds():
     calls = {"slow": lambda: 4.0, "fast": lambda: 2.0}
-    times = measure.interleave(calls, 5, limit=5.0, sleep=lambda seconds: None)
+    times = measure.interleave(calls, 5, limit=5.0, pause=0)
     assert times == {"slow": [4.0, 4.0, None, None, None], "fast": [2.0, 2.0, 2.0, None, None]}
     assert measure.ratios(times["slow"], times["fast"]) == [2.0, 2.0]
     assert measure.best(times) == "fast"
@@ -357,7 +357,7 @@ def test_single_calls_are_timed_in_turn_and_shown_as_a_table(monkeypatch, capsys
     both = {"fcgpu": lambda: call("fcgpu", 2), "scikit-learn": lambda: call("scikit-learn", 8)}
     monkeypatch.setattr(calls, "_all_calls", lambda: iter([("a call", both)]))
     monkeypatch.setattr(calls.time, "perf_counter", lambda: 1e-6 * next(clock))
-    monkeypatch.setattr(calls, "interleave", lambda *args: measure.interleave(*args, sleep=lambda seconds: None))
+    monkeypatch.setattr(calls, "interleave", lambda *args: measure.interleave(*args, pause=0))
     assert bench_main(["calls", "--rounds", "3"]) == 0
     assert capsys.readouterr().out.splitlines()[2:] == ["| a call | 3 | 9 | 0.33 |"]
     assert called == [*["fcgpu", "scikit-learn"] * 2, "scikit-learn", "fcgpu", "fcgpu", "scikit-learn"]
