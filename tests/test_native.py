@@ -90,6 +90,24 @@ def test_halves_of_a_loss_equal_the_reference(name, dtype):
             np.testing.assert_allclose(mine[at], expected[at], rtol=0, atol=(16 + k) * eps * (1 + np.abs(Z).max()))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [2, 3, 10, 33])
+@pytest.mark.parametrize("name", HALVES)
+def test_a_sample_has_the_same_loss_alone_and_among_others(name, k, dtype):
+    """So no bit depends on the threads, by whose number a batch is cut into tasks."""
+    random = np.random.default_rng(0)
+    Z, b = random.normal(0, 3, (70, k)).astype(dtype), random.normal(0, 1, (1, k)).astype(dtype)
+    for y in (random.integers(0, k, 70), random.random((70, k)).astype(dtype)):
+        found = []
+        for size in (70, 1):
+            made, losses = Z.copy(), np.empty((70, 1), dtype)
+            for rows in (slice(i, i + size) for i in range(0, 70, size)):
+                given = (b, y[rows], 0.3) if name.endswith("_delta") else (y[rows], 0.3, losses[rows])
+                FASTER[name](made[rows], *given, xp=None)
+            found.append(made if name.endswith("_delta") else losses)
+        np.testing.assert_array_equal(*found)
+
+
 @needs_native
 @pytest.mark.parametrize("shape", [(1, 1), (300, 7), (33, 129), (1, 5000), (5000, 1)])
 def test_takes_what_lies_in_one_piece_and_leaves_the_rest_to_the_reference(shape):

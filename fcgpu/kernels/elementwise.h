@@ -119,7 +119,9 @@ CLONES static void N(minus_target)(T* restrict Z, Integers y, const T* t, const 
     }
 }
 
-/* losses (n) = weight Σ over outputs of softplus(z) - t z, softplus(z) = max(z, 0) + log1p(e^-|z|). */
+/* losses (n) = weight Σ over outputs of softplus(z) - t z, softplus(z) = max(z, 0) + log1p(e^-|z|). The sum is a loop
+   of its own: in one, GCC rounded log1p's last product before it in the numbers after the last vector, and not in
+   others. */
 CLONES static void N(sigmoid_loss)(const T* Z, Integers y, const T* t, const T* weight, ptrdiff_t step, T* losses,
                                    ptrdiff_t n, ptrdiff_t k) {
     T softplus[BLOCK];
@@ -127,8 +129,8 @@ CLONES static void N(sigmoid_loss)(const T* Z, Integers y, const T* t, const T* 
     for (ptrdiff_t i = 0; i < n; i += rows) {
         ptrdiff_t some = n - i < rows ? n - i : rows;
         const T* z = Z + i * k;
-        for (ptrdiff_t j = 0; j < some * k; j++)
-            softplus[j] = N(relu)(z[j]) + N(log1p)(N(exp)(z[j] < 0 ? z[j] : -z[j]));
+        for (ptrdiff_t j = 0; j < some * k; j++) softplus[j] = N(log1p)(N(exp)(z[j] < 0 ? z[j] : -z[j]));
+        for (ptrdiff_t j = 0; j < some * k; j++) softplus[j] += N(relu)(z[j]);
         for (ptrdiff_t r = 0; r < some; r++) {
             T sum = 0, at = 0;
             for (ptrdiff_t j = 0; j < k; j++) sum += softplus[r * k + j];
