@@ -220,6 +220,29 @@ def test_no_bit_of_the_parameters_depends_on_the_samples_of_a_task(dtype):
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("samples", [2049, 5000])
+def test_no_bit_depends_on_how_the_sums_of_many_samples_are_cut_into_tasks(samples, dtype):
+    it = Problem((40, 9, 4), samples, "relu", "softmax", "momentum", dtype, alpha=0.1)
+    expected = it.run()
+    assert_near(expected, it.right(), dtype)
+    for some in (1, 31, 2048, 9999):
+        for one, other in zip(it.run(some=some, threads=2)[:3], expected[:3], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_gradient_of_many_samples_keeps_its_digits(monkeypatch):
+    """In one sum of float32, equal numbers are all rounded the same way: 0.1 % would be lost."""
+    n, taken = 200_000, used(monkeypatch)
+    X, y = np.full((n, 1), 0.7, np.float32), np.arange(n) < 2
+    _, ended, _ = fcgpu.train(
+        (X, y.astype(int)), hidden=(), output="sigmoid", init="zeros", optimizer="gradient_descent", learning_rate=1,
+        schedule="constant", epochs=1, device="cpu",
+    )  # fmt: skip
+    assert sum(taken) == 1
+    np.testing.assert_allclose(ended.model().params, (2 / n - 0.5) * np.array([0.7, 1]), rtol=2e-5)
+
+
 def test_rows_may_be_named_or_the_first_ones():
     it = Problem((20, 30, 4), 10, "relu", "softmax", "adam", "float32", weighted=True)
     wide = np.zeros((len(it.order), 60), np.uint8)

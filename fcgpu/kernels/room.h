@@ -7,7 +7,7 @@ typedef struct { /* of one thread */
     ptrdiff_t *a_at, *b_at, *edge_at, *labels, *rows;
     const T** a;
     T** c;
-    T *gradient, *edge, *unit, *logits, *outputs, *targets, *weights;
+    T *gradient, *sum, *edge, *unit, *logits, *outputs, *targets, *weights;
     uint8_t* correct;
 } N(Desk);
 
@@ -43,6 +43,7 @@ static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
     room->squares = take_memory(&memory, rows * sizeof(double));
     room->gradient = take_memory(&memory, it->clip > 0 ? params * sizeof(T) : 0);
     const ptrdiff_t deep = widest > it->batch ? widest : it->batch, k = sizes[last];
+    const ptrdiff_t size = SOME_ROWS * WHOLE_VECTORS(widest) * (ptrdiff_t)sizeof(T);
     for (int i = 0; i < it->threads; i++) {
         N(Desk)* my = &room->desks[i];
         ptrdiff_t** places[] = {&my->a_at, &my->b_at, &my->edge_at, &my->rows};
@@ -50,7 +51,8 @@ static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
         my->labels = take_memory(&memory, some * sizeof(ptrdiff_t));
         my->a = take_memory(&memory, (some > SOME_ROWS ? some : SOME_ROWS) * sizeof(T*));
         my->c = take_memory(&memory, (some > SOME_ROWS ? some : SOME_ROWS) * sizeof(T*));
-        my->gradient = take_memory(&memory, SOME_ROWS * WHOLE_VECTORS(widest) * sizeof(T));
+        my->gradient = take_memory(&memory, size);
+        my->sum = take_memory(&memory, it->batch > SUMMED ? size : 0);
         my->edge = take_memory(&memory, deep * VECTOR * sizeof(T));
         my->unit = take_memory(&memory, widest * sizeof(T));
         T** numbers[] = {&my->logits, &my->outputs, &my->targets};

@@ -75,25 +75,36 @@ static N(Rows) N(rows_of)(const Steps* it, const N(Room) * room, ptrdiff_t task)
 }
 
 /* The gradient of those rows that are not zero: they follow each other, as whole vectors, and my->rows names them.
-   Returns how many there are. */
+   Returns how many there are. Only SUMMED samples are added up at a time: a sum of many more floats loses digits. */
 static ptrdiff_t N(gradient)(const Steps* it, const N(Room) * room, N(Desk) * my, N(Rows) of, ptrdiff_t batch) {
     const ptrdiff_t i = of.layer, width = it->sizes[i] + 1, row = WHOLE_VECTORS(of.n);
-    ptrdiff_t depth = 0, rows = 0;
+    ptrdiff_t rows = 0;
     uint8_t seen[SOME_ROWS];
     memset(seen, i > 0, sizeof seen);
-    for (ptrdiff_t first = 0; first < batch; first += it->some) {
-        uint8_t any = i > 0;
+    for (ptrdiff_t first = 0; !i && first < batch; first += it->some) {
         const uint8_t* here = room->seen + first / it->some * width + of.top;
-        for (ptrdiff_t r = 0; !i && r < of.count; r++) seen[r] |= here[r], any |= here[r];
-        for (ptrdiff_t s = first; any && s < first + it->some && s < batch; s++, depth++)
-            my->a_at[depth] = s * ROW(width), my->b_at[depth] = s * ROW(of.n);
+        for (ptrdiff_t r = 0; r < of.count; r++) seen[r] |= here[r];
     }
     for (ptrdiff_t r = 0; r < of.count; r++)
-        if (seen[r])
-            my->a[rows] = room->A[i] + of.top + r, my->c[rows] = my->gradient + rows * row, my->rows[rows++] = r;
-    if (rows)
+        if (seen[r]) my->a[rows] = room->A[i] + of.top + r, my->rows[rows++] = r;
+    for (ptrdiff_t s = 0, end; rows && s < batch; s = end) {
+        ptrdiff_t depth = 0;
+        T* sum = s ? my->sum : my->gradient;
+        end = batch - s < SUMMED ? batch : s + SUMMED;
+        for (ptrdiff_t at = s, next; at < end; at = next) { /* the samples of a task */
+            const uint8_t* here = room->seen + at / it->some * width + of.top;
+            uint8_t any = i > 0;
+            next = (at / it->some + 1) * it->some;
+            if (next > end) next = end;
+            for (ptrdiff_t r = 0; !i && r < of.count; r++) any |= here[r];
+            for (ptrdiff_t l = at; any && l < next; l++, depth++)
+                my->a_at[depth] = l * ROW(width), my->b_at[depth] = l * ROW(of.n);
+        }
+        for (ptrdiff_t r = 0; r < rows; r++) my->c[r] = sum + r * row;
         N(multiply)((N(Product)){my->a, my->a_at, room->D[i + 1], my->b_at, VECTOR, depth, my->c, rows, 0, 0}, row, row,
                     it->many_registers, NULL, NULL);
+        for (ptrdiff_t l = 0; s && l < rows * row; l++) my->gradient[l] += sum[l];
+    }
     return rows;
 }
 

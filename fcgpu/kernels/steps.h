@@ -2,6 +2,7 @@
 
 #define MOST_LAYERS 64
 #define SOME_ROWS 16 /* of a layer's matrix, whose gradient is computed at once */
+#define SUMMED 2048  /* samples whose gradients are added up before the sums of others are */
 enum Rule { GRADIENT_DESCENT, MOMENTUM, NESTEROV, RMSPROP, ADAM, ADAMW, NONE }; /* NONE: m becomes the gradient */
 
 typedef struct { /* batches of samples, a network, and the rule that updates it */
