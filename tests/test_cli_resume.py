@@ -21,7 +21,7 @@ from fcgpu.cli.run_directory import quoted
 from fcgpu.cli.train import _stop_after_epoch
 from fcgpu.formats import atomic
 from fcgpu.progress import Progress
-from fcgpu.train import checkpoint
+from fcgpu.train import checkpoint, plan_c
 from fcgpu.train.state import State
 
 X, LABELS = blobs(30)
@@ -241,6 +241,17 @@ def test_a_run_that_another_version_cut_otherwise_is_refused(here, monkeypatch):
     cut = json.loads((here / "run/result.json").read_text())
     there, now = (f"lanes {cut['lanes']}, tile {cut['tile'] + more}" for more in (0, 1))
     refused(resume(here / "run"), f"cut into {there}, and this version of fcgpu makes it {now},")
+
+
+def test_a_run_goes_on_with_another_number_of_threads(here, monkeypatch):
+    monkeypatch.setattr(plan_c, "SHARED", 8)
+    monkeypatch.setattr(plan_c, "THREAD_FLOP", 1)
+    given = words(here, "--checkpoint-every", 4, "--threads", 1)
+    assert call(*given).code == 0
+    whole = (here / "run/model.safetensors").read_bytes()
+    (here / "run/model.safetensors").unlink()
+    assert resume(here / "run", "--threads", 3).code == 0
+    assert (here / "run/model.safetensors").read_bytes() == whole
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "3 s", "nan", "1e3"])

@@ -189,6 +189,11 @@ def test_another_cut_is_refused_where_it_changes_bits(on_gpu):
         check_cut("run", there, cuts[1])
 
 
+def test_the_threads_by_which_a_batch_in_c_is_cut_change_no_bit_and_are_not_looked_at():
+    cuts = [cut_of(Plan(400, 400, tile, 1, 1, 0, 0, 0, in_c=True), on_gpu=False) for tile in (32, 25)]
+    check_cut("run", Checkpoint(State(None), fcgpu.Recipe(), {}, cuts[0], 0.0), cuts[1])
+
+
 def test_a_fingerprint_depends_on_values_and_not_on_how_they_lie_in_memory():
     other = fcgpu.Dataset(**(vars(DATA) | {"X": np.asfortranarray(DATA.X)}))
     assert fingerprint(other) == fingerprint(DATA)

@@ -84,8 +84,11 @@ def fingerprint(data: Dataset) -> dict[str, str]:
 
 
 def cut_of(plan: Plan, on_gpu: bool) -> dict[str, Any]:
-    """The part of the plan that determines the bits of the result; {} on a GPU, where bits are not promised."""
-    return {} if on_gpu else {"tile": plan.tile, "lanes": plan.lanes}
+    """The part of the plan that determines the bits of the result; {} on a GPU, where bits are not promised.
+
+    In C a batch is one tile: what a task takes of it depends on the threads, and changes no bit.
+    """
+    return {} if on_gpu else {"tile": plan.batch if plan.in_c else plan.tile, "lanes": plan.lanes}
 
 
 def check_data(name: str, there: Checkpoint, data: Dataset) -> None:
