@@ -18,11 +18,15 @@ import fcgpu
 
 FOLDER = Path(sys.argv[1])
 X, Y = blobs(4000, n_features=40)
-WIDE = {"hidden": (150,), "epochs": 2}  # several lanes, so that threads are started
+PIXELS = (20 * X + 100).clip(0, 255).astype("uint8")
+WIDE = {"hidden": (150,), "epochs": 2}  # with so many pixels there are several lanes, for which threads are started
 
 
 def threads(number):
-    *_, done = fcgpu.train((X, Y), optimizer=("lbfgs", "adam")[number % 2], device="cpu", threads=2, **WIDE)
+    started, *_, done = fcgpu.train(
+        (PIXELS, Y), optimizer=("lbfgs", "adam")[number % 2], device="cpu", threads=2, **WIDE
+    )
+    assert started.plan.at_once == 2
     done.model.predict(X[:100], threads=2)
 
 
@@ -34,7 +38,7 @@ def batches(number):
 
 
 def left_early(number):
-    events = fcgpu.train((X, Y), device="cpu", threads=2, **(WIDE | {"epochs": 50}))
+    events = fcgpu.train((PIXELS, Y), device="cpu", threads=2, **(WIDE | {"epochs": 50}))
     list(islice(events, 2 + number % 2))
     if number % 3:
         events.close()  # in the other case the garbage collector does so
