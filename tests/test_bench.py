@@ -71,9 +71,11 @@ class Machine:
 
 
 @pytest.fixture(autouse=True)
-def digits_read_once(mnist, monkeypatch):
+def quick(mnist, monkeypatch):
+    """The digits are read once, and there is no pause between calls."""
     load = fcgpu.load
     monkeypatch.setattr(fcgpu, "load", lambda source: mnist if source == "mnist" else load(source))
+    monkeypatch.setitem(measure.interleave.__kwdefaults__, "pause", 0)
 
 
 @pytest.fixture

@@ -361,12 +361,12 @@ def wrong_formulas_compiled():
 
 
 @pytest.mark.usefixtures("wrong_formulas_compiled")
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", WRONG)
-def test_a_formula_that_is_a_thousandth_off_is_caught(name, dtype, monkeypatch):
+def test_a_formula_that_is_a_thousandth_off_is_caught(name, monkeypatch):
+    """In float32, whose tolerance is the larger one."""
     monkeypatch.setitem(formulas.FORMULAS, name, off(name))
     with pytest.raises(AssertionError):
-        compare(name, function(name, None), dtype, double_backend().xp)
+        compare(name, function(name, None), "float32", double_backend().xp)
 
 
 def test_every_formula_is_compared():

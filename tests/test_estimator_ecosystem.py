@@ -113,8 +113,11 @@ def test_sparse_rows_are_their_dense_selves(kind, container):
     assert_same_network(*(estimator.partial_fit(container(X), y) for estimator in both))
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "int64", "uint8"])
-@pytest.mark.parametrize("container", [sparse.csr_array, sparse.csc_matrix])
+@pytest.mark.parametrize(
+    ("container", "dtype"),
+    [(sparse.csr_array, "float64"), (sparse.csc_matrix, "float32"), (sparse.csr_array, "int64"),
+     (sparse.csc_matrix, "uint8")],
+)  # fmt: skip
 @pytest.mark.parametrize("kind", ["binary", "multilabel", "regression"])
 def test_very_sparse_rows_are_multiplied_as_such(kind, container, dtype, monkeypatch):
     X = np.zeros((60, 40), dtype)  # one number of ten or more is not 0
@@ -125,10 +128,10 @@ def test_very_sparse_rows_are_multiplied_as_such(kind, container, dtype, monkeyp
     real = arrays.VerySparseRows.__getitem__
     monkeypatch.setattr(arrays.VerySparseRows, "__getitem__", lambda s, i: multiplied.append(real(s, i)) or real(s, i))
     for given in (
-        {"batch_size": 16}, {"batch_size": 16, "dropout": 0.3, "threads": 3}, {"solver": "lbfgs", "max_iter": 5},
+        {"batch_size": 16}, {"batch_size": 16, "dropout": 0.3, "threads": 3}, {"solver": "lbfgs"},
         {"early_stopping": True, "batch_size": 7}, {"batch_size": 60, "alpha": 0.1},
     ):  # fmt: skip
-        dense, model = quick(kind, **given).fit(X, y), quick(kind, **given).fit(rows, y)
+        dense, model = (quick(kind, max_iter=5, **given).fit(samples, y) for samples in (X, rows))
         atol = 1e-6 if dtype in ("float64", "int64") else 1e-3
         assert_same_fit(model, dense, atol)
         found, expected = model._outputs(rows, "predict")[0], model._outputs(X, "predict")[0]

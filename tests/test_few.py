@@ -70,8 +70,9 @@ def test_products_are_numpys(shape, turned, device):
     assert np.isnan(on[2].get()[:, n:]).all()
 
 
-@pytest.mark.parametrize("units", [1, 7, 8, 40])
-@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "leaky_relu", "identity"])
+@pytest.mark.parametrize(
+    ("activation", "units"), [*(("sigmoid", n) for n in (1, 7, 8, 40)), ("leaky_relu", 7), ("identity", 40)]
+)
 def test_a_layer_in_each_direction(activation, units, device):
     random, xp, m, k = np.random.default_rng(1), device.xp, 19, 24
     n, wide = -(-units // 8) * 8, -(-(units + 1) // 8) * 8
@@ -96,12 +97,15 @@ def test_a_layer_in_each_direction(activation, units, device):
     assert not dA.get()[:, units:].any()
 
 
-@pytest.mark.parametrize("k", [1, 3, 10, 32])
-@pytest.mark.parametrize("output", OUTPUTS)
-@pytest.mark.parametrize(("dense", "weighted"), [(False, False), (True, True)])
+@pytest.mark.parametrize(
+    ("output", "k", "dense", "weighted"),
+    [
+        ("sigmoid", 1, False, False), ("sigmoid", 3, False, True), ("sigmoid", 32, True, False),
+        ("softmax", 3, False, False), ("softmax", 10, True, True), ("softmax", 32, False, True),
+        ("identity", 1, True, True), ("identity", 32, True, False), ("exp", 3, True, True), ("exp", 10, True, False),
+    ],
+)  # fmt: skip
 def test_the_last_layer_and_its_loss(output, k, dense, weighted, device):
-    if (output == "softmax" and k == 1) or (not dense and not OUTPUTS[output].classifies):
-        pytest.skip("there is no such network")
     random, xp, m, loss = np.random.default_rng(2), device.xp, 37, OUTPUTS[output].loss
     wide, inner = -(-k // 8) * 8, 12
     A, M = matrix(random, (m, inner)), np.zeros((inner, wide), np.float32)

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from command import call
+from command import call, overwrite
 from safetensors.numpy import save as to_bytes
 
 import fcgpu
@@ -80,16 +80,25 @@ def test_equal_models_are_equal_files(tmp_path):
     assert len({(tmp_path / f"{i}").read_bytes() for i in range(5)}) == 1
 
 
+ONE_LINE = re.compile(r".*m\.safetensors: (not a whole safetensors|the contents|a safetensors file of another) .*")
+
+
+def refusal(path):
+    """The error's message; pytest.raises would take ten times as long as the reader."""
+    try:
+        fcgpu.load_model(path)
+    except fcgpu.CheckpointError as error:
+        return str(error)
+    return ""
+
+
 def test_every_single_bit_flip_is_detected(tmp_path):
     path = tmp_path / "m.safetensors"
     fcgpu.save_model(model(), path)
     whole = path.read_bytes()
     for bit in range(8 * len(whole)):
-        damaged = bytearray(whole)
-        damaged[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(damaged)
-        with pytest.raises(fcgpu.CheckpointError, match=r"m\.safetensors: "):
-            fcgpu.load_model(path)
+        overwrite(path, whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :])
+        assert ONE_LINE.fullmatch(refusal(path)), bit
     print(f"{8 * len(whole)} bits flipped, {8 * len(whole)} detected")
 
 
@@ -98,9 +107,8 @@ def test_every_truncation_is_detected(tmp_path):
     fcgpu.save_model(model(), path)
     whole = path.read_bytes()
     for length in range(len(whole)):
-        path.write_bytes(whole[:length])
-        with pytest.raises(fcgpu.CheckpointError, match=r"m\.safetensors: "):
-            fcgpu.load_model(path)
+        overwrite(path, whole[:length])
+        assert "m.safetensors: not a whole safetensors file" in refusal(path)
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_a_run_has_the_same_bits_on_any_number_of_threads(optimizer):
     random = np.random.default_rng(3)
     X = (random.random((900, 400)) < np.linspace(1, 0, 400) ** 2) * random.random((900, 400))
     data = fcgpu.dataset(X.astype(np.float32), np.arange(900) % 10)
-    options = {"hidden": (300, 200), "batch": 200, "dtype": "float32", "optimizer": optimizer, "epochs": 5}
+    options = {"hidden": (300, 200), "batch": 200, "dtype": "float32", "optimizer": optimizer, "epochs": 2}
     runs = [trained(data, threads=threads, **options) for threads in (1, 2, 5)]
     assert all(np.array_equal(params, runs[0][0]) and epochs == runs[0][1] for params, epochs in runs)
 
