@@ -87,11 +87,15 @@ def mnist():
 
 @pytest.fixture
 def blobs():
-    """Three separable classes in four features, 150 + 60 samples: a problem that any correct optimizer solves."""
+    """Three separable classes in four features, 150 + 60 samples: a problem that any correct optimizer solves.
+
+    Read-only, as the digits are.
+    """
     random = np.random.default_rng(5)
     centres = 4 * random.standard_normal((3, 4))
     y = np.arange(210) % 3
     X = centres[y] + random.standard_normal((210, 4))
+    X.flags.writeable = y.flags.writeable = False
     return fcgpu.dataset(X[:150], y[:150], X[150:], y[150:], name="blobs")
 
 

@@ -83,11 +83,6 @@ def resolved(namespace, name):
         pytest.skip(f"no cuBLAS: {str(error).splitlines()[0]}")
 
 
-@pytest.fixture(scope="module")
-def cupy():
-    return pytest.importorskip("cupy")
-
-
 def test_the_walk_finds_names():
     names = {use.name for use in USES}
     assert {"ElementwiseKernel", "matmul", "cuda.runtime.memGetInfo", "get_default_memory_pool"} <= names

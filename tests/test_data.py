@@ -9,6 +9,7 @@ import struct
 import sys
 import tracemalloc
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,14 @@ def written(path, content):
     return path
 
 
+@contextmanager
+def refused(message):
+    """The block raises a DataError, whose message is one line that `message` matches."""
+    with pytest.raises(DataError, match=message) as raised:
+        yield
+    assert "\n" not in str(raised.value)
+
+
 def peak_memory(function):
     tracemalloc.start()
     try:
@@ -79,11 +88,6 @@ def peak_memory(function):
         return result, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-
-
-@pytest.fixture(scope="module")
-def mnist():
-    return load("mnist")
 
 
 def test_a_look_at_wide_features_copies_none_of_them():
@@ -163,7 +167,7 @@ def test_the_articles_sets():
     ],
 )
 def test_sources_that_are_not_there(source, message):
-    with pytest.raises(DataError, match=message):
+    with refused(message):
         load(source)
 
 
@@ -384,7 +388,7 @@ PACKED = packed(IMAGES)
 def test_bad_idx(tmp_path, content, message):
     folder = idx_folder(tmp_path)
     written(folder / "train-images-idx3-ubyte", content)
-    with pytest.raises(DataError, match=rf"train-images-idx3-ubyte: .*{message}"):
+    with refused(rf"train-images-idx3-ubyte: .*{message}"):
         load(folder)
 
 
@@ -393,11 +397,11 @@ def test_idx_that_claims_too_much_is_refused_before_it_is_allocated(tmp_path, pa
     content = pack(struct.pack(">4B3I", 0, 0, 8, 3, 1000, 1000, 1000) + bytes(100))
     path = written(tmp_path / "train-images-idx3-ubyte", content)
 
-    def refused():
-        with pytest.raises(DataError, match=r"1000 x 1000 x 1000 = 1000000000 bytes, but \d+ bytes of file hold"):
+    def attempt():
+        with refused(r"1000 x 1000 x 1000 = 1000000000 bytes, but \d+ bytes of file hold"):
             read_idx(path, 3)
 
-    assert peak_memory(refused)[1] < 2**20
+    assert peak_memory(attempt)[1] < 2**20
 
 
 @pytest.mark.parametrize(
@@ -448,7 +452,7 @@ def test_idx_that_claims_too_much_is_refused_before_it_is_allocated(tmp_path, pa
     ],
 )
 def test_bad_csv(tmp_path, content, message):
-    with pytest.raises(DataError, match=rf"t\.csv(: .*)?{message}"):
+    with refused(rf"t\.csv(: .*)?{message}"):
         load(written(tmp_path / "t.csv", content))
 
 
@@ -494,9 +498,8 @@ NPY = npy(TABLE.astype(np.uint8))
 )
 def test_bad_npy(tmp_path, content, message):
     path = written(tmp_path / "a.npy", content)
-    with pytest.raises(DataError, match=rf"a\.npy: (.*)?{message}") as raised:
+    with refused(rf"a\.npy: (.*)?{message}"):
         load(path)
-    assert "\n" not in str(raised.value)
 
 
 NPZ = npz(np.savez_compressed, X=ROWS, y=LABELS)
@@ -538,11 +541,11 @@ def claims(content, size):
 def test_bad_npz(tmp_path, content, message):
     path = written(tmp_path / "a.npz", content)
 
-    def refused():
-        with pytest.raises(DataError, match=rf"a\.npz: (.*)?{message}"):
+    def attempt():
+        with refused(rf"a\.npz: (.*)?{message}"):
             load(path)
 
-    assert peak_memory(refused)[1] < 2**20
+    assert peak_memory(attempt)[1] < 2**20
 
 
 def test_files_of_another_kind(tmp_path):
@@ -766,7 +769,7 @@ def test_bad_folders(tmp_path, picture, files, message):
             written(tmp_path / name, content)
         else:
             picture(tmp_path / name, content)
-    with pytest.raises(DataError, match=rf"{re.escape(str(tmp_path))}.*{message}"):
+    with refused(rf"{re.escape(str(tmp_path))}.*{message}"):
         load(tmp_path)
 
 
@@ -779,12 +782,12 @@ def test_a_picture_that_breaks_off(tmp_path, picture):
 
 @pytest.mark.parametrize("side", [2**13 + 1, 10000, 2**15])  # sizes at which Pillow itself is silent, warns, refuses
 def test_a_decompression_bomb_is_not_decoded(tmp_path, picture, side):
-    def refused():
-        with pytest.raises(DataError, match=rf"bomb\.pgm: ({side} x {side} pixels; expected at most|.*exceeds limit)"):
+    def attempt():
+        with refused(rf"bomb\.pgm: ({side} x {side} pixels; expected at most|.*exceeds limit)"):
             load_features(path, 3, image_shape=(1, 1, 3))
 
     path = written(tmp_path / "bomb.pgm", f"P5 {side} {side} 255\n".encode() + bytes(100))
-    assert peak_memory(refused)[1] < 2**22
+    assert peak_memory(attempt)[1] < 2**22
 
 
 def test_pictures_for_prediction(tmp_path, picture):

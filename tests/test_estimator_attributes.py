@@ -127,16 +127,6 @@ def test_predictions_follow_coefs_and_intercepts(kind):
 
 
 @pytest.mark.parametrize("kind", ["multiclass", "regression"])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_parameters_and_values_have_the_type_of_the_features(kind, dtype):
-    X, y = problem(kind)
-    a = ours(kind, max_iter=3).fit(X.astype(dtype), y)
-    assert {array.dtype for array in a.coefs_ + a.intercepts_} == {np.dtype(dtype)}
-    assert (a.predict if kind == "regression" else a.predict_proba)(X.astype(dtype)).dtype == dtype
-    assert type(a.loss_) is float or isinstance(a.loss_, np.floating)
-
-
-@pytest.mark.parametrize("kind", ["multiclass", "regression"])
 def test_a_column_of_targets_is_taken_with_scikit_learns_warning(kind):
     X, y = problem(kind)
     column, flat = ours(kind, max_iter=3), ours(kind, max_iter=3).fit(X, y)

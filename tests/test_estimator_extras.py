@@ -168,6 +168,7 @@ def test_dtype_is_of_the_parameters_and_of_what_is_computed(kind, dtype, given, 
     assert {array.dtype for array in model.coefs_ + model.intercepts_} == {np.dtype(trained)}
     values = model.predict(X.astype(given)) if kind == "regression" else model.predict_proba(X.astype(given))
     assert values.dtype == trained
+    assert isinstance(model.loss_, float | np.floating)
 
 
 @pytest.mark.parametrize("given", [{}, {"batch_size": 100}, {"solver": "lbfgs"}, {"dropout": 0.2}], ids=str)

@@ -49,7 +49,7 @@ BAD = {
     "dtype": ["float16", "int"],
     "threads": [0, -2, 1.5],
 }
-CLASSIFIER = {"output": ["identity", None], "class_weight": ["even", [1, 2], {4: np.inf}, {4: "much"}, {4: -1.0}]}
+CLASSIFIER = {"output": ["identity", None], "class_weight": ["even", 3.0, [1, 2], {4: np.inf}, {4: "much"}, {4: -1.0}]}
 REGRESSOR = {"loss": ["absolute_error", None]}
 
 

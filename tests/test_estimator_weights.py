@@ -41,13 +41,6 @@ def test_class_weight_multiplies_sample_weight(class_weight):
     assert_same_bits(a, b)
 
 
-@pytest.mark.parametrize("class_weight", ["even", {"no": -1.0}, 3.0], ids=str)
-def test_a_class_weight_that_is_none_is_refused(class_weight):
-    X, y = problem("binary")
-    with pytest.raises(ValueError, match="class_weight"):
-        ours("binary", class_weight=class_weight).fit(X, y)
-
-
 @pytest.mark.parametrize("solver", EVERY_SOLVER)
 @pytest.mark.parametrize("kind", KINDS)
 def test_whole_sample_weights_are_repetitions(kind, solver):

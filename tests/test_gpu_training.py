@@ -140,11 +140,6 @@ def test_no_memory_is_taken_after_the_first_epochs(optimizer, device, real, monk
     assert len(set(held[3:])) == 1
 
 
-def test_a_device_that_is_not_there_is_refused_by_its_number():
-    with pytest.raises(fcgpu.DeviceError, match=r"device='cuda:99'.* or use device='cpu'"):
-        fcgpu.choose("cuda:99")
-
-
 @pytest.mark.gpu
 @pytest.mark.usefixtures("gpu")
 def test_the_refusal_names_the_devices_that_are_there():

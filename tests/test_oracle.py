@@ -96,11 +96,6 @@ def tiles_of(rows):
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return fcgpu.load("mnist")
-
-
-@pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """A folder of 64x64 colour pictures in two classes, and the pixels of each class."""
     image = pytest.importorskip("PIL.Image")
@@ -114,7 +109,7 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def case(digits, request):
+def case(mnist, request):
     """For a recipe's name: its data (the first samples of MNIST), the recipe in float64, epochs, the oracle's class."""
 
     def find(name):
@@ -124,9 +119,9 @@ def case(digits, request):
             return fcgpu.load(folder, image_size=recipe.image_size), recipe, 10, oracle.Loops
         if name == "mnist":
             by_first_order = recipe.but(optimizer="adam", learning_rate=0.01, schedule="cosine", warmup=3)
-            return first(digits, 300), by_first_order, 10, oracle.Rows
+            return first(mnist, 300), by_first_order, 10, oracle.Rows
         if name == "mnist-article":
-            return first(digits, 100), recipe, 1, oracle.Rows
+            return first(mnist, 100), recipe, 1, oracle.Rows
         return fcgpu.load(recipe.data), recipe, 10, oracle.Loops
 
     return find
@@ -180,12 +175,12 @@ def test_the_first_ten_steps(name, case, theirs):
 
 
 @pytest.mark.parametrize("factor", [1.0, pytest.param(1.001, marks=pytest.mark.slow)])
-def test_the_first_ten_steps_of_mnist_are_those_of_lbfgs(factor, digits):
+def test_the_first_ten_steps_of_mnist_are_those_of_lbfgs(factor, mnist):
     """By the oracle's gradients, every step has the textbook's direction and meets the strong Wolfe conditions.
 
     Within those conditions the line search may choose any length. A wrong derivative is detected.
     """
-    data, recipe = first(digits, 300), fcgpu.load_recipe("mnist").but(dtype="float64")
+    data, recipe = first(mnist, 300), fcgpu.load_recipe("mnist").but(dtype="float64")
     assert (recipe.optimizer, recipe.batch) == ("lbfgs", "full")
     X, T, s = data.X * data.scale, targets(data, recipe), settings(recipe)
     sizes = [784, *recipe.hidden, 10]
@@ -246,9 +241,9 @@ def test_mnist_in_tiles(rows, case, theirs, monkeypatch):
     assert_agrees(package(data, recipe, epochs, threads=2), theirs("mnist"))
 
 
-def test_mnist_in_lanes(digits, monkeypatch):
+def test_mnist_in_lanes(mnist, monkeypatch):
     monkeypatch.setattr(cuts.plan_c, "is_for", lambda *_: False)
-    data = first(digits, 1001)
+    data = first(mnist, 1001)
     recipe = fcgpu.load_recipe("mnist").but(dtype="float64", optimizer="gradient_descent", learning_rate=1.0)
     theirs = expected(data, recipe, 2, oracle.Rows)
     for threads in (1, 2):
@@ -258,14 +253,14 @@ def test_mnist_in_lanes(digits, monkeypatch):
         assert_agrees(package(data, recipe, 2, threads=threads), theirs)
 
 
-def test_the_first_steps_of_mnist_article(digits):
+def test_the_first_steps_of_mnist_article(mnist):
     """In file order, one epoch over the first 10 k samples gives the first k steps of every longer run.
 
     The run is chaotic. From the same start, the package, this oracle and a loop in 80-bit arithmetic differ from each
     other by 1e-11 after 20 steps, 1e-8 after 30, 1e-5 after 50 and 0.3 after 100. So 20 steps are compared from the
     same start, and each of the first 100 from the package's parameters before it.
     """
-    data, recipe = first(digits, 1000), fcgpu.load_recipe("mnist-article").but(epochs=1)
+    data, recipe = first(mnist, 1000), fcgpu.load_recipe("mnist-article").but(epochs=1)
     assert (recipe.batch, recipe.shuffle, recipe.schedule, recipe.dtype) == (10, False, "constant", "float64")
     X, T = data.X.tolist(), targets(data, recipe)
     runs = {k: package(first(data, 10 * k), recipe, 1)[0] for k in range(1, 101)}

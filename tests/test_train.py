@@ -50,13 +50,6 @@ def test_every_optimizer_learns_the_blobs(blobs, optimizer, batch):
         assert done.samples == 60 * 150
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "leaky_relu", "identity"])
-@pytest.mark.parametrize("output", ["sigmoid", "softmax"])
-def test_every_activation_learns_the_blobs(blobs, activation, output):
-    _, done = run(blobs, hidden=(8,), activation=activation, output=output, learning_rate=0.05, epochs=80)
-    assert done.test.accuracy >= 0.95
-
-
 def test_a_regression_finds_a_line():
     X = np.random.default_rng(0).standard_normal((200, 3))
     y = X @ [1.0, -2.0, 0.5] + 3.5 + 0.25
@@ -81,14 +74,6 @@ def test_equal_bits_with_1_2_and_5_threads(mnist, batch, dtype):
 def test_a_seed_means_one_run_and_another_seed_another(blobs):
     first, again, other = (run(blobs, batch=16, epochs=2, seed=seed)[1] for seed in (1, 1, 2))
     assert bits(first) == bits(again) != bits(other)
-
-
-def test_training_does_not_change_the_callers_arrays(blobs):
-    X, y = blobs.X.copy(), blobs.y.copy()
-    run(blobs, epochs=2)
-    run(blobs, epochs=2, batch=7)
-    np.testing.assert_array_equal(blobs.X, X)
-    np.testing.assert_array_equal(blobs.y, y)
 
 
 def test_batches_cover_the_data_once_an_epoch_in_a_new_order_or_in_file_order():
@@ -161,51 +146,6 @@ def test_alpha_is_in_the_loss_and_shrinks_the_weights_not_the_biases(blobs):
         np.testing.assert_allclose(b.b, a.b, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 3.0])
-@pytest.mark.parametrize("optimizer", ["gradient_descent", "momentum", "adam"])
-def test_columns_of_zeros_at_the_sides_change_nothing_else(optimizer, alpha, blobs):
-    """Their own weights change as the rule does without a gradient: they stay, or shrink by alpha."""
-    common = {"hidden": (4,), "optimizer": optimizer, "alpha": alpha, "epochs": 3, "batch": 16, "dtype": "float64"}
-    common |= {"learning_rate": 0.1, "schedule": "constant"}
-    *_, bare = run(blobs, **common)
-    spec = bare.model.spec
-    wide = dataclasses.replace(spec, sizes=(spec.sizes[0] + 5, *spec.sizes[1:]))
-    start = np.zeros(wide.n_params)
-    inner, *above = spec.layers(fcgpu.params.initial(spec, 0))
-    (W, _), *top = wide.layers(start)
-    W[...] = 0.5
-    W[2:-3] = inner.W
-    for to, given in zip(top, above, strict=True):
-        to.W[...] = given.W
-    data = dataclasses.replace(blobs, X=np.pad(blobs.X, ((0, 0), (2, 3))), X_test=None, y_test=None)
-    *_, padded = run(data, start=State(start), **common)
-    first, *others = wide.layers(padded.model.params)
-    (W, b), *rest = spec.layers(bare.model.params)
-    np.testing.assert_allclose(first.W[2:-3], W, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(first.b, b, rtol=0, atol=1e-12)
-    for a, e in zip(others, rest, strict=True):
-        np.testing.assert_allclose(a.W, e.W, rtol=0, atol=1e-12)
-    dead = np.concatenate((first.W[:2], first.W[-3:]))
-    assert np.ptp(dead) == 0
-    if optimizer == "gradient_descent" or not alpha:
-        sizes = [min(16, blobs.n_samples - i) for i in range(0, blobs.n_samples, 16)]
-        assert dead[0, 0] == pytest.approx(0.5 * math.prod(1 - 0.1 * alpha / m for m in sizes) ** 3, rel=1e-12)
-
-
-def test_gradient_clip_bounds_the_step(blobs):
-    _, done = run(
-        blobs,
-        hidden=(4,),
-        optimizer="gradient_descent",
-        epochs=1,
-        learning_rate=1.0,
-        gradient_clip=0.01,
-        dtype="float64",
-    )
-    moved = done.model.params - fcgpu.params.initial(done.model.spec, 0)
-    assert np.linalg.norm(moved) == pytest.approx(0.01, rel=1e-9)
-
-
 @pytest.mark.parametrize("batch", ["full", 16])
 def test_divergence_names_the_epoch_the_rate_and_a_remedy(blobs, batch):
     big = fcgpu.dataset(1e6 * blobs.X, blobs.y)
@@ -243,13 +183,6 @@ def test_an_infinite_gradient_of_a_finite_loss_is_divergence(optimizer, clip):
         run((X, y), optimizer=optimizer, hidden=(), output="identity", epochs=3, start=State(np.zeros(4)), **changes)
 
 
-def test_float32_parameters_come_back_float32(blobs):
-    for dtype in ("float32", "float64"):
-        _, done = run(blobs, dtype=dtype, epochs=1)
-        assert done.model.params.dtype == dtype
-        assert done.model.predict_proba(blobs.X).dtype == dtype
-
-
 def test_the_plan_does_not_depend_on_threads_and_uses_every_lane(mnist, monkeypatch):
     monkeypatch.setattr(plan_c, "is_for", lambda *a: False)
     spec = fcgpu.Spec((784, 128, 64, 10))
@@ -264,20 +197,14 @@ def test_the_plan_does_not_depend_on_threads_and_uses_every_lane(mnist, monkeypa
     assert [p.lanes for p in plans[::3]] == [16, 1, 1, 2]  # ten or 128 rows are not worth a second thread
 
 
-def test_refusals_name_value_and_remedy(blobs, mnist):
+def test_refusals_name_value_and_remedy(blobs):
     cases = [
-        (fcgpu.ConfigError, {"batch": 151}, r'batch=151 is more than the 150 samples; use batch="full"'),
-        (fcgpu.ConfigError, {"threads": 0}, "threads=0"),
-        (fcgpu.ConfigError, {"learning_rat": 1}, "did you mean 'learning_rate'"),
-        (fcgpu.ConfigError, {"lr": 1}, "did you mean 'learning_rate'"),
-        (fcgpu.ConfigError, {"optimizer": "SGD"}, "did you mean 'gradient_descent'"),
-        (fcgpu.ConfigError, {"device": "gpu"}, "choose from auto, cpu, cuda, cuda:N"),
-        (fcgpu.ConfigError, {"output": "softmax", "loss": "squared_error"}, "not a legal pair"),
-        (fcgpu.ConfigError, {"hidden": (5, 0)}, "hidden"),
-        (fcgpu.ConfigError, {"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"batch": 151}, r'batch=151 is more than the 150 samples; use batch="full"'),
+        ({"lr": 1}, "did you mean 'learning_rate'"),
+        ({"optimizer": "SGD"}, "did you mean 'gradient_descent'"),
     ]
-    for kind, changes, message in cases:
-        with pytest.raises(kind, match=message):
+    for changes, message in cases:
+        with pytest.raises(fcgpu.ConfigError, match=message):
             run(blobs, **changes)
     with pytest.raises(fcgpu.DataError, match="at least two classes"):
         run((blobs.X, np.zeros(150, dtype=int)))
@@ -321,14 +248,6 @@ def test_samples_keep_their_ids_where_others_are_held_out(blobs):
         ids[draw[:15] if held else draw[15:]] = 7
         _, found = run(blobs, sample_ids=ids, **options)
         assert (bits(found) == bits(same)) == held
-
-
-def test_two_classes_and_a_sigmoid_make_one_output():
-    X = np.linspace(-1, 1, 40)[:, None]
-    _, done = run((X, np.where(X[:, 0] > 0, "yes", "no")), hidden=(), output="sigmoid", learning_rate=0.5, epochs=50)
-    assert done.model.spec.sizes == (1, 1)
-    assert done.model.classes == ("no", "yes")
-    assert done.model.predict([[-0.5], [0.5]]).tolist() == ["no", "yes"]
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -412,17 +331,6 @@ def test_a_start_from_other_batches_goes_on_with_its_epoch_in_the_schedule(blobs
     whole = rates(epochs=6, warmup=1)
     assert rates(epochs=6, warmup=1, start=state) == whole[3:]
     assert sorted(whole[1:], reverse=True) == whole[1:]
-
-
-def test_the_schedule_reaches_the_update(blobs):
-    """With a learning rate of 0 from epoch 2 on, epoch 2 changes no parameter."""
-    events = fcgpu.train(
-        blobs, device="cpu", epochs=2, schedule="step", step_size=1, gamma=1e-300, optimizer="gradient_descent"
-    )
-    first, second = (event.model().params for event in events if isinstance(event, fcgpu.EpochEnded))
-    np.testing.assert_array_equal(first, second)
-    *_, start = fcgpu.train(blobs, device="cpu", epochs=1, learning_rate=1e-300, optimizer="gradient_descent")
-    assert (first != start.model.params).any()
 
 
 def test_an_event_of_an_epoch_that_is_over_has_its_loss_but_no_model(blobs):
