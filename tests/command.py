@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,28 @@ def start(*words, environment=None, before=(), **options):
 def finish(process, timeout=60):
     out, err = process.communicate(timeout=timeout)
     return Result(process.returncode, out, err)
+
+
+def wait_until(condition, process):
+    """Wait until a running command has come so far; half a minute at most."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def in_a_terminal(*words, environment):
+    """What a command that succeeds writes to a terminal of 80 columns."""
+    master, slave = os.openpty()
+    process = start(*words, stdout=slave, environment={"COLUMNS": "80"} | environment)
+    os.close(slave)
+    told = b""
+    with contextlib.suppress(OSError), open(master, "rb", buffering=0) as screen:  # EIO is Linux's end of file here
+        while part := screen.read(1 << 16):
+            told += part
+    assert finish(process).code == 0
+    return told.decode().replace("\r\n", "\n")
 
 
 def csv(path, labels, X, header=""):

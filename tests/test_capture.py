@@ -15,6 +15,7 @@ from threading import Thread
 import numpy as np
 import pytest
 from device_double import HALVES, WHOLE, double_backend
+from given import samples
 from stream_double import Recording
 
 import fcgpu
@@ -29,7 +30,7 @@ from fcgpu.train import capture, plan_gpu, run
 from fcgpu.train.capture import Capture, Steps, recorded
 from fcgpu.train.upload import Upload
 
-SAMPLES, FEATURES = 60, 5
+SAMPLES = 60
 
 
 @pytest.fixture(autouse=True)
@@ -44,21 +45,12 @@ def recording(monkeypatch):
     return double_backend(monkeypatch)
 
 
-def blobs(stored="float64"):
-    random = np.random.default_rng(3)
-    y = np.arange(SAMPLES) % 3
-    X = random.normal(0, 1, (SAMPLES, FEATURES)) + 2 * random.normal(0, 1, (3, FEATURES))[y]
-    if stored == "uint8":
-        X = np.clip(40 * X + 128, 0, 255).astype(np.uint8)
-    return fcgpu.dataset(X, y, scale=1 / 255 if stored == "uint8" else 1.0)
-
-
 def trained(backend, data=None, **changes):
     """(numbers of every epoch, the state after each, Finished)."""
     changes = {"hidden": (7, 4), "epochs": 4, **changes}
     options = {key: changes.pop(key) for key in ("start", "sample_weight") if key in changes}
     numbers, states = [], []
-    for event in fcgpu.train(data or blobs(), device=backend, **options, **changes):
+    for event in fcgpu.train(data or samples(), device=backend, **options, **changes):
         if isinstance(event, fcgpu.EpochEnded):
             numbers.append((event.loss, event.penalty, event.accuracy, event.learning_rate, event.monitored))
             states.append(event.state())
@@ -97,7 +89,7 @@ CASES = {
     "early stopping": {"batch": 7, "early_stopping": True, "n_iter_no_change": 1, "tol": 0.3, "epochs": 9},
     "tiles": {"tile": 17, "dropout": 0.2},
     "tiles of a batch": {"tile": 11, "batch": 33, "sample_weight": np.linspace(0, 2, SAMPLES)},
-    "pixels": {"data": blobs("uint8"), "batch": 7},
+    "pixels": {"data": samples(stored="uint8"), "batch": 7},
     "float64": {"dtype": "float64", "batch": 7},
     "sigmoid": {"output": "sigmoid", "activation": "sigmoid"},
     "regression": {"output": "identity", "batch": 7},
@@ -113,7 +105,7 @@ def test_recorded_steps_equal_called_ones_bit_for_bit(changes, recording, monkey
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_networks_do(seed, recording, monkeypatch):
+def test_recorded_steps_of_random_networks_equal_called_ones_and_nearly_the_cpus(seed, recording, monkeypatch):
     random = np.random.default_rng(seed)
     hidden = tuple(int(n) for n in random.integers(1, 20, random.integers(0, 4)))
     batch = [int(random.integers(1, SAMPLES)), "full"][seed % 2]
@@ -136,9 +128,9 @@ def test_random_networks_do(seed, recording, monkeypatch):
         *(pytest.param(*case, marks=pytest.mark.slow) for case in [(7, "tf32"), (7, "float16")]),
     ],
 )
-def test_every_precision_does_and_is_near_float32(precision, batch, monkeypatch):
+def test_recorded_steps_of_every_precision_equal_called_ones_and_are_near_float32(precision, batch, monkeypatch):
     recording = double_backend(monkeypatch, WHOLE + HALVES)
-    changes = {"data": blobs("uint8"), "batch": batch, "epochs": 20, "learning_rate": 0.02}
+    changes = {"data": samples(stored="uint8"), "batch": batch, "epochs": 20, "learning_rate": 0.02}
     _, _, finished = same(monkeypatch, recording, precision=precision, **changes)
     exact = trained("cpu", **changes)[2]
     assert finished.model.params.dtype == np.float32
@@ -171,7 +163,7 @@ def test_a_state_goes_from_the_gpu_to_the_cpu_and_back(recording):
 def launches(backend, **changes):
     """For each epoch: (kernels and products, graph launches, uploads, allocations, synchronisations of the host)."""
     xp, seen = backend.xp, []
-    for _ in fcgpu.train(blobs(), device=backend, hidden=(7, 4), epochs=6, **changes):
+    for _ in fcgpu.train(samples(), device=backend, hidden=(7, 4), epochs=6, **changes):
         counts = xp.streams.counts
         seen.append(
             (
@@ -225,7 +217,7 @@ def test_called_steps_allocate_and_wait_for_nothing_either(monkeypatch):
 )
 def test_the_launches_of_a_step(changes, expected, monkeypatch):
     recording = double_backend(monkeypatch, WHOLE + HALVES)
-    trained(recording, blobs("uint8"), epochs=2, **changes)
+    trained(recording, samples(stored="uint8"), epochs=2, **changes)
     found = recording.xp.streams.lengths  # of the graphs, in the order of their capture
     assert found == ([expected] if "batch" not in changes else [5 * expected, 6 * expected])
 
@@ -276,7 +268,7 @@ def test_a_capture_that_fails_falls_back_to_eager_steps(recording, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["load", "end_step"])
-def test_so_does_one_that_fails_beside_the_graph_and_its_cause_is_said(name, recording, monkeypatch):
+def test_a_capture_that_fails_beside_the_graph_falls_back_too_and_its_cause_is_said(name, recording, monkeypatch):
     expected, launch = trained(double_backend(), batch=7)[0], getattr(device, name)
 
     def refuse(*arguments, **options):
@@ -405,7 +397,7 @@ def test_the_callers_own_stream_is_waited_for_too(recording):
 def test_in_float16_gradients_are_multiplied_by_the_batch_size_and_more(kind, loss_scale, batch, monkeypatch):
     """The products for dW divide by it again; those of the first layer multiply by the pixels' scale."""
     recording = double_backend(monkeypatch, WHOLE + HALVES)
-    trained(recording, blobs("uint8"), precision="float16", output=kind, batch=batch, epochs=1, hidden=(7,))
+    trained(recording, samples(stored="uint8"), precision="float16", output=kind, batch=batch, epochs=1, hidden=(7,))
     found = {call[8] for call in recording.xp.cublas.calls if call[11] == "float32" and call[1] == 1}  # alpha of dW
     sizes = {batch, SAMPLES % batch or batch}
     expected = {scale / (n * loss_scale) for n in sizes for scale in (1, 1 / 255)}
@@ -432,7 +424,7 @@ def test_parameters_go_into_the_padded_vector_and_back(sizes):
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "rprop"}, {"alpha": 6.0, "gradient_clip": 0.5}])
 def test_what_is_padded_stays_zero(changes, recording):
     made = []
-    for event in fcgpu.train(blobs(), device=recording, hidden=(7, 4), epochs=4, learning_rate=0.05, **changes):
+    for event in fcgpu.train(samples(), device=recording, hidden=(7, 4), epochs=4, learning_rate=0.05, **changes):
         if isinstance(event, fcgpu.EpochEnded):
             gpu = event._state.func.__self__.steps
             made = [gpu.params, gpu.gradient, *(s for s in gpu.rule.state[:1])]  # rprop's steps need not be 0
@@ -475,7 +467,7 @@ def test_the_command_line_says_how_steps_are_run(installed, monkeypatch, capsys,
     assert main(["info", "--device", "cuda"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert ("recorded in CUDA graphs" if installed else "eager: nvmath-python is not installed") in shown
-    data = blobs()
+    data = samples()
     np.save(tmp_path / "data.npy", np.column_stack([data.y, data.X]))
     words = ["train", str(tmp_path / "data.npy"), "--epochs", "3", "--device", "cuda", "--precision", "tf32"]
     assert main([*words, "--out", str(tmp_path / "run"), "--json", "--quiet"]) == 0

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from command import blobs, call, csv, finish, start
+from command import blobs, call, csv, finish, start, wait_until
 
 import fcgpu
 from fcgpu.cli import main
@@ -576,7 +576,7 @@ def test_patterns_are_expanded_where_no_shell_does_it(system, found, tmp_path, m
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_ctrl_c_ends_the_epoch_and_leaves_a_model(data, tmp_path):
     process = start("train", data, *LEARN, "--epochs", 5_000_000, "--out", tmp_path / "run")
-    wait_for(tmp_path / "run" / "history.jsonl", process)
+    wait_until((tmp_path / "run/history.jsonl").exists, process)
     process.send_signal(signal.SIGINT)
     result = finish(process)
     assert result.code == 130
@@ -592,7 +592,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
     process = start(
         "train", "--optimizer", "adam", "--batch", 1, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run"
     )
-    wait_for(tmp_path / "run" / "recipe.toml", process)
+    wait_until((tmp_path / "run/recipe.toml").exists, process)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     assert process.stderr.readline() == "\n"
@@ -601,14 +601,6 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
     result = finish(process)
     assert (result.code, result.err) == (130, "fcgpu: stopped\n")
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["recipe.toml"]
-
-
-def wait_for(path, process, seconds=30):
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, f"no {path}"
-        time.sleep(0.02)
 
 
 def test_output_that_takes_no_umlaut_says_what_would(pictures, tmp_path):

@@ -109,7 +109,7 @@ def here(files, monkeypatch):
         (os.devnull, f"{os.devnull}: not a file of a known kind; expected"),
     ],
 )
-def test_data(here, source, pattern):
+def test_data_that_cannot_be_trained_on_are_refused(here, source, pattern):
     refused(("train", source, *TRAIN[2:]), pattern)
 
 
@@ -215,12 +215,12 @@ OPTIONS = {
     [(option, value, pattern) for option, values in OPTIONS.items() for value, pattern in values.items()],
     ids=lambda text: text[:20],
 )
-def test_options(here, option, value, pattern):
+def test_a_wrong_value_of_an_option_is_refused(here, option, value, pattern):
     refused((*TRAIN, option, value), pattern)
 
 
 @pytest.mark.skipif(not no_gpu(), reason="there is a GPU")
-def test_cuda_where_there_is_none(here):
+def test_cuda_is_refused_where_there_is_none(here):
     pattern = r"device='cuda': .*(driver|CuPy|GPU).*(install|reinstall|update|check).*, or use device='cpu'"
     for words in (TRAIN, ("predict", "model", "x.npy"), ("evaluate", "model"), ("info",)):
         refused((*words, "--device", "cuda"), pattern)
@@ -273,7 +273,7 @@ def test_cuda_where_there_is_none(here):
         (("evaluate", "model", "--split", "tset"), "invalid choice: 'tset'"),
     ],
 )
-def test_words(here, words, pattern):
+def test_words_that_are_no_command_are_refused(here, words, pattern):
     refused(words, pattern)
 
 
@@ -312,11 +312,11 @@ def test_words(here, words, pattern):
         (("predict", "model", "x.npy", "--batch", "3"), "fcgpu predict: error: --batch is not an option"),
     ],
 )
-def test_a_model_on_data(here, words, pattern):
+def test_data_that_do_not_match_the_model_are_refused(here, words, pattern):
     refused((*words, "--device", "cpu"), pattern)
 
 
-def test_pictures_that_do_not_match(here, tmp_path):
+def test_pictures_that_do_not_match_are_refused(here, tmp_path):
     image = pytest.importorskip("PIL.Image")
     for name in ("a/0", "b/0", "b/1"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -340,7 +340,7 @@ def test_pictures_that_do_not_match(here, tmp_path):
         ("deep", "do not match their SHA-256"),
     ],
 )
-def test_models_of_another_kind(here, tmp_path, name, pattern):
+def test_files_that_are_no_model_are_refused(here, tmp_path, name, pattern):
     def raw(header, data=b""):
         return struct.pack("<Q", len(header)) + header + data
 

@@ -6,13 +6,12 @@ import math
 import os
 import re
 import signal
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from command import blobs, call, csv, finish, start
+from command import blobs, call, csv, finish, start, wait_until
 
 import fcgpu
 from fcgpu.cli.checkpoints import Checkpoints, Policy
@@ -279,10 +278,7 @@ def test_each_signal_that_stops_a_run_does_so_after_the_epoch(name, monkeypatch,
 def test_sigterm_leaves_a_checkpoint_and_a_running_run_is_locked(here):
     process = start("train", "multiclass", "--recipe", "multiclass", "--epochs", 5_000_000, "--device", "cpu",
                     "--quiet", "--out", here / "run")  # fmt: skip
-    end = time.monotonic() + 30
-    while not (here / "run/history.jsonl").exists():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_until((here / "run/history.jsonl").exists, process)
     refused(resume(here / "run"), f"another run, process {process.pid}, writes there")
     process.send_signal(signal.SIGTERM)
     result = finish(process)

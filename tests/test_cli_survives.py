@@ -7,14 +7,12 @@ import os
 import re
 import shutil
 import signal
-import time
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from command import blobs, call, csv, finish, start
+from command import blobs, call, csv, finish, in_a_terminal, start, wait_until
 
 import fcgpu
 from fcgpu.cli import main
@@ -53,13 +51,10 @@ def closed_pipe():
     return os.fdopen(writer, "w")
 
 
-def wait_for_epochs(history):
+def wait_for_epochs(history, process):
     """Wait until the file is written or grows: then a run of TALKS has printed costs, too."""
     before = history.stat().st_size if history.exists() else 0
-    end = time.monotonic() + 30
-    while not history.exists() or history.stat().st_size == before:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_until(lambda: history.exists() and history.stat().st_size > before, process)
 
 
 def no_space(*args):
@@ -122,12 +117,12 @@ def test_ctrl_c_that_takes_the_reader_along_still_saves(tmp_path, first):
     reader, writer = os.pipe()
     process = start(*TALKS, tmp_path / "run", "--epochs", 5_000_000, stdout=writer, stderr=writer)
     os.close(writer)
-    wait_for_epochs(tmp_path / "run/history.jsonl")
+    wait_for_epochs(tmp_path / "run/history.jsonl", process)
     if first == "run":
         process.send_signal(signal.SIGINT)
     os.close(reader)
     if first == "reader":
-        wait_for_epochs(tmp_path / "run/history.jsonl")
+        wait_for_epochs(tmp_path / "run/history.jsonl", process)
         process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
     assert names(tmp_path / "run") == ["checkpoints", *STOPPED]
@@ -144,12 +139,17 @@ def test_a_terminal_that_goes_away_does_not_end_the_run(tmp_path):
     assert names(tmp_path / "run") == WHOLE
 
 
+def lines_in_a_terminal(*words):
+    """Without colours."""
+    return re.sub(r"\x1b\[[\d;]*m", "", in_a_terminal(*words, environment={"TERM": "xterm"})).splitlines()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 def test_tables_are_folded_in_a_terminal_and_nowhere_else():
     rows = [line for line in finish(start("recipes", "--keys")).out.splitlines() if line[0] == "│"]
     assert len(rows) == len(fcgpu.cli.options.KEYS)
     assert max(map(len, rows)) > 80
-    lines = in_a_terminal("recipes", "--keys")
+    lines = lines_in_a_terminal("recipes", "--keys")
     assert len(lines) > len(rows)
     assert max(map(len, lines)) == 80
 
@@ -163,24 +163,10 @@ def test_a_confusion_matrix_is_whole_or_not_shown(tmp_path):
         *_, done = fcgpu.train((X, labels), hidden=(), epochs=1, device="cpu")
         fcgpu.save_model(done.model, model)
         np.savez(tmp_path / "d.npz", X=X, y=labels)
-        lines = in_a_terminal("evaluate", model, tmp_path / "d.npz", "--device", "cpu")
+        lines = lines_in_a_terminal("evaluate", model, tmp_path / "d.npz", "--device", "cpu")
         assert "…" not in "".join(lines)
         assert len([line for line in lines if line[0] == "│"]) == shown
         assert ("12 classes is too wide to show; --json has it" in lines[-1]) is not bool(shown)
-
-
-def in_a_terminal(*words):
-    """The lines written to a terminal of 80 columns, without colours."""
-    master, slave = os.openpty()
-    process = start(*words, stdout=slave, environment={"TERM": "xterm", "COLUMNS": "80"})
-    os.close(slave)
-    shown = []
-    with suppress(OSError):  # EIO is Linux's end of file here
-        while part := os.read(master, 65536):
-            shown.append(part)
-    os.close(master)
-    assert finish(process).code == 0
-    return re.sub(r"\x1b\[[\d;]*m", "", b"".join(shown).decode()).splitlines()
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")  # noqa: PTH110

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cluster_double import Problem
 from device_double import compiler, double_backend
+from given import samples
 from nvidias_compiler import compiled, supported
 
 import fcgpu
@@ -122,23 +123,17 @@ def hopper():
     return backend
 
 
-def blobs(stored="float64", samples=33):
-    random = np.random.default_rng(3)
-    y = np.arange(samples) % 3
-    X = random.normal(0, 1, (samples, 5)) + 2 * random.normal(0, 1, (3, 5))[y]
-    if stored == "uint8":
-        X = np.clip(40 * X + 128, 0, 255).astype(np.uint8)
-    return fcgpu.dataset(X, y, scale=1 / 255 if stored == "uint8" else 1.0)
+DATA = samples(n=33)
 
 
 def trained(device, data=None, **changes):
-    *_, finished = fcgpu.train(data or blobs(), device=device, **{"hidden": (7, 4), "epochs": 2, "batch": 7, **changes})
+    *_, finished = fcgpu.train(data or DATA, device=device, **{"hidden": (7, 4), "epochs": 2, "batch": 7, **changes})
     return finished
 
 
 CHANGES = [  # each with the launches of two epochs: the full batches, and the last one
     ({"optimizer": "adam", "schedule": "one_cycle", "warmup": 1, "learning_rate": 0.01, "alpha": 1.0}, 4),
-    ({"data": blobs("uint8"), "optimizer": "adamw", "shuffle": False, "batch": "full"}, 2),
+    ({"data": samples(stored="uint8", n=33), "optimizer": "adamw", "shuffle": False, "batch": "full"}, 2),
 ]
 
 
@@ -166,7 +161,7 @@ def test_a_run_is_the_cpus(changes, launches, hopper):
 def test_what_it_cannot_do_goes_the_other_way(changes, reason, hopper, monkeypatch):
     seen = []
     monkeypatch.setattr(steps.Cluster, "steps", lambda self, rows, otherwise: seen.append(self.why) or otherwise)
-    events = fcgpu.train(blobs(), device=hopper, **{"hidden": (7, 4), "epochs": 2, "batch": 7, **changes})
+    events = fcgpu.train(DATA, device=hopper, **{"hidden": (7, 4), "epochs": 2, "batch": 7, **changes})
     next(events)
     events.close()
     assert reason in seen[0]

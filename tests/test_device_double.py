@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from device_double import DeviceArray, ElementwiseKernel, double_backend
+from given import samples
 
 import fcgpu
 from fcgpu.kernels import REFERENCE
@@ -53,16 +54,6 @@ def xp(backend):
     return backend.xp
 
 
-def blobs(kind="three classes", stored="float64"):
-    random = np.random.default_rng(3)
-    y = np.arange(SAMPLES) % 3
-    X = random.normal(0, 1, (SAMPLES, FEATURES)) + 2 * random.normal(0, 1, (3, FEATURES))[y]
-    if stored == "uint8":
-        X = np.clip(40 * X + 128, 0, 255).astype(np.uint8)
-    targets = {"three classes": y, "two classes": y % 2, "one number": X[:, 0] / 3, "two numbers": X[:, :2] / 3}
-    return fcgpu.dataset(X, targets[kind], scale=1 / 255 if stored == "uint8" else 1.0)
-
-
 def events(data, backend, **changes):
     changes = {"hidden": HIDDEN, "epochs": EPOCHS, "learning_rate": 0.01, **changes}
     return fcgpu.train(data, device=backend, **changes)
@@ -86,7 +77,7 @@ def assert_equals_numpy(data, backend, **changes):
 @pytest.mark.parametrize(("optimizer", "batch", "changes"), COMBINATIONS)
 def test_every_optimizer_trains_as_on_numpy(optimizer, batch, changes, backend):
     dtype = "float32" if (batch == "full") == (not changes) else "float64"
-    assert_equals_numpy(blobs(), backend, optimizer=optimizer, batch=batch, dtype=dtype, **changes)
+    assert_equals_numpy(samples(), backend, optimizer=optimizer, batch=batch, dtype=dtype, **changes)
 
 
 @pytest.mark.parametrize(("batch", "stored"), [("full", "uint8"), (7, "float64")])
@@ -103,24 +94,24 @@ def test_every_optimizer_trains_as_on_numpy(optimizer, batch, changes, backend):
     ],
 )
 def test_every_output_trains_as_on_numpy(output, kind, batch, stored, backend):
-    assert_equals_numpy(blobs(kind, stored), backend, output=output, batch=batch, dtype="float64")
+    assert_equals_numpy(samples(kind, stored), backend, output=output, batch=batch, dtype="float64")
 
 
 @pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
 def test_every_activation_trains_as_on_numpy(activation, backend):
-    assert_equals_numpy(blobs(), backend, activation=activation, init="glorot", batch=16, dtype="float64")
+    assert_equals_numpy(samples(), backend, activation=activation, init="glorot", batch=16, dtype="float64")
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_schedule_trains_as_on_numpy(schedule, backend):
     waits = {"n_iter_no_change": 1, "tol": 10.0} if schedule == "adaptive" else {}
     options = {"batch": 7, "schedule": schedule, "warmup": 1, "epochs": 6, "dtype": "float64"}
-    assert_equals_numpy(blobs(), backend, learning_rate=0.1, **options, **waits)
+    assert_equals_numpy(samples(), backend, learning_rate=0.1, **options, **waits)
 
 
 def test_rates_and_keys_are_sent_again_where_they_run_out(backend, monkeypatch):
     monkeypatch.setattr(ahead, "AHEAD", 1)
-    assert_equals_numpy(blobs(), backend, batch=7, dropout=0.3, schedule="cosine", dtype="float64")
+    assert_equals_numpy(samples(), backend, batch=7, dropout=0.3, schedule="cosine", dtype="float64")
 
 
 def test_features_go_to_the_device_in_chunks(backend, monkeypatch):
@@ -136,18 +127,18 @@ def test_features_go_to_the_device_in_chunks(backend, monkeypatch):
 @pytest.mark.parametrize("batch", ["full", 7])
 def test_weights_of_samples_train_as_on_numpy(batch, backend):
     weights = np.linspace(0, 2, SAMPLES)
-    assert_equals_numpy(blobs(), backend, batch=batch, sample_weight=weights, alpha=3.0, dtype="float64")
+    assert_equals_numpy(samples(), backend, batch=batch, sample_weight=weights, alpha=3.0, dtype="float64")
 
 
 @pytest.mark.parametrize("alpha", [0.0, 3.0])
 def test_lbfgs_trains_as_on_numpy(alpha, backend):
-    assert_equals_numpy(blobs(), backend, optimizer="lbfgs", alpha=alpha, dtype="float64")
+    assert_equals_numpy(samples(), backend, optimizer="lbfgs", alpha=alpha, dtype="float64")
 
 
 @pytest.mark.parametrize("on", ["cpu", "device"])
 def test_what_lbfgs_tells_is_of_the_point_that_it_kept(on, backend):
     """Also if a line search ends without a new point, as the last one that `max_fun` allows may do."""
-    data, device = blobs(), "cpu" if on == "cpu" else backend
+    data, device = samples(), "cpu" if on == "cpu" else backend
     options = {"optimizer": "lbfgs", "alpha": 3.0, "dtype": "float64", "init": "normal"}
     for limit in range(3, 30):
         for event in fcgpu.train(data, device=device, hidden=HIDDEN, max_fun=limit, **options):
@@ -162,7 +153,7 @@ def test_what_lbfgs_tells_is_of_the_point_that_it_kept(on, backend):
 
 @pytest.mark.parametrize("hidden", [(), (1,)])
 def test_the_smallest_networks_train_as_on_numpy(hidden, backend):
-    assert_equals_numpy(blobs("two classes"), backend, hidden=hidden, output="sigmoid", batch=1, dtype="float64")
+    assert_equals_numpy(samples("two classes"), backend, hidden=hidden, output="sigmoid", batch=1, dtype="float64")
 
 
 def test_the_callers_current_device_is_another_and_stays_so(backend, monkeypatch):
@@ -170,17 +161,17 @@ def test_the_callers_current_device_is_another_and_stays_so(backend, monkeypatch
     second = replace(backend, device="cuda:1")
     backend.xp.number = 1
     options = {"batch": 7, "early_stopping": True, "n_iter_no_change": 9, "optimizer": "adam"}
-    for event in events(blobs(), second, **options):
+    for event in events(samples(), second, **options):
         assert [device.id for device in backend.xp._devices] == [0]
         if isinstance(event, fcgpu.EpochEnded):
             assert event.state().epochs == event.epoch
-    X = blobs().X
+    X = samples().X
     assert (event.model.predict(X, device=second) == event.model.predict(X)).mean() > 0.9
     assert event.train.loss > 0
     estimator = fcgpu.MLPClassifier(HIDDEN, max_iter=3, device="cuda:1", early_stopping=True, batch_size=8)
     monkeypatch.setattr("fcgpu.estimator.base.choose", lambda device: second)
     with warnings.catch_warnings(action="ignore"):  # it does not converge
-        estimator.fit(X, blobs().y)
+        estimator.fit(X, samples().y)
     assert estimator.predict_proba(X).shape == (SAMPLES, 3)
     assert [device.id for device in backend.xp._devices] == [0]
 
@@ -201,10 +192,10 @@ def test_an_infinite_loss_at_which_lbfgs_stops_is_divergence(backend):
 
 def test_tiles_of_a_small_memory_train_as_on_numpy(backend):
     budget = 8 * SAMPLES * FEATURES + 8 * SAMPLES + 14_000
-    first = next(events(blobs(), backend, memory_budget=budget, dtype="float64"))
+    first = next(events(samples(), backend, memory_budget=budget, dtype="float64"))
     assert first.plan.tile < SAMPLES
-    _, *epochs, found = events(blobs(), backend, memory_budget=budget, dtype="float64")
-    _, *whole, expected = events(blobs(), "cpu", threads=1, dtype="float64")
+    _, *epochs, found = events(samples(), backend, memory_budget=budget, dtype="float64")
+    _, *whole, expected = events(samples(), "cpu", threads=1, dtype="float64")
     tolerance = EPOCHS * (SAMPLES + UNITS) * np.finfo(float).eps
     np.testing.assert_allclose(found.model.params, expected.model.params, rtol=0, atol=tolerance)
     assert [e.accuracy for e in epochs] == [e.accuracy for e in whole]
@@ -217,7 +208,7 @@ def test_an_epoch_neither_waits_for_the_device_nor_copies_in_silence(optimizer, 
     Before the first epoch it also sends the learning rates of all epochs, the dropout keys and where both begin.
     """
     xp = backend.xp
-    run = events(blobs(), backend, optimizer=optimizer, batch=batch, **changes)
+    run = events(samples(), backend, optimizer=optimizer, batch=batch, **changes)
     seen = [(xp.synchronisations, xp.uploads, xp.upload_bytes) for _ in run][:-1]  # without Finished
     assert xp.copies == 0
     assert [waits for waits, _, _ in seen] == [0] * EPOCHS + [1]  # the last check for divergence
@@ -228,19 +219,19 @@ def test_an_epoch_neither_waits_for_the_device_nor_copies_in_silence(optimizer, 
 
 
 def test_samples_in_their_own_order_send_nothing(backend):
-    seen = [backend.xp.uploads for _ in events(blobs(), backend, batch=7, shuffle=False)]
+    seen = [backend.xp.uploads for _ in events(samples(), backend, batch=7, shuffle=False)]
     assert len(set(seen[1:-1])) == 1
 
 
 def test_the_data_and_the_parameters_are_sent_once(backend):
-    next(events(blobs(stored="uint8"), backend))
+    next(events(samples(stored="uint8"), backend))
     layout = Padded(Spec((FEATURES, *HIDDEN, 3)), WIDTH)
     assert layout.size == 8 * 8 + 8 * 8 + 8 * 8
     assert backend.xp.upload_bytes == SAMPLES * FEATURES + 8 * SAMPLES + 4 * layout.size
 
 
 def test_the_loss_waits_only_where_it_is_asked_for(backend):
-    run = events(blobs(), backend)
+    run = events(samples(), backend)
     next(run)
     event = next(run)
     assert backend.xp.synchronisations == 0
@@ -251,15 +242,16 @@ def test_the_loss_waits_only_where_it_is_asked_for(backend):
 @pytest.mark.parametrize("look", [0, math.inf])
 def test_a_diverging_run_is_told_with_its_first_bad_epoch(look, backend, monkeypatch):
     monkeypatch.setattr(run, "LOOK_SECONDS", look)
+    options = {"output": "identity", "optimizer": "gradient_descent", "learning_rate": 1e20}
     with pytest.raises(fcgpu.DivergenceError, match="in epoch 2 "):
-        list(events(blobs("one number"), backend, output="identity", optimizer="gradient_descent", learning_rate=1e20))
+        list(events(samples("one number"), backend, **options))
 
 
 @pytest.mark.parametrize(
     ("output", "kind"), [("softmax", "three classes"), ("sigmoid", "two classes"), ("identity", "one number")]
 )
 def test_a_model_predicts_as_on_numpy(output, kind, backend):
-    data = blobs(kind)
+    data = samples(kind)
     *_, finished = events(data, "cpu", output=output, dtype="float64")
     found, tolerance = finished.model.predict_proba(data.X, device=backend), UNITS * np.finfo(float).eps
     np.testing.assert_allclose(found, finished.model.predict_proba(data.X), rtol=tolerance, atol=tolerance)
@@ -268,7 +260,7 @@ def test_a_model_predicts_as_on_numpy(output, kind, backend):
 
 @pytest.mark.parametrize("layout", [np.asfortranarray, lambda X: X[::-1, ::-1], lambda X: X.astype(">f8")])
 def test_any_layout_of_the_samples_is_the_same_to_the_device(layout, backend):
-    plain = blobs()
+    plain = samples()
     other = fcgpu.dataset(layout(plain.X), plain.y)
     assert_equals_numpy(other, backend, batch=7, dtype="float64")
 

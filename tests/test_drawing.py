@@ -3,6 +3,7 @@
 import base64
 import io
 
+import given
 import numpy as np
 import pytest
 from browser import visit
@@ -12,7 +13,6 @@ from strokes import DIGITS
 import fcgpu
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
-from fcgpu.params import initial
 from fcgpu.report.drawing import LARGEST, drawing
 
 PREDICT = """([text, n, i]) => {
@@ -39,14 +39,9 @@ def trained(run):
     return fcgpu.load_model(run / "model.safetensors")
 
 
-def model(activation="tanh", output="softmax", shape=(28, 28), outputs=10, dtype="float32", **changes):
-    spec = fcgpu.Spec((shape[0] * shape[1], 9, 7, outputs), activation, output, "glorot")
-    params = initial(spec, 3)
-    for _, b in spec.layers(params):
-        b += np.linspace(-0.5, 0.5, b.size)
-    classes = tuple(range(max(2, outputs))) if OUTPUTS[output].classifies else None
-    about = {"classes": classes, "scale": 1 / 255, "image_shape": shape}
-    return fcgpu.Model(spec, params.astype(dtype), **(about | changes))
+def model(activation="tanh", output="softmax", shape=(28, 28), outputs=10, **changes):
+    sizes = (shape[0] * shape[1], 9, 7, outputs)
+    return given.model(activation, output, sizes, **{"image_shape": shape, **changes})
 
 
 def page(path, *models):

@@ -161,7 +161,7 @@ def test_sparse_targets_are_refused_with_the_remedy(container):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-def test_copies(kind, solver, tmp_path):
+def test_copies_predict_and_go_on_with_the_same_bits(kind, solver, tmp_path):
     X, y = problem(kind)
     model = quick(kind, solver=solver, dropout=0.0, batch_size=16).fit(X, y)
     joblib.dump(model, tmp_path / "model.joblib")

@@ -80,7 +80,7 @@ def test_sgd_with_momentum_by_its_own_name(solver, nesterovs_momentum):
     assert_same_bits(by_name, sgd)
 
 
-def test_schedules():
+def test_each_schedule_has_its_shape():
     X, y = problem("multiclass")
     given = {"batch_size": 16, "max_iter": 20, "learning_rate_init": 0.03}
     cosine = rates(ours("multiclass", learning_rate="cosine", **given), X, y)
@@ -116,7 +116,7 @@ def test_gradient_clip_is_the_greatest_norm_of_an_update(weighted):
 
 
 @pytest.mark.parametrize("init", ["zeros", "uniform", "normal", "glorot", "he", "lecun"])
-def test_initialisations(init):
+def test_each_initialisation_has_its_spread(init):
     X, y = problem("multiclass", n_features=150)
     W, last = ours("multiclass", init=init, hidden_layer_sizes=(250,), max_iter=1, **STILL).fit(X, y).coefs_
     limit = np.sqrt(6 / 400)
@@ -128,7 +128,7 @@ def test_initialisations(init):
     assert last.shape == (250, 3)
 
 
-def test_outputs():
+def test_another_output_than_the_usual_one_is_learned():
     X, y = problem("binary")
     softmax = ours("binary", output="softmax", max_iter=150).fit(X, y)
     assert (softmax.out_activation_, softmax.n_outputs_) == ("softmax", 2)

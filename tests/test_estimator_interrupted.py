@@ -36,7 +36,7 @@ def test_ctrl_c_in_a_callback_keeps_what_was_learned(given):
     np.testing.assert_array_equal(made.coefs_[0], expected.coefs_[0])
 
 
-def test_ctrl_c_while_the_held_out_samples_are_judged_does_too(monkeypatch):
+def test_ctrl_c_while_the_held_out_samples_are_judged_keeps_it_too(monkeypatch):
     calls = []
 
     def scorer(at, X, y):

@@ -6,11 +6,11 @@ import sys
 import numpy as np
 import pytest
 from command import ROOT
+from given import model
 
 import fcgpu
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
-from fcgpu.params import initial
 
 X = np.random.default_rng(1).integers(0, 256, (200, 20)).astype(np.float64)
 
@@ -23,15 +23,6 @@ class Finder:
             raise ModuleNotFoundError(name, name=name)
 sys.meta_path.insert(0, Finder)
 """
-
-
-def model(activation="tanh", output="softmax", sizes=(20, 16, 8, 3), dtype="float64", **changes):
-    spec = fcgpu.Spec(sizes, activation, output, "glorot")
-    params = initial(spec, 3)
-    for _, b in spec.layers(params):
-        b += np.linspace(-0.5, 0.5, b.size)
-    classes = tuple("abcdefgh"[: max(2, sizes[-1])]) if OUTPUTS[output].classifies else None
-    return fcgpu.Model(spec, params.astype(dtype), **({"classes": classes, "scale": 1 / 255} | changes))
 
 
 def assert_equal(mine, theirs):

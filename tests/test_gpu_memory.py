@@ -30,12 +30,17 @@ CHANGES = [
 LONG = [changes if "dropout" in changes else pytest.param(changes, marks=pytest.mark.slow) for changes in CHANGES]
 
 
+def pixels(samples, features):
+    """X and y of three classes."""
+    random = np.random.default_rng(3)
+    y = np.arange(samples) % 3
+    X = random.normal(100, 30, (samples, features)) + 20 * random.normal(0, 1, (3, features))[y]
+    return np.clip(X, 0, 255).astype(np.uint8), y
+
+
 @pytest.fixture
 def data():
-    random = np.random.default_rng(3)
-    y = np.arange(SAMPLES) % 3
-    X = random.normal(100, 30, (SAMPLES, FEATURES)) + 20 * random.normal(0, 1, (3, FEATURES))[y]
-    return fcgpu.dataset(np.clip(X, 0, 255).astype(np.uint8), y, scale=1 / 255)
+    return fcgpu.dataset(*pixels(SAMPLES, FEATURES), scale=1 / 255)
 
 
 @pytest.fixture

@@ -5,24 +5,15 @@ import json
 import numpy as np
 import pytest
 from command import call
+from given import model
 
 import fcgpu
 from fcgpu.formats import onnx as ours
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
-from fcgpu.params import initial
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
-
-
-def model(activation="tanh", output="softmax", sizes=(784, 128, 64, 10), dtype="float32", **changes):
-    spec = fcgpu.Spec(sizes, activation, output, "glorot")
-    params = initial(spec, 3)
-    for _, b in spec.layers(params):
-        b += np.linspace(-0.5, 0.5, b.size)
-    about = {"classes": tuple(range(sizes[-1])) if OUTPUTS[output].classifies else None, "scale": 1 / 255}
-    return fcgpu.Model(spec, params.astype(dtype), **(about | changes))
 
 
 def answer(path, X):
@@ -33,7 +24,7 @@ def answer(path, X):
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
 def test_the_graph_computes_what_the_model_does(tmp_path, mnist, activation, output):
-    m = model(activation, output, image_shape=(28, 28))
+    m = model(activation, output, (784, 128, 64, 10), image_shape=(28, 28))
     fcgpu.save_onnx(m, tmp_path / "m.onnx")
     onnx.checker.check_model(onnx.load(tmp_path / "m.onnx"), full_check=True)
     X = mnist.X_test[:1000]

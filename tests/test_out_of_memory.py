@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from device_double import double_backend
 from memory_double import OutOfMemoryError
-from test_gpu_memory import streamed
+from test_gpu_memory import pixels, streamed
 
 import fcgpu
 from fcgpu.kernels.cublas import WORKSPACE
@@ -22,10 +22,7 @@ pytestmark = pytest.mark.usefixtures("little_garbage")
 
 @pytest.fixture
 def data():
-    random = np.random.default_rng(3)
-    y = np.arange(SAMPLES) % 3
-    X = random.normal(100, 30, (SAMPLES, 20)) + 20 * random.normal(0, 1, (3, 20))[y]
-    X = np.clip(X, 0, 255).astype(np.uint8)
+    X, y = pixels(SAMPLES, 20)
     return fcgpu.dataset(X, y, X[:20], y[:20], scale=1 / 255)
 
 

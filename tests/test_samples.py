@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from command import finish, start
+from command import in_a_terminal
 from rich.console import Console
 from rich.text import Text
 
@@ -227,16 +227,8 @@ def test_words_fold_to_the_terminal_and_not_in_a_file(shown, columns, beside):
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 def test_the_command_in_a_terminal(tmp_path, mnist):
     np.savez(tmp_path / "d.npz", X=mnist.X[:100].reshape(-1, 28, 28), y=mnist.y[:100])
-    master, slave = os.openpty()
     words = ("train", tmp_path / "d.npz", "--epochs", 1, "--out", tmp_path / "run")
-    process = start(*words, stdout=slave, environment=SHADES | {"COLUMNS": "80"})
-    os.close(slave)
-    told = b""
-    with contextlib.suppress(OSError), open(master, "rb", buffering=0) as screen:
-        while part := screen.read(1 << 16):
-            told += part
-    assert finish(process).code == 0
-    told = told.decode().replace("\r\n", "\n").split("the first 10 training samples")[1]
+    told = in_a_terminal(*words, environment=SHADES).split("the first 10 training samples")[1]
     assert "38;5;" in told
     grey = pixels(f"\n{told}", 0, lambda colour: colour.get_truecolor().red)
     np.testing.assert_allclose(grey, averages(mnist.X[0]), atol=12)  # 24 shades
