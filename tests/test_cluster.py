@@ -256,7 +256,7 @@ def is_the_path_of_graphs(device, data, graphs, times, **changes):
 
 def test_on_the_double_it_is_the_path_of_graphs(hopper, graphs, monkeypatch):
     monkeypatch.setattr(middle_cut, "CUTS", (middle_cut.Cut(64, 16, 2),))  # few threads, because each is a fiber
-    is_the_path_of_graphs(hopper, blobs("uint8"), graphs, times=2, epochs=1)
+    is_the_path_of_graphs(hopper, samples(stored="uint8"), graphs, times=2, epochs=1)
 
 
 @pytest.mark.gpu

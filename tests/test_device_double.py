@@ -359,7 +359,7 @@ def test_no_cublas_of_the_machine_is_used(monkeypatch):
     for name, module in {"nvmath": SimpleNamespace(bindings=bindings), "nvmath.bindings": bindings}.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setitem(sys.modules, "nvmath.bindings.cublas", bindings.cublas)
-    *_, finished = events(blobs(), double_backend())
+    *_, finished = events(samples(), double_backend())
     assert finished.capture.startswith("eager: CuPy 13.6.0 is older than 14")
 
 

@@ -42,11 +42,11 @@ def test_what_comes_back_is_what_was_saved(tmp_path, dtype, classes):
     "changes",
     [
         {"image_shape": (-1, -3)}, {"image_shape": (1, 4)}, {"image_shape": (3, 1, 1)}, {"image_shape": (3,)},
-        {"classes": (0, 1, 2)}, {"feature_names": ("a", "b")}, {"feature_names": ("a", "b", 3)},
+        {"classes": (0, 1, 2)}, {"feature_names": ("a", "b")}, {"feature_names": ("a", "b", 3)}, {"scale": np.inf},
     ],
 )  # fmt: skip
 def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path, changes):
-    with pytest.raises(fcgpu.ConfigError, match="the model is not valid"):
+    with pytest.raises(fcgpu.ConfigError, match=f"the model is not valid: .*{next(iter(changes))}"):
         fcgpu.save_model(dataclasses.replace(model(), **changes), tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
 

@@ -90,7 +90,7 @@ def _model(about: dict[str, Any], tensors: dict[str, Any]) -> Model:
         raise ValueError(f"recipe={about['recipe']!r}, scale={scale!r}")
     names = about["feature_names"]
     if names is not None and (len(names) != spec.sizes[0] or {type(name) for name in names} != {str}):
-        raise ValueError(f"{len(names)} feature names for {spec.sizes[0]} features")
+        raise ValueError(f"{len(names)} feature_names for {spec.sizes[0]} features; expected a text for each")
     classes, names = (None if part is None else tuple(part) for part in (classes, names))
     return Model(spec, params, classes, scale, shape, about["recipe"], names)
 
