@@ -203,7 +203,8 @@ def r2_of(y: Any, predicted: Any, shares: Any) -> Any:
 
     shares : (n,) weights that add up to 1. A constant target counts as 1 if all predictions are right, else as 0.
     """
-    errors, spread, varies = shares @ (y - predicted) ** 2, shares @ (y - shares @ y) ** 2, np.ptp(y, axis=0) > 0
+    errors, spread = shares @ (y - predicted) ** 2, shares @ (y - shares @ y) ** 2
+    varies = np.ptp(y[shares > 0], axis=0) > 0
     return np.where(varies, 1 - errors / np.where(varies, spread, 1), errors == 0)
 
 

@@ -295,6 +295,12 @@ def test_r2_is_that_of_scikit_learn(output, weighted):
     assert one.score_logits(Z[:1, :1], y[:1, 0]).r2 is None
 
 
+@pytest.mark.parametrize(("first", "r2"), [(0.1, 1), (0.2, 0)])
+def test_a_target_is_constant_where_those_that_differ_have_no_weight(first, r2):
+    Z, y, weights = np.array([[first], [0.1], [0.3]]), np.array([0.1, 0.1, 2.0]), np.array([1.0, 3.0, 0.0])
+    assert fcgpu.Model(fcgpu.Spec((2, 1), output="identity"), np.zeros(3)).score_logits(Z, y, weights).r2 == r2
+
+
 @pytest.mark.parametrize(("output", "loss"), [("softmax", 0), ("sigmoid", 0), ("exp", math.inf)])
 def test_a_score_does_not_depend_on_what_numpy_does_about_its_errors(output, loss):
     classes = (0, 1) if OUTPUTS[output].classifies else None
