@@ -152,3 +152,22 @@ def test_wide_networks_have_few_lanes(hidden, samples, batch, lanes, monkeypatch
     spec = fcgpu.Spec((784, *hidden, 10))
     cut = plan(spec, data, fcgpu.Recipe(hidden=hidden, batch=batch), fcgpu.choose("cpu"), threads=2)
     assert (cut.lanes, cut.held) == (lanes, lanes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch", "lanes", "tile"),
+    [
+        ((20, 100, 3), 499, 1, 499),
+        ((20, 100, 3), 5300, 1, 2650),  # its 80 million operations are not worth a second thread
+        ((20, 100, 3), 5600, 2, 2800),
+        ((100, 50, 50, 3), 6000, 2, 3000),
+        ((784, 128, 64, 10), 600, 2, 300),
+        ((784, 128, 64, 10), 3000, 4, 750),
+        ((10, 5, 3), 100_000, 1, 8334),  # narrow: tiles of many rows
+    ],
+)
+def test_more_work_has_more_lanes(sizes, batch, lanes, tile, monkeypatch):
+    monkeypatch.setattr(plan_c, "is_for", lambda *a: False)
+    data = np.zeros((batch, sizes[0]), np.float32), np.zeros(batch, np.intp)
+    cut = plan(fcgpu.Spec(sizes), data, fcgpu.Recipe(hidden=sizes[1:-1], batch="full"), fcgpu.choose("cpu"), threads=2)
+    assert (cut.lanes, cut.tile) == (lanes, tile)

@@ -8,6 +8,7 @@ and the lanes that are in memory at once.
 On a GPU there is one lane; `plan_gpu.py` plans what is kept on the device.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,9 +37,11 @@ TILE_BYTES = 8 << 20  # of workspace: wide inputs get fewer rows
 NARROW_ROWS, NARROW_BYTES = 8192, 2 << 20
 LANES = 16
 LANE_BYTES = 128 << 20  # of gradients: a large network gets fewer lanes
-# On two cores of a Zen 4 two lanes took 0.55 to 0.75 of the time of one where each had this many operations. A batch of
-# fewer rows has one lane, of more at most one for so many, or two.
-LANE_FLOP, LANE_ROWS = 4e7, 500
+# Operations in the time that a lane costs, which is to wake a thread and to add a gradient: n lanes take as long as
+# flop / n + n LANE_FLOP, least for n = √(flop / LANE_FLOP). On two cores of a Zen 4 two lanes took 0.55 to 0.75 of the
+# time of one from four times as many operations on.
+LANE_FLOP = 2e7
+LANE_ROWS = 500  # a batch of fewer has one lane, of more at most one for so many, or two
 # Operations per number in a workspace from which a network is wide: nearly all time is spent in products, and adding up
 # the gradients of two lanes takes as long as 20 samples. With 784-512-512-10, which has 1,400, one tile takes 0.9 of
 # the time of two lanes for a batch of 128, 1.1 for 256 and 1.3 for 512; with 784-256-10, which has 930, 1.2 for 512.
@@ -162,9 +165,10 @@ def _cut_for_cpu(whole: Plan, spec: Spec, effective: Spec, size: int) -> Plan:
     is_wide = flop > WIDE * numbers
     if is_wide and whole.batch < 2 * WIDE_LANE_ROWS and whole.batch <= whole.samples // 2:
         return whole  # one tile: the threads share each product
-    worth = min(flop * whole.batch // LANE_FLOP, max(2, whole.batch // (WIDE_LANE_ROWS if is_wide else LANE_ROWS)))
+    most = max(2, whole.batch // (WIDE_LANE_ROWS if is_wide else LANE_ROWS))
     if not is_wide and whole.batch < LANE_ROWS:
-        worth = 1
+        most = 1
+    worth = min(most, math.sqrt(flop * whole.batch / LANE_FLOP))
     lanes = int(max(1, min(LANES, LANE_BYTES // (size * spec.n_params), worth, whole.batch)))
     lanes = 1 << lanes.bit_length() - 1  # a power of two, so that 2, 4, ... threads get equal work
     row = size * numbers
