@@ -165,10 +165,22 @@ def test_weights_are_of_the_runs_dtype(blobs):
     assert bits(wide) == bits(narrow)
 
 
+WIDER = {"float32": ", or dtype='float64'", "float64": ""}  # what else an error tells to try
+
+
+@pytest.mark.parametrize(("dtype", "large"), [("float32", 3e19), ("float64", 1e160)])
 @pytest.mark.parametrize("optimizer", FULL_BATCH)
-def test_optimizers_of_the_full_batch_have_no_clipping_to_try(optimizer):
-    with pytest.raises(fcgpu.DivergenceError, match=r"in epoch 1: try features and targets of .*, or dtype='float64'"):
-        run((np.array([[1.0], [2.0]]), np.array([3e19, 0.5])), optimizer=optimizer, hidden=(), output="identity")
+def test_optimizers_of_the_full_batch_have_no_clipping_to_try(optimizer, dtype, large):
+    data, what = (np.array([[1.0], [2.0]]), np.array([large, 0.5])), "features and targets of a smaller scale"
+    with pytest.raises(fcgpu.DivergenceError, match=f"in epoch 1: try {what}{WIDER[dtype]}$"):
+        run(data, optimizer=optimizer, hidden=(), output="identity", dtype=dtype)
+
+
+@pytest.mark.parametrize(("dtype", "large"), [("float32", 1e25), ("float64", 1e200)])
+def test_an_infinite_gradient_at_the_start_of_lbfgs_needs_a_wider_type_if_there_is_one(dtype, large):
+    data, what = (large * np.array([[1.0], [-1.0]]), large**0.7 * np.array([1.0, -1.0])), "features of a smaller scale"
+    with pytest.raises(fcgpu.DivergenceError, match=f"an entry of its gradient inf: try {what}{WIDER[dtype]}$"):
+        run(data, optimizer="lbfgs", hidden=(), output="identity", dtype=dtype, start=State(np.zeros(2)))
 
 
 @pytest.mark.parametrize("clip", [0.0, 1.0])

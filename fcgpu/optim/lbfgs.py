@@ -152,9 +152,10 @@ class LBFGS:
         if not math.isfinite(self.loss):
             self._reason = f"the loss at the start is {self.loss}"
         elif not math.isfinite(self._greatest):
+            wider = ", or dtype='float64'" if g.dtype == np.float32 else ""
             raise DivergenceError(
                 f"the loss is {self.loss:g} in epoch 1, but an entry of its gradient {self._greatest}: "
-                "try features of a smaller scale, or dtype='float64'"
+                f"try features of a smaller scale{wider}"
             )
         elif self._greatest <= self.gtol:
             self._reason = f"no entry of the gradient is above gtol={self.gtol:g}"

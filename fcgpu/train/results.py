@@ -60,9 +60,8 @@ class Results:
     def diverged(self, loss: float, epoch: int) -> DivergenceError:
         what = "features" if OUTPUTS[self._spec.output].classifies else "features and targets"
         if self._recipe.optimizer in FULL_BATCH:
-            return DivergenceError(
-                f"the loss is {loss} in epoch {epoch}: try {what} of a smaller scale, or dtype='float64'"
-            )
+            wider = ", or dtype='float64'" if self._recipe.dtype == "float32" else ""
+            return DivergenceError(f"the loss is {loss} in epoch {epoch}: try {what} of a smaller scale{wider}")
         rate = math.ldexp(self._recipe.learning_rate, -self._halvings)
         return DivergenceError(
             f"the loss is {loss} in epoch {epoch} with learning_rate={rate:g}: "
