@@ -206,9 +206,6 @@ class DeviceArray:
     def __array_function__(self, *_):
         return NotImplemented
 
-    def __neg__(self):
-        return self._xp._ufunc("negative", self)
-
 
 def _operators(name, ufunc):
     """x ∘ y; with a leading r the operands are swapped, with a leading i the result overwrites x."""
@@ -234,7 +231,7 @@ DeviceArray.__hash__ = None
 
 
 UFUNCS = (
-    "abs", "add", "divide", "equal", "exp", "expm1", "greater_equal", "isfinite", "log", "log1p", "maximum", "minimum",
+    "abs", "divide", "equal", "exp", "expm1", "greater_equal", "isfinite", "log", "log1p", "maximum", "minimum",
     "multiply", "negative", "sign", "sqrt", "subtract", "tanh",
 )  # fmt: skip
 
