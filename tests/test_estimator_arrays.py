@@ -187,6 +187,14 @@ def test_what_scikit_learns_check_would_return_is_not_checked_by_it(monkeypatch)
             model.predict(samples)
     with pytest.raises(Asked):
         of_names.predict(X)  # a warning: X has no names
+    few = pytest.importorskip("scipy.sparse").csr_matrix(X * (X > 1))
+    dense, hole = few.toarray(), few.copy()
+    hole.data[-1] = np.nan
+    for form in (few, few.tocsc(), few.astype(np.float32)):
+        np.testing.assert_array_equal(model.predict(form), model.predict(dense))
+    for samples in (hole, few.tocoo(), few.astype(np.int64), few[:0], few[:, 1:]):
+        with pytest.raises(Asked):
+            model.predict(samples)
 
 
 def test_partial_fit_checks_what_it_must(monkeypatch):

@@ -1,13 +1,54 @@
-"""The table that `fcgpu train` prints at the end of a run."""
+"""The result of a run: as the table that `fcgpu train` prints at its end, and as the object of `--json`."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.table import Table
 
+from fcgpu.cli.history import finite
+from fcgpu.cli.machine import machine
+from fcgpu.cli.run_directory import RunDirectory
 from fcgpu.progress import digits
 from fcgpu.streams import show
 from fcgpu.train.events import Finished, Started
 from fcgpu.train.plan import readable
+
+
+def result_of(started: Started, done: Finished, run: RunDirectory, digest: str) -> dict[str, Any]:
+    """What result.json holds; `digest` is the SHA-256 of the model."""
+    plan, recipe = done.plan, started.recipe
+    return machine(started.backend) | {
+        "recipe": recipe.name,
+        "data": recipe.data,
+        "sizes": list(done.model.spec.sizes),
+        "parameters": done.model.spec.n_params,
+        "dtype": recipe.dtype,
+        "precision": recipe.precision,
+        "capture": done.capture or None,
+        "seed": recipe.seed,
+        "samples": plan.samples,
+        "batch": plan.batch,
+        "tile": plan.tile,
+        "lanes": plan.lanes,
+        "threads": plan.threads,
+        "chunk": plan.chunk,
+        "memory_planned": plan.bytes,
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "epochs": done.epochs,
+        "stopped": done.stopped,
+        "steps": done.steps,
+        "seconds": done.seconds,
+        "samples_per_second": done.samples / done.seconds,
+        "train_loss": finite(done.train.loss),
+        "train_accuracy": done.train.accuracy,
+        "train_r2": finite(done.train.r2),
+        "test_loss": done.test and finite(done.test.loss),
+        "test_accuracy": done.test and done.test.accuracy,
+        "test_r2": done.test and finite(done.test.r2),
+        "run_directory": str(run.path),
+        "model": str(run.model),
+        "model_sha256": digest,
+    }
 
 
 def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:

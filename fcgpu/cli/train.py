@@ -7,7 +7,6 @@ import signal
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,11 @@ import numpy as np
 
 from fcgpu.backend import choose
 from fcgpu.cli.checkpoints import Policy
-from fcgpu.cli.history import finite
-from fcgpu.cli.machine import machine
 from fcgpu.cli.options import recipe_changes
 from fcgpu.cli.report import write as write_report
 from fcgpu.cli.run_directory import RunDirectory, create, quoted, reopen
 from fcgpu.cli.samples import show_samples
-from fcgpu.cli.summary import summary
+from fcgpu.cli.summary import result_of, summary
 from fcgpu.cli.tensorboard import TensorBoard
 from fcgpu.data import NAMED, load
 from fcgpu.data.dataset import Dataset
@@ -143,7 +140,7 @@ class Job:
                     f"fcgpu: warning: the loss has grown from {first:.4g} to {last:.4g}: try a tenth of the "
                     "learning rate, --gradient-clip 1, or data of a smaller scale"
                 )
-            result = _result(self.started, event, run, run.save(event.model))
+            result = result_of(self.started, event, run, run.save(event.model))
             try:
                 run.save_result(result)
             except CheckpointError as error:
@@ -238,42 +235,6 @@ def _source(text: str) -> str:
     if text in recipe_names():
         raise ConfigError(f"{text!r} is a recipe, not data: fcgpu train --recipe {text}")
     return text
-
-
-def _result(started: Started, done: Finished, run: RunDirectory, digest: str) -> dict[str, Any]:
-    plan, recipe = done.plan, started.recipe
-    return machine(started.backend) | {
-        "recipe": recipe.name,
-        "data": recipe.data,
-        "sizes": list(done.model.spec.sizes),
-        "parameters": done.model.spec.n_params,
-        "dtype": recipe.dtype,
-        "precision": recipe.precision,
-        "capture": done.capture or None,
-        "seed": recipe.seed,
-        "samples": plan.samples,
-        "batch": plan.batch,
-        "tile": plan.tile,
-        "lanes": plan.lanes,
-        "threads": plan.threads,
-        "chunk": plan.chunk,
-        "memory_planned": plan.bytes,
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "epochs": done.epochs,
-        "stopped": done.stopped,
-        "steps": done.steps,
-        "seconds": done.seconds,
-        "samples_per_second": done.samples / done.seconds,
-        "train_loss": finite(done.train.loss),
-        "train_accuracy": done.train.accuracy,
-        "train_r2": finite(done.train.r2),
-        "test_loss": done.test and finite(done.test.loss),
-        "test_accuracy": done.test and done.test.accuracy,
-        "test_r2": done.test and finite(done.test.r2),
-        "run_directory": str(run.path),
-        "model": str(run.model),
-        "model_sha256": digest,
-    }
 
 
 @contextmanager

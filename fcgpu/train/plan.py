@@ -165,9 +165,8 @@ def _cut_for_cpu(whole: Plan, spec: Spec, effective: Spec, size: int) -> Plan:
     is_wide = flop > WIDE * numbers
     if is_wide and whole.batch < 2 * WIDE_LANE_ROWS and whole.batch <= whole.samples // 2:
         return whole  # one tile: the threads share each product
-    most = max(2, whole.batch // (WIDE_LANE_ROWS if is_wide else LANE_ROWS))
-    if not is_wide and whole.batch < LANE_ROWS:
-        most = 1
+    rows = WIDE_LANE_ROWS if is_wide else LANE_ROWS
+    most = max(2, whole.batch // rows) if is_wide or whole.batch >= rows else 1
     worth = min(most, math.sqrt(flop * whole.batch / LANE_FLOP))
     lanes = int(max(1, min(LANES, LANE_BYTES // (size * spec.n_params), worth, whole.batch)))
     lanes = 1 << lanes.bit_length() - 1  # a power of two, so that 2, 4, ... threads get equal work
