@@ -91,7 +91,7 @@ def test_evaluate_converts_pictures_to_what_the_model_was_trained_on(pictures, f
 def test_train_says_in_json_what_it_did(run, data):
     path, said = run
     assert said["fcgpu_version"] == fcgpu.__version__
-    assert (said["device"], said["backend"], said["recipe"]) == ("cpu", "numpy", "custom")
+    assert (said["device"], said["backend"], said["recipe"]) == ("cpu", "numpy", "own")
     assert (said["epochs"], said["steps"], said["batch"]) == (20, 20 * 4, 16)
     assert (said["sizes"], said["parameters"], said["samples"]) == ([4, 8, 3], 4 * 8 + 8 + 8 * 3 + 3, 60)
     assert (said["dtype"], said["precision"], said["seed"]) == ("float32", "float32", 3)
@@ -116,9 +116,8 @@ def test_the_run_directory_holds_recipe_history_and_model(run, data):
     path, said = run
     assert {p.name for p in path.iterdir()} == {"history.jsonl", "model.safetensors", "recipe.toml", "result.json"}
     assert json.loads((path / "result.json").read_text()) == said
-    recipe = fcgpu.Recipe(
-        data=str(data), epochs=20, hidden=(8,), learning_rate=0.05, batch=16, schedule="cosine", seed=3
-    )
+    changes = {"epochs": 20, "hidden": (8,), "learning_rate": 0.05, "batch": 16, "schedule": "cosine", "seed": 3}
+    recipe = fcgpu.load_recipe("own").but(data=str(data), **changes)
     assert fcgpu.load_recipe(path / "recipe.toml") == recipe
     epochs, tests = [], []
     for finished in fcgpu.train(fcgpu.load(data), recipe, device="cpu"):
@@ -280,7 +279,8 @@ def test_regression_trains_evaluates_and_predicts(tmp_path, columns):
 def test_a_loss_that_has_grown_is_warned_of_though_it_is_finite(tmp_path):
     X, y = blobs(60)
     source = csv(tmp_path / "d.csv", 100 * y, X)
-    given = ("--output=identity", "--optimizer=gradient_descent", "--hidden=", "--epochs=20", "--quiet", "--out")
+    given = ("--output=identity", "--optimizer=gradient_descent", "--hidden=", "--epochs=20", "--quiet")
+    given += ("--no-standardize", "--batch=full", "--alpha=0", "--out")
     grown = ran("train", source, *given, tmp_path / "a", "--learning-rate", 0.5, "--schedule", "constant").err
     assert "warning: the loss has grown from " in grown
     assert "grown" not in ran("train", source, *given, tmp_path / "b", "--learning-rate", 0.05).err
@@ -306,8 +306,9 @@ def test_targets_that_are_one_hot_are_warned_of(tmp_path):
 def test_features_and_targets_that_are_not_scaled_are_warned_of(tmp_path):
     X, y = blobs(60)
     small, large = csv(tmp_path / "s.csv", y, X), csv(tmp_path / "l.csv", 1000 * y, X * [1, 1000, 1, 1])
-    few = ("--epochs", 1, "--device", "cpu", "--quiet", "--out")
+    few = ("--no-standardize", "--epochs", 1, "--device", "cpu", "--quiet", "--out")
     assert "warning" not in ran("train", small, *few, tmp_path / "a").err
+    assert "warning" not in ran("train", large, "--output", "identity", *few[1:], tmp_path / "h").err
     assert "warning" not in ran("train", large, "--scale", 0.001, *few, tmp_path / "b").err
     assert "warning: feature 1 has a root mean square of " in ran("train", large, *few, tmp_path / "c").err
     words = ("--output", "identity", "--scale", 0.001)

@@ -118,7 +118,6 @@ OPTIONS = {
     "--batch": {
         "0": 'batch=0: expected "full" or a whole number of 1 or more',
         "-3": "batch=-3: expected",
-        "31": 'batch=31 is more than the 30 samples; use batch="full"',
         "many": "batch='many': expected \"full\" or",
         "1.5": "batch='1.5': expected",
     },

@@ -322,7 +322,7 @@ def test_a_lock_is_held_once(tmp_path):
 
 
 DIVERGES = ("--optimizer", "momentum", "--output", "identity", "--hidden", "", "--learning-rate", "8", "--epochs", 400,
-            "--schedule", "constant", "--warmup", 0)  # fmt: skip
+            "--schedule", "constant", "--warmup", 0, "--no-standardize", "--batch", "full", "--alpha", 0)  # fmt: skip
 
 
 def test_a_rate_that_diverges_is_halved_from_the_last_checkpoint(here):
@@ -377,7 +377,7 @@ def test_a_rate_that_diverges_at_its_1024th_part_is_given_up(here):
 def test_a_checkpoint_that_leads_to_divergence_again_gives_way_to_the_one_before(here):
     """At a learning rate of 4, the parameters of epoch 2 diverge at any lower rate; those of epoch 1 do not."""
     diverges = ("--optimizer", "gradient_descent", "--output", "identity", "--hidden", "", "--learning-rate", 4,
-                "--epochs", 4, "--batch", 7)  # fmt: skip
+                "--epochs", 4, "--batch", 7, "--no-standardize", "--alpha", 0)  # fmt: skip
     result = call(*words(here, *diverges, "--checkpoint-every", 1, "--on-divergence", "halve"))
     assert result.code == 0, result.err
     at = [int(n) for n in re.findall(r"going on after epoch (\d+) at", result.err)]

@@ -36,8 +36,8 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
-def test_the_package_ships_the_six_recipes():
-    assert fcgpu.recipe_names() == ["deep", "logistic", "mnist", "mnist-article", "multiclass", "two-layer"]
+def test_the_package_ships_the_seven_recipes():
+    assert fcgpu.recipe_names() == ["deep", "logistic", "mnist", "mnist-article", "multiclass", "own", "two-layer"]
     for name in fcgpu.recipe_names():
         assert fcgpu.load_recipe(name).name == name
         assert fcgpu.load_recipe(name).description

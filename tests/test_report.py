@@ -103,7 +103,8 @@ def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     idx(folder / "data", *blots(200, 1), "train")
     idx(folder / "data", *blots(90, 2), "t10k")
-    recipe = ("--hidden", 5, "--epochs", 40, "--learning-rate", "0.02", "--checkpoint-every", 0)
+    recipe = ("--hidden", 5, "--epochs", 40, "--learning-rate", "0.02", "--batch", "full", "--alpha", 0)
+    recipe += ("--checkpoint-every", 0)
     train(folder / "data", *recipe, "--out", folder / "run", "--report")
     return folder
 
@@ -120,7 +121,7 @@ def test_the_figures_are_those_of_the_run(pictures):
     result = json.loads((pictures / "run/result.json").read_text())
     words = read(html)
     assert "<title>Training report: run</title>" in html
-    assert "<h1>custom</h1>" in html
+    assert "<h1>own</h1>" in html
     assert "The axis of the accuracy is stretched" in words
     assert f"test accuracy {100 * result['test_accuracy']:.2f} %" in words
     assert f"{result['samples_per_second']:,.0f} samples/s" in words
@@ -346,7 +347,8 @@ def test_the_note_on_the_curves_is_true_of_every_rule(tmp_path):
     X, y = blots(60, 1)
     np.savez(tmp_path / "d.npz", X=X, y=y)
     for rule, after in (("lbfgs", True), ("rprop", False), ("momentum", False)):
-        train(tmp_path / "d.npz", "--hidden", 5, "--epochs", 3, "--optimizer", rule, "--out", tmp_path / rule)
+        train(tmp_path / "d.npz", "--hidden", 5, "--epochs", 3, "--optimizer", rule, "--alpha", 0,
+              "--out", tmp_path / rule)  # fmt: skip
         found = runs.read(str(tmp_path / rule))
         assert (found.last("loss") == pytest.approx(found.number("train_loss"), rel=1e-5)) is after
         assert "before each update, lbfgs's after it" in read(page(tmp_path / rule))

@@ -211,7 +211,6 @@ def test_the_plan_does_not_depend_on_threads_and_uses_every_lane(mnist, monkeypa
 
 def test_refusals_name_value_and_remedy(blobs):
     cases = [
-        ({"batch": 151}, r'batch=151 is more than the 150 samples; use batch="full"'),
         ({"lr": 1}, "did you mean 'learning_rate'"),
         ({"optimizer": "SGD"}, "did you mean 'gradient_descent'"),
     ]

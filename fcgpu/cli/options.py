@@ -16,7 +16,18 @@ from fcgpu.suggest import choices, nearest
 from fcgpu.train.recipe import KEYS
 from fcgpu.version import __version__
 
-FIRST = ("hidden", "activation", "output", "optimizer", "learning_rate", "epochs", "batch", "dtype", "seed")
+FIRST = (
+    "hidden",
+    "activation",
+    "output",
+    "standardize",
+    "optimizer",
+    "learning_rate",
+    "epochs",
+    "batch",
+    "dtype",
+    "seed",
+)
 NOT_OPTIONS = {  # keys of a recipe that are no options, and why
     "description": "it is for the TOML file of a recipe",
     "data": "give the data as an argument without an option before it",
@@ -155,8 +166,7 @@ def _train(commands: Any) -> None:
     train.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA}; default: the recipe's")
     train.add_argument(
         "--recipe",
-        help="a recipe's name or a TOML file (default: the one with DATA's name; for DATA of your own, Adam on the "
-        "full batch)",
+        help="a recipe's name or a TOML file (default: the one with DATA's name; for DATA of your own: own)",
     )
     for key in FIRST:
         _recipe_option(train, key)

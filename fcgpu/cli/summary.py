@@ -59,9 +59,10 @@ def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
     table.add_column(overflow="fold")
     how = "in C" if plan.in_c else _some(plan.lanes, "lane")
     cut = f"{plan.batch:,} samples a step in tiles of {plan.tile:,}, {how}"
+    standardized = ", standardized" if recipe.standardize and not started.data.are_pictures else ""
     streamed = f", which come from the host {plan.chunk:,} rows at a time" if plan.chunk else ""
     rows = {
-        "data": f"{started.data.name}: {plan.samples:,} samples of {spec.sizes[0]:,} features",
+        "data": f"{started.data.name}: {plan.samples:,} samples of {spec.sizes[0]:,} features{standardized}",
         "network": f"{spec.in_words}, {spec.n_params:,} parameters",
         "device": f"{started.backend.device}, {started.backend.hardware} ({started.backend.reason})",
         "plan": f"{cut}, {_some(plan.threads, 'thread')}",

@@ -37,6 +37,7 @@ from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS, Recipe
 from fcgpu.train.recipe_files import load_recipe, recipe_names
+from fcgpu.train.standardized import refuse_unused
 from fcgpu.train.state import State
 
 HALVINGS = 10  # most halvings of the learning rate before a run that diverges again is given up
@@ -50,8 +51,10 @@ def train(args: Namespace) -> int:
     policy = Policy(args.keep, *args.checkpoint_every)
     if args.resume is None:
         data = "mnist" if args.data is None else args.data
-        name = data if args.recipe is None and data in NAMED else args.recipe  # of the data sets of the package
-        base = Recipe() if name is None else load_recipe(name)
+        name = args.recipe
+        if name is None:
+            name = data if data in NAMED else "own"  # the package's data sets have recipes of their names
+        base = load_recipe(name)
         changes = recipe_changes(args)
         recipe = base.but(**changes)
         for why in recipe.unused(changes, defaults=True):  # whoever gives a default as an option expects it to be used
@@ -91,6 +94,7 @@ class Job:
         self.device = args.device if args.device == "auto" else choose(args.device)  # train decides "auto"
         source = recipe.data if args.data is None else _source(args.data)
         self.data = load(source, image_size=recipe.image_size or None, memory_budget=args.memory)
+        refuse_unused(recipe_changes(args), recipe, self.data)
         if checkpoint is not None:
             check_data(args.resume, checkpoint, self.data)
         self.events = self._events(None if checkpoint is None else checkpoint.state)
@@ -99,7 +103,8 @@ class Job:
         assert isinstance(started, Started)
         self.started, self.cut = started, cut_of(started.plan, started.backend.on_gpu)
         self.device = started.backend
-        for note in (started.plan.note, *doubts(self.data, recipe.scale or self.data.scale, recipe.output)):
+        notes = doubts(self.data, recipe.scale or self.data.scale, recipe.output, standardized=recipe.standardize)
+        for note in (started.plan.note, *notes):
             if note:
                 say(f"fcgpu: warning: {note}")
         if checkpoint is not None:

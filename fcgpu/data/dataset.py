@@ -70,6 +70,11 @@ class Dataset:
     def n_features(self) -> int:
         return int(self.X.shape[1])
 
+    @property
+    def are_pictures(self) -> bool:
+        """Whether rows are pictures: their shape is known, or the scale is that of bytes up to 255."""
+        return self.image_shape is not None or self.scale == 1 / 255
+
 
 def _kind(array: Any) -> str:
     return f"an array of shape {array.shape}" if hasattr(array, "shape") else f"a {type(array).__name__}"

@@ -16,10 +16,13 @@ SMALL = {"feature": 0.01, "target": 0.1}
 MANY_CLASSES, FEW_SAMPLES = 20, 5  # so many classes with so few samples each are probably numbers to predict
 
 
-def doubts(data: Dataset, scale: float, output: str) -> Iterator[str]:
-    """The doubts about data whose features are multiplied by `scale` and whose y is the target of `output`."""
-    yield from _unscaled("feature", data.X, scale)
-    if output == "identity":
+def doubts(data: Dataset, scale: float, output: str, *, standardized: bool = False) -> Iterator[str]:
+    """The doubts about data whose features are multiplied by `scale`, or standardized, and whose y is the target of
+    `output`.
+    """
+    if not standardized or data.are_pictures:
+        yield from _unscaled("feature", data.X, scale)
+    if not standardized and output == "identity":
         yield from _unscaled("target", targets(data, data.y))
     n_classes = len(data.classes or ())
     if OUTPUTS[output].classifies and n_classes > MANY_CLASSES and data.n_samples < FEW_SAMPLES * n_classes:
@@ -52,6 +55,6 @@ def _unscaled(what: str, values: Any, scale: float = 1.0) -> Iterator[str]:
         found = f"no {what} has a root mean square above {size.max():.3g}"
     if found:
         yield (
-            f"{found}; a network learns better where it is about 1: subtract each {what}'s mean and divide by its "
-            "standard deviation"
+            f"{found}; a network learns better where it is about 1: use --standardize, or subtract each {what}'s mean "
+            "and divide by its standard deviation"
         )

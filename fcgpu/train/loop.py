@@ -21,6 +21,7 @@ from fcgpu.train.pixels import is_mapped, pixels_as_bytes
 from fcgpu.train.plan import Plan, plan, readable, work_of
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.run import Monitor, Run
+from fcgpu.train.standardized import refuse_unused, standardization
 from fcgpu.train.state import State
 
 SHARES_OFF = 0.02  # how far the shares of a sample may be from adding up to 1, if they were rounded to a few digits
@@ -57,7 +58,8 @@ def train(
     sample_weight : (n_samples,) finite numbers of 0 or more; None for equal weights. The loss of a batch is its
         weighted mean.
     start : the State of an earlier run to resume: its epochs count, and none follow if they are all of `epochs`.
-        State(params) starts from these parameters with epoch 1.
+        State(params) starts from these parameters with epoch 1. With standardize they are those for the standardized
+        samples, as in event.state(), not those of a Model.
     order : an object with NumPy's permutation(n), which draws the order of mini-batches. None: from the seed.
     monitor : a function of EpochEnded that returns the number that early stopping watches; less is better. Its
         attribute `what`, if it has one, names that number in Finished.stopped. None: with early_stopping the loss of
@@ -76,6 +78,7 @@ def train(
     if sample_ids is not None and (sample_ids := np.asarray(as_numpy(sample_ids))).shape != (data.n_samples,):
         raise DataError(f"{data.name}: sample_ids has shape {sample_ids.shape}; expected ({data.n_samples},)")
     spec, _ = fit_to(recipe, data)
+    refuse_unused(changes, recipe, data)
     if start is not None:
         _check_start(start, spec, recipe)
     if order is not None and not callable(getattr(order, "permutation", None)):
@@ -101,7 +104,12 @@ def train(
             )
         data, weights, sample_ids, held_out, held_weights = _hold_out(data, weights, sample_ids, recipe)
     y = fit_to(recipe, data)[1]
-    X, times = pixels_as_bytes(data.X, backend, threads or cpu_count())
+    standard, n_threads = standardization(recipe, data, y, weights), threads or cpu_count()
+    y = standard.targets(y)
+    if standard.mean is None:
+        X, times = pixels_as_bytes(data.X, backend, n_threads)
+    else:
+        X, times = standard.features(data.X, recipe.dtype, backend, n_threads), 1
     cut = partial(
         plan, spec, (X if backend.on_gpu else data.X, y), recipe, backend,
         threads=threads, weighted=weights is not None, beside=0 if held_out is None else held_out.X.nbytes, taken=X,
@@ -118,7 +126,8 @@ def train(
             watch = _loss_on(held_out, held_weights, recipe, backend, threads, resident=not made.chunk)
         return Run(
             recipe, data, spec, X, y, backend, made,
-            times=times, weights=weights, start=start, order=sample_order, monitor=watch, ids=sample_ids,
+            times=times, standard=standard, weights=weights, start=start, order=sample_order, monitor=watch,
+            ids=sample_ids,
         )  # fmt: skip
 
     return Attempts(backend, cut, build).events(memory_budget)

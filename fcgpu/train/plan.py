@@ -18,7 +18,7 @@ import numpy as np
 
 from fcgpu import logits
 from fcgpu.backend import Backend, Work
-from fcgpu.errors import ConfigError, DeviceError
+from fcgpu.errors import DeviceError
 from fcgpu.host import cpu_count
 from fcgpu.kernels.dense import is_sparse
 from fcgpu.network import Workspace, effective_spec
@@ -112,14 +112,11 @@ def plan(
     taken : X as the steps on the CPU take it, such as Pixels; None for X itself.
 
     If the budget is short, first fewer lanes are held and then fewer threads used; on a GPU the tile shrinks, and then
-    X stays on the host. Raises ConfigError for a batch larger than the data; DeviceError, with the bytes needed, if no
-    plan fits the budget.
+    X stays on the host. Raises DeviceError, with the bytes needed, if no plan fits the budget.
     """
     X, y = data
     n = X.shape[0]
     rows = recipe.rows(n)
-    if rows > n:
-        raise ConfigError(f'batch={rows} is more than the {n} samples; use batch="full"')
     resident = y.nbytes + (0 if is_mapped(X) and not backend.on_gpu else X.nbytes)
     there = not backend.on_gpu or backend.holds(X)  # in memory already, hence not in what is free
     budget = memory_budget

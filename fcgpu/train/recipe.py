@@ -57,6 +57,11 @@ class Recipe:
     data: str = _key("", TEXT, "a data set's name or a path; empty where it is given on the command line")
     image_size: tuple[int, ...] = _key((), IMAGE, "resize pictures of an image folder to [height, width]")
     scale: float = _key(0.0, NOT_NEGATIVE, "multiply features by this; 0 for the data's own scale, 1/255 for pixels")
+    standardize: bool = _key(
+        False,
+        FLAG,
+        "train on features, and targets of a regression, at mean 0 and standard deviation 1; of pictures only targets",
+    )
     hidden: tuple[int, ...] = _key((128, 64), HIDDEN, "sizes of the hidden layers")
     activation: str = _key("relu", one_of(HIDDEN_ACTIVATIONS), "of the hidden layers")
     output: str = _key("softmax", one_of(OUTPUTS), "activation of the last layer; it decides the loss")
@@ -88,7 +93,7 @@ class Recipe:
     validation_fraction: float = _key(0.1, SHARE, "share of the samples that early_stopping holds out")
     n_iter_no_change: int = _key(0, WHOLE, "stop after more than this many epochs without improvement; 0 for never")
     tol: float = _key(1e-4, NOT_NEGATIVE, "least improvement for n_iter_no_change; for lbfgs, the gradient to stop at")
-    batch: str | int = _key("full", BATCH, "samples per update")
+    batch: str | int = _key("full", BATCH, "samples per update; all if there are fewer")
     shuffle: bool = _key(True, FLAG, "draw mini-batches in a new order each epoch; else in the data's order")
     epochs: int = _key(100, EPOCHS, "passes over the data")
     seed: int = _key(0, WHOLE, "of the weights and of the order")
@@ -130,7 +135,7 @@ class Recipe:
                     raise ConfigError(
                         f"{key}={as_python(value)!r} is not for optimizer={self.optimizer!r}, which needs the same "
                         "loss at every step and finds its step sizes by itself: use optimizer='adam' or another "
-                        f"first-order rule, or leave {key} out"
+                        f"first-order rule, or " + ('batch="full"' if key == "batch" else f"leave {key} out")
                     )
         if self.precision != "float32" and self.dtype != "float32":
             raise ConfigError(
@@ -152,18 +157,20 @@ class Recipe:
         return self.dropout * len(self.hidden) if len(self.dropout) == 1 else self.dropout
 
     def rows(self, samples: int) -> int:
-        """Samples per batch: `samples` for "full", else the key `batch`, even if it is more."""
-        return samples if self.batch == "full" else int(self.batch)
+        """Samples per batch: all `samples` for "full", and if they are fewer than the key `batch`."""
+        return samples if self.batch == "full" else min(samples, int(self.batch))
 
     def but(self, **changes: Any) -> "Recipe":
         """The recipe with some keys changed.
 
         Raises ConfigError as the constructor does, for an unknown key, and for a key that would change nothing, unless
-        it has its default.
+        it has its default. With an optimizer that needs all samples at once, "full" is the batch unless it is changed.
         """
         if not changes:
             return self
         refuse_unknown(changes, "recipe")
+        if changes.get("optimizer") in FULL_BATCH:
+            changes = {"batch": "full"} | changes
         changed = replace(self, **changes)
         for why in changed.unused(changes):
             raise ConfigError(why)

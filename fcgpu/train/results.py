@@ -15,6 +15,7 @@ from fcgpu.optim import FULL_BATCH
 from fcgpu.params import Spec
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
+from fcgpu.train.standardized import Standardization
 from fcgpu.train.state import State
 
 
@@ -23,6 +24,7 @@ class Results:
 
     history : (epochs, 3) on the device, the sums that the steps have filled in.
     counts : whether the targets are class indices. scale : multiplies the features of a Model's samples.
+    standard : how the samples were standardized; losses and the Model are for the samples as they are.
     training_set : the features that were trained on, on a GPU as they lie there, and the scale that multiplies them.
     """
 
@@ -38,16 +40,18 @@ class Results:
         *,
         counts: bool,
         scale: float,
+        standard: Standardization,
         training_set: tuple[Any, float],
     ) -> None:
         self._recipe, self._data, self._spec, self._backend, self._threads = recipe, data, spec, backend, plan.threads
         self._history, self._counts, self._scale, self._training_set = history, counts, scale, training_set
-        self._halvings, self._checked = start.halvings, start.epochs
+        self._halvings, self._checked, self._standard = start.halvings, start.epochs, standard
 
     def sums(self, epoch: int) -> tuple[float, float, int]:
         """Loss with penalty, penalty, and correct predictions of an epoch; waits for the device."""
         loss, penalty, correct = self._backend.to_host(self._history[epoch - 1])
-        return float(loss), float(penalty), int(correct)
+        unit = self._standard.target_std**2
+        return unit * float(loss), unit * float(penalty), int(correct)
 
     def check(self, epochs: int) -> None:
         """Raise DivergenceError if one of the first `epochs` losses is not finite; waits for the device."""
@@ -71,6 +75,7 @@ class Results:
     def model(self, params: Any) -> Model:
         """The Model with parameters (n_params,) on the host."""
         data, classes = self._data, self._data.classes if self._counts else None
+        params = self._standard.folded(self._spec, params)
         return Model(self._spec, params, classes, self._scale, data.image_shape, self._recipe.name, data.feature_names)
 
     def test(self, model: Model) -> Score | None:

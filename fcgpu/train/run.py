@@ -34,6 +34,7 @@ from fcgpu.train.rates import Rates
 from fcgpu.train.recipe import KEYS, Recipe
 from fcgpu.train.results import Results
 from fcgpu.train.samples import Samples
+from fcgpu.train.standardized import Standardization
 from fcgpu.train.state import State
 from fcgpu.train.stopping import Patience
 from fcgpu.workers import Workers
@@ -49,7 +50,8 @@ Monitor = Callable[[EpochEnded], float]
 class Run:
     """One training run. All of its state is here, or in the arrays of `steps` and `rule`.
 
-    X, times : the data's features multiplied by `times`, from `pixels_as_bytes`.
+    X, times : the data's features multiplied by `times`, from `pixels_as_bytes`; or, from `standard`, other features
+        and 1.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Run:
         plan: Plan,
         *,
         times: int,
+        standard: Standardization,
         weights: Any,
         start: State | None,
         order: Order,
@@ -76,16 +79,18 @@ class Run:
         self.workers = Workers(plan.threads)
         self.shuffled = recipe.shuffle and plan.batch < plan.samples  # whether each epoch has a new order
         samples = Samples((X, y, weights), ids, recipe=recipe, plan=plan, backend=backend, shuffled=self.shuffled)
-        scale = recipe.scale or data.scale
+        scale = (recipe.scale or data.scale) if standard.mean is None else 1.0
         self.steps = self._steps(samples, plan, scale / times, done=start.epochs)
         self.plan = replace(plan, data_bytes=plan.data_bytes + samples.copied + self.steps.resident)
         self.rule = self._rule()
         self.steps.begin(self.rule)
         self._restore(start)
-        there = (X if plan.chunk else samples.X, scale / times) if backend.on_gpu else (data.X, scale)
+        there = (data.X, scale)
+        if backend.on_gpu and standard.mean is None:
+            there = (X if plan.chunk else samples.X, scale / times)
         self.results = Results(
             recipe, data, spec, backend, plan, start, self.steps.history,
-            counts=self.counts, scale=scale, training_set=there,
+            counts=self.counts, scale=scale, standard=standard, training_set=there,
         )  # fmt: skip
 
     def _steps(self, samples: Samples, plan: Plan, scale: float, *, done: int) -> "OnCpu | InC | OnGpu":
