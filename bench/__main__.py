@@ -1,4 +1,4 @@
-"""`python -m bench run | report | calls | trust | gpu`."""
+"""`python -m bench run | report | calls | tables | trust | gpu`."""
 
 import argparse
 import sys
@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     report.add_argument("--out", type=Path, default=Path("bench/results/report"), help="without suffix: %(default)s")
     calls = commands.add_parser("calls", help="single calls of the estimators, ours and scikit-learn's, as a table")
     calls.add_argument("--rounds", type=int, help="default: 21")
+    tables = commands.add_parser("tables", help="data of one's own: the recipe's scores and time, and scikit-learn's")
+    tables.add_argument("--splits", type=int, help="default: 5")
     trust = commands.add_parser(
         "trust", help="check that a planted delay is measured, that runs agree, that wrong work is refused"
     )
@@ -53,6 +55,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.command == "gpu":
         return session.run(_chosen(args.parts, PARTS, "--parts", words), args.out, args.seconds, "cuda", say)
     try:
+        if args.command == "tables":
+            from bench.tables import measure as compare
+
+            for line in compare(args.splits):
+                print(line, flush=True)
+            return 0
         if args.command == "calls":
             from bench.calls import measure
 

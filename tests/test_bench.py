@@ -211,24 +211,35 @@ def test_a_case_whose_reference_is_missing_is_left_out(out, monkeypatch):
     assert [(row["peer"], row["skipped"]) for row in read([out.path])] == [("reference", reason)]
 
 
-@pytest.mark.parametrize("command", ["calls", "report", "run"])
+@pytest.mark.parametrize("command", ["calls", "tables", "report", "run"])
 def test_without_other_libraries_the_commands_work_or_name_what_is_missing(command, tmp_path):
     for name in ("matplotlib", "sklearn"):
         missing = f"raise ModuleNotFoundError('not here', name={name!r})\n"
         (tmp_path / f"{name}.py").write_text(missing, encoding="utf-8")
     rows = tmp_path / "rows.jsonl"
-    words = {"calls": [], "report": [str(rows)], "run": ["--cases=fit", f"--out={rows}"]}[command]
+    words = {"calls": [], "tables": [], "report": [str(rows)], "run": ["--cases=fit", f"--out={rows}"]}[command]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
     command_line = [sys.executable, "-m", "bench", command, *words]
     done = subprocess.run(command_line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     code, said = {
         "calls": (2, "bench: error: sklearn is not installed: pip install "),
+        "tables": (2, "bench: error: sklearn is not installed: pip install "),
         "report": (2, "bench: error: matplotlib is not installed: pip install "),
         "run": (0, "skipped: sklearn is not installed; no result can be checked without it\n"),
     }[command]
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_tables_are_scored_and_timed():
+    """The first of them: iris, which both ways learn."""
+    tables = pytest.importorskip("bench.tables")
+    *_, line = itertools.islice(tables.measure(1), 3)
+    name, score, *figures = line.strip("| ").split(" | ")
+    assert (name, score) == ("iris, 150 x 4", "accuracy")
+    assert all(0.85 < float(accuracy) <= 1 for accuracy in figures[:2])
+    assert all(0 <= float(seconds) < 10 for seconds in figures[2:])
 
 
 def test_a_program_that_ends_without_a_word_is_left_out(out, monkeypatch):

@@ -38,6 +38,9 @@ def problem(recipe, mnist):
     if recipe.name == "logistic":
         X = np.random.default_rng(0).integers(0, 256, (24, 12_288)).astype(np.uint8)
         return fcgpu.dataset(X, np.arange(24) % 2, scale=1 / 255)
+    if recipe.name == "own":
+        X = np.random.default_rng(0).normal(3, 2, (128 * STEPS, 6))
+        return fcgpu.dataset(X, (X[:, 0] > X[:, 1]).astype(int))
     if recipe.data == "mnist":
         n = STEPS * 10 if recipe.batch == 10 else 300
         return replace(mnist, X=mnist.X[:n], y=mnist.y[:n], X_test=mnist.X_test[:50], y_test=mnist.y_test[:50])
@@ -53,7 +56,7 @@ def model_of(data, device, **options):
 def test_ten_steps_of_a_recipe_are_the_cpus(name, device, mnist):
     recipe = fcgpu.load_recipe(name)
     data = problem(recipe, mnist)
-    recipe = recipe.but(epochs=1 if recipe.batch == 10 else STEPS)
+    recipe = recipe.but(epochs=STEPS if recipe.batch == "full" else 1)
     ours, theirs = (model_of(data, where, recipe=recipe) for where in (device, "cpu"))
     assert ours.steps == theirs.steps == STEPS
     units = sum(ours.model.spec.sizes)
