@@ -124,7 +124,7 @@ def refuse_unused(keys: Iterable[str], recipe: Recipe, data: Dataset) -> None:
     if "standardize" in keys and data.are_pictures and recipe.output != "identity":
         raise ConfigError(f"standardize=True changes nothing for pictures, as in {data.name}: they have one scale")
     if "scale" in keys and not data.are_pictures:
-        raise ConfigError(f"scale={recipe.scale:g} changes nothing with standardize, which scales each feature")
+        raise ConfigError(f"scale={recipe.scale:g} changes nothing with standardize=True: leave one of them out")
 
 
 def _check(what: str, mean: Any, variance: Any, rate: Any, dtype: str) -> None:
