@@ -106,6 +106,16 @@ def test_squared_error_by_hand(backend):
     np.testing.assert_allclose(dZ, [[1.0, -1.5]])
 
 
+@pytest.mark.parametrize("count", [1.0, 1e6, 1e9])
+def test_half_the_poisson_deviance_of_a_large_count_keeps_its_digits(count, backend):
+    """In float32 the logit itself, some 20, is known to 1e-6, which is d z / z of the deviance's root."""
+    Z = (np.log(count) + np.array([[0.1], [-0.5], [2.0]])).astype(np.float32)
+    losses = backend.xp.empty((3, 1), np.float32)
+    Kernels(backend).poisson(*map(backend.xp.asarray, (Z, np.full((3, 1), count, np.float32))), 1.0, losses)
+    d = Z.astype(float) - np.log(count)
+    np.testing.assert_allclose(backend.to_host(losses), count * (np.expm1(d) - d), rtol=1e-4)
+
+
 @pytest.mark.parametrize("output", ["sigmoid", "softmax"])
 def test_losses_neither_overflow_nor_take_the_log_of_zero(output, backend):
     losses, dZ = loss_of(backend, output, [[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]], [0, 0])

@@ -79,7 +79,8 @@ def loss(name: str, *, each: str = "for (int j = first; j < k; j += step)", func
         "poisson": f"""
         {each} {{
             T z = Z[row + j], target = {TARGET}, mean = {exp("z")};
-            sum += mean - target * z + (target > T(0) ? target * {log("target")} : T(0)) - target;
+            T d = z - {log("target > T(0) ? target : T(1)")};
+            sum += target > T(0) ? target * (expm1(d) - d) : mean;
             dZ[row + j] = H((mean - target) * up);
         }}
         """,

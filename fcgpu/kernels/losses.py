@@ -49,10 +49,14 @@ def squared_error(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
 
 
 def poisson(Z: Any, y: Any, weight: Any, losses: Any, *, xp: Any) -> None:
-    """Σ over outputs of e^z - t z + t log t - t, which is half the Poisson deviance; targets t are 0 or more."""
+    """Σ over outputs of e^z - t z + t log t - t, which is half the Poisson deviance; targets t are 0 or more.
+
+    As t (e^d - 1 - d) with d = z - log t, or e^z for t = 0: the terms above are nearly equal for a large t.
+    """
     t = y if y.ndim == 2 else y[:, None]
-    constant = t * xp.log(xp.where(t > 0, t, 1)) - t
-    xp.multiply(total(xp.exp(Z) - Z * t + constant, xp), weight, out=losses)
+    d = Z - xp.log(xp.where(t > 0, t, 1))
+    terms = xp.where(t > 0, t * (xp.expm1(d) - d), xp.exp(Z))
+    xp.multiply(total(terms, xp), weight, out=losses)
 
 
 def _at_target(Z: Any, y: Any, xp: Any) -> Any:
