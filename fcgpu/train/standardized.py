@@ -11,7 +11,7 @@ So a Model knows nothing of this. A feature that does not vary has no σ; 1 / σ
 weights. The features of pictures are left as they are: they have one scale for all.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from fcgpu.train.pixels import is_mapped
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import Recipe
 
-AT_ONCE, GPU_AT_ONCE = 1 << 18, 1 << 26  # numbers that are converted to float64 at a time
+AT_ONCE, GPU_AT_ONCE = 1 << 16, 1 << 26  # numbers that are converted to float64 at a time
 LOST = 0.01  # greatest rounding error of a model's inputs, in standard deviations
 
 
@@ -148,19 +148,24 @@ def _rate(mean: Any, variance: Any, n: int) -> Any:
 
 
 def _moments(X: Any, shares: Any) -> tuple[Any, Any]:
-    """Mean and variance (n_columns,) of X (n, n_columns) on any device, weighted by `shares` (n,), which sum to 1."""
+    """Mean and variance (n_columns,) of X (n, n_columns) on any device, weighted by `shares` (n,), which sum to 1.
+
+    Block by block, in one pass: those of two parts give those of the whole (Chan, Golub and LeVeque 1979).
+    """
     xp = namespace_of(X)
-    blocks = _blocks(X, xp)
-
-    def mean_of(function: Callable[[Any], Any]) -> Any:
-        total: Any = 0
-        for rows in blocks:
-            total = total + xp.matmul(xp.asarray(shares[None, rows]), function(X[rows].astype(np.float64)))
-        return total
-
+    total, mean, variance = 0.0, 0.0, 0.0  # variance is that of the whole times its total share
     with beside(X), np.errstate(all="ignore"):  # squares that overflow are an error of their own
-        mean = mean_of(lambda A: A)
-        variance = mean_of(lambda A: (A - mean) * (A - mean))
+        for rows in _blocks(X, xp):
+            if not (part := float(shares[rows].sum())):
+                continue
+            weights, A = xp.asarray(shares[None, rows]), X[rows].astype(np.float64)
+            its_mean = xp.matmul(weights, A) * (1 / part)
+            A -= its_mean
+            A *= A
+            apart = its_mean - mean
+            variance = variance + xp.matmul(weights, A) + apart * apart * (total * part / (total + part))
+            total += part
+            mean = mean + apart * (part / total)
     return as_numpy(mean)[0], as_numpy(variance)[0]
 
 
