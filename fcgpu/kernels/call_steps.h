@@ -60,7 +60,7 @@ static int take_numbers(Steps* it, const Array* a) {
     if (!is(&a[WHOLES], 'b', 8, 8) || !is(&a[REALS], 'd', 8, 9) || !is(&a[SUMS], 'd', 8, 3)) return 0;
     it->batch = n[0], it->some = n[1], it->threads = (int)n[2], it->activation = (int)n[3], it->output = (int)n[4];
     it->counts = (int)n[5], it->rule = (int)n[6], it->whole = n[7];
-    it->scale = x[0], it->alpha = x[1], it->first = x[2], it->second = x[3], it->epsilon = x[4];
+    it->scale = x[0], it->alpha = x[1], it->beta_1 = x[2], it->beta_2 = x[3], it->epsilon = x[4];
     it->weight_decay = x[5], it->clip = x[6], it->t = x[7], it->longest = x[8], it->sums = a[SUMS].view.buf;
     return has_sane_cut(it) && it->whole > 0 && it->rule >= GRADIENT_DESCENT && it->rule <= NONE;
 }
@@ -143,7 +143,7 @@ static int take_room(Steps* it, const Array* room, const Array* params) {
    steps are done: at least one, but no more are begun after so many seconds.
 
    whole numbers: batch, samples of a task, threads, activation, output, counts, rule, samples of an epoch.
-   real numbers: scale, alpha, the rule's first and second factor, epsilon, weight decay, clip or 0, steps of the rule
+   real numbers: scale, alpha, beta_1 (or momentum, or rho), beta_2, epsilon, weight decay, clip or 0, steps of the rule
    before, seconds.
    For dropout: ids (n) and keys (steps, hidden layers, 2), uint32, and drops (hidden layers); else None. */
 FUNCTION(steps) {

@@ -188,11 +188,11 @@ CLONES static void N(count_correct)(const T* Z, Integers y, unsigned char* corre
     }
 }
 
-/* One step of Adam for n parameters; η_t is `step`. */
+/* One step of Adam for n parameters. */
 CLONES static void N(adam)(T* restrict w, const T* restrict g, T* restrict m, T* restrict v, ptrdiff_t n, double beta_1,
-                           double beta_2, double epsilon, double step) {
+                           double beta_2, double epsilon, double eta_t) {
     const T b1 = (T)beta_1, rest_1 = (T)(1 - beta_1), b2 = (T)beta_2, rest_2 = (T)(1 - beta_2), e = (T)epsilon,
-            rate = (T)step;
+            rate = (T)eta_t;
     for (ptrdiff_t i = 0; i < n; i++) {
         m[i] = b1 * m[i] + rest_1 * g[i];
         v[i] = b2 * v[i] + rest_2 * (g[i] * g[i]);
@@ -244,6 +244,3 @@ CLONES static int N(to_bytes)(const T* restrict x, ptrdiff_t n, T times, uint8_t
     }
     return !others;
 }
-
-#undef FORWARD
-#undef BACKWARD

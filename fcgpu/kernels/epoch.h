@@ -26,15 +26,15 @@ static void N(steps)(void* job, Team* team, int thread, ptrdiff_t phase) {
         const ptrdiff_t n = it->samples - start < it->batch ? it->samples - start : it->batch;
         const ptrdiff_t parts = (n + it->some - 1) / it->some;
         const int last = which == phases - 1;
-        const double share = N(share_of)(it, start, n), part = (double)n / (double)it->whole, rate = it->rates[step];
+        const double share = N(share_of)(it, start, n), portion = (double)n / (double)it->whole, rate = it->rates[step];
         const double t = it->t + (double)step + 1;
         const uint32_t* keys = it->keys ? it->keys + 2 * step * (it->layers - 1) : NULL;
-        const double adam = rate * sqrt(-expm1(t * log(it->second))) / -expm1(t * log(it->first));
+        const double eta_t = rate * sqrt(-expm1(t * log(it->beta_2))) / -expm1(t * log(it->beta_1));
         if (!which && __atomic_load_n(&team->leave, __ATOMIC_RELAXED)) return;
         for (ptrdiff_t task; (task = next_task(team, thread, which ? tasks : parts)) >= 0;) {
             if (!which) N(samples)(it, room, my, task, n, start, share, keys);
-            else if (which == 1) N(rows)(it, room, my, task, n, share, rate, adam);
-            else N(clipped_rows)(it, room, my, task, tasks, rate, adam);
+            else if (which == 1) N(rows)(it, room, my, task, n, share, rate, eta_t);
+            else N(clipped_rows)(it, room, my, task, tasks, rate, eta_t);
         }
         if (!thread && last) {
             it->done = step + 1;
@@ -43,9 +43,9 @@ static void N(steps)(void* job, Team* team, int thread, ptrdiff_t phase) {
         end_phase(team);
         if (thread) continue;
         for (ptrdiff_t i = 0; !which && i < parts; i++) it->sums[2] += (double)room->correct[i];
-        for (ptrdiff_t s = 0; !which && s < n; s++) it->sums[0] += part * (double)room->losses[s];
+        for (ptrdiff_t s = 0; !which && s < n; s++) it->sums[0] += portion * (double)room->losses[s];
         for (ptrdiff_t i = 0; last && it->alpha != 0 && i < tasks; i++)
-            it->sums[1] += part * 0.5 * it->alpha * share * room->penalties[i];
+            it->sums[1] += portion * 0.5 * it->alpha * share * room->w_squares[i];
     }
 }
 
@@ -63,17 +63,11 @@ static void N(run)(Steps* it) {
     for (ptrdiff_t i = 0; i < it->layers; i++) {
         const ptrdiff_t n_in = it->sizes[i], n = it->sizes[i + 1];
         if (i) {
-            memset(room.across[i], 0, (size_t)(n * WHOLE_VECTORS(n_in)) * sizeof(T));
-            N(turn)(W, n_in, n, room.across[i]);
+            memset(room.WT[i], 0, (size_t)(n * WHOLE_VECTORS(n_in)) * sizeof(T));
+            N(transpose)(W, n_in, n, room.WT[i]);
         }
         W += (n_in + 1) * n;
     }
     it->divided = &room;
     work_as_team(N(steps), it, it->threads);
 }
-#undef FEW
-#undef ROW
-#undef VECTOR
-#undef WHOLE_VECTORS
-#undef TILE
-#undef UNROLL

@@ -1,6 +1,7 @@
-/* The CPU's fused kernels as Python functions. Each takes the arguments of the reference of its name and returns True.
-   It returns False, and changes nothing, for arrays that it does not support: as a rule they must be contiguous, and
-   all float or all double. Types, shapes and indices are checked in this file, and not again in the headers. */
+/* The CPU's fused kernels as Python functions. Each takes the arguments of the reference of its name, or those that its
+   comment names, and returns True. It returns False, and changes nothing, for arrays that it does not support: as a
+   rule they must be contiguous, and all float or all double. Types, shapes and indices are checked here and in
+   call_steps.h, and not again in the other headers. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -264,7 +265,7 @@ FUNCTION(count_correct) {
     DONE(done);
 }
 
-/* (w, g, m, v, beta_1, beta_2, epsilon, step): w, m and v are updated. */
+/* (w, g, m, v, beta_1, beta_2, epsilon, eta_t): w, m and v are updated. */
 FUNCTION(adam) {
     TAKES(8);
     Array a[4] = {0};

@@ -81,4 +81,3 @@ static int N(multiply_pixels)(Bytes A, Matrix B, Matrix C, ptrdiff_t m, ptrdiff_
     free(memory.at);
     return 1;
 }
-#undef AT_ONCE

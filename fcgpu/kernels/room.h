@@ -11,12 +11,12 @@ typedef struct { /* of one thread */
     uint8_t* correct;
 } N(Desk);
 
-typedef struct {                                              /* of all threads; layer i is from A[i] to A[i + 1] */
-    T *A[MOST_LAYERS], *D[MOST_LAYERS], *across[MOST_LAYERS]; /* across[i]: Wᵀ of layer i, as `turn` has it */
-    uint8_t* seen;                                            /* (tasks, n_features + 1) */
-    T* losses;                                                /* of each sample */
-    double *penalties, *squares;                              /* of each task */
-    T* gradient;                                              /* (n_params), if it is clipped */
+typedef struct {                                           /* of all threads; layer i is from A[i] to A[i + 1] */
+    T *A[MOST_LAYERS], *dZ[MOST_LAYERS], *WT[MOST_LAYERS]; /* WT[i]: Wᵀ of layer i, as `transpose` has it */
+    uint8_t* seen;                                         /* (tasks, n_features + 1) */
+    T* losses;                                             /* of each sample */
+    double *w_squares, *g_squares;                         /* Σ W² and Σ gradient² of each task */
+    T* gradient;                                           /* (n_params), if it is clipped */
     ptrdiff_t* correct;
     ptrdiff_t first_task[MOST_LAYERS];
     N(Desk) desks[MOST_THREADS];
@@ -30,8 +30,8 @@ static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
     for (ptrdiff_t i = 0; i <= last; i++) {
         if (sizes[i] + 1 > widest) widest = sizes[i] + 1;
         if (i < last) room->A[i] = take_memory(&memory, it->batch * ROW(sizes[i] + 1) * sizeof(T));
-        if (i) room->D[i] = take_memory(&memory, it->batch * ROW(sizes[i]) * sizeof(T));
-        if (i && i < last) room->across[i] = take_memory(&memory, sizes[i + 1] * WHOLE_VECTORS(sizes[i]) * sizeof(T));
+        if (i) room->dZ[i] = take_memory(&memory, it->batch * ROW(sizes[i]) * sizeof(T));
+        if (i && i < last) room->WT[i] = take_memory(&memory, sizes[i + 1] * WHOLE_VECTORS(sizes[i]) * sizeof(T));
         if (i) params += (sizes[i - 1] + 1) * sizes[i];
         room->first_task[i] = rows;
         rows += (sizes[i] + SOME_ROWS) / SOME_ROWS; /* of sizes[i] + 1 */
@@ -39,8 +39,8 @@ static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
     room->seen = take_memory(&memory, tasks * (sizes[0] + 1));
     room->losses = take_memory(&memory, it->batch * sizeof(T));
     room->correct = take_memory(&memory, tasks * sizeof(ptrdiff_t));
-    room->penalties = take_memory(&memory, rows * sizeof(double));
-    room->squares = take_memory(&memory, rows * sizeof(double));
+    room->w_squares = take_memory(&memory, rows * sizeof(double));
+    room->g_squares = take_memory(&memory, rows * sizeof(double));
     room->gradient = take_memory(&memory, it->clip > 0 ? params * sizeof(T) : 0);
     const ptrdiff_t deep = widest > it->batch ? widest : it->batch, k = sizes[last];
     const ptrdiff_t size = SOME_ROWS * WHOLE_VECTORS(widest) * (ptrdiff_t)sizeof(T);

@@ -1,30 +1,30 @@
-/* The second phase of a step: some rows of the gradient Aᵀ D of a layer, and the update of these rows while their
+/* The second phase of a step: some rows of the gradient Aᵀ dZ of a layer, and the update of these rows while their
    gradient is in the cache. It is stored as a whole only where its norm is clipped.
 
    Included once for float and once for double, after samples.h. */
 
-/* w (n) and the rule's vectors, updated by the gradient g. `rate` is η, `step` that of Adam with its corrections. */
+/* w (n) and the rule's vectors, updated by the gradient g as in updates.py; `rate` is η, `decay` is η λ. */
 CLONES static void N(update)(const Steps* it, T* restrict w, const T* restrict g, T* restrict m, T* restrict v,
-                             ptrdiff_t n, double rate, double step, double decay) {
-    const T eta = (T)rate, first = (T)it->first, rest = (T)(1 - it->first), e = (T)it->epsilon, lambda = (T)decay;
+                             ptrdiff_t n, double rate, double eta_t, double decay) {
+    const T eta = (T)rate, mu = (T)it->beta_1, rho = mu, rest = (T)(1 - it->beta_1), e = (T)it->epsilon;
     switch (it->rule) {
         case GRADIENT_DESCENT:
             for (ptrdiff_t i = 0; i < n; i++) w[i] -= eta * g[i];
             break;
         case MOMENTUM:
-            for (ptrdiff_t i = 0; i < n; i++) v[i] = first * v[i] - eta * g[i], w[i] += v[i];
+            for (ptrdiff_t i = 0; i < n; i++) v[i] = mu * v[i] - eta * g[i], w[i] += v[i];
             break;
         case NESTEROV:
-            for (ptrdiff_t i = 0; i < n; i++) v[i] = first * v[i] - eta * g[i], w[i] += first * v[i] - eta * g[i];
+            for (ptrdiff_t i = 0; i < n; i++) v[i] = mu * v[i] - eta * g[i], w[i] += mu * v[i] - eta * g[i];
             break;
         case RMSPROP:
             for (ptrdiff_t i = 0; i < n; i++)
-                v[i] = first * v[i] + rest * (g[i] * g[i]), w[i] -= eta * (g[i] / (SQRT(v[i]) + e));
+                v[i] = rho * v[i] + rest * (g[i] * g[i]), w[i] -= eta * (g[i] / (SQRT(v[i]) + e));
             break;
         case ADAMW:
-            for (ptrdiff_t i = 0; i < n; i++) w[i] -= lambda * w[i];
+            for (ptrdiff_t i = 0; i < n; i++) w[i] -= (T)decay * w[i];
             /* fall through */
-        default: N(adam)(w, g, m, v, n, it->first, it->second, it->epsilon, step);
+        default: N(adam)(w, g, m, v, n, it->beta_1, it->beta_2, it->epsilon, eta_t);
     }
 }
 
@@ -38,21 +38,21 @@ CLONES static double N(sum_of_squares)(const T* g, ptrdiff_t n) {
     return sum;
 }
 
-/* across (rows / VECTOR, n, VECTOR) = Wᵀ, vector by vector, for W (rows, n): so it is written, and read, in order. */
-CLONES static void N(turn)(const T* restrict W, ptrdiff_t rows, ptrdiff_t n, T* restrict across) {
+/* WT (rows / VECTOR, n, VECTOR) = Wᵀ, vector by vector, for W (rows, n): so it is written, and read, in order. */
+CLONES static void N(transpose)(const T* restrict W, ptrdiff_t rows, ptrdiff_t n, T* restrict WT) {
     T square[VECTOR][VECTOR];
     for (ptrdiff_t r = 0; r < rows; r += VECTOR, W += VECTOR * n) {
         const ptrdiff_t height = rows - r < VECTOR ? rows - r : VECTOR;
         for (ptrdiff_t j = 0; j < n; j += VECTOR) {
             const ptrdiff_t width = n - j < VECTOR ? n - j : VECTOR;
             if (height < VECTOR || width < VECTOR) {
-                for (ptrdiff_t i = 0; i < width; i++, across += VECTOR)
-                    for (ptrdiff_t l = 0; l < height; l++) across[l] = W[l * n + j + i];
+                for (ptrdiff_t i = 0; i < width; i++, WT += VECTOR)
+                    for (ptrdiff_t l = 0; l < height; l++) WT[l] = W[l * n + j + i];
                 continue;
             }
             for (ptrdiff_t l = 0; l < VECTOR; l++) memcpy(square[l], W + l * n + j, sizeof square[l]);
-            for (ptrdiff_t i = 0; i < VECTOR; i++, across += VECTOR)
-                for (ptrdiff_t l = 0; l < VECTOR; l++) across[l] = square[l][i];
+            for (ptrdiff_t i = 0; i < VECTOR; i++, WT += VECTOR)
+                for (ptrdiff_t l = 0; l < VECTOR; l++) WT[l] = square[l][i];
         }
     }
 }
@@ -101,8 +101,8 @@ static ptrdiff_t N(gradient)(const Steps* it, const N(Room) * room, N(Desk) * my
                 my->a_at[depth] = l * ROW(width), my->b_at[depth] = l * ROW(of.n);
         }
         for (ptrdiff_t r = 0; r < rows; r++) my->c[r] = sum + r * row;
-        N(multiply)((N(Product)){my->a, my->a_at, room->D[i + 1], my->b_at, VECTOR, depth, my->c, rows, 0, 0}, row, row,
-                    it->many_registers, NULL, NULL);
+        N(multiply)((N(Product)){my->a, my->a_at, room->dZ[i + 1], my->b_at, VECTOR, depth, my->c, rows, 0, 0}, row,
+                    row, it->many_registers, NULL, NULL);
         for (ptrdiff_t l = 0; s && l < rows * row; l++) my->gradient[l] += sum[l];
     }
     return rows;
@@ -121,22 +121,22 @@ static void N(spread)(N(Desk) * my, N(Rows) of, ptrdiff_t rows) {
     }
 }
 
-static void N(update_rows)(const Steps* it, const N(Room) * room, N(Rows) of, const T* g, double rate, double step) {
+static void N(update_rows)(const Steps* it, const N(Room) * room, N(Rows) of, const T* g, double rate, double eta_t) {
     T *w = (T*)it->params + of.at, *m = it->m ? (T*)it->m + of.at : NULL, *v = it->v ? (T*)it->v + of.at : NULL;
     const ptrdiff_t done = of.weights * of.n;
     if (it->rule == NONE) {
         memcpy(m, g, (size_t)(of.count * of.n) * sizeof(T));
         return;
     }
-    N(update)(it, w, g, m, v, done, rate, step, rate * it->weight_decay);
+    N(update)(it, w, g, m, v, done, rate, eta_t, rate * it->weight_decay);
     if (of.weights < of.count)
-        N(update)(it, w + done, g + done, m ? m + done : m, v ? v + done : v, of.n, rate, step, 0);
-    if (of.layer) N(turn)(w, of.weights, of.n, room->across[of.layer] + of.top * of.n);
+        N(update)(it, w + done, g + done, m ? m + done : m, v ? v + done : v, of.n, rate, eta_t, 0);
+    if (of.layer) N(transpose)(w, of.weights, of.n, room->WT[of.layer] + of.top * of.n);
 }
 
 /* The gradient of a task's rows, and their update unless the gradient is clipped first. */
 static void N(rows)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t batch, double share,
-                    double rate, double step) {
+                    double rate, double eta_t) {
     const N(Rows) of = N(rows_of)(it, room, task);
     const ptrdiff_t rows = N(gradient)(it, room, my, of, batch), size = of.count * of.n;
     T *g = my->gradient, *w = (T*)it->params + of.at;
@@ -146,24 +146,24 @@ static void N(rows)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff
         return;
     }
     N(spread)(my, of, rows);
-    if (it->alpha != 0) room->penalties[task] = N(add_l2)(w, g, of.weights * of.n, it->alpha * share);
+    if (it->alpha != 0) room->w_squares[task] = N(add_l2)(w, g, of.weights * of.n, it->alpha * share);
     if (!(it->clip > 0)) {
-        N(update_rows)(it, room, of, g, rate, step);
+        N(update_rows)(it, room, of, g, rate, eta_t);
         return;
     }
     memcpy(room->gradient + of.at, g, (size_t)size * sizeof(T));
-    room->squares[task] = N(sum_of_squares)(g, size);
+    room->g_squares[task] = N(sum_of_squares)(g, size);
 }
 
 /* The update of a task's rows by their gradient, whose norm becomes at most `clip`. */
 static void N(clipped_rows)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t tasks,
-                            double rate, double step) {
+                            double rate, double eta_t) {
     const N(Rows) of = N(rows_of)(it, room, task);
     double squares = 0;
-    for (ptrdiff_t i = 0; i < tasks; i++) squares += room->squares[i];
+    for (ptrdiff_t i = 0; i < tasks; i++) squares += room->g_squares[i];
     const double norm = sqrt(squares);
     const T factor = (T)(norm > it->clip ? it->clip / norm : norm >= 0 ? 1 : norm); /* NaN stays NaN */
     const T* g = room->gradient + of.at;
     for (ptrdiff_t i = 0; i < of.count * of.n; i++) my->gradient[i] = g[i] * factor;
-    N(update_rows)(it, room, of, my->gradient, rate, step);
+    N(update_rows)(it, room, of, my->gradient, rate, eta_t);
 }

@@ -1,4 +1,4 @@
-/* The first phase of a step: some samples through the network and back. This leaves the inputs A and the gradients D of
+/* The first phase of a step: some samples through the network and back. This leaves the input A and the gradient dZ of
    every layer. Features that are zero in all samples of a task are skipped. Predictions are its first half.
 
    Included once for float and once for double, after room.h. */
@@ -58,14 +58,14 @@ CLONES static void N(drop)(T* x, ptrdiff_t n, uint32_t id, const uint32_t* key, 
     }
 }
 
-/* From the logits of n samples to their losses and D of the last layer. Returns how many are predicted correctly. */
+/* From the logits of n samples to their losses and dZ of the last layer. Returns how many are predicted correctly. */
 static ptrdiff_t N(compare)(const Steps* it, N(Desk) * my, const ptrdiff_t* rows, ptrdiff_t n, double share, T* losses,
-                            T* D) {
+                            T* dZ) {
     const ptrdiff_t k = it->sizes[it->layers];
     const T *targets = it->targets, *weights = it->weights;
     const Integers y = {(const char*)my->labels, sizeof(ptrdiff_t), 1};
     for (ptrdiff_t s = 0; s < n; s++) {
-        memcpy(my->logits + s * k, D + s * ROW(k), (size_t)k * sizeof(T));
+        memcpy(my->logits + s * k, dZ + s * ROW(k), (size_t)k * sizeof(T));
         if (targets) memcpy(my->targets + s * k, targets + rows[s] * k, (size_t)k * sizeof(T));
         else my->labels[s] = integer(it->y, rows[s]);
         my->weights[s] = (T)(weights ? weights[rows[s]] * share : share);
@@ -85,7 +85,7 @@ static ptrdiff_t N(compare)(const Steps* it, N(Desk) * my, const ptrdiff_t* rows
         default: N(squared_loss)(my->logits, y, targets, my->weights, 1, losses, n, k);
     }
     N(minus_target)(my->outputs, y, targets, my->weights, 1, n, k);
-    for (ptrdiff_t s = 0; s < n; s++) memcpy(D + s * ROW(k), my->outputs + s * k, (size_t)k * sizeof(T));
+    for (ptrdiff_t s = 0; s < n; s++) memcpy(dZ + s * ROW(k), my->outputs + s * k, (size_t)k * sizeof(T));
     ptrdiff_t correct = 0;
     if (it->counts) {
         N(count_correct)(my->logits, y, my->correct, n, k);
@@ -94,14 +94,14 @@ static ptrdiff_t N(compare)(const Steps* it, N(Desk) * my, const ptrdiff_t* rows
     return correct;
 }
 
-/* Layer i of the n samples of task number `place`, columns `from` to `to`: A of the next or, after the last, D. */
+/* Layer i of the n samples of task number `place`, columns `from` to `to`: A of the next or, after the last, dZ. */
 static void N(layer)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t place, ptrdiff_t n, ptrdiff_t i,
                      ptrdiff_t from, ptrdiff_t to) {
     const ptrdiff_t n_in = it->sizes[i], n_out = it->sizes[i + 1], first = place * it->some;
     const ptrdiff_t hidden = i + 1 < it->layers, row = ROW(n_out + hidden);
     const uint8_t* seen = room->seen + place * (n_in + 1);
     const T* W = it->params;
-    T* Z = (hidden ? room->A : room->D)[i + 1] + first * row;
+    T* Z = (hidden ? room->A : room->dZ)[i + 1] + first * row;
     ptrdiff_t depth = 0;
     for (ptrdiff_t l = 0; l < i; l++) W += (it->sizes[l] + 1) * it->sizes[l + 1];
     for (ptrdiff_t k = 0; k <= n_in; k++) {
@@ -117,7 +117,7 @@ static void N(layer)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdif
     }
 }
 
-/* The samples of my->rows through the network: A of every layer and, in D of the last, the logits, at the place in
+/* The samples of my->rows through the network: A of every layer and, in dZ of the last, the logits, at the place in
    `room` of task number `place`. */
 static void N(forward)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t place, ptrdiff_t n,
                        const uint32_t* keys) {
@@ -131,7 +131,7 @@ static void N(forward)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
     }
 }
 
-/* Some samples through the network and back: A and D of every layer, for rows first to first + n of the batch. */
+/* Some samples through the network and back: A and dZ of every layer, for rows first to first + n of the batch. */
 static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t batch,
                        ptrdiff_t start, double share, const uint32_t* keys) {
     const ptrdiff_t *sizes = it->sizes, last = it->layers, first = task * it->some;
@@ -139,24 +139,24 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
     for (ptrdiff_t s = 0; s < n; s++) my->rows[s] = it->order ? it->order[start + first + s] : start + first + s;
     N(forward)(it, room, my, task, n, keys);
     room->correct[task] =
-        N(compare)(it, my, my->rows, n, share, room->losses + first, room->D[last] + first * ROW(sizes[last]));
+        N(compare)(it, my, my->rows, n, share, room->losses + first, room->dZ[last] + first * ROW(sizes[last]));
     for (ptrdiff_t i = last - 1; i > 0; i--) {
         const ptrdiff_t n_in = sizes[i], n_out = sizes[i + 1];
-        T* D = room->D[i] + first * ROW(n_in);
+        T* dA = room->dZ[i] + first * ROW(n_in); /* overwritten with dZ */
         for (ptrdiff_t k = 0; k < n_out; k++) my->a_at[k] = k, my->b_at[k] = k * VECTOR;
         for (ptrdiff_t s = 0; s < n; s++)
-            my->a[s] = room->D[i + 1] + (first + s) * ROW(n_out), my->c[s] = D + s * ROW(n_in);
-        N(multiply)((N(Product)){my->a, my->a_at, room->across[i], my->b_at, n_out * VECTOR, n_out, my->c, n, 0, 0},
+            my->a[s] = room->dZ[i + 1] + (first + s) * ROW(n_out), my->c[s] = dA + s * ROW(n_in);
+        N(multiply)((N(Product)){my->a, my->a_at, room->WT[i], my->b_at, n_out * VECTOR, n_out, my->c, n, 0, 0},
                     WHOLE_VECTORS(n_in), WHOLE_VECTORS(n_in), it->many_registers, NULL, NULL);
-        for (ptrdiff_t s = 0; s < n; s++, D += ROW(n_in)) {
+        for (ptrdiff_t s = 0; s < n; s++, dA += ROW(n_in)) {
             const T* A = room->A[i] + (first + s) * ROW(n_in + 1);
             if (keys) { /* the slope is that at A before dropout */
                 const double rate = it->drops[i - 1];
-                N(drop)(D, n_in, it->ids[my->rows[s]], keys + 2 * (i - 1), rate);
+                N(drop)(dA, n_in, it->ids[my->rows[s]], keys + 2 * (i - 1), rate);
                 for (ptrdiff_t j = 0; j < n_in; j++) my->unit[j] = A[j] * (T)(1 - rate);
                 A = my->unit;
             }
-            N(derive)(it->activation, A, D, n_in);
+            N(derive)(it->activation, A, dA, n_in);
         }
     }
 }
@@ -172,7 +172,7 @@ static void N(predict)(void* job, Team* team, int thread, ptrdiff_t phase) {
         const ptrdiff_t first = task * it->some, left = it->samples - first, n = left < it->some ? left : it->some;
         for (ptrdiff_t s = 0; s < n; s++) my->rows[s] = first + s;
         N(forward)(it, room, my, thread, n, NULL);
-        const T* Z = room->D[it->layers] + thread * it->some * ROW(k);
+        const T* Z = room->dZ[it->layers] + thread * it->some * ROW(k);
         for (ptrdiff_t s = 0; s < n; s++)
             memcpy((T*)it->logits + (first + s) * k, Z + s * ROW(k), (size_t)k * sizeof(T));
     }
@@ -197,7 +197,7 @@ static void N(predict_together)(void* job, Team* team, int thread, ptrdiff_t pha
         end_phase(team);
     }
     for (ptrdiff_t s = 0; !thread && s < it->samples; s++)
-        memcpy((T*)it->logits + s * k, room->D[it->layers] + s * ROW(k), (size_t)k * sizeof(T));
+        memcpy((T*)it->logits + s * k, room->dZ[it->layers] + s * ROW(k), (size_t)k * sizeof(T));
 }
 
 static void N(run_predict)(Steps* it) {

@@ -63,4 +63,3 @@ CLONES static void N(sparse_columns)(N(Sparse) A, const T* restrict B, T* restri
             for (ptrdiff_t j = 0; j < n; j++) row[j] += value * B[j];
         }
 }
-#undef AHEAD

@@ -10,7 +10,7 @@ typedef struct { /* batches of samples, a network, and the rule that updates it 
     ptrdiff_t row, samples, batch, some, steps, whole; /* some: samples of a task; whole: samples of an epoch */
     const ptrdiff_t *order, *sizes;                    /* order: indices into the samples, or NULL for the first ones */
     int bytes, layers, activation, output, counts, threads, many_registers, rule;
-    double scale, alpha, first, second, epsilon, weight_decay, clip, t, longest;
+    double scale, alpha, beta_1, beta_2, epsilon, weight_decay, clip, t, longest; /* beta_1: also momentum's μ, or ρ */
     Integers y;
     const void *targets, *weights;
     const uint32_t *ids, *keys; /* for dropout, or NULL: of each sample; (steps, hidden layers, 2) */

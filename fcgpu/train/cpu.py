@@ -1,4 +1,4 @@
-"""Steps on a CPU: an update from each batch of an epoch. `gpu.py` is the counterpart for a GPU."""
+"""Steps on a CPU in NumPy: an update from each batch of an epoch. `in_c.py` has the same in C, `gpu.py` on a GPU."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -75,12 +75,12 @@ class OnCpu:
                 learning_rate.fill(rate)
                 set_to = rate
             stop = min(start + size, n)
-            share = (stop - start) / n
+            portion = (stop - start) / n
             measured = self._step(slice(start, stop) if order is None else order[start:stop], stop - start)
             if measures or regularised:
-                loss += measured * share
+                loss += measured * portion
             if regularised:
-                penalty += at.penalty * share
+                penalty += at.penalty * portion
             if counts:
                 correct += at.correct
         if at.kept:

@@ -1,6 +1,7 @@
 """Steps on small batches in C: passes and update, for many batches in one call, on a team of threads.
 
-`kernels/epoch.h` has the formulas. `cpu.py` does the same in NumPy, and all that this does not support.
+`kernels/epoch.h` has the formulas, `call_steps.h` the order of the numbers that it is given. `cpu.py` does the same in
+NumPy, and all that this does not support.
 """
 
 from collections import deque
@@ -106,11 +107,11 @@ class InC:
     def begin(self, rule: Any) -> None:
         self.rule = rule
         given, recipe = rule.hyperparameters, self.recipe
-        first = next((given[key] for key in ("momentum", "rho", "beta_1") if key in given), 0.0)
+        beta_1 = next((given[key] for key in ("beta_1", "momentum", "rho") if key in given), 0.0)
         others = (given.get("beta_2", 0.0), given.get("epsilon", 0.0), "weight_decay" in given and recipe.weight_decay)
         self._moments = getattr(rule.state, "m", None), getattr(rule.state, "v", None)
         self._t = getattr(rule.state, "t", np.zeros(1))  # the rule's steps
-        self._reals = np.array([self._scale, recipe.alpha, first, *others, recipe.gradient_clip, 0.0, 0.0])
+        self._reals = np.array([self._scale, recipe.alpha, beta_1, *others, recipe.gradient_clip, 0.0, 0.0])
 
     def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drops: int, order: Any) -> None:
         learning_rates, done = np.array(rates(self.plan.steps_per_epoch)), 0

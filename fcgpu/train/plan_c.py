@@ -27,7 +27,7 @@ THREAD_FLOP = 2_000_000  # operations of a step that each thread needs, some 20 
 # fastest, 16 took 1.14 and 8 1.4. More than two threads have not been measured.
 THREAD_SAMPLES, WIDE_SAMPLES = 8, 16
 LEAST_BYTES = 32  # from this many samples on, the tile unit multiplies bytes faster
-OUTPUTS = ("sigmoid", "softmax", "identity")
+OUTPUTS = ("sigmoid", "softmax", "identity")  # in the order of their numbers in samples.h
 RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")  # as in steps.h
 
 
