@@ -31,11 +31,11 @@ __device__ __forceinline__ T derived(T a, T dz) { return DERIVATIVE; }
 
 // What an update needs besides state and gradient: the learning rate of this step and the rule's numbers.
 struct Rule {
-  T rate[1], share[1], alpha, step HYPER_FIELDS;
+  T rate[1], share[1], alpha, eta_t HYPER_FIELDS;
 };
 __device__ __forceinline__ double change(const Rule &rule, T g, bool weight, T &w STATE_PARAMETERS) {
   double sum[1] = {0};
-  const T *rate = rule.rate, *share = rule.share, alpha = weight ? rule.alpha : T(0), step = rule.step;
+  const T *rate = rule.rate, *share = rule.share, alpha = weight ? rule.alpha : T(0), eta_t = rule.eta_t;
   HYPER_NAMES
 #if L2
   ADD_L2;

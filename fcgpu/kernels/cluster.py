@@ -112,7 +112,7 @@ def layout(shape: Shape) -> Layout:
         "TARGETS": take(2 * shape.batch * (n[-1] if shape.dense else 1), targets),
         "LOSSES": take(2 * shape.batch, 8),
         "PENALTIES": take(2 * shape.blocks + shape.threads // 32, 8),
-        "STEP": take(1, size),
+        "ETA_T": take(1, size),
         "ROW": row,
         "R": rows,
     }
@@ -148,7 +148,7 @@ class Rule(NamedTuple):
 def _rule(name: str) -> Rule:
     inputs, outputs, update = fused.FORMULAS[name]
     numbers = [word.split()[-1] for word in inputs.split(", ")[1:] if not word.startswith("raw")]
-    once = fused.ADAM_STEP if fused.ADAM_STEP in update else ""
+    once = fused.ADAM_RATE if fused.ADAM_RATE in update else ""
     return Rule(numbers, [word.split()[-1] for word in outputs.split(", ")[1:]], update.replace(once, ""), once)
 
 
@@ -157,7 +157,7 @@ def text(shape: Shape) -> str:
     rule, lay = _rule(shape.rule), layout(shape)
     states = range(1, len(rule.state) + 1)
     once = "".join(f"const T {name} = rule.{name}; " for name in rule.numbers) + "const T *rate = rule.rate; "
-    once += rule.once.replace("T step", "rule.step")
+    once += rule.once.replace("T eta_t", "rule.eta_t")
     defined = {
         "BLOCKS": shape.blocks, "THREADS": shape.threads, "BATCH": shape.batch,
         "Y": shape.sizes[-1] if shape.dense else 1, "L": len(shape.sizes) - 1, "H": len(shape.sizes) - 2,
@@ -178,7 +178,7 @@ def text(shape: Shape) -> str:
         "ADD_L2": formulas.FORMULAS["add_l2"].operation,
         "UPDATE": rule.update,
         "ONCE": int(bool(rule.once)),
-        "RULE_STEP": once,
+        "SET_ETA_T": once,
         "HYPER_FIELDS": "".join(f", {name}" for name in rule.numbers),
         "HYPER_PARAMETERS": "".join(f", double {name}" for name in rule.numbers),
         "HYPER_VALUES": "".join(f", T({name})" for name in rule.numbers),
@@ -231,7 +231,7 @@ def kernel(shape: Shape, xp: Any, device: int) -> Any:
 
 
 class Vectors(NamedTuple):
-    """The device arrays of a run, named like the kernel's parameters; order may be None."""
+    """The device arrays of a run, in the order of the kernel's parameters; order may be None."""
 
     X: Any
     y: Any

@@ -134,8 +134,8 @@ extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THRE
 #if ONCE
     if (me >= THREADS - 32) {
       double t[1] = {steps_before + step + 1};
-      RULE_STEP
-      *shared_at(STEP) = rule.step;
+      SET_ETA_T
+      *shared_at(ETA_T) = rule.eta_t;
     }
 #endif
 
@@ -143,7 +143,7 @@ extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THRE
     if (step + 1 < times && me < m) sources[next * BATCH + me] = next_source;
     __syncthreads();
 #if ONCE
-    rule.step = *shared_at(STEP);
+    rule.eta_t = *shared_at(ETA_T);
 #endif
     if (step + 1 < times) bring_all(m, X, y, sources + next * BATCH, next);
     if (H == 1 && step > 0) cluster_wait();

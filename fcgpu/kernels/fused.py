@@ -13,11 +13,11 @@ from fcgpu.kernels.activations import LEAK
 from fcgpu.kernels.updates import log_or_minus_infinity
 
 _ADAM_INPUTS = "raw T rate, raw float64 t, T beta_1, T beta_2, T log_beta_1, T log_beta_2, T epsilon"
-ADAM_STEP = "T step = rate[0] * sqrt(-expm1(T(t[0]) * log_beta_2)) / -expm1(T(t[0]) * log_beta_1);"
+ADAM_RATE = "T eta_t = rate[0] * sqrt(-expm1(T(t[0]) * log_beta_2)) / -expm1(T(t[0]) * log_beta_1);"
 _ADAM = f"""
     T mean = beta_1 * (m - g) + g;
     T square = beta_2 * (v - g * g) + g * g;
-    {ADAM_STEP}
+    {ADAM_RATE}
     m = mean;
     v = square;
 """
@@ -56,11 +56,11 @@ FORMULAS = {
         }
         """,
     ),
-    "adam": (f"T g, {_ADAM_INPUTS}", "T w, T m, T v", _ADAM + "w -= step * mean / (sqrt(square) + epsilon)"),
+    "adam": (f"T g, {_ADAM_INPUTS}", "T w, T m, T v", _ADAM + "w -= eta_t * mean / (sqrt(square) + epsilon)"),
     "adamw": (
         f"T g, T decay, {_ADAM_INPUTS}",
         "T w, T m, T v",
-        _ADAM + "w -= rate[0] * decay * w; w -= step * mean / (sqrt(square) + epsilon)",
+        _ADAM + "w -= rate[0] * decay * w; w -= eta_t * mean / (sqrt(square) + epsilon)",
     ),
 }
 

@@ -86,9 +86,9 @@ def dense_backward(dZ: Any, A: Any, W: Any, ones: Any, dW: Any, db: Any, dA: Any
 
 def adam(w: Any, g: Any, state: Moments, learning_rate: Any, *, beta_1: float, beta_2: float, epsilon: float) -> bool:
     m, v, t = state
-    steps = t.item() + 1
-    rate = learning_rate.item() * math.sqrt(one_minus_power(beta_2, steps, math)) / one_minus_power(beta_1, steps, math)
-    done = compiled.native.adam(w, g, m, v, beta_1, beta_2, epsilon, rate)
+    now = t.item() + 1
+    eta_t = learning_rate.item() * math.sqrt(one_minus_power(beta_2, now, math)) / one_minus_power(beta_1, now, math)
+    done = compiled.native.adam(w, g, m, v, beta_1, beta_2, epsilon, eta_t)
     if done:
         t += 1
     return bool(done)

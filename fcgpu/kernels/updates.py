@@ -84,8 +84,8 @@ def adam(
     xp.sqrt(v, out=g)
     g += epsilon
     xp.divide(m, g, out=g)
-    rate = learning_rate * xp.sqrt(one_minus_power(beta_2, t, xp)) / one_minus_power(beta_1, t, xp)
-    axpby(-rate.astype(w.dtype), g, 1, w)
+    eta_t = learning_rate * xp.sqrt(one_minus_power(beta_2, t, xp)) / one_minus_power(beta_1, t, xp)
+    axpby(-eta_t.astype(w.dtype), g, 1, w)
 
 
 def adamw(
