@@ -48,8 +48,8 @@ class Workspace:
         """Views of the buffers' first `rows` rows, and of the first `width` features: for a smaller tile."""
         found = self._heads.get((rows, width))
         if found is None:
-            found = object.__new__(Workspace)
-            found.A = [self.A[0][:rows, :width], *(a[:rows] for a in self.A[1:])]
+            found = self.over(self.A[0][:rows, :width])
+            found.A[1:] = [a[:rows] for a in self.A[1:]]
             found.dA, found.keep = ([a if a is None else a[:rows] for a in buffers] for buffers in (self.dA, self.keep))
             if self.dA:
                 found.ones, found.losses, found.correct = self.ones[:, :rows], self.losses[:rows], self.correct[:rows]
@@ -64,7 +64,7 @@ class Workspace:
 
     @staticmethod
     def numbers_per_row(spec: Spec) -> int:
-        """How many numbers a workspace has for each of its rows."""
+        """How many numbers a workspace has for each of its rows: A, dA, ones and losses."""
         return sum(spec.sizes) + sum(spec.sizes[1:-1]) + 2
 
 

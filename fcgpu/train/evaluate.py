@@ -39,8 +39,8 @@ class Lane(NamedTuple):
         used, rest = slice(width * n_out), slice(n_features * n_out, None)
         self.gradient[used] += other.gradient[used]
         self.gradient[rest] += other.gradient[rest]
-        for mine, others in ((self.loss, other.loss), (self.correct, other.correct)):
-            mine += others
+        np.add(self.loss, other.loss, out=self.loss)
+        np.add(self.correct, other.correct, out=self.correct)
 
 
 class Evaluate:

@@ -25,14 +25,14 @@ class FewRows(Layers):
         return made
 
     def _layer(self, i: int, its: Any, A: Any) -> None:
-        self._products.forward(its, self._M[i], A, self.spec.sizes[i + 1], self._alpha(i))
+        self._products.forward(its, self._M[i], A, self.spec.sizes[i + 1], self._scales[i])
 
     def _last(self, tile: Tile, share: Any, loss_scale: float) -> None:
         if self.spec.sizes[-1] > few.MOST_OUTPUTS:
             super()._last(tile, share, loss_scale)
             return
-        A, alpha = self._inputs(tile)[-1], self._alpha(len(tile.work.A))
-        self._products.last(A, self._M[-1], tile.rows, share, tile.work.dZ, tile.losses, tile.rights, alpha)
+        A, dZ = self._inputs(tile)[-1], tile.work.dZ
+        self._products.last(A, self._M[-1], tile.rows, share, dZ, tile.losses, tile.rights, self._scales[-1])
 
     def _gradient(self, i: int, its: Any, dZ: Any, alpha: float, beta: float) -> None:
         with self._capture.beside():

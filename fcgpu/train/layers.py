@@ -1,4 +1,4 @@
-"""The forward and backward pass of a step on a GPU, layer by layer: for each a matrix product and one or two kernels.
+"""The forward and backward pass of a step on a GPU, layer by layer: matrix products, and small kernels between them.
 
 In half precision the parameters stay float32, and each step rounds a copy of them. Pixels are integers up to 255, which
 every dtype here represents exactly. So they are not scaled; the first layer's products are multiplied by their scale.
@@ -14,9 +14,9 @@ from fcgpu.params import Padded, Spec
 from fcgpu.train.capture import Capture
 from fcgpu.train.recipe import Recipe
 
-# Multiplies dZ in float16, whose largest number is 65,504 and which loses digits below 6e-5. If the output classifies,
-# |prediction - target| is at most 1, and 256 times that leaves a factor of 256 for growth in the backward pass. Errors
-# of other outputs have no bound.
+# Multiplies dZ in float16, whose largest number is 65,504 and which loses digits below 6e-5 (Micikevicius et al. 2018).
+# If the output classifies, |prediction - target| is at most 1, and 256 times that leaves a factor of 256 for growth in
+# the backward pass. Errors of other outputs have no bound.
 LOSS_SCALE = {True: 256.0, False: 1.0}
 
 
@@ -74,7 +74,8 @@ class Layers:
         with np.errstate(over="ignore"):
             whole = pixels and np.isfinite(np.asarray(1 / scale).astype(operand))
         # Pixels are multiplied by W first and the product by the scale; the constant unit for b must then be 1 / scale.
-        self.load_scale, self.one, self._scale = (1.0, 1 / scale, scale) if whole else (scale, 1.0, 1.0)
+        self.load_scale, self.one, first = (1.0, 1 / scale, scale) if whole else (scale, 1.0, 1.0)
+        self._scales = [first] + [1.0] * (len(self._M) - 1)  # of the layers' products
 
     def loss_scale(self, samples: int) -> float:
         """Factor of dZ besides `share`, 1 / Σ weights. In float16 it cancels the division by the number of samples."""
@@ -117,7 +118,7 @@ class Layers:
         """Add the tile's gradient, divided by loss_scale, to `gradient`, or overwrite it for the first tile."""
         work, inputs, dZ = tile.work, self._inputs(tile), tile.work.dZ
         for i in reversed(range(len(self._M))):
-            self._gradient(i, inputs[i], dZ, self._alpha(i) / loss_scale, 1.0 if tile.start else 0.0)
+            self._gradient(i, inputs[i], dZ, self._scales[i] / loss_scale, 1.0 if tile.start else 0.0)
             if i:  # no gradient of the samples
                 self._through(i, dZ, work, inputs[i])
                 dZ = work.dA[i - 1][:, : self._M[i - 1].shape[1]]
@@ -129,21 +130,18 @@ class Layers:
         """What each layer multiplies by its [W; b]."""
         return [tile.rows.X, *tile.work.A]
 
-    def _alpha(self, layer: int) -> float:
-        return self._scale if layer == 0 else 1.0
-
     # What `FewRows` launches in another way
 
     def _layer(self, i: int, its: Any, A: Any) -> None:
         """A = [g(Z) 1 0], Z = [its 1] [W; b]."""
         M = self._M[i]
-        self._products(its, M, A[:, : M.shape[1]], alpha=self._alpha(i))
+        self._products(its, M, A[:, : M.shape[1]], alpha=self._scales[i])
         device.activate(self.spec.activation, A, self.spec.sizes[i + 1], xp=self.xp)
 
     def _last(self, tile: Tile, share: Any, loss_scale: float) -> None:
         """The logits, and their loss and dZ."""
         work = tile.work
-        self._products(self._inputs(tile)[-1], self._M[-1], work.Z, alpha=self._alpha(len(work.A)))
+        self._products(self._inputs(tile)[-1], self._M[-1], work.Z, alpha=self._scales[-1])
         device.loss(
             OUTPUTS[self.spec.output].loss, tile.rows, share, self.spec.sizes[-1], loss_scale, self._weighted,
             self._count, work.Z, work.dZ, tile.losses, tile.rights, xp=self.xp,
