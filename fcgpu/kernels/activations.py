@@ -68,7 +68,7 @@ def leaky_relu_backward(A: Any, dA: Any, *, xp: Any) -> None:
 
 
 def logistic(Z: Any, b: Any, *, xp: Any) -> None:
-    """The sigmoid, accurate also near 0, where `sigmoid` rounds to 0: for probabilities. For outputs only."""
+    """The sigmoid, accurate also where it is near 0 and `sigmoid` rounds to 0: for probabilities. For outputs only."""
     Z += b
     e = xp.exp(-xp.abs(Z))
     xp.divide(xp.where(Z > 0, 1, e), 1 + e, out=Z)

@@ -1,9 +1,10 @@
 """The four legal pairs of output and loss, computed from the logits Z, and the count of correct predictions.
 
 Each loss is a function that reads the logits Z (..., n, k) and overwrites losses (..., n, 1) with weight * loss. In a
-legal pair dZ = (mean - target) weight, whatever the loss, where mean is the output's prediction; so `delta` serves all.
-weight is a number or (n, 1); with 1 / batch size the losses sum to their mean. y is (n,) integers, the class of each
-sample (for k = 1 the target itself), or (n, k) float targets. Classes are never expanded to one-hot.
+legal pair dZ = (mean - target) weight, whatever the loss, where mean is the output's prediction (Bishop 2006, 4.3.6:
+canonical links); so `delta` serves all. weight is a number or (n, 1); with 1 / batch size the losses sum to their mean.
+y is (n,) integers, the class of each sample (for k = 1 the target itself), or (n, k) float targets. Classes are never
+expanded to one-hot.
 """
 
 from collections.abc import Callable

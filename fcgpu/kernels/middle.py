@@ -1,4 +1,4 @@
-"""The middle of a full-batch step, between the first layer's two products with the samples, in one launch: from Z1, all
+"""The middle of a step, between the first layer's two products with the samples, in one launch: from Z1, all
 other layers forward, the loss and back to dZ1.
 
 Each thread block works on tiles of rows. Its shared memory holds the weights of all layers after the first, a tile's

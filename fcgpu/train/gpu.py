@@ -1,5 +1,5 @@
 """Steps on a GPU: all launches of a step, in order. After the first step nothing is allocated or copied to the host,
-and the host does not wait.
+and the host does not wait, but for L-BFGS, which decides on the host.
 
 `cpu.py` is the counterpart for a CPU; the kernels are in kernels/device.py. A batch is one tile, or several if memory
 is short. Full batches keep their features on the device in the form that the products take, [X 1]. Mini-batches are
@@ -8,9 +8,10 @@ gathered from the features as stored, in the order of the epoch, by one launch, 
 If the features do not fit on the device, a `Stream` brings them in chunks. Then each step is called, not captured,
 because a graph would read the same chunk again and again.
 
-The forward and backward pass of a step are in `layers.py`, `few_rows.py` and `onchip.py`, the batches and their loading
-in `loader.py`. What does not depend on the passes, the loading of the next batch and the bookkeeping at a step's end,
-runs beside them in a graph.
+Where `cluster.py` can take many steps of small batches in one launch, only it is used. Else the forward and backward
+pass of a step are in `layers.py`, `few_rows.py` and `onchip.py`, the batches and their loading in `loader.py`. What
+does not depend on the passes, the loading of the next batch and the bookkeeping at a step's end, runs beside them in a
+graph.
 """
 
 import weakref
