@@ -1,7 +1,7 @@
 /* The formulas of activations.py, losses.py and updates.py for one type of numbers, T, each in one pass through memory.
 
    native.c includes this file once for float and once for double, after defining T, N(name) and the constants. The
-   compiler vectorizes the loops, so they contain no branch, no call and no table. */
+   compiler vectorizes the innermost loops, so they contain no branch, no call and no table. */
 
 #define BLOCK 2048 /* numbers that stay in the L1 cache between the loops over them */
 

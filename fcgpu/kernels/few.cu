@@ -146,7 +146,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) forward(
   });
 }
 
-// dA = (dZ M^T) g'(A) in the first `units` columns, 0 in the others.
+// dA = (dZ M^T) g'(Z) in the first `units` columns, 0 in the others.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) backward(
     const float *dZ, int ldz, const float *M, int ldm, const float *A, float *dA, int wide, int m, int k, int units) {
   product<false, true>(dZ, ldz, M, ldm, m, wide, wide, k, [=](int row, int column, Two d) {

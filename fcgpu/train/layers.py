@@ -72,9 +72,9 @@ class Layers:
         self._M = layout.matrices(self._params if self._copy is None else self._copy)
         self._dM = layout.matrices(gradient)
         with np.errstate(over="ignore"):
-            whole = pixels and np.isfinite(np.asarray(1 / scale).astype(operand))
+            unscaled = pixels and np.isfinite(np.asarray(1 / scale).astype(operand))
         # Pixels are multiplied by W first and the product by the scale; the constant unit for b must then be 1 / scale.
-        self.load_scale, self.one, first = (1.0, 1 / scale, scale) if whole else (scale, 1.0, 1.0)
+        self.load_scale, self.one, first = (1.0, 1 / scale, scale) if unscaled else (scale, 1.0, 1.0)
         self._scales = [first] + [1.0] * (len(self._M) - 1)  # of the layers' products
 
     def loss_scale(self, samples: int) -> float:
@@ -152,7 +152,7 @@ class Layers:
         self._products(its, dZ, self._dM[i], transposed_a=True, alpha=alpha, beta=beta)
 
     def _through(self, i: int, dZ: Any, work: Buffers, A: Any) -> None:
-        """dA = dZ Wᵀ of layer i, overwritten with dA g'(A)."""
+        """dA = dZ Wᵀ of layer i, overwritten with dA g'(Z)."""
         dA, n = work.dA[i - 1], self.spec.sizes[i]
         self._products(dZ, self._M[i], dA, transposed_b=True)
         if self._dropout:
