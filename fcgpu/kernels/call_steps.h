@@ -59,10 +59,10 @@ static int take_numbers(Steps* it, const Array* a) {
     const double* x = a[REALS].view.buf;
     if (!is(&a[WHOLES], 'b', 8, 8) || !is(&a[REALS], 'd', 8, 9) || !is(&a[SUMS], 'd', 8, 3)) return 0;
     it->batch = n[0], it->some = n[1], it->threads = (int)n[2], it->activation = (int)n[3], it->output = (int)n[4];
-    it->counts = (int)n[5], it->rule = (int)n[6], it->whole = n[7];
+    it->counts = (int)n[5], it->rule = (int)n[6], it->epoch_samples = n[7];
     it->scale = x[0], it->alpha = x[1], it->beta_1 = x[2], it->beta_2 = x[3], it->epsilon = x[4];
     it->weight_decay = x[5], it->clip = x[6], it->t = x[7], it->longest = x[8], it->sums = a[SUMS].view.buf;
-    return has_sane_cut(it) && it->whole > 0 && it->rule >= GRADIENT_DESCENT && it->rule <= NONE;
+    return has_sane_cut(it) && it->epoch_samples > 0 && it->rule >= GRADIENT_DESCENT && it->rule <= NONE;
 }
 
 static int take_params(Steps* it, const Array* params) {

@@ -26,8 +26,8 @@ static void N(steps)(void* job, Team* team, int thread, ptrdiff_t phase) {
         const ptrdiff_t n = it->samples - start < it->batch ? it->samples - start : it->batch;
         const ptrdiff_t parts = (n + it->some - 1) / it->some;
         const int last = which == phases - 1;
-        const double share = N(share_of)(it, start, n), portion = (double)n / (double)it->whole, rate = it->rates[step];
-        const double t = it->t + (double)step + 1;
+        const double share = N(share_of)(it, start, n), portion = (double)n / (double)it->epoch_samples;
+        const double rate = it->rates[step], t = it->t + (double)step + 1;
         const uint32_t* keys = it->keys ? it->keys + 2 * step * (it->layers - 1) : NULL;
         const double eta_t = rate * sqrt(-expm1(t * log(it->beta_2))) / -expm1(t * log(it->beta_1));
         if (!which && __atomic_load_n(&team->leave, __ATOMIC_RELAXED)) return;

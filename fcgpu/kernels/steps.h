@@ -7,8 +7,8 @@ enum Rule { GRADIENT_DESCENT, MOMENTUM, NESTEROV, RMSPROP, ADAM, ADAMW, NONE }; 
 
 typedef struct { /* batches of samples, a network, and the rule that updates it */
     const char* X;
-    ptrdiff_t row, samples, batch, some, steps, whole; /* some: samples of a task; whole: samples of an epoch */
-    const ptrdiff_t *order, *sizes;                    /* order: indices into the samples, or NULL for the first ones */
+    ptrdiff_t row, samples, batch, some, steps, epoch_samples; /* some: samples of a task */
+    const ptrdiff_t *order, *sizes; /* order: indices into the samples, or NULL for the first ones */
     int bytes, layers, activation, output, counts, threads, many_registers, rule;
     double scale, alpha, beta_1, beta_2, epsilon, weight_decay, clip, t, longest; /* beta_1: also momentum's μ, or ρ */
     Integers y;

@@ -41,9 +41,10 @@ def cosine(at: Position) -> float:
 def one_cycle(at: Position) -> float:
     """Half a cosine from 1/25 to 1 at 30 % of the run, then another one to 1/250,000 (Smith and Topin 2018)."""
     top = 0.3 * at.steps
-    start, end, share = (1 / 25, 1.0, at.step / top) if at.step < top else (
-        1.0, 4e-6, (at.step - top) / max(1.0, at.steps - 1 - top)
-    )  # fmt: skip
+    if at.step < top:
+        start, end, share = 1 / 25, 1.0, at.step / top
+    else:
+        start, end, share = 1.0, 4e-6, (at.step - top) / max(1.0, at.steps - 1 - top)
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
 
 

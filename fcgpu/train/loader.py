@@ -121,7 +121,8 @@ class Loader:
             inputs = device.Rows(
                 X[rows], y[rows], weights[rows] if self._weighted else weights, ids[rows] if self._with_ids else ids
             )
-            sums = slice(block, block := block + self._passes.blocks(n))
+            sums = slice(block, block + self._passes.blocks(n))
+            block = sums.stop
             work = self._passes.part(whole.work, n)
             tiles.append(Tile(start, inputs, work, whole.losses[sums], whole.rights[sums]))
         return tiles

@@ -158,12 +158,12 @@ def readable(n: float) -> str:
 
 
 def _cut_for_cpu(whole: Plan, spec: Spec, effective: Spec, size: int) -> Plan:
-    flop, numbers = 6.0 * effective.n_params, Workspace.numbers_per_row(effective)
+    flop, numbers = 6.0 * effective.n_params, Workspace.numbers_per_row(effective)  # of a sample: 3 products
     is_wide = flop > WIDE * numbers
     if is_wide and whole.batch < 2 * WIDE_LANE_ROWS and whole.batch <= whole.samples // 2:
         return whole  # one tile: the threads share each product
-    rows = WIDE_LANE_ROWS if is_wide else LANE_ROWS
-    most = max(2, whole.batch // rows) if is_wide or whole.batch >= rows else 1
+    lane_rows = WIDE_LANE_ROWS if is_wide else LANE_ROWS
+    most = max(2, whole.batch // lane_rows) if is_wide or whole.batch >= lane_rows else 1
     worth = min(most, math.sqrt(flop * whole.batch / LANE_FLOP))
     lanes = int(max(1, min(LANES, LANE_BYTES // (size * spec.n_params), worth, whole.batch)))
     lanes = 1 << lanes.bit_length() - 1  # a power of two, so that 2, 4, ... threads get equal work
