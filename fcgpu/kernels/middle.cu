@@ -82,7 +82,7 @@ template <class A, class D> __device__ inline void gradient(A a, D dZ, float *dW
   });
 }
 
-// A = (dZ W^T) g'(Z)
+// A = (dZ W^T) g'(Z), from A = g(Z)
 template <class D, class Weights, class A> __device__ inline void backward(D dZ, Weights W, A a) {
   product<false, true>(dZ, W, [=](int row, int column, Two d) {
     const Two out = a.get(row, column);

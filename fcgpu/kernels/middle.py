@@ -1,5 +1,5 @@
-"""The middle of a step, between the first layer's two products with the samples, in one launch: from Z1, all
-other layers forward, the loss and back to dZ1.
+"""The middle of a step, between the first layer's two products with the samples, in one launch: from Z1, all other
+layers forward, the loss and back to dZ1.
 
 Each thread block works on tiles of rows. Its shared memory holds the weights of all layers after the first, a tile's
 activations, and the sums of the gradients. Tensor cores multiply bfloat16. A float32 number is the sum of three of
