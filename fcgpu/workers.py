@@ -1,6 +1,7 @@
 """Threads that share the iterations of a loop, and BLAS limited to one thread meanwhile."""
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -40,28 +41,40 @@ class Workers:
             ONE_BLAS_THREAD.leave(id(self))
 
     def run(self, function: Callable[[int], None], n: int) -> None:
-        """Call function(0), ..., function(n - 1). Raises what a call raised, after all threads have stopped."""
+        """Call function(0), ..., function(n - 1). Raises what a call raised, after all threads have stopped; no thread
+        begins another call then.
+        """
         if self._process != os.getpid():  # after a fork the threads are the parent's
             self._process, self._helpers = os.getpid(), []
-        needed = min(self.threads, n) - 1
+        needed = 0 if sys.is_finalizing() else min(self.threads, n) - 1  # at its end Python runs no other thread
         # Shared: each thread takes the next index, and at last a None. An iterator of range may give two threads of a
         # free-threaded Python the same index.
         indices = deque([*range(n), *[None] * self.threads])
+
+        def work() -> None:
+            try:
+                for i in iter(indices.popleft, None):
+                    function(i)
+            except BaseException:
+                indices.extendleft([None] * self.threads)
+                raise
+
         with suppress(RuntimeError):  # "can't start new thread"
             while len(self._helpers) < needed:
                 self._helpers.append(_Helper())
         helpers = self._helpers[:needed]
         for helper in helpers:
-            helper.jobs.put((function, indices))
+            helper.jobs.put(work)
         try:
-            for i in iter(indices.popleft, None):
-                function(i)
+            work()
         finally:
             errors = [helper.ended.get() for helper in helpers]
         for error in filter(None, errors):
             raise error
 
     def close(self) -> None:
+        if sys.is_finalizing():  # Python has stopped the other threads where they were: waiting for one has no end
+            return
         ONE_BLAS_THREAD.leave(id(self))
         helpers, self._helpers = self._helpers if self._process == os.getpid() else [], []
         for helper in helpers:
@@ -141,7 +154,7 @@ class _Helper:
     """A thread that takes jobs from one queue and, after each, puts None or the error that it raised into another."""
 
     def __init__(self) -> None:
-        self.jobs: SimpleQueue[tuple[Callable[[int], None], deque[int | None]] | None] = SimpleQueue()
+        self.jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self.ended: SimpleQueue[BaseException | None] = SimpleQueue()
         self.thread = threading.Thread(target=self._work, name="fcgpu", daemon=True)
         try:
@@ -153,11 +166,9 @@ class _Helper:
     def _work(self) -> None:
         np.seterr(all="ignore")
         while job := self.jobs.get():
-            function, indices = job
             error = None
             try:
-                for i in iter(indices.popleft, None):
-                    function(i)
+                job()
             except BaseException as caught:  # the calling thread raises it
                 error = caught
             self.ended.put(error)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -61,6 +62,51 @@ def test_an_error_of_either_thread_reaches_the_caller_and_the_next_run_works(in_
     workers.close()
     assert sorted(seen) == [0, 1]
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("in_helper", [True, False])
+def test_after_an_error_no_thread_begins_another_call(in_helper, before):
+    """Else Ctrl-C in the prediction of many samples would wait until the other threads have predicted them all."""
+    workers, together, seen = Workers(2), threading.Barrier(2, timeout=60), []
+    caller = threading.current_thread()
+
+    def work(i):
+        if i < 2:
+            together.wait()
+            if (threading.current_thread() is not caller) == in_helper:
+                raise KeyError("planted")
+        seen.append(i)
+        time.sleep(0.001)
+
+    with pytest.raises(KeyError, match="planted"):
+        workers.run(work, 2000)
+    workers.close()
+    assert len(seen) < 1000
+    assert threading.active_count() == before
+
+
+def test_a_run_that_is_left_open_does_not_keep_python_from_ending():
+    """Nor does work that begins then: no thread runs any more that could be waited for."""
+    program = """
+import threading
+import fcgpu
+import numpy as np
+from fcgpu.workers import Workers
+
+class Late:
+    def __del__(self, Workers=Workers):
+        workers, seen = Workers(2), []
+        workers.run(seen.append, 3)
+        workers.close()
+        print(sorted(seen))
+
+late, X = Late(), np.arange(800_000, dtype=np.float32).reshape(20_000, 40) % 7
+events = fcgpu.train((X, np.arange(20_000) % 3), hidden=(32,), output="exp", device="cpu", threads=2)
+next(events), next(events)
+assert threading.active_count() == 2
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("[0, 1, 2]\n", "", 0)
 
 
 def test_the_threads_that_can_be_started_do_the_work(before, monkeypatch):
