@@ -18,7 +18,7 @@ from native_cases import at_the_end, digits
 import fcgpu
 from fcgpu.kernels import REFERENCE, compiled
 from fcgpu.kernels.activations import ACTIVATIONS as REFERENCES
-from fcgpu.kernels.denormals import are_counted_as_zero, as_zeros
+from fcgpu.kernels.denormals import AsZeros, are_counted_as_zero
 from fcgpu.kernels.losses import OUTPUTS as LOSSES
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.logits import ACTIVATIONS, tile
@@ -409,7 +409,7 @@ def test_denormal_numbers_count_as_zero_in_every_thread():
     it.X, it.state = np.full(it.X.shape, 1e-17, np.float32), [np.zeros_like(it.params)] * 2
     first = slice(200 * 130)
     assert it.run()[2][first].any()
-    with as_zeros():
+    with AsZeros():
         if not are_counted_as_zero():
             pytest.skip("denormal numbers are not flushed on this system")
         found = [it.run(threads=2)[2][first] for _ in range(30)]  # which thread does what is not fixed

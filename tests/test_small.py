@@ -13,7 +13,7 @@ from test_workers import blas_threads
 
 import fcgpu
 from fcgpu.kernels import blas
-from fcgpu.kernels.denormals import as_zeros, count_as_zero
+from fcgpu.kernels.denormals import AsZeros, count_as_zero
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.train import cpu, kept, plan_c, small, staircase
@@ -187,7 +187,7 @@ def test_threads_and_denormals_are_as_before_a_product():
 
 def test_denormals_count_as_zero_inside_and_not_behind():
     tiny, half = np.full(100, 1e-40, np.float32), np.float32(0.5)
-    with as_zeros(), as_zeros():
+    with AsZeros(), AsZeros():
         assert (tiny * half == 0).all() == IS_X86
     assert (tiny * half > 0).all()
 

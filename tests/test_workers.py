@@ -214,21 +214,23 @@ def test_blas_is_looked_for_once_a_process(monkeypatch):
         pass
 
 
-def interrupted(n):
-    """Train, with a KeyboardInterrupt at the nth line of workers.py and denormals.py; returns whether it was raised."""
-    left, files = [n], ("workers.py", "denormals.py")
+def interrupted(n, output):
+    """Train, with a KeyboardInterrupt at the nth line, or return, of the files that set BLAS's threads and denormals;
+    returns whether it was raised.
+    """
+    left, files = [n], ("workers.py", "denormals.py", "contextlib.py")
 
     def trace(frame, event, argument):
         if not frame.f_code.co_filename.endswith(files):
             return None
-        if event == "line":
+        if event in ("line", "return"):
             left[0] -= 1
             if left[0] == 0:
                 raise KeyboardInterrupt
         return trace
 
     data = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 3
-    events = fcgpu.train(data, hidden=(3,), epochs=2, device="cpu", batch=30, threads=1)
+    events = fcgpu.train(data, hidden=(3,), output=output, epochs=2, device="cpu", threads=1)
     next(events)
     before = sys.gettrace()
     sys.settrace(trace)
@@ -246,10 +248,11 @@ def interrupted(n):
 
 
 @LIMITS_BLAS
-def test_an_interrupt_at_any_line_leaves_blas_and_denormals_as_they_were():
+@pytest.mark.parametrize("output", ["softmax", "exp"])  # in C, and tile by tile
+def test_an_interrupt_at_any_line_leaves_blas_and_denormals_as_they_were(output):
     before, points = blas_threads(), 0
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
-        while interrupted(points + 1):
+        while interrupted(points + 1, output):
             points += 1
             assert blas_threads() == {2}, points
             assert not are_counted_as_zero(), points

@@ -8,8 +8,6 @@ done.
 import ctypes
 import platform
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 ZERO = 0x8040  # bits of MXCSR: flush denormal results to zero, and take denormal operands as zero
@@ -51,11 +49,15 @@ def count_as_zero(zero: bool) -> bool:
     return before
 
 
-@contextmanager
-def as_zeros() -> Iterator[None]:
-    """Flush denormals to zero in this thread, inside the context."""
-    before = count_as_zero(True)
-    try:
-        yield
-    finally:
-        count_as_zero(before)
+class AsZeros:
+    """A context manager: inside, this thread flushes denormals to zero.
+
+    Not a generator: one that an interrupt has stopped at its begin would end, and restore the setting, at any later
+    time.
+    """
+
+    def __enter__(self) -> None:
+        self._before = count_as_zero(True)
+
+    def __exit__(self, *error: object) -> None:
+        count_as_zero(self._before)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fcgpu.backend import Backend
 from fcgpu.kernels import dropout
-from fcgpu.kernels.denormals import as_zeros
+from fcgpu.kernels.denormals import AsZeros
 from fcgpu.network import Network, Workspace
 from fcgpu.optim.first_order import FirstOrder
 from fcgpu.params import Layer, Spec, aligned
@@ -150,7 +150,6 @@ class Evaluate:
         n_features, n_out = self.net.spec.layer_sizes[0]
         return self.gradient[width * n_out : n_features * n_out]
 
-    @as_zeros()
     def _fill(self, rows: Any, n_rows: int, share: Any, lanes: list[Lane], first: int, i: int) -> None:
         """Overwrite lanes[i], which is lane number first + i, with its first tile, and add its other tiles in order.
 
@@ -159,23 +158,24 @@ class Evaluate:
         net, size, lane, number = self.net, self.plan.tile, lanes[i], first + i
         whole, scratch = borrowed = self._free.pop()
         into = lane
-        for start in range(number * size, n_rows, self.plan.lanes * size):
-            stop = min(n_rows, start + size)
-            part = part_of(rows, start, stop)
-            width = self._width(part)
-            weight = share if self.weights is None else self.weights[part] * share
-            there = part if self.widths is None else (part, slice(width))
-            work = net.load(self.X, there, whole.head(stop - start, width))
-            net.loss_and_gradient(
-                self._layers(width), into.layers(width), work, self.y[part], weight,
-                count=self.count, factor=self.factor, keys=self.keys, ids=self._ids[part] if net.dropout else None,
-            )  # fmt: skip
-            work.losses.sum(dtype=np.float64, out=into.loss)
-            if self.count:
-                into.correct[...] = np.count_nonzero(work.correct)
-            if into is scratch:
-                lane.add(scratch, net.spec, width)
-            into = scratch
+        with AsZeros():
+            for start in range(number * size, n_rows, self.plan.lanes * size):
+                stop = min(n_rows, start + size)
+                part = part_of(rows, start, stop)
+                width = self._width(part)
+                weight = share if self.weights is None else self.weights[part] * share
+                there = part if self.widths is None else (part, slice(width))
+                work = net.load(self.X, there, whole.head(stop - start, width))
+                net.loss_and_gradient(
+                    self._layers(width), into.layers(width), work, self.y[part], weight,
+                    count=self.count, factor=self.factor, keys=self.keys, ids=self._ids[part] if net.dropout else None,
+                )  # fmt: skip
+                work.losses.sum(dtype=np.float64, out=into.loss)
+                if self.count:
+                    into.correct[...] = np.count_nonzero(work.correct)
+                if into is scratch:
+                    lane.add(scratch, net.spec, width)
+                into = scratch
         self._free.append(borrowed)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from fcgpu.backend import Backend
 from fcgpu.data.dataset import Dataset
 from fcgpu.errors import CheckpointError, ConfigError
-from fcgpu.kernels.denormals import are_counted_as_zero, as_zeros, count_as_zero
+from fcgpu.kernels.denormals import AsZeros, are_counted_as_zero, count_as_zero
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.model import Model, Score
 from fcgpu.optim import FULL_BATCH
@@ -187,7 +187,7 @@ class Run:
         finally:
             self.monitor = None  # it may hold an event, and that this run: no cycle keeps its arrays in memory
             self.workers.close()
-            if get_ident() == thread:  # an interrupt may have kept as_zeros from restoring the setting
+            if get_ident() == thread:  # an interrupt may have kept AsZeros from restoring the setting
                 count_as_zero(zeros)
             self.steps.close()
         yield self._finished()
@@ -236,7 +236,7 @@ class Run:
         thread of it.
         """
         quiet = self.workers.quiet() if self.steps.uses_blas else np.errstate(all="ignore")
-        with quiet, nullcontext() if self.backend.on_gpu else as_zeros():
+        with quiet, nullcontext() if self.backend.on_gpu else AsZeros():
             yield
 
     def _epoch(self) -> float:
