@@ -347,6 +347,27 @@ def test_going_on_from_a_state_equals_never_having_stopped(steps, dtype):
     assert first.losses[-len(second.losses) :] == second.losses
 
 
+@pytest.mark.parametrize("at", [2, 3, 7, 12, 29])
+def test_an_interrupted_step_leaves_the_parameters_as_they_were(at):
+    """Not at a trial of the line search, whose loss may be any."""
+    problem, reached = Problem(rosenbrock, np.linspace(-1, 1.5, 20)), []
+    optimizer = exact(problem)
+
+    def evaluate():
+        if len(problem.losses) == at:
+            raise KeyboardInterrupt
+        return problem.evaluate()
+
+    def minimise():
+        while True:
+            reached.append(problem.w.copy())
+            optimizer.step(problem.w, problem.g, evaluate)
+
+    with pytest.raises(KeyboardInterrupt):
+        minimise()
+    np.testing.assert_array_equal(problem.w, reached[-1])
+
+
 def test_a_state_of_another_memory_is_refused():
     problem = Problem(rosenbrock, np.zeros(4))
     with pytest.raises(fcgpu.CheckpointError, match=r"shape \(10, 4\), expected \(6, 4\)"):

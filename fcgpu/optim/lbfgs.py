@@ -81,7 +81,7 @@ class LBFGS:
         call evaluates at the initial w first. Between calls w must not change; g may be overwritten. Once `finished`, a
         call does nothing. If no trial meets the Wolfe conditions, as at a kink of relu, the trial with the lowest loss
         is taken. If no trial is below the current loss, the history is cleared and steepest descent is tried once
-        before the optimizer stops.
+        before the optimizer stops. If an error, or an interrupt, leaves the call, w is what it was.
         """
         first = not self.evaluations
         if first:
@@ -90,9 +90,13 @@ class LBFGS:
             return self.loss
         before, remembered = self.loss, bool(self._slots)
         self._start[...] = w
-        moved = self._search(w, g, evaluate)
-        if not moved and remembered:
+        try:
             moved = self._search(w, g, evaluate)
+            if not moved and remembered:
+                moved = self._search(w, g, evaluate)
+        except BaseException:  # an interrupt, after which a trial must not be the network that is kept
+            w[...] = self._start
+            raise
         if self._greatest <= self.gtol:
             self._reason = f"no entry of the gradient is above gtol={self.gtol:g}"
         elif not moved:

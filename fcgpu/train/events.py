@@ -61,7 +61,8 @@ class EpochEnded(_Frozen):
     note : a message for the user, such as that memory ran out and the run began anew with less; mostly empty.
 
     `model()`, `state()` and `test()` are of the network as it is after this epoch, and can only be called until the
-    next EpochEnded is taken.
+    next EpochEnded is taken. After an interrupt within the next epoch they are of the steps that it had made, with
+    lbfgs of none, and a run that resumes from that state differs from one that was not interrupted.
     """
 
     epoch: int
