@@ -69,6 +69,9 @@ class Backend:
     hardware: str
     reason: str
 
+    def __reduce__(self) -> Any:
+        return choose, (self.device,)  # a module cannot be pickled; another process looks for the device itself
+
     @property
     def on_gpu(self) -> bool:
         """Whether the device is a GPU."""

@@ -39,7 +39,11 @@ class MissingExtraError(FcgpuError, ImportError):
     """A feature needs an optional package that is not installed; the message says how to install it."""
 
     def __init__(self, feature: str, package: str | None, extra: str) -> None:
-        super().__init__(f'{feature} needs {package}, which is not installed: pip install "fcgpu[{extra}]"')
+        super().__init__(feature, package, extra)  # from these pickle makes it again, as from another process
+
+    def __str__(self) -> str:
+        feature, package, extra = self.args
+        return f'{feature} needs {package}, which is not installed: pip install "fcgpu[{extra}]"'
 
 
 def first_line(error: Exception) -> str:

@@ -308,6 +308,21 @@ def test_an_event_for_another_process_says_what_can_go_there_instead():
     assert sent[1:] == (event.train, event.test)
 
 
+@pytest.mark.parametrize(
+    "error", [fcgpu.DataError("a"), fcgpu.DeviceError("a"), fcgpu.MissingExtraError("a report", "matplotlib", "report")]
+)
+def test_an_error_comes_from_another_process_as_it_is(error):
+    """One that does not would end multiprocessing's thread that waits for results."""
+    sent = pickle.loads(pickle.dumps(error))
+    assert (type(sent), str(sent)) == (type(error), str(error))
+
+
+def test_a_backend_goes_to_another_process_by_its_device():
+    backend = fcgpu.choose("cpu")
+    for copied in (pickle.loads(pickle.dumps(backend)), deepcopy(backend)):
+        assert copied == backend
+
+
 @pytest.mark.parametrize("answer", [None, "0.5", [0.5], np.array([0.5, 0.6])])
 def test_a_monitor_that_returns_no_number_is_named(answer):
     events = fcgpu.train((X, SIDE), monitor=lambda event: answer, early_stopping=True, **OPTIONS)
