@@ -101,34 +101,39 @@ class _OneBlasThread:
     """Limits BLAS to one thread while it has a holder; the last holder that leaves restores the number of threads.
 
     An interrupt may come between any two statements here. Holders call `leave` in any case, which repairs the state.
+    A holder that is the only one may lift the limit for a call in which it has the `lock`: nobody begins to hold then.
     """
 
     def __init__(self) -> None:
-        self._lock, self._holders = threading.RLock(), set[int]()
+        self.lock, self._holders = threading.RLock(), set[int]()
         self._before: list[tuple[Any, int]] = []  # (library, its number of threads before)
         if hasattr(os, "register_at_fork"):  # forks wait for the lock
-            acquire, release = self._lock.acquire, self._lock.release
+            acquire, release = self.lock.acquire, self.lock.release
             os.register_at_fork(before=acquire, after_in_parent=release, after_in_child=self._in_child)
 
     def hold(self, holder: int) -> None:
-        with self._lock:
+        with self.lock:
             self._holders.add(holder)
             if not self._before:
                 self._before = [(b, b.num_threads) for b in _blas().lib_controllers if b.user_api == "blas"]
                 _set_threads([(library, 1) for library, _ in self._before])
 
     def leave(self, holder: int) -> None:
-        with self._lock:
+        with self.lock:
             self._holders.discard(holder)
             if self._before and not self._holders:
                 _set_threads(self._before)
                 self._before = []
 
+    def is_shared(self) -> bool:
+        """Whether there are several holders. Ask it inside `lock`."""
+        return len(self._holders) > 1
+
     def _in_child(self) -> None:
         """Forget all holders: a forked child has only the thread that forked."""
         self._holders.clear()
         self.leave(0)
-        self._lock.release()
+        self.lock.release()
 
 
 ONE_BLAS_THREAD = _OneBlasThread()

@@ -242,8 +242,8 @@ def interrupted(n, output):
     finally:
         sys.settrace(before)
         events.close()
-        while ONE_BLAS_THREAD._lock._is_owned():  # only a trace can interrupt the end of a `with`
-            ONE_BLAS_THREAD._lock.release()
+        while ONE_BLAS_THREAD.lock._is_owned():  # only a trace can interrupt the end of a `with`
+            ONE_BLAS_THREAD.lock.release()
     return False
 
 
@@ -296,7 +296,7 @@ def test_a_child_forked_while_another_thread_trains_trains_too():
 
     def another():
         with Workers(1).quiet():
-            with ONE_BLAS_THREAD._lock:  # held for microseconds in each epoch
+            with ONE_BLAS_THREAD.lock:  # held for microseconds in each epoch
                 changing.set()
                 time.sleep(0.2)
             holds.set()

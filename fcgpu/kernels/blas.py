@@ -19,6 +19,7 @@ import numpy as np
 
 from fcgpu.kernels import compiled
 from fcgpu.kernels.denormals import count_as_zero
+from fcgpu.workers import ONE_BLAS_THREAD
 
 ROW_MAJOR, AS_IS, TRANSPOSED = 101, 111, 112  # CBLAS's enumerations
 LEAST = 1e6  # multiplications: OpenBLAS up to 0.3.31 crashes if a product in a batch has fewer
@@ -49,7 +50,7 @@ def product(products: Sequence[Product], alpha: float = 1.0, beta: float = 0.0, 
     The arrays of all products have one dtype, and must stay at their place in memory. A and B have contiguous rows or
     contiguous columns, C has contiguous rows. If the kernels multiply bytes, A may be uint8; then B must have
     contiguous rows, too, and β be 0 or 1. Call the function inside `Workers.quiet`, which holds BLAS to one thread: a
-    call on several threads leaves BLAS at one.
+    call on several threads leaves BLAS at one. While other runs count on that, the call uses one, too.
     """
     if products[0][0].dtype == np.uint8:
         return partial(_bytes, products, alpha, bool(beta))
@@ -168,18 +169,21 @@ def _together(
 
     def call(_: Any = products) -> None:  # the default keeps the arrays alive as long as their addresses are in use
         nonlocal shortest
-        began = perf_counter()
-        alone = CROWD.is_there(began)
         zeros = count_as_zero(False)  # OpenBLAS's threads do not flush denormals: the same bits in each thread
-        blas.set_threads(1 if alone else threads)
-        make()
-        blas.set_threads(1)
+        with ONE_BLAS_THREAD.lock:
+            began = perf_counter()
+            together = not (ONE_BLAS_THREAD.is_shared() or CROWD.is_there(began))
+            if together:
+                blas.set_threads(threads)
+                make()
+                blas.set_threads(1)
+                ended = perf_counter()
+                if ended - began > 3 * shortest + STALL:
+                    CROWD.met(ended)
+                shortest = min(shortest, ended - began)
+        if not together:
+            make()
         count_as_zero(zeros)
-        if not alone:
-            ended = perf_counter()
-            if ended - began > 3 * shortest + STALL:
-                CROWD.met(ended)
-            shortest = min(shortest, ended - began)
 
     return call
 
