@@ -133,7 +133,8 @@ class Model:
         shares = np.full(len(Z), 1 / len(Z)) if weights is None else weights / np.sum(weights, dtype=float)
         accuracy = r2 = None
         if self.classes is not None:
-            accuracy = float(np.mean(class_index(Z) == y) if weights is None else shares @ (class_index(Z) == y))
+            right = class_index(Z) == y
+            accuracy = float(np.mean(right) if weights is None else shares[right].sum())
         else:
             y = y.reshape(len(y), -1)
             if y.shape != Z.shape:
@@ -203,7 +204,11 @@ def r2_of(y: Any, predicted: Any, shares: Any) -> Any:
 
     shares : (n,) weights that add up to 1. A constant target counts as 1 if all predictions are right, else as 0.
     """
-    errors, spread = shares @ (y - predicted) ** 2, shares @ (y - shares @ y) ** 2
+
+    def mean(values: Any) -> Any:
+        return (shares[:, None] * values).sum(axis=0)  # in an order that does not depend on BLAS's threads, as @ does
+
+    errors, spread = mean((y - predicted) ** 2), mean((y - mean(y)) ** 2)
     varies = np.ptp(y[shares > 0], axis=0) > 0
     return np.where(varies, 1 - errors / np.where(varies, spread, 1), errors == 0)
 
