@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from device_double import as_cupy
+from threadpoolctl import threadpool_limits
 
 import fcgpu
 from fcgpu.train import plan_c
@@ -110,6 +111,19 @@ def test_every_dtype_and_a_small_budget_give_the_same_bits(stored, in_c, monkeyp
         started, *_, done = fcgpu.train((features, y), **ours, **limits)
         models.append(done.model.params.tobytes())
     assert started.plan.budget == 200_000
+    assert len(set(models)) == 1
+
+
+def test_no_bit_depends_on_blas():
+    """So long a product of one column is a sum on all of BLAS's threads."""
+    random = np.random.default_rng(0)
+    X, y = random.normal(5, 1, (50_000, 1)), random.normal(size=50_000)
+    ours = {"output": "identity", "standardize": True, "hidden": (), "dtype": "float64", "epochs": 1, "device": "cpu"}
+    models = []
+    for threads in (1, 2, 3):
+        with threadpool_limits(threads, user_api="blas"):
+            *_, done = fcgpu.train((X, y), **ours)
+            models.append(done.model.params.tobytes())
     assert len(set(models)) == 1
 
 

@@ -84,7 +84,7 @@ class Standardization:
         if self.mean is not None:
             W, b = layers[0]
             W *= self.rate[:, None]
-            b -= self.mean @ W
+            b -= (self.mean[:, None] * W).sum(axis=0)
         if self.target_mean is not None:
             W, b = layers[-1]
             W *= self.target_std
@@ -150,7 +150,8 @@ def _rate(mean: Any, variance: Any, n: int) -> Any:
 def _moments(X: Any, shares: Any) -> tuple[Any, Any]:
     """Mean and variance (n_columns,) of X (n, n_columns) on any device, weighted by `shares` (n,), which sum to 1.
 
-    Block by block, in one pass: those of two parts give those of the whole (Chan, Golub and LeVeque 1979).
+    Block by block, in one pass: those of two parts give those of the whole (Chan, Golub and LeVeque 1979). Not by BLAS,
+    whose order of sums depends on its threads.
     """
     xp = namespace_of(X)
     total, mean, variance = 0.0, 0.0, 0.0  # variance is that of the whole times its total share
@@ -158,15 +159,16 @@ def _moments(X: Any, shares: Any) -> tuple[Any, Any]:
         for rows in _blocks(X, xp):
             if not (part := float(shares[rows].sum())):
                 continue
-            weights, A = xp.asarray(shares[None, rows]), X[rows].astype(np.float64)
-            its_mean = xp.matmul(weights, A) * (1 / part)
+            weights, A = xp.asarray(shares[rows, None]), X[rows].astype(np.float64)
+            its_mean = (weights * A).sum(axis=0) * (1 / part)
             A -= its_mean
             A *= A
+            A *= weights
             apart = its_mean - mean
-            variance = variance + xp.matmul(weights, A) + apart * apart * (total * part / (total + part))
+            variance = variance + A.sum(axis=0) + apart * apart * (total * part / (total + part))
             total += part
             mean = mean + apart * (part / total)
-    return as_numpy(mean)[0], as_numpy(variance)[0]
+    return as_numpy(mean), as_numpy(variance)
 
 
 def _transformed(X: Any, mean: Any, rate: Any, dtype: Any) -> Any:
