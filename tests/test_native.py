@@ -3,10 +3,8 @@
 import ast
 import itertools
 import shutil
-import subprocess
 import sys
 import sysconfig
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -481,54 +479,3 @@ def test_bytes_may_lie_in_any_way(layout, dtype, batch, monkeypatch):
     near = 1e3 * np.finfo(dtype).eps
     np.testing.assert_allclose(found.model.params, expected.model.params, rtol=near, atol=near)
     np.testing.assert_allclose(found.model.predict_proba(X), found.model.predict_proba(data.X), rtol=near, atol=near)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (shutil.which("cc") and HEADERS.exists()), reason="there is no C compiler, or no Python.h")
-@pytest.mark.skipif(not (KERNELS / "build.py").exists(), reason="installed, and not a clone")
-def test_an_installation_compiles_it_or_goes_without(tmp_path):
-    """Through the build hook's two functions, as Hatchling calls them."""
-    pytest.importorskip("setuptools")
-    clone = tmp_path / "clone"
-    (clone / "fcgpu").mkdir(parents=True)
-    shutil.copytree(KERNELS, clone / "fcgpu" / "kernels", ignore=shutil.ignore_patterns("*.so"))
-    stub = tmp_path / "hatchling" / "builders" / "hooks" / "plugin"
-    stub.mkdir(parents=True)
-    (stub / "interface.py").write_text("class BuildHookInterface: pass\n")
-    for folder in (stub, *stub.parents[:3]):
-        (folder / "__init__.py").touch()  # else a Hatchling that is installed comes first
-    program = f"""
-import sys
-sys.path[:0] = [{str(tmp_path)!r}, {str(clone / "fcgpu" / "kernels")!r}]
-import build
-build.LIMITED = sys.argv[2] == "limited"
-hook, data, said = build.CompileHook(), {{}}, []
-hook.root = {str(clone)!r}
-sys.platform = sys.argv[1]
-hook.app = type("App", (), {{"display_warning": staticmethod(said.append)}})
-hook.initialize("standard", data)
-print(data.get("pure_python"), data.get("tag"), len(said))
-"""
-    free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
-    own = "cp{0}{1}-cp{0}{1}{2}-".format(*sys.version_info[:2], "t" if free_threaded else "")
-    cases = [
-        ("cc", sys.platform, "own", f"False {own}", {f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"}),
-        ("/nowhere/cc", sys.platform, "own", "None None 2", set()),
-        ("cc", "win32", "own", "None None 0", set()),
-    ]
-    if not free_threaded:
-        oldest = "cp311" if sys.version_info < (3, 15) else "cp315"
-        name = next(f"_native{end}" for end in EXTENSION_SUFFIXES if end.startswith(".abi3"))
-        cases.append(("cc", sys.platform, "limited", f"False {oldest}-abi3-", {name}))
-    for compiler, platform, interface, expected, files in cases:
-        (clone / "fcgpu" / "kernels" / "_native.stale.so").touch()
-        ended = subprocess.run(
-            [sys.executable, "-c", program, platform, interface],
-            capture_output=True,
-            text=True,
-            env={"PATH": "/usr/bin:/bin", "CC": compiler},
-            check=True,
-        )
-        assert ended.stdout.splitlines()[-1].startswith(expected), ended
-        built = {path.name for path in (clone / "fcgpu" / "kernels").glob("_native.*")}
-        assert built == {"_native.pyi"} | files
