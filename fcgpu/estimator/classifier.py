@@ -1,6 +1,6 @@
 """MLPClassifier: scikit-learn's parameters and attributes, with additional ones."""
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin
@@ -140,7 +140,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         self.dtype = dtype
         self.threads = threads
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> "MLPClassifier":
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> Self:
         """Fit to X (n_samples, n_features) and y (n_samples,) labels, or (n_samples, n_labels) of 0 and 1 (multilabel).
 
         sample_weight : (n_samples,) numbers of 0 or more, or None.
@@ -152,7 +152,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return self._fit(X, y, sample_weight, validation_data=validation_data)  # type: ignore[no-any-return]
 
     @available_if(check_partial_fit)  # type: ignore[untyped-decorator]
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> "MLPClassifier":
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
         """Train for one epoch on X and y, continuing with the optimizer state of the last call. Returns self.
 
         classes : all labels, required in the first call. Only for solvers that use mini-batches, and not with the

@@ -1,6 +1,6 @@
 """MLPRegressor: scikit-learn's parameters and attributes, and more."""
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import RegressorMixin
@@ -107,7 +107,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         self.dtype = dtype
         self.threads = threads
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> "MLPRegressor":
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> Self:
         """Fit to X (n_samples, n_features) and real targets y (n_samples,) or (n_samples, n_outputs).
 
         sample_weight : (n_samples,) numbers of 0 or more, or None.
@@ -118,7 +118,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return self._fit(X, y, sample_weight, validation_data=validation_data)  # type: ignore[no-any-return]
 
     @available_if(check_partial_fit)  # type: ignore[untyped-decorator]
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MLPRegressor":
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train for one epoch on X and y, continuing with the optimizer state of the last call. Returns self.
 
         Only for solvers that use mini-batches, and not with the schedules "cosine" and "one_cycle". Raises as `fit`.

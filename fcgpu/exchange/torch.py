@@ -35,7 +35,7 @@ LAST: dict[str, Callable[[], Any]] = {
 }
 
 
-def to_torch(model: Model) -> Any:
+def to_torch(model: Model) -> nn.Sequential:
     """A torch.nn.Sequential on the CPU with the predictions of `model`; parameters are copied.
 
     It maps unscaled X (n, n_features), in the dtype of `model.params`, to what `model.predict_proba` returns; for two
