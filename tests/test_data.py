@@ -736,9 +736,9 @@ def test_resizing(tmp_path, picture):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "0 class folders; expected two or more"),
-        ({"1.png": PIXELS[0]}, "0 class folders"),
-        ({"a/1.png": PIXELS[0]}, "1 class folders"),
+        ({}, "no data in this folder; expected two or more class folders with pictures, or"),
+        ({"1.png": PIXELS[0]}, "no data in this folder"),
+        ({"a/1.png": PIXELS[0]}, "1 class folder; expected two or more"),
         ({"a/1.png": PIXELS[0], "b/notes.txt": b""}, r"b: no pictures in this folder; expected files ending in \.png"),
         (
             {"a/1.png": PIXELS[0], "b/2.png": PIXELS[1], "b/2026/3.png": PIXELS[2]},

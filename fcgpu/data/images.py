@@ -38,8 +38,13 @@ def load_folder(root: Path, image_size: tuple[int, int] | None, shape: tuple[int
     classes = _sub_folders(root)
     split = [folder.name for folder in classes] == ["test", "train"] and all(map(_sub_folders, classes))
     paths, y = _labelled(root / "train" if split else root)
+    if not y:
+        raise DataError(
+            f"{root}: no data in this folder; expected two or more class folders with pictures, or MNIST's four IDX "
+            "files (a table is named by its file)"
+        )
     if len(set(y)) < 2:
-        raise DataError(f"{root}: {len(set(y))} class folders; expected two or more, each with its pictures")
+        raise DataError(f"{root}: 1 class folder; expected two or more, each with its pictures")
     test_paths, y_test = _labelled(root / "test") if split else ([], [])
     shape = shape or common_shape(paths + test_paths, image_size)
     X = read_pictures(paths, shape)
