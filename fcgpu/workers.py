@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-BLOCK = 1000  # rows per call of `by_blocks`
+BLOCK, NUMBERS = 1000, 1 << 22  # most rows of a block, and most numbers in one of several rows
 
 
 class Workers:
@@ -83,10 +83,16 @@ class Workers:
             helper.thread.join()
 
 
-def by_blocks(n: int, threads: int, function: Callable[[slice], None]) -> None:
-    """Call the function with a slice for every BLOCK of n rows, on up to `threads` threads."""
+def block_of(width: int) -> int:
+    """Rows of `width` numbers in a block: it bounds the temporary memory of a pass over wide data."""
+    return max(1, min(BLOCK, NUMBERS // width))
+
+
+def by_blocks(shape: tuple[int, int], threads: int, function: Callable[[slice], None]) -> None:
+    """Call the function with a slice for every block of the rows of an array, on up to `threads` threads."""
+    n, rows = shape[0], block_of(shape[1])
     with closing(Workers(threads)) as workers:
-        workers.run(lambda i: function(slice(i * BLOCK, min(n, (i + 1) * BLOCK))), -(-n // BLOCK))
+        workers.run(lambda i: function(slice(i * rows, min(n, (i + 1) * rows))), -(-n // rows))
 
 
 @cache

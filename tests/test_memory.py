@@ -9,10 +9,13 @@ from command import call
 
 import fcgpu
 from fcgpu.data import npy
+from fcgpu.data.features import check_features
+from fcgpu.train.checkpoint import fingerprint
 from fcgpu.train.loop import fit_to
-from fcgpu.train.pixels import is_mapped
+from fcgpu.train.pixels import Pixels, is_mapped
 from fcgpu.train.plan import plan
 from fcgpu.train.run import Run
+from fcgpu.train.staircase import EPOCHS, staircase
 
 N, FEATURES, CPU = 40_000, 100, fcgpu.choose("cpu")
 RECIPE = fcgpu.Recipe(hidden=(128,), epochs=2)
@@ -148,6 +151,36 @@ def test_a_table_to_be_mapped_is_checked_as_any(tmp_path):
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(fcgpu.DataError, match="needs 1600 bytes, found 1592"):
         npy.load_npy(path, 10)
+
+
+@pytest.fixture
+def peak():
+    """A function that calls another one and returns (its result, the bytes that it had allocated at most)."""
+
+    def measured(function, *args):
+        tracemalloc.start()
+        result = function(*args)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return result, most
+
+    return measured
+
+
+def test_wide_data_are_looked_at_a_few_samples_at_a_time(peak):
+    wide = np.broadcast_to(np.float32(1), (4096, 5000))  # which take no memory
+    assert peak(check_features, wide, "X")[1] < 1e7
+    found, most = peak(fingerprint, fcgpu.Dataset(wide, np.zeros(4096)))
+    assert found["X"].startswith("float32 4096x5000 ")
+    assert most < 2e7
+    pixels = np.zeros((1000, 50_000), np.float32)
+    pixels[::3, ::7] = 3
+    cut = plan(fcgpu.Spec((50_000, 2)), (pixels, np.zeros(1000, int)), fcgpu.Recipe(hidden=()), CPU, threads=1)
+    made, most = peak(Pixels(pixels, 1).copy, 1)
+    assert most < made.nbytes + 1e7
+    stairs, most = peak(lambda: staircase(made, cut, EPOCHS, drawn=False))
+    assert stairs.features[0] == 0
+    assert most < made.nbytes
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Features as users hand them over, as arrays of finite numbers; or an error that names the sample and the remedy."""
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,9 @@ from fcgpu.backend import as_numpy, beside, namespace_of
 from fcgpu.errors import DataError, first_line
 
 LONG_DOUBLE = "g"  # 64 to 128 bits, depending on the machine; no GPU has it
-ROWS_CHECKED_AT_ONCE = 4096  # bounds the temporary memory of a pass over X
-GPU_NUMBERS_CHECKED_AT_ONCE = 1 << 26  # the same on a GPU, which the host waits for each time
+ROWS_CHECKED_AT_ONCE = 4096  # of those that a doubt is about
+NUMBERS_AT_ONCE = 1 << 22  # bounds the temporary memory of a pass over X
+GPU_NUMBERS_AT_ONCE = 1 << 26  # the same on a GPU, which the host waits for each time
 
 
 def check_features(X: Any, name: str) -> Any:
@@ -40,16 +43,21 @@ def check_features(X: Any, name: str) -> Any:
 
 
 def _check_finite(X: Any, name: str, xp: Any) -> None:
-    rows = ROWS_CHECKED_AT_ONCE if xp is np else max(1, GPU_NUMBERS_CHECKED_AT_ONCE // X.shape[1])
-    for start in range(0, len(X), rows):
-        finite = xp.isfinite(X[start : start + rows])
+    for rows in parts(X.shape, NUMBERS_AT_ONCE if xp is np else GPU_NUMBERS_AT_ONCE):
+        finite = xp.isfinite(X[rows])
         if not bool(xp.all(finite)):
             row, column = np.argwhere(~as_numpy(finite))[0]
-            value = as_numpy(X[start + row, column])
+            value = as_numpy(X[rows.start + row, column])
             raise DataError(
-                f"{name}: feature {column} of sample {start + row} is {value}; "
+                f"{name}: feature {column} of sample {rows.start + row} is {value}; "
                 "features must be finite: drop or fill such samples"
             )
+
+
+def parts(shape: tuple[int, ...], most: int = NUMBERS_AT_ONCE) -> Iterator[slice]:
+    """Slices of the rows of an array of that shape (n, ...), each of one row or of at most `most` numbers."""
+    rows = max(1, most // math.prod(shape[1:]))
+    return (slice(start, min(shape[0], start + rows)) for start in range(0, shape[0], rows))
 
 
 def as_array(what: str, given: Any, name: str, xp: Any = np) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.data.dataset import Dataset
-from fcgpu.data.features import ROWS_CHECKED_AT_ONCE
+from fcgpu.data.features import parts
 from fcgpu.errors import CheckpointError
 from fcgpu.formats import sealed
 from fcgpu.train.kinds import as_python
@@ -154,8 +154,8 @@ def _array(array: Any) -> str:
     import hashlib
 
     sha = hashlib.sha256()
-    for start in range(0, len(array), ROWS_CHECKED_AT_ONCE):
-        sha.update(np.ascontiguousarray(array[start : start + ROWS_CHECKED_AT_ONCE]).data)
+    for rows in parts(array.shape):
+        sha.update(np.ascontiguousarray(array[rows]).data)
     return f"{array.dtype} {'x'.join(map(str, array.shape))} {sha.hexdigest()}"
 
 

@@ -30,5 +30,5 @@ class Converted:
         def fill(rows: slice) -> None:
             made[rows] = self[rows]
 
-        by_blocks(len(made), threads, fill)
+        by_blocks(made.shape, threads, fill)
         return made

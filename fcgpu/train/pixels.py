@@ -97,7 +97,7 @@ def _all_are(X: Any, times: int, threads: int) -> bool:
         if not others and not _to_bytes(X[rows], times)[1]:
             others.append(rows)
 
-    by_blocks(len(X), threads, look)
+    by_blocks(X.shape, threads, look)
     return not others
 
 

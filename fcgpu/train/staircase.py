@@ -6,13 +6,14 @@ after it are zero, so the products of a tile need only the first rows of W. The 
 426 features wide instead of 784; a random batch of 128 is 649 wide, a batch of 10 is 556 wide.
 """
 
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from fcgpu.params import Spec
 from fcgpu.train.plan import Plan
-from fcgpu.workers import BLOCK, by_blocks
+from fcgpu.workers import block_of, by_blocks
 
 AT_ONCE = 100  # rows that are gathered at a time, with all features
 WIDE = 0.9  # of the features: if a batch is that wide, reordering does not pay
@@ -51,7 +52,7 @@ class Staircase:
         def fill(rows: slice) -> None:
             made[rows] = self[rows, width]
 
-        by_blocks(len(made), threads, fill)
+        by_blocks(made.shape, threads, fill)
         return made
 
     def inside(self, spec: Spec, vectors: Any) -> Any:
@@ -83,23 +84,25 @@ def staircase(X: Any, plan: Plan, epochs: int, *, drawn: bool) -> Staircase | No
     drawn : whether batches are drawn from all samples, not taken in the data's order.
     """
     n, n_features = X.shape
-    some = X[:: -(-n // BLOCK)]
+    some = X[:: -(-n // block_of(n_features))]
     if epochs < EPOCHS or n_features < FEW or np.count_nonzero(some) > WIDE * some.size:
         return None
-    counts = np.zeros((-(-n // BLOCK), n_features), dtype=np.uint16)
+    counts, one_at_a_time = np.zeros(n_features, dtype=np.intp), Lock()
     widths = np.empty(n, dtype=np.intp)
 
     def count(rows: slice) -> None:
-        np.sum(X[rows] != 0, axis=0, dtype=np.uint16, out=counts[rows.start // BLOCK])
+        found = np.sum(X[rows] != 0, axis=0, dtype=np.uint16)
+        with one_at_a_time:
+            counts[...] += found
 
     def measure(rows: slice) -> None:
         widths[rows] = np.max((X[rows] != 0) * behind, axis=1, initial=1)
 
-    by_blocks(n, plan.threads, count)
-    features = np.argsort(-counts.sum(axis=0, dtype=np.intp), kind="stable")
+    by_blocks(X.shape, plan.threads, count)
+    features = np.argsort(-counts, kind="stable")
     behind = np.empty(n_features, dtype=np.min_scalar_type(n_features))  # the width that includes a feature
     behind[features] = np.arange(1, n_features + 1)
-    by_blocks(n, plan.threads, measure)
+    by_blocks(X.shape, plan.threads, measure)
     batch = np.arange(n) // plan.batch if not drawn else np.zeros(n)
     samples = np.lexsort((-widths, batch))
     step = STEP * -(-n_features // (STEP * STEPS))
