@@ -1,5 +1,6 @@
 """A trained network and what is needed to use it: predictions, and their scores."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from fcgpu.backend import Backend, beside, choose, device_of, namespace_of, on_gpu
 from fcgpu.data.dataset import Dataset, dataset, targets
-from fcgpu.data.features import check_features
+from fcgpu.data.features import check_features, parts
 from fcgpu.data.labels import are_whole, array_of, encode_labels, not_a_label, shown
 from fcgpu.data.names import Names, check_names, names_of
 from fcgpu.errors import ConfigError, DataError, DivergenceError, whole
@@ -102,10 +103,18 @@ class Model:
         if self.classes is None:
             values = backend.to_host(self.predict_proba(X, device=backend, threads=threads))
             return values[:, 0] if values.shape[1] == 1 else values
-        Z = self._outputs(X, backend, threads, few=FEW_LOGITS)
-        with backend.current():
-            index = backend.to_host(class_index(Z))
-        return array_of(self.classes)[index]
+        return array_of(self.classes)[self.predict_index(X, device=backend, threads=threads)]
+
+    def predict_index(self, X: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Any:
+        """As `predict`, but indices (n,) into `classes`. The logits are in memory for some samples at a time."""
+        backend = backend_of(device, X)
+        X = self._features(X, backend)
+        index = np.empty(X.shape[0], np.intp)
+        for rows in self._parts(X.shape[0]):
+            Z = self._computed(X[rows], backend, threads, few=FEW_LOGITS, first=rows.start)
+            with backend.current():
+                index[rows] = backend.to_host(class_index(Z))
+        return index
 
     def score(self, X: Any, y: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Score:
         """Score on X (n, n_features) and y: labels (n,), or for a regression targets (n,) or (n, n_outputs).
@@ -122,7 +131,12 @@ class Model:
     ) -> Score:
         """As `score`, but y are class indices (n,), or targets (n,) or (n, n_outputs), and they are not checked."""
         backend = backend_of(device, X)
-        return self.score_logits(backend.to_host(self.decision_function(X, device=backend, threads=threads)), y)
+        X = self._features(X, backend)
+
+        def logits(rows: slice) -> Any:
+            return backend.to_host(self._computed(X[rows], backend, threads, first=rows.start))
+
+        return self._score(X.shape[0], logits, y, None)
 
     def score_logits(self, Z: Any, y: Any, weights: Any = None) -> Score:
         """Score of logits Z (n, n_outputs) on the host, against y as in `score_encoded`. Z is not changed.
@@ -130,22 +144,34 @@ class Model:
         weights : (n,), not all 0, for weighted means; None for equal weights.
         Raises DataError for targets of another shape than Z.
         """
-        shares = np.full(len(Z), 1 / len(Z)) if weights is None else weights / np.sum(weights, dtype=float)
-        accuracy = r2 = None
-        if self.classes is not None:
-            right = class_index(Z) == y
-            accuracy = float(np.mean(right) if weights is None else shares[right].sum())
-        else:
-            y = y.reshape(len(y), -1)
-            if y.shape != Z.shape:
-                raise DataError(f"targets of shape {y.shape} don't match the model: expected {Z.shape}")
-        output, Z, losses = OUTPUTS[self.spec.output], Z.astype(np.float64), np.empty((len(Z), 1))
+        return self._score(len(Z), Z.__getitem__, y, weights)
+
+    def _score(self, n: int, logits: Callable[[slice], Any], y: Any, weights: Any) -> Score:
+        """`score_logits` of n samples, some at a time: `logits` returns those of a slice of them."""
+        shares = np.full(n, 1 / n) if weights is None else weights / np.sum(weights, dtype=float)
+        output, accuracy, r2 = OUTPUTS[self.spec.output], None, None
+        if self.classes is None and (y := y.reshape(len(y), -1)).shape != (n, self.spec.sizes[-1]):
+            raise DataError(f"targets of shape {y.shape} don't match the model: expected {(n, self.spec.sizes[-1])}")
+        losses, right, errors = np.empty((n, 1)), np.empty(n, bool), np.zeros(self.spec.sizes[-1])
         with np.errstate(all="ignore"):  # a loss may overflow to infinity, an exponential underflow to 0
-            output.measure(Z, y, shares[:, None], losses, xp=np)
-            if not output.classifies and len(Z) > 1:
-                output.mean(Z, 0.0, xp=np)
-                r2 = float(r2_of(y, Z, shares).mean())
-        return Score(float(losses.sum()), accuracy, len(Z), r2)
+            for rows in self._parts(n):
+                Z = logits(rows)
+                if self.classes is not None:
+                    right[rows] = class_index(Z) == y[rows]
+                Z = Z.astype(np.float64)
+                output.measure(Z, y[rows], shares[rows, None], losses[rows], xp=np)
+                if not output.classifies:
+                    output.mean(Z, 0.0, xp=np)
+                    errors += weighted_sum(shares[rows], (y[rows] - Z) ** 2)
+            if not output.classifies and n > 1:
+                r2 = float(r2_of(y, errors, shares).mean())
+        if self.classes is not None:
+            accuracy = float(np.mean(right) if weights is None else shares[right].sum())
+        return Score(float(losses.sum()), accuracy, n, r2)
+
+    def _parts(self, n: int) -> Iterator[slice]:
+        """Slices of n samples such that the logits of one take little memory."""
+        return parts((n, self.spec.sizes[-1]))
 
     def targets(self, data: Dataset, y: Any) -> Any:
         """y, an array of `data`, as `score_encoded` takes it: indices into this model's classes, or targets
@@ -170,11 +196,13 @@ class Model:
             )
         return encode_labels(y, self.classes, data.name)
 
-    def _outputs(
-        self, X: Any, device: str | Backend | None, threads: int | None, *, activate: bool = False, few: int = 0
-    ) -> Any:
-        """`outputs` of X, all finite, on X's device; on the host if there are no more than `few` numbers."""
-        backend, threads = backend_of(device, X), whole("threads", threads)
+    def _outputs(self, X: Any, device: str | Backend | None, threads: int | None, *, activate: bool = False) -> Any:
+        """`outputs` of X, all finite, on X's device."""
+        backend = backend_of(device, X)
+        return self._computed(self._features(X, backend), backend, threads, activate=activate)
+
+    def _features(self, X: Any, backend: Backend) -> Any:
+        """X as an array of this model's features."""
         check_names(names_of(X), self.feature_names, "X")
         if not (backend.holds(X) and X.ndim == 2 and X.size):  # numbers on a GPU are not looked at: the outputs are
             X = check_features(X, "X")
@@ -183,6 +211,16 @@ class Model:
                 f"X has {X.shape[1]} features, the model was trained with {self.spec.sizes[0]}; "
                 "give the same columns as in training"
             )
+        return X
+
+    def _computed(
+        self, X: Any, backend: Backend, threads: int | None, *, activate: bool = False, few: int = 0, first: int = 0
+    ) -> Any:
+        """`outputs` of the array X, all finite, on X's device; on the host if there are no more than `few` numbers.
+
+        first : the number of its first sample, for an error message.
+        """
+        threads = whole("threads", threads)
         remedy = "free its memory, or use device='cpu'"
         with backend.enough_memory(remedy), np.errstate(all="ignore"):  # infinity and NaN are an error below
             params = backend.to_device(self.params)
@@ -191,7 +229,7 @@ class Model:
             xp = backend.xp if backend.holds(out) else np
             finite = xp.isfinite(out)
             if not bool(xp.all(finite)):  # waits for the device
-                sample = int(np.argmin(backend.to_host(finite).all(axis=1)))
+                sample = first + int(np.argmin(backend.to_host(finite).all(axis=1)))
                 raise DivergenceError(
                     f"the model's outputs for sample {sample} are not finite: expected features of the scale it was "
                     f"trained on, in the range of {self.params.dtype}"
@@ -199,16 +237,18 @@ class Model:
         return out
 
 
-def r2_of(y: Any, predicted: Any, shares: Any) -> Any:
-    """R² (n_outputs,), 1 - Σ (y - predicted)² / Σ (y - mean)², of each target; y and predicted are (n, n_outputs).
+def weighted_sum(shares: Any, values: Any) -> Any:
+    """shares @ values, (n,) times (n, n_outputs), in an order that does not depend on BLAS's threads."""
+    return (shares[:, None] * values).sum(axis=0)
 
-    shares : (n,) weights that add up to 1. A constant target counts as 1 if all predictions are right, else as 0.
+
+def r2_of(y: Any, errors: Any, shares: Any) -> Any:
+    """R² (n_outputs,), 1 - Σ (y - predicted)² / Σ (y - mean)², of each target y (n, n_outputs).
+
+    errors : (n_outputs,) mean squared errors by `shares`, (n,) weights that add up to 1. A constant target counts as 1
+        if all predictions are right, else as 0.
     """
-
-    def mean(values: Any) -> Any:
-        return (shares[:, None] * values).sum(axis=0)  # in an order that does not depend on BLAS's threads, as @ does
-
-    errors, spread = mean((y - predicted) ** 2), mean((y - mean(y)) ** 2)
+    spread = weighted_sum(shares, (y - weighted_sum(shares, y)) ** 2)
     varies = np.ptp(y[shares > 0], axis=0) > 0
     return np.where(varies, 1 - errors / np.where(varies, spread, 1), errors == 0)
 

@@ -251,6 +251,24 @@ def test_pictures_are_told_by_the_names_of_their_folders(pictures, tmp_path):
     assert "hellgrün" in ran("evaluate", tmp_path / "run").out
 
 
+@pytest.mark.parametrize(("n_classes", "has"), [(20, True), (21, True), (1000, True), (1001, False)])
+def test_of_many_classes_there_is_no_confusion_matrix(tmp_path, n_classes, has):
+    spec = fcgpu.Spec((1, n_classes))
+    fcgpu.save_model(fcgpu.Model(spec, np.zeros(spec.n_params, "f"), tuple(range(n_classes))), tmp_path / "m")
+    words = ("evaluate", tmp_path / "m", csv(tmp_path / "d.csv", np.array([0, 7]), np.ones((2, 1))), "--device", "cpu")
+    found = as_json(ran(*words, "--json"))
+    assert found["accuracy"] == 0.5
+    if has:
+        matrix = np.array(found["confusion_matrix"])
+        assert matrix[0, 0] == matrix[7, 0] == 1
+        assert (matrix.sum(), matrix.shape) == (2, (n_classes, n_classes))
+    else:
+        assert found["confusion_matrix"] is None
+    shown = ran(*words).out
+    assert ("too wide to show" in shown) is (n_classes > 20)
+    assert ("--json has it" in shown) is (has and n_classes > 20)
+
+
 @pytest.mark.parametrize("columns", [1, 2])
 def test_regression_trains_evaluates_and_predicts(tmp_path, columns):
     X, _ = blobs(60)

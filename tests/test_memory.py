@@ -167,6 +167,25 @@ def peak():
     return measured
 
 
+def test_the_logits_of_many_classes_are_never_all_in_memory(peak):
+    random = np.random.default_rng(0)
+    n, k = 10_000, 3_000
+    spec = fcgpu.Spec((4, k))
+    model = fcgpu.Model(spec, random.standard_normal(spec.n_params).astype(np.float32), tuple(range(k)))
+    X, y = random.standard_normal((n, 4)).astype(np.float32), random.integers(0, k, n)
+    Z = model.decision_function(X)
+    whole, score = model.score_logits(Z, y), peak(model.score, X, y)
+    assert score[0] == whole
+    assert score[1] < 1.2 * Z.nbytes  # a fifth of what the loss of all at once takes
+    predicted, most = peak(model.predict, X)
+    np.testing.assert_array_equal(predicted, Z.argmax(axis=1))
+    assert most < 0.5 * Z.nbytes
+    X[9_000] = 1e38
+    for use in (lambda: model.predict(X), lambda: model.score(X, y)):
+        with pytest.raises(fcgpu.DivergenceError, match="outputs for sample 9000 are not finite"):
+            use()
+
+
 def test_wide_data_are_looked_at_a_few_samples_at_a_time(peak):
     wide = np.broadcast_to(np.float32(1), (4096, 5000))  # which take no memory
     assert peak(check_features, wide, "X")[1] < 1e7

@@ -16,12 +16,12 @@ from fcgpu.data.dataset import Dataset
 from fcgpu.data.names import check_names
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.formats.safetensors import load as load_model
-from fcgpu.model import class_index, confusion
+from fcgpu.model import confusion
 from fcgpu.progress import digits
 from fcgpu.streams import show
 from fcgpu.train.recipe_files import load_recipe
 
-MOST_SHOWN = 20  # a confusion matrix of more classes is not printed
+MOST_SHOWN, MOST_LISTED = 20, 1000  # classes of a confusion matrix that is printed; that is in the JSON
 
 
 def evaluate(args: Namespace) -> int:
@@ -41,12 +41,13 @@ def evaluate(args: Namespace) -> int:
     if args.data is not None and data.X_test is None:
         split = None  # whether the model was trained on these is unknown
     y = model.targets(data, y)
-    Z = model.decision_function(X, device=backend, threads=args.threads)
-    score = model.score_logits(Z, y)
+    score = model.score_encoded(X, y, device=backend, threads=args.threads)
     result: dict[str, Any] = score._asdict() | {"split": split}
     if model.classes is not None:
-        matrix = confusion(y, class_index(Z), len(model.classes))
-        result |= {"classes": list(model.classes), "confusion_matrix": matrix.tolist()}
+        result |= {"classes": list(model.classes), "confusion_matrix": None}
+        if len(model.classes) <= (MOST_LISTED if args.json else MOST_SHOWN):
+            index = model.predict_index(X, device=backend, threads=args.threads)
+            result["confusion_matrix"] = confusion(y, index, len(model.classes)).tolist()
     if args.json:
         print(json.dumps(result | {key: finite(result[key]) for key in ("loss", "r2")}))
     else:
@@ -102,8 +103,9 @@ def _show(result: dict[str, Any], what: str) -> None:
     print(f"{what}: loss {digits(result['loss'])}{quality(result['accuracy'], result['r2'])}")
     if "classes" in result:
         labels = [str(c) for c in result["classes"]]
-        wide = f"the confusion matrix of {len(labels)} classes is too wide to show; --json has it"
-        if len(labels) > MOST_SHOWN:
+        wide = f"the confusion matrix of {len(labels)} classes is too wide to show"
+        wide += "; --json has it" if len(labels) <= MOST_LISTED else ""
+        if result["confusion_matrix"] is None:
             print(wide)
             return
         table = Table("actual", *labels, title="predicted as", title_justify="left")

@@ -66,5 +66,4 @@ def judged(model: Model, recipe: Recipe) -> Judged:
     split = "training" if data.X_test is None else "test"
     X, y = (data.X, data.y) if data.X_test is None else (data.X_test, data.y_test)
     y = model.targets(data, y)
-    Z = model.decision_function(X)
-    return Judged(model, data, split, X, y, model.predict_proba(X), model.score_logits(Z, y), recipe.seed)
+    return Judged(model, data, split, X, y, model.predict_proba(X), model.score_encoded(X, y), recipe.seed)

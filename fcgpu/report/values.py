@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.model import r2_of
+from fcgpu.model import r2_of, weighted_sum
 from fcgpu.report import plots
 from fcgpu.report.classes import feature_words
 from fcgpu.report.facts import percent
@@ -48,7 +48,8 @@ def _values(judged: Judged) -> Iterator[Markup]:
     y, P = judged.y, judged.P.astype(np.float64)
     yield element("h2", "Predicted and actual")
     yield element("p", f"On the {len(y):,} {judged.split} samples.")
-    errors, r2 = P - y, r2_of(y, P, np.full(len(y), 1 / len(y)))
+    errors, shares = P - y, np.full(len(y), 1 / len(y))
+    r2 = r2_of(y, weighted_sum(shares, errors**2), shares)
     rows = []
     for j in range(min(y.shape[1], MOST_ROWS)):
         fit = f"{r2[j]:.4f}" if np.ptp(y[:, j]) else "targets are all equal"
