@@ -1,5 +1,6 @@
 """Array types: any DLPack array is accepted, and with array-API dispatch the results are of the same kind."""
 
+import tracemalloc
 from copy import deepcopy
 
 import numpy as np
@@ -223,3 +224,35 @@ def test_partial_fit_checks_what_it_must(monkeypatch):
     regression = ours("regression", random_state=0).partial_fit(X, y.astype(float))
     with pytest.raises(ValueError, match="NaN"):
         regression.partial_fit(X, targets)
+
+
+def test_the_hashes_of_a_sparse_matrix_are_those_of_its_rows():
+    sparse = pytest.importorskip("scipy.sparse")
+    random = np.random.default_rng(0)
+    dense = random.normal(size=(50, 30)) * (random.random((50, 30)) < 0.2)
+    dense[[0, 7, 49]] = 0
+    dense[8] = dense[9]
+    expected = arrays.row_hashes(dense)
+    assert len(set(expected)) == 47
+    made = sparse.csr_matrix(dense)
+    long = made.copy()
+    long.data, long.indices = (np.concatenate([a, a]) for a in (made.data, made.indices))
+    twice = sparse.csr_matrix((np.repeat(made.data, 2) / 2, np.repeat(made.indices, 2), 2 * made.indptr), made.shape)
+    zeros = made.copy()
+    zeros.data[::4] = -0.0
+    wide = sparse.csr_matrix((made.data, made.indices.astype(np.int64), made.indptr.astype(np.int64)), made.shape)
+    for kind in (arrays.SparseRows, arrays.VerySparseRows):
+        for matrix in (made, made.tocsc(), long, twice, wide):
+            np.testing.assert_array_equal(arrays.row_hashes(kind(matrix)), expected)
+        np.testing.assert_array_equal(arrays.row_hashes(kind(zeros)), arrays.row_hashes(zeros.toarray()))
+    assert twice.nnz == 2 * made.nnz  # the caller's, which is not changed
+
+
+def test_dropout_does_not_make_a_sparse_matrix_dense():
+    sparse = pytest.importorskip("scipy.sparse")
+    X = sparse.csr_matrix(([1.0, 2.0], ([0, 499], [5, 999_999])), (500, 1_000_000))
+    tracemalloc.start()
+    arrays.row_hashes(arrays.VerySparseRows(X))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 5e7  # of which the factors of the features are 16 MB

@@ -15,13 +15,12 @@ from sklearn.utils._array_api import array_api_compat, get_namespace_and_device
 from sklearn.utils.validation import _check_feature_names, _check_n_features, _check_sample_weight, validate_data
 
 from fcgpu.backend import as_numpy, beside, namespace_of, on_gpu
-from fcgpu.data.features import check_features
+from fcgpu.data.features import check_features, parts
 from fcgpu.errors import DataError
 
 CPU = 1  # DLPack's number for this device type
 SPARSE = ["csr", "csc"]  # sparse matrices of other kinds are converted to one of these
 DENSE = 8  # how often a number must be 0, on average, before products that skip it are faster
-HASHED_AT_ONCE = 1024  # rows; bounds the temporary memory
 FEW = 65_536  # numbers, for which scikit-learn's checks take longer than it does to read them
 COPIED = 32_768  # numbers, which are copied faster than NumPy tells where the parts of a network lie
 SMALL = ("float32", "float16", "bool", "int8", "uint8", "int16", "uint16")  # types that float32 holds exactly
@@ -214,25 +213,36 @@ def row_hashes(X: Any) -> Any:
 
     They are dropout's sample ids, so that a sample of weight 2 trains like two equal samples.
     """
-    with beside(X):
-        return _row_hashes(X, namespace_of(X))
-
-
-def _row_hashes(X: Any, xp: Any) -> Any:
-    n, d = X.shape
     random = np.random.Generator(np.random.PCG64(0))
-    factors = xp.asarray(random.integers(2**64, size=d, dtype=np.uint64) | np.uint64(1))
-    found = xp.empty((n,), dtype=np.uint32)
-    for start in range(0, n, HASHED_AT_ONCE):
-        stop = min(n, start + HASHED_AT_ONCE)
-        part = xp.zeros((stop - start, d), dtype=np.float64)
-        rows = X[start:stop]
-        part += rows.toarray() if hasattr(rows, "toarray") else rows  # -0 is 0
-        words = part.view(np.uint64)
-        words ^= words >> np.uint64(32)
-        words *= factors
-        found[start:stop] = xp.sum(words, axis=1) >> np.uint64(32)
-    return found
+    factors = random.integers(2**64, size=X.shape[1], dtype=np.uint64) | np.uint64(1)
+    if isinstance(X, SparseRows):
+        return _sparse_row_hashes(X.matrix, factors)
+    with beside(X):
+        xp = namespace_of(X)
+        factors, found = xp.asarray(factors), xp.empty((X.shape[0],), dtype=np.uint32)
+        for rows in parts(X.shape):
+            found[rows] = xp.sum(_words(X[rows], factors, xp), axis=1) >> np.uint64(32)
+        return found
+
+
+def _sparse_row_hashes(matrix: Any, factors: Any) -> Any:
+    """The same from the numbers that are not 0: the others add 0. Their sums modulo 2^64 are differences of sums."""
+    if not matrix.has_canonical_format:  # several numbers in one place are their sum
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
+    n = matrix.nnz  # its arrays may be longer
+    sums = np.zeros(n + 1, dtype=np.uint64)
+    np.cumsum(_words(matrix.data[:n], factors[matrix.indices[:n]], np), out=sums[1:])
+    return (np.diff(sums[matrix.indptr]) >> np.uint64(32)).astype(np.uint32)
+
+
+def _words(numbers: Any, factors: Any, xp: Any) -> Any:
+    made = xp.zeros(numbers.shape, dtype=np.float64)
+    made += numbers  # -0 is 0
+    words = made.view(np.uint64)
+    words ^= words >> np.uint64(32)
+    words *= factors
+    return words
 
 
 def _same(answer: Any) -> Any:
