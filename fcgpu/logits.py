@@ -14,6 +14,7 @@ from fcgpu.params import Spec, aligned
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # in the order of their numbers in samples.h
 MOST_LAYERS, MOST_THREADS, MOST_OUTPUTS = 64, 64, 2048  # as in steps.h, team.h, elementwise.h; the input is a layer
+LARGEST = 1 << 24  # units of a layer, as in call_steps.h
 TILE = 32  # samples of a task, at most
 WIDE = 4 << 20  # bytes of a layer's weights; with more of them a task has up to so many samples:
 WIDE_TILE, WIDE_PREDICTED = 64, 128  # in training, in predictions
@@ -27,6 +28,7 @@ def supports(spec: Spec) -> bool:
     return (
         hasattr(compiled.native, "logits")
         and len(spec.sizes) <= MOST_LAYERS
+        and max(spec.sizes) <= LARGEST
         and spec.sizes[-1] <= MOST_OUTPUTS
         and spec.activation in ACTIVATIONS
     )

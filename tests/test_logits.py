@@ -188,3 +188,12 @@ class TestArguments:
         given["params"], given["logits"] = both[:26], both[20:30].reshape(5, 2)
         with pytest.raises(TypeError):
             compiled.native.logits(*given.values())
+
+
+def test_a_layer_of_more_units_than_the_c_takes_is_not_its():
+    sizes = (in_c.LARGEST + 1, 1)
+    model = model_of(sizes)
+    X = np.zeros((1, sizes[0]), np.float32)
+    X[0, -1] = 2
+    W, b = model.spec.layers(model.params)[0]
+    assert model.predict(X) == pytest.approx(2 * W[-1, 0] + b[0, 0], rel=1e-6)
