@@ -839,3 +839,13 @@ def test_what_only_looks_like_short_whole_numbers_takes_the_general_way(text):
 
     assert _short_whole_numbers(text.encode(), 2) is None
     assert _short_whole_numbers(b"1,2\n30,400", 2).tolist() == [[1, 2], [30, 400]]
+
+
+def test_long_labels_are_cut_in_errors():
+    texts = [1000 * letter for letter in "abc"]
+    with pytest.raises(DataError) as refused:
+        fcgpu.dataset(np.ones((2, 1)), texts[:2], np.ones((1, 1)), texts[2:])
+    cut = [f"{40 * letter}..." for letter in "abc"]
+    assert str(refused.value) == (
+        f"arrays (test): label {cut[2]} of sample 0 is out of range; the classes are {cut[0]}, {cut[1]}"
+    )

@@ -51,6 +51,15 @@ def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path, changes):
     assert not list(tmp_path.iterdir())
 
 
+def test_more_text_than_a_safetensors_file_takes_is_refused(tmp_path):
+    long = dataclasses.replace(model(), classes=("a", 100_000_000 * "b"))
+    with pytest.raises(
+        fcgpu.CheckpointError, match=r"m\.safetensors: 100,000,\d+ bytes of classes and names do not fit"
+    ):
+        fcgpu.save_model(long, tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_sizes_of_numpys_types_are_saved_as_pythons(tmp_path):
     spec, shape = dataclasses.replace(SPEC, sizes=tuple(np.array(SPEC.sizes))), tuple(np.array([1, 3]))
     fcgpu.save_model(dataclasses.replace(model(), spec=spec, image_shape=shape), tmp_path / "m.safetensors")

@@ -129,7 +129,9 @@ def _whole_lines(path: Path, stream: Any, limit: float) -> Callable[[int], bytes
         if block and not block.endswith(b"\n"):
             rest = stream.readline(MAX_LINE)
             if len(rest) == MAX_LINE:
-                raise DataError(f"{path}: a line of more than {MAX_LINE} bytes; expected a sample in each line")
+                raise DataError(
+                    f"{path}: a line of more than {MAX_LINE} bytes; expected a sample in each: save larger ones as .npy"
+                )
             block += rest
         left -= len(block)
         if left < 0:

@@ -10,6 +10,7 @@ from fcgpu.backend import as_numpy
 from fcgpu.data.features import as_array, refuse_long_doubles
 from fcgpu.errors import DataError
 
+LONG = 40  # characters of a label in an error message
 EXACT = np.float64(2**53)  # from here on, different whole numbers may round to the same float64; beyond float16
 
 
@@ -77,7 +78,7 @@ def encode_labels(y: Any, classes: tuple[int | str, ...], name: str) -> Any:
     known = array_of(classes)
     if (known.dtype.kind == "U") != (y.dtype.kind == "U"):
         found, expected = ("text", "numbers") if y.dtype.kind == "U" else ("a number", "text")
-        raise DataError(f"{name}: label {y.flat[0]!s} is {found}, the classes {shown(classes)} are {expected}")
+        raise DataError(f"{name}: label {_short(y.flat[0])} is {found}, the classes {shown(classes)} are {expected}")
     order = np.argsort(known)
     index = order[np.minimum(np.searchsorted(known, y, sorter=order), len(known) - 1)]
     wrong = np.flatnonzero(known[index] != y)
@@ -85,7 +86,9 @@ def encode_labels(y: Any, classes: tuple[int | str, ...], name: str) -> Any:
         label = y[wrong[0]]
         if y.dtype.kind == "f" and label == np.rint(label):
             label = int(label)
-        raise DataError(f"{name}: label {label} of sample {wrong[0]} is out of range; the classes are {shown(classes)}")
+        raise DataError(
+            f"{name}: label {_short(label)} of sample {wrong[0]} is out of range; the classes are {shown(classes)}"
+        )
     return index.astype(np.intp)
 
 
@@ -110,9 +113,15 @@ def array_of(classes: Sequence[Any]) -> Any:
 
 
 def shown(classes: tuple[int | str, ...]) -> str:
-    """Classes for an error message; if there are more than 12, the middle is left out."""
-    words = [str(c) for c in classes]
-    return ", ".join(words if len(words) <= 12 else [*words[:5], "...", *words[-2:]])
+    """Classes for an error message, of more than 12 the first and last, and of long text the beginning."""
+    if len(classes) > 12:
+        return f"{shown(classes[:5])}, ..., {shown(classes[-2:])}"
+    return ", ".join(map(_short, classes))
+
+
+def _short(label: Any) -> str:
+    text = str(label)
+    return text if len(text) <= LONG else text[:LONG] + "..."
 
 
 def not_a_label(y: Any) -> str:

@@ -23,11 +23,18 @@ def write(path: str | os.PathLike[str], about: Mapping[str, Any], tensors: Mappi
     """Write the file atomically and return its SHA-256 (hex). Raises CheckpointError if it cannot be written."""
     import hashlib
 
+    from safetensors import SafetensorError
     from safetensors.numpy import save as to_bytes
 
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     text = json.dumps({**about, "sha256": _digest(about, tensors)}, sort_keys=True)
-    content = to_bytes(tensors, metadata={"fcgpu": text})
+    try:
+        content = to_bytes(tensors, metadata={"fcgpu": text})
+    except SafetensorError:
+        raise CheckpointError(
+            f"{os.fspath(path)}: {len(text):,} bytes of classes and names do not fit into a safetensors file; expected "
+            "fewer than 100,000,000: shorten them"
+        ) from None
     write_atomically(path, content)
     return hashlib.sha256(content).hexdigest()
 
