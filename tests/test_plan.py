@@ -7,7 +7,7 @@ import pytest
 from device_double import double_backend
 
 import fcgpu
-from fcgpu.backend import GPU_SHARE, GPU_START, Work
+from fcgpu.backend import GPU_SHARE, GPU_START, Work, choose
 from fcgpu.train import plan_c
 from fcgpu.train.plan import plan, work_of
 from fcgpu.train.plan_gpu import GPU_TILE_ROWS
@@ -171,3 +171,14 @@ def test_more_work_has_more_lanes(sizes, batch, lanes, tile, monkeypatch):
     data = np.zeros((batch, sizes[0]), np.float32), np.zeros(batch, np.intp)
     cut = plan(fcgpu.Spec(sizes), data, fcgpu.Recipe(hidden=sizes[1:-1], batch="full"), fcgpu.choose("cpu"), threads=2)
     assert (cut.lanes, cut.tile) == (lanes, tile)
+
+
+def test_a_drawn_order_needs_memory():
+    X, y, spec = np.zeros((1000, 1), np.float32), np.zeros(1000, int), fcgpu.Spec((1, 2))
+
+    def data_bytes(**changes):
+        return plan(spec, (X, y), fcgpu.Recipe(hidden=(), **changes), choose("cpu"), threads=1).data_bytes
+
+    assert data_bytes(batch=10) == X.nbytes + y.nbytes + 32 * 1000
+    for changes in ({"batch": 10, "shuffle": False}, {"batch": 1000}, {}):
+        assert data_bytes(**changes) == X.nbytes + y.nbytes

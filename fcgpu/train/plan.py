@@ -48,6 +48,7 @@ LANE_ROWS = 500  # a batch of fewer has one lane, of more at most one for so man
 # That was on two threads; eight can share one tile's products, and only two of them two lanes.
 WIDE = 1200
 WIDE_LANE_ROWS = 256
+ORDER_BYTES = 32  # of a sample in a drawn order on the CPU: the first order, this one, and its indices as it is used
 PASSES, CACHED = 6, 1 << 19  # over the parameters in a step; bytes of them that stay in a core's cache
 
 
@@ -122,7 +123,8 @@ def plan(
     budget = memory_budget
     if budget is None:
         budget = backend.memory() + (resident if there else 0)
-    whole = Plan(n, rows, rows, 1, 1, resident, 0, budget)
+    order = ORDER_BYTES * n if recipe.shuffle and rows < n else 0
+    whole = Plan(n, rows, rows, 1, 1, resident + order, 0, budget)
     if backend.on_gpu:
         small = y.nbytes + n * plan_gpu.sample_bytes(recipe, weighted=weighted)
         cuts = _on_gpu(whole, spec, X, recipe, small, beside, movable=not there, xp=backend.xp)
