@@ -256,3 +256,18 @@ def test_dropout_does_not_make_a_sparse_matrix_dense():
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 5e7  # of which the factors of the features are 16 MB
+
+
+def test_errors_about_many_classes_are_one_short_line():
+    X, y = np.zeros((600, 2)), np.arange(600) % 300
+    warm = ours("multiclass", warm_start=True, max_iter=1).fit(X, y)
+    part = ours("multiclass").partial_fit(X, y, classes=range(300))
+    for call in (
+        lambda: warm.fit(X, y + 1),
+        lambda: part.partial_fit(X, y + 1),
+        lambda: part.partial_fit(X, y, classes=range(1, 301)),
+    ):
+        with pytest.raises(ValueError, match=r"\[0, 1, 2, 3, 4, \.\.\., 298, 299\]") as refused:
+            call()
+        assert "[1, 2, 3, 4, 5, ..., 299, 300]" in str(refused.value)
+        assert "\n" not in str(refused.value)

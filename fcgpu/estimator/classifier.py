@@ -174,8 +174,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             self._all_classes = classes
         elif classes is not None and not np.array_equal(classes, self.classes_):
             raise DataError(
-                f"classes={classes.tolist()} is not the same as on last call to partial_fit, "
-                f"was: {self.classes_.tolist()}"
+                f"classes={labels.in_words(classes)} is not the same as on last call to partial_fit, "
+                f"was: {labels.in_words(self.classes_)}"
             )
         return self._fit(X, y, sample_weight, incremental=True)  # type: ignore[no-any-return]
 

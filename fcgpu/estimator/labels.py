@@ -10,7 +10,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import type_of_target
 
-from fcgpu.data.labels import check_labels
+from fcgpu.data.labels import check_labels, shown
 from fcgpu.errors import ConfigError, DataError
 
 REMEDIES = {  # for targets that are no labels, by scikit-learn's names for them
@@ -53,13 +53,21 @@ def indices(y: Any, classes: Any, *, complete: bool) -> Any:
     if complete and not np.array_equal(found := np.unique(y), classes):
         raise DataError(
             "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
-            f"got {classes}, `y` has {found}"
+            f"got {in_words(classes)}, `y` has {in_words(found)}"
         )
     index = np.searchsorted(classes, y)
     if np.any(classes[np.minimum(index, len(classes) - 1)] != y):
         found = np.unique(y)
-        raise DataError(f"`y` has classes not in `self.classes_`. `self.classes_` has {classes}. 'y' has {found}.")
+        raise DataError(
+            f"`y` has classes not in `self.classes_`. `self.classes_` has {in_words(classes)}. 'y' has "
+            f"{in_words(found)}."
+        )
     return index
+
+
+def in_words(classes: Any) -> str:
+    """Labels (n,) for an error message: on one line, and not all of many."""
+    return f"[{shown(tuple(classes.tolist()))}]"
 
 
 def weights(y: Any, class_weight: Any, sample_weight: Any) -> Any:
