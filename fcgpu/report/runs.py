@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from fcgpu.model import Model
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.recipe_files import load_recipe
 
-MOST_BYTES, MOST_LINES = 64 << 20, 1 << 20  # of a history; the rest is not read
+MOST_BYTES, MOST_LINES = 4 << 30, 10_000_000  # of a history; the rest is not read. A run has at most so many epochs
+PIECE = 16 << 20  # bytes of a history that are in memory at a time
 MOST_POINTS = 2000  # epochs of a history that are kept, evenly spread, besides those with a test score
 LARGEST = 1e30  # larger numbers are not drawn
 COLUMNS = ("epoch", "seconds", "loss", "penalty", "accuracy", "monitored", "test_loss", "test_accuracy")
@@ -77,24 +78,51 @@ def number(value: Any) -> float:
 
 
 def _history(path: Path, missing: list[str]) -> dict[str, Any]:
-    content = _content(path, MOST_BYTES, missing)
-    *lines, rest = content.split(b"\n", MOST_LINES)  # rest: an unfinished line, or lines beyond MOST_LINES
-    if b"\n" in rest:
-        missing.append(f"{path.name}: only its first {MOST_LINES:,} lines were read.")
-    looks = [i for i, line in enumerate(lines) if b'"test_loss"' in line]
-    kept = [lines[i] for i in sorted({*_spread(range(len(lines))), *_spread(looks)})]
-    rows = list(_objects(kept))
+    every, looks = _Thinned(), _Thinned()
+    for lines in _pieces(path, missing):
+        every.add(lines)
+        looks.add([line for line in lines if b'"test_loss"' in line])
+    kept = dict.fromkeys([*every.kept(), *looks.kept()])
+    rows = sorted(_objects(kept), key=lambda row: number(row["epoch"]))
     if len(rows) < len(kept):
         missing.append(f"{path.name}: {len(kept) - len(rows)} of the lines read are not what fcgpu train writes.")
     return {key: np.array([number(row.get(key)) for row in rows], dtype=np.float64) for key in COLUMNS}
 
 
-def _spread(indices: Sequence[int]) -> Iterable[int]:
-    """At most MOST_POINTS of the indices, evenly spread, including the last."""
-    return indices[::-1][:: max(1, -(-len(indices) // MOST_POINTS))]
+class _Thinned:
+    """Lines of which at most MOST_POINTS are kept, evenly spread: every first, second, fourth, ...; and the last."""
+
+    def __init__(self) -> None:
+        self._kept: list[bytes] = []
+        self._step, self._added, self._last = 1, 0, list[bytes]()
+
+    def add(self, lines: list[bytes]) -> None:
+        self._kept += lines[-self._added % self._step :: self._step]
+        self._added, self._last = self._added + len(lines), lines[-1:] or self._last
+        while len(self._kept) > MOST_POINTS:
+            self._kept, self._step = self._kept[::2], 2 * self._step
+
+    def kept(self) -> list[bytes]:
+        return self._kept + self._last
 
 
-def _objects(lines: list[bytes]) -> Iterator[dict[str, Any]]:
+def _pieces(path: Path, missing: list[str]) -> Iterator[list[bytes]]:
+    """The complete lines of a history, some MiB at a time."""
+    rest, n = b"", 0
+    try:
+        with open(path, "rb", opener=regular) as file:
+            while n < MOST_LINES and len(rest) <= PIECE and (piece := file.read(min(PIECE, MOST_BYTES - file.tell()))):
+                *lines, rest = (rest + piece).split(b"\n", MOST_LINES - n)
+                n += len(lines)
+                yield lines
+            if b"\n" in rest or file.read(1):
+                read = f"{n:,} lines" if n == MOST_LINES else f"{file.tell() >> 20} MiB"
+                missing.append(f"{path.name}: only its first {read} were read.")
+    except OSError as error:
+        missing.append(f"No {path.name}: {error.strerror or error}.")
+
+
+def _objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
