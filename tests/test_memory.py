@@ -10,6 +10,7 @@ from command import call
 import fcgpu
 from fcgpu.data import npy
 from fcgpu.data.features import check_features
+from fcgpu.report.judged import judged
 from fcgpu.train.checkpoint import fingerprint
 from fcgpu.train.loop import fit_to
 from fcgpu.train.pixels import Pixels, is_mapped
@@ -184,6 +185,27 @@ def test_the_logits_of_many_classes_are_never_all_in_memory(peak):
     for use in (lambda: model.predict(X), lambda: model.score(X, y)):
         with pytest.raises(fcgpu.DivergenceError, match="outputs for sample 9000 are not finite"):
             use()
+
+
+def test_a_report_does_not_hold_the_probabilities_of_many_classes(peak, tmp_path):
+    n, k = 10_000, 3_000
+    spec = fcgpu.Spec((1, k))
+    model = fcgpu.Model(spec, np.linspace(-1, 1, spec.n_params).astype(np.float32), tuple(range(k)))
+    X, y = np.linspace(-1, 1, n).astype(np.float32)[:, None], np.arange(n) % k
+    np.savez(tmp_path / "d.npz", X=X, y=y)
+    found, most = peak(judged, model, fcgpu.Recipe(data=str(tmp_path / "d.npz")))
+    assert most < 4 * n * k
+    P = model.predict_proba(X)
+    np.testing.assert_array_equal(found.predicted, P.argmax(axis=1))
+    np.testing.assert_array_equal(found.sure, P.max(axis=1))
+    np.testing.assert_array_equal(found.own, P[np.arange(n), y])
+
+
+def test_the_keys_of_many_steps_take_little_memory(peak):
+    X = np.zeros((30_000, 1), np.float32)
+    changes = {"hidden": (1,), "dropout": 0.5, "batch": 1, "epochs": 1}
+    _, most = peak(lambda: list(fcgpu.train((X, np.arange(len(X)) % 2), device="cpu", **changes)))
+    assert most < 200 * len(X)
 
 
 def test_wide_data_are_looked_at_a_few_samples_at_a_time(peak):

@@ -417,7 +417,7 @@ def test_sigmoid_outputs_are_labels_only_if_no_target_is_between():
     model = SimpleNamespace(spec=fcgpu.Spec((1, 1), output="sigmoid"))
     for middle in (0.0, 0.5):
         y = np.array([[0.0], [middle], [1.0]])
-        first = next(values.sections(SimpleNamespace(model=model, y=y, P=y, split="test")))
+        first = next(values.sections(SimpleNamespace(model=model, y=y, predicted=y, split="test")))
         assert ("Label by label" in str(first)) == (middle == 0)
 
 
@@ -683,6 +683,8 @@ def test_one_output_of_two_classes_has_both_probabilities(tmp_path):
     np.savez(tmp_path / "d.npz", X=X, y=np.array([0, 1]))
     train(tmp_path / "d.npz", "--output", "sigmoid", "--hidden", "", "--epochs", 1, "--out", tmp_path / "run")
     run = runs.read(str(tmp_path / "run"))
-    P = judged.judged(run.model, run.recipe).P
-    assert P.sum(axis=1) == pytest.approx(1)
-    assert P[:, 1] == pytest.approx(1 / (1 + np.exp(-run.model.decision_function(X)[:, 0])))
+    found = judged.judged(run.model, run.recipe)
+    second = 1 / (1 + np.exp(-run.model.decision_function(X)[:, 0]))
+    np.testing.assert_array_equal(found.predicted, second > 0.5)
+    assert found.sure == pytest.approx(np.maximum(second, 1 - second))
+    assert found.own == pytest.approx([1 - second[0], second[1]])

@@ -17,7 +17,7 @@ FEATURES = 6  # features that are shown of a sample that is not a picture
 
 
 def sections(judged: Judged) -> Iterator[Markup]:
-    k, y, wrong = judged.P.shape[1], judged.y, len(judged.wrong)
+    k, y, wrong = judged.n_classes, judged.y, len(judged.wrong)
     yield element("h2", "Which classes it takes for which")
     yield element(
         "p",
@@ -47,7 +47,7 @@ def sections(judged: Judged) -> Iterator[Markup]:
 
 
 def _matrix(judged: Judged) -> Markup:
-    k = judged.P.shape[1]
+    k = judged.n_classes
     counts = confusion(judged.y, judged.predicted, k)
     per_class = counts.sum(axis=1)
     share = counts / np.maximum(per_class, 1)[:, None]
@@ -89,11 +89,10 @@ def _frequent(judged: Judged) -> Iterator[Markup]:
 
 def _shown(judged: Judged, chosen: Any, class_: str) -> Markup:
     """The samples with these indices: as pictures if they are pictures, else as rows of a table."""
-    said, actual = judged.predicted[chosen], judged.y[chosen]
-    P = judged.P[chosen]
+    columns = (part[chosen] for part in (judged.predicted, judged.sure, judged.y, judged.own))
     facts = [
-        (int(i), judged.label(p), _percent(row[p]), judged.label(a), _percent(row[a]), p == a)
-        for i, p, a, row in zip(chosen, said, actual, P, strict=True)
+        (int(i), judged.label(p), _percent(sure), judged.label(a), _percent(own), p == a)
+        for i, p, sure, a, own in zip(chosen, *columns, strict=True)
     ]
     if judged.model.image_shape is None:
         head = ("sample", "predicted", "probability", "is", "probability", "features")

@@ -8,6 +8,7 @@ import numpy as np
 
 from fcgpu.data import load
 from fcgpu.data.dataset import Dataset
+from fcgpu.data.features import parts
 from fcgpu.errors import DataError
 from fcgpu.model import Model, Score
 from fcgpu.report.runs import RunFiles
@@ -18,7 +19,9 @@ from fcgpu.train.recipe import Recipe
 class Judged:
     """The test samples (the training samples if there are none) with the model's predictions.
 
-    y : (n,) indices into the model's classes, or targets (n, n_outputs). P : the result of `predict_proba`.
+    y : (n,) indices into the model's classes, or targets (n, n_outputs).
+    predicted : (n,) the predicted classes, as indices; without classes the result of `predict_proba`, (n, n_outputs).
+    sure, own : (n,) probabilities of the predicted classes, and of those in y; None without classes.
     """
 
     model: Model
@@ -26,7 +29,9 @@ class Judged:
     split: str  # "test" or "training"
     X: Any
     y: Any
-    P: Any
+    predicted: Any
+    sure: Any
+    own: Any
     score: Score
     seed: int
 
@@ -43,15 +48,14 @@ class Judged:
         )
 
     @property
-    def predicted(self) -> Any:
-        """The predicted classes (n,), as indices."""
-        return np.argmax(self.P, axis=1)
-
-    @property
     def wrong(self) -> Any:
         """Indices of the misclassified samples, the one whose true class is least probable first."""
         wrong = np.flatnonzero(self.predicted != self.y)
-        return wrong[np.argsort(self.P[wrong, self.y[wrong]], kind="stable")]
+        return wrong[np.argsort(self.own[wrong], kind="stable")]
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.model.classes or ())
 
     def label(self, index: int) -> str:
         assert self.model.classes is not None
@@ -66,4 +70,15 @@ def judged(model: Model, recipe: Recipe) -> Judged:
     split = "training" if data.X_test is None else "test"
     X, y = (data.X, data.y) if data.X_test is None else (data.X_test, data.y_test)
     y = model.targets(data, y)
-    return Judged(model, data, split, X, y, model.predict_proba(X), model.score_encoded(X, y), recipe.seed)
+    predicted, sure, own = (model.predict_proba(X), None, None) if model.classes is None else _classified(model, X, y)
+    return Judged(model, data, split, X, y, predicted, sure, own, model.score_encoded(X, y), recipe.seed)
+
+
+def _classified(model: Model, X: Any, y: Any) -> tuple[Any, Any, Any]:
+    """(predicted, sure, own) of a Judged. All probabilities are in memory for some samples at a time."""
+    n = len(y)
+    predicted, sure, own = np.empty(n, np.intp), *np.empty((2, n), model.params.dtype)
+    for rows in parts((n, model.spec.sizes[-1])):
+        P = model.predict_proba(X[rows])
+        predicted[rows], sure[rows], own[rows] = P.argmax(axis=1), P.max(axis=1), P[np.arange(len(P)), y[rows]]
+    return predicted, sure, own

@@ -26,7 +26,7 @@ def sections(judged: Judged) -> Iterator[Markup]:
 
 
 def _labels(judged: Judged) -> Iterator[Markup]:
-    y, said = judged.y == 1, judged.P >= 0.5
+    y, said = judged.y == 1, judged.predicted >= 0.5
     yield element("h2", "Label by label")
     yield element(
         "p",
@@ -45,7 +45,7 @@ def _labels(judged: Judged) -> Iterator[Markup]:
 
 
 def _values(judged: Judged) -> Iterator[Markup]:
-    y, P = judged.y, judged.P.astype(np.float64)
+    y, P = judged.y, judged.predicted.astype(np.float64)
     yield element("h2", "Predicted and actual")
     yield element("p", f"On the {len(y):,} {judged.split} samples.")
     errors, shares = P - y, np.full(len(y), 1 / len(y))
