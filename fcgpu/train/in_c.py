@@ -151,7 +151,10 @@ class InC:
 
     def _keys(self, steps: int) -> Any:
         """dropout's keys of the next steps: (steps, hidden layers, 2)."""
-        return np.stack([dropout.keys(self.recipe.seed, self.updates + i, len(self._drops)) for i in range(steps)])
+        made = np.empty((steps, len(self._drops), 2), np.uint32)
+        for i in range(steps):
+            made[i] = dropout.keys(self.recipe.seed, self.updates + i, len(self._drops))
+        return made
 
     def _at(self, rows: Any) -> tuple[Any, ...]:
         return tuple(a if a is None else a[rows] for a in self._data)
