@@ -198,12 +198,12 @@ def test_an_infinite_gradient_of_a_finite_loss_is_divergence(optimizer, clip):
 def test_no_bit_of_a_score_depends_on_blas_threads():
     random, n = np.random.default_rng(0), 100_000
     Z, y, weights = random.normal(size=(n, 2)), random.normal(size=(n, 2)), random.random(n)
-    numbers = fcgpu.Model(fcgpu.Spec((1, 2), output="identity"), np.zeros(4))
+    number, numbers = (fcgpu.Model(fcgpu.Spec((1, k), output="identity"), np.zeros(2 * k)) for k in (1, 2))
     labels = fcgpu.Model(fcgpu.Spec((1, 2), output="softmax"), np.zeros(4), classes=(0, 1))
 
     def scores(threads):
         with threadpool_limits(threads, user_api="blas"):
-            of_numbers = [numbers.score_logits(Z, y), numbers.score_logits(Z[:, :1], y[:, 0], weights)]
+            of_numbers = [numbers.score_logits(Z, y), number.score_logits(Z[:, :1], y[:, 0], weights)]
             return *of_numbers, labels.score_logits(Z, (y[:, 0] > 0).astype(int), weights)
 
     assert scores(1) == scores(2) == scores(4)
