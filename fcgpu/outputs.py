@@ -57,7 +57,8 @@ def _in_tiles(
     workers = Workers(1 if backend.on_gpu else threads or cpu_count())
     tile = min(n, tile)
     n_tiles = -(-n // tile)
-    free = deque(Workspace(spec, tile, dtype, xp, backward=False) for _ in range(min(workers.threads, n_tiles)))
+    room = effective_spec(spec, X)  # a sparse tile needs no buffer
+    free = deque(Workspace(room, tile, dtype, xp, backward=False) for _ in range(min(workers.threads, n_tiles)))
     resident = backend.holds(X)
 
     def answer(rows: slice, whole: Workspace) -> Any:

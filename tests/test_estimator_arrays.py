@@ -271,3 +271,16 @@ def test_errors_about_many_classes_are_one_short_line():
             call()
         assert "[1, 2, 3, 4, 5, ..., 299, 300]" in str(refused.value)
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_very_sparse_matrix_needs_no_buffer_of_its_features(solver):
+    """Some systems refuse one of more than their memory, although nothing would be written to it."""
+    X = pytest.importorskip("scipy.sparse").eye(4000, 100_000, format="csr")
+    y = np.arange(4000) % 2
+    tracemalloc.start()
+    ours("binary", hidden_layer_sizes=(2,), solver=solver, max_iter=1, threads=2).fit(X, y).predict(X)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    vector = 8 * 200_000  # bytes of the first layer's weights
+    assert most < 100 * vector  # 2,000 with a tile of dense samples

@@ -11,7 +11,7 @@ import numpy as np
 from fcgpu.backend import Backend
 from fcgpu.kernels import dropout
 from fcgpu.kernels.denormals import AsZeros
-from fcgpu.network import Network, Workspace
+from fcgpu.network import Network, Workspace, effective_spec
 from fcgpu.optim.first_order import FirstOrder
 from fcgpu.params import Layer, Spec, aligned
 from fcgpu.train.kept import KeptLogits
@@ -88,12 +88,9 @@ class Evaluate:
         self.factor: Any = None  # (1,), multiplies the gradient; see `descend`
         self._seed, self.keys = recipe.seed, np.zeros((len(rates), 2), np.uint32)
         self._ids = np.arange(len(self.y), dtype=np.uint32) if rates and ids is None else ids
+        room = effective_spec(replace(spec, sizes=(self._widest, *spec.sizes[1:])), self.X)  # a sparse tile needs none
         self._free = deque(
-            (
-                Workspace(replace(spec, sizes=(self._widest, *spec.sizes[1:])), plan.tile, dtype, np, dropout=rates),
-                Lane.empty(spec, dtype),
-            )
-            for _ in range(plan.at_once)
+            (Workspace(room, plan.tile, dtype, np, dropout=rates), Lane.empty(spec, dtype)) for _ in range(plan.at_once)
         )
 
     def descend(self, rule: FirstOrder) -> None:
