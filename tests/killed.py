@@ -90,6 +90,7 @@ def root_words(root):
 
 def diverging_words(root):
     recipe = ("--hidden", "", "--output", "identity", "--optimizer", "gradient_descent", "--learning-rate", "4")
+    recipe += ("--no-standardize", "--alpha", "0")
     return (root / "d.csv", *recipe, "--epochs", EPOCHS, "--batch", "7", "--out", root / "run")
 
 
