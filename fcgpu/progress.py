@@ -92,5 +92,5 @@ def _numbers(event: EpochEnded) -> str:
 
 
 def digits(loss: float) -> str:
-    """Four decimals, or four digits of a loss that has fewer in them, as that of targets of 1e-3."""
-    return f"{loss:.4f}" if loss >= 1e-3 else f"{loss:.4g}"
+    """Four decimals, or four digits of a loss that has fewer in them or is large, as of targets of 1e-3 or 1e6."""
+    return f"{loss:.4f}" if 1e-3 <= loss < 1e6 else f"{loss:.4g}"

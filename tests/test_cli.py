@@ -304,9 +304,9 @@ def test_a_loss_that_has_grown_is_warned_of_though_it_is_finite(tmp_path):
     assert "grown" not in ran("train", source, *given, tmp_path / "b", "--learning-rate", 0.05).err
 
 
-def test_a_small_loss_is_shown_with_its_digits():
-    shown = [digits(loss) for loss in (2.5e9, 0.5, 0.001, 4.30512e-05, 0.0, math.inf)]
-    assert shown == ["2500000000.0000", "0.5000", "0.0010", "4.305e-05", "0", "inf"]
+def test_a_small_or_large_loss_is_shown_with_four_digits():
+    shown = [digits(loss) for loss in (2855502268723.985, 1e6, 999999.5, 0.5, 0.001, 4.30512e-05, 0.0, math.inf)]
+    assert shown == ["2.856e+12", "1e+06", "999999.5000", "0.5000", "0.0010", "4.305e-05", "0", "inf"]
 
 
 def test_targets_that_are_one_hot_are_warned_of(tmp_path):
