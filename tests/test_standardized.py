@@ -162,6 +162,27 @@ def test_of_pictures_only_targets_are_standardized(mnist):
     assert done.train.r2 > 0.9
 
 
+def test_the_least_improvement_is_that_of_standardized_targets():
+    """But of a monitor of one's own it is as given."""
+    X, y = table("numbers")
+    X_hand, y_hand, _, (_, s) = by_hand(X, y, X, "numbers")
+    ours = {"output": "identity", "dtype": "float64", "device": "cpu", "hidden": (5,), "epochs": 80, "tol": 0.01}
+    ours |= {"n_iter_no_change": 3}
+    *_, expected = fcgpu.train((X_hand, y_hand), **ours)
+    held_out = set()
+    for unit in (1e-6, 1.0, 1e6):
+        data = (X, unit * y)
+        *_, done = fcgpu.train(data, standardize=True, **ours)
+        assert done.epochs == expected.epochs
+        assert done.stopped == f"the loss did not improve by more than {0.01 * (unit * s) ** 2:g} in 3 epochs"
+        *_, done = fcgpu.train(data, standardize=True, early_stopping=True, **ours)
+        held_out.add(done.epochs)
+        *_, done = fcgpu.train(data, standardize=True, monitor=lambda event: event.loss, **ours)
+        assert done.epochs == {1e-6: 5, 1.0: 80, 1e6: 80}[unit]
+    assert len(held_out) == 1
+    assert max(expected.epochs, *held_out) < 80
+
+
 def test_what_cannot_be_standardized_is_refused():
     X, y = table()
     with pytest.raises(fcgpu.ConfigError, match=r"^scale=0\.5 changes nothing with standardize"):

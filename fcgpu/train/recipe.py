@@ -92,7 +92,11 @@ class Recipe:
     early_stopping: bool = _key(False, FLAG, "hold samples out, watch their loss, and keep the best parameters")
     validation_fraction: float = _key(0.1, SHARE, "share of the samples that early_stopping holds out")
     n_iter_no_change: int = _key(0, WHOLE, "stop after more than this many epochs without improvement; 0 for never")
-    tol: float = _key(1e-4, NOT_NEGATIVE, "least improvement for n_iter_no_change; for lbfgs, the gradient to stop at")
+    tol: float = _key(
+        1e-4,
+        NOT_NEGATIVE,
+        "least improvement for n_iter_no_change, in units of standardized targets; for lbfgs, the gradient to stop at",
+    )
     batch: str | int = _key("full", BATCH, "samples per update; all if there are fewer")
     shuffle: bool = _key(True, FLAG, "draw mini-batches in a new order each epoch; else in the data's order")
     epochs: int = _key(100, EPOCHS, "passes over the data")

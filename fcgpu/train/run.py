@@ -52,6 +52,7 @@ class Run:
 
     X, times : the data's features multiplied by `times`, from `pixels_as_bytes`; or, from `standard`, other features
         and 1.
+    tol : the least improvement of what is watched.
     """
 
     def __init__(
@@ -70,12 +71,13 @@ class Run:
         start: State | None,
         order: Order,
         monitor: Monitor | None,
+        tol: float,
         ids: Any,
     ) -> None:
         self.recipe, self.data, self.spec, self.backend = recipe, data, spec, backend
         start = start or State(initial(spec, recipe.seed))
         self.counts = data.classes is not None and y.ndim == 1
-        self.order, self.rates, self.monitor = order, Rates(recipe, plan, start), monitor
+        self.order, self.rates, self.monitor, self.tol = order, Rates(recipe, plan, start), monitor, tol
         self.workers = Workers(plan.threads)
         self.shuffled = recipe.shuffle and plan.batch < plan.samples  # whether each epoch has a new order
         samples = Samples((X, y, weights), ids, recipe=recipe, plan=plan, backend=backend, shuffled=self.shuffled)
@@ -130,7 +132,7 @@ class Run:
         self.steps.updates, self.steps.evaluated = state.steps, state.evaluated
         self.halvings, self.seconds = state.halvings, state.seconds
         self.stopped = state.stopped if state.epochs else ""
-        self.patience = Patience(self.recipe.tol, self.recipe.n_iter_no_change or math.inf)
+        self.patience = Patience(self.tol, self.recipe.n_iter_no_change or math.inf)
         if state.patience:
             self.patience.best, self.patience.waited = state.patience.best, state.patience.waited
         self._told = self.epochs  # epoch of the last event
@@ -262,7 +264,7 @@ class Run:
             self.drops, self.patience.waited = self.drops + 1, 0
             return event, ""
         what = "the loss" if self.monitor is None else getattr(self.monitor, "what", "the validation loss")
-        return event, f"{what} did not improve by more than {recipe.tol:g} in {self.patience.patience} epochs"
+        return event, f"{what} did not improve by more than {self.tol:g} in {self.patience.patience} epochs"
 
     def _asked(self, epoch: int, ask: Callable[[], Any]) -> Any:
         """ask(), for the event of an epoch. Raises ConfigError once the run has gone past that epoch."""
