@@ -299,8 +299,12 @@ def test_a_loss_that_has_grown_is_warned_of_though_it_is_finite(tmp_path):
     source = csv(tmp_path / "d.csv", 100 * y, X)
     given = ("--output=identity", "--optimizer=gradient_descent", "--hidden=", "--epochs=20", "--quiet")
     given += ("--no-standardize", "--batch=full", "--alpha=0", "--out")
-    grown = ran("train", source, *given, tmp_path / "a", "--learning-rate", 0.5, "--schedule", "constant").err
+    grow = ("--learning-rate", 0.5, "--schedule", "constant")
+    grown = ran("train", source, *given, tmp_path / "a", *grow).err
     assert "warning: the loss has grown from " in grown
+    assert grown.endswith("--gradient-clip 1, or data of a smaller scale\n")
+    grown = ran("train", source, *given, tmp_path / "c", *grow, "--standardize", "--learning-rate", 3).err
+    assert grown.endswith("try a tenth of the learning rate, or --gradient-clip 1\n")
     assert "grown" not in ran("train", source, *given, tmp_path / "b", "--learning-rate", 0.05).err
 
 

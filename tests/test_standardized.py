@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 import fcgpu
 from fcgpu.train import plan_c
 from fcgpu.train.pixels import is_mapped
+from fcgpu.train.state import State
 
 FEATURES = {"classes": {}, "numbers": {"output": "identity"}}
 RULES = {
@@ -181,6 +182,21 @@ def test_the_least_improvement_is_that_of_standardized_targets():
         assert done.epochs == {1e-6: 5, 1.0: 80, 1e6: 80}[unit]
     assert len(held_out) == 1
     assert max(expected.epochs, *held_out) < 80
+
+
+def test_an_error_does_not_advise_to_scale_what_is_standardized():
+    X, y = table("numbers")
+    ours = {"standardize": True, "output": "identity", "hidden": (), "dtype": "float64", "device": "cpu"}
+    steps = {"optimizer": "gradient_descent", "learning_rate": 2.0}
+    for changes, remedy in (
+        (steps, "learning_rate=0.2, or gradient_clip=1"),
+        (steps | {"output": "exp"}, "learning_rate=0.2, gradient_clip=1, or targets of a smaller scale"),
+        ({"optimizer": "lbfgs", "dtype": "float32"}, "dtype='float64'"),
+        ({"optimizer": "lbfgs"}, "optimizer='adam'"),
+    ):
+        huge = State(np.full(12, 1e30) if "dtype" in changes else np.full(12, 1e160))
+        with pytest.raises(fcgpu.DivergenceError, match=rf" in epoch 1\b.*: try {remedy}$"):
+            list(fcgpu.train((X, abs(y)), start=huge, **ours | changes))
 
 
 def test_what_cannot_be_standardized_is_refused():

@@ -141,9 +141,10 @@ class Job:
             assert isinstance(event, Finished)
             last = event.train.loss  # raises DivergenceError if the last step diverged
             if last > GROWTH * first:
+                clip = "or --gradient-clip 1" if recipe.standardize else "--gradient-clip 1, or data of a smaller scale"
                 say(
                     f"fcgpu: warning: the loss has grown from {first:.4g} to {last:.4g}: try a tenth of the "
-                    "learning rate, --gradient-clip 1, or data of a smaller scale"
+                    f"learning rate, {clip}"
                 )
             result = result_of(self.started, event, run, run.save(event.model))
             try:

@@ -62,15 +62,21 @@ class Results:
         self._checked = epochs
 
     def diverged(self, loss: float, epoch: int) -> DivergenceError:
-        what = "features" if OUTPUTS[self._spec.output].classifies else "features and targets"
-        if self._recipe.optimizer in FULL_BATCH:
-            wider = ", or dtype='float64'" if self._recipe.dtype == "float32" else ""
-            return DivergenceError(f"the loss is {loss} in epoch {epoch}: try {what} of a smaller scale{wider}")
-        rate = math.ldexp(self._recipe.learning_rate, -self._halvings)
-        return DivergenceError(
-            f"the loss is {loss} in epoch {epoch} with learning_rate={rate:g}: "
-            f"try learning_rate={rate / 10:g}, gradient_clip=1, or {what} of a smaller scale"
-        )
+        """The error for a loss that is not finite, with what can be tried."""
+        recipe, standard, at, tries = self._recipe, self._standard, "", []
+        if recipe.optimizer not in FULL_BATCH:
+            rate = math.ldexp(recipe.learning_rate, -self._halvings)
+            at, tries = f" with learning_rate={rate:g}", [f"learning_rate={rate / 10:g}", "gradient_clip=1"]
+        unscaled = ["features"] if standard.mean is None else []
+        if standard.target_mean is None and not OUTPUTS[recipe.output].classifies:
+            unscaled.append("targets")
+        if unscaled:
+            tries.append(f"{' and '.join(unscaled)} of a smaller scale")
+        if recipe.optimizer in FULL_BATCH and recipe.dtype == "float32":
+            tries.append("dtype='float64'")
+        *others, last = tries or ["optimizer='adam'"]
+        words = f"{', '.join(others)}, or {last}" if others else last
+        return DivergenceError(f"the loss is {loss} in epoch {epoch}{at}: try {words}")
 
     def model(self, params: Any) -> Model:
         """The Model with parameters (n_params,) on the host."""
