@@ -163,10 +163,10 @@ class DeviceArray:
     def view(self, dtype):
         return DeviceArray(self._xp, self._host.view(dtype))
 
-    def astype(self, dtype):
+    def astype(self, dtype, order="K"):
         self._xp.streams.wait("a new array")
         with np.errstate(all="ignore"):
-            return self._xp._new(self._host.astype(dtype))
+            return self._xp._new(self._host.astype(dtype, order))
 
     def copy(self):
         self._xp.streams.wait("a new array")

@@ -103,13 +103,15 @@ def train(
                 "disk for want of memory: raise the memory budget, or leave early_stopping out"
             )
         data, weights, sample_ids, held_out, held_weights = _hold_out(data, weights, sample_ids, recipe)
-    y = fit_to(recipe, data)[1]
-    standard, n_threads = standardization(recipe, data, y, weights), threads or cpu_count()
-    y = standard.targets(y)
+    y, n_threads = fit_to(recipe, data)[1], threads or cpu_count()
+    with backend.enough_memory("standardize=True copies X there: free its memory, or give cupy.asnumpy(X)"):
+        standard = standardization(recipe, data, weights)
+        if standard.mean is not None:
+            X, times = standard.features(data.X, recipe.dtype, backend, n_threads), 1
     if standard.mean is None:
         X, times = pixels_as_bytes(data.X, backend, n_threads)
-    else:
-        X, times = standard.features(data.X, recipe.dtype, backend, n_threads), 1
+    if standard.target_mean is not None:
+        y = standard.targets(targets(data, data.y), recipe.dtype)
     cut = partial(
         plan, spec, (X if backend.on_gpu else data.X, y), recipe, backend,
         threads=threads, weighted=weights is not None, beside=0 if held_out is None else held_out.X.nbytes, taken=X,

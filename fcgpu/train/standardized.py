@@ -8,25 +8,28 @@ A network trained on X̃ and ỹ is one for X and y as they are, with other para
     W₁ = W̃₁ / σ,  b₁ = b̃₁ - μ W₁        W_L = s W̃_L,  b_L = s b̃_L + m
 
 So a Model knows nothing of this. A feature that does not vary has no σ; 1 / σ is 0 in its place, and so are its
-weights. The features of pictures are left as they are: they have one scale for all.
+weights. Of one that seldom varies, as a year that is nearly always the same, σ may be too small for the run's dtype, in
+which X W₁ and b₁ are added; it is then what the dtype can tell apart at μ, over LOST. The features of pictures are left
+as they are: they have one scale for all.
 """
 
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fcgpu.backend import Backend, as_numpy, beside, choose, namespace_of
-from fcgpu.data.dataset import Dataset
+from fcgpu.backend import Backend, as_numpy, choose, namespace_of
+from fcgpu.data.dataset import Dataset, targets
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.params import Spec
 from fcgpu.train.converted import Converted
-from fcgpu.train.pixels import is_mapped
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import Recipe
+from fcgpu.workers import Workers
 
-AT_ONCE, GPU_AT_ONCE = 1 << 16, 1 << 26  # numbers that are converted to float64 at a time
+AT_ONCE, GPU_AT_ONCE = 1 << 16, 1 << 24  # numbers that are converted to float64 at a time
 LOST = 0.01  # greatest rounding error of a model's inputs, in standard deviations
 
 
@@ -55,49 +58,48 @@ class Standardization:
     target_std: float = 1.0
 
     def features(self, X: Any, dtype: str, backend: Backend, threads: int) -> Any:
-        """X̃ as a run takes it: on the CPU a Standardized, for a GPU an array where X (n, n_features) is.
+        """X̃ as a run takes it: on the CPU a Standardized, for a GPU, the current one, an array where X (n, n_features)
+        is.
 
         Raises ConfigError if that array would exceed the host's memory.
         """
         if backend.holds(X):
-            with backend.current():
-                mean, rate = backend.xp.asarray(self.mean), backend.xp.asarray(self.rate)
-                return _transformed(X, mean, rate, dtype)
+            return _transformed(X, backend.xp.asarray(self.mean), backend.xp.asarray(self.rate), dtype)
         made = Standardized(X, dtype, self.mean, self.rate)
         if not backend.on_gpu:
             return made
-        if is_mapped(X) and made.nbytes > choose("cpu").memory():
+        if made.nbytes > choose("cpu").memory():
             raise ConfigError(
                 f"standardize=True copies X for a GPU, and {readable(made.nbytes)} are more than the host has memory "
                 "for: leave standardize out, or use device='cpu'"
             )
         return made.copy(threads)
 
-    def targets(self, y: Any) -> Any:
-        """ỹ in the dtype of y (n, n_outputs); y itself where targets are left as they are."""
-        return y if self.target_mean is None else ((y - self.target_mean) / self.target_std).astype(y.dtype)
+    def targets(self, y: Any, dtype: str) -> Any:
+        """ỹ (n, n_outputs) in `dtype`."""
+        return ((y - self.target_mean) / self.target_std).astype(dtype)
 
     def folded(self, spec: Spec, params: Any) -> Any:
         """The parameters (n_params,) for X and y, from those for X̃ and ỹ and in their dtype."""
         exact = params.astype(np.float64)
         layers = spec.layers(exact)
-        if self.mean is not None:
-            W, b = layers[0]
-            W *= self.rate[:, None]
-            b -= (self.mean[:, None] * W).sum(axis=0)
-        if self.target_mean is not None:
-            W, b = layers[-1]
-            W *= self.target_std
-            b *= self.target_std
-            b += self.target_mean
-        return exact.astype(params.dtype)
+        with closing(Workers(1)) as workers, workers.quiet():  # equal bits on every machine
+            if self.mean is not None:
+                W, b = layers[0]
+                W *= self.rate[:, None]
+                b -= self.mean @ W
+            if self.target_mean is not None:
+                W, b = layers[-1]
+                W *= self.target_std
+                b *= self.target_std
+                b += self.target_mean
+            return exact.astype(params.dtype)
 
 
-def standardization(recipe: Recipe, data: Dataset, y: Any, weights: Any) -> Standardization:
-    """What the recipe standardizes of `data`'s features and of y (n, ...), with weights (n,) or None for equal ones.
+def standardization(recipe: Recipe, data: Dataset, weights: Any) -> Standardization:
+    """What the recipe standardizes of the data, with weights (n,) or None for equal ones.
 
-    Raises DataError for numbers whose squares overflow, and for those so far from 0, in standard deviations, that the
-    recipe's dtype cannot tell them apart.
+    Raises DataError for numbers that the recipe's dtype, or their squares float64, cannot hold or tell apart.
     """
     if not recipe.standardize:
         return Standardization()
@@ -106,14 +108,11 @@ def standardization(recipe: Recipe, data: Dataset, y: Any, weights: Any) -> Stan
     mean = rate = target_mean = None
     target_std = 1.0
     if not data.are_pictures:
-        mean, variance = _moments(data.X, shares)
-        rate = _rate(mean, variance, n)
-        _check(f"{data.name}: feature", mean, variance, rate, recipe.dtype)
+        mean, std = _measured(f"{data.name}: feature", data.X, shares, recipe.dtype)
+        rate = np.where(std > 0, 1 / np.where(std > 0, std, 1), 0.0)
     if recipe.output == "identity":
-        target_mean, variance = _moments(y, shares)
-        target_rate = _rate(target_mean, variance, n)
-        _check(f"{data.name}: target", target_mean, variance, target_rate, recipe.dtype)
-        target_std = float(variance.mean()) ** 0.5 if target_rate.any() else 1.0
+        target_mean, std = _measured(f"{data.name}: target", targets(data, data.y), shares, recipe.dtype)
+        target_std = float(np.mean(std * std)) ** 0.5 or 1.0
     return Standardization(mean, rate, target_mean, target_std)
 
 
@@ -122,53 +121,63 @@ def refuse_unused(keys: Iterable[str], recipe: Recipe, data: Dataset) -> None:
     if not recipe.standardize:
         return
     if "standardize" in keys and data.are_pictures and recipe.output != "identity":
-        raise ConfigError(f"standardize=True changes nothing for pictures, as in {data.name}: they have one scale")
-    if "scale" in keys and not data.are_pictures:
-        raise ConfigError(f"scale={recipe.scale:g} changes nothing with standardize=True: leave one of them out")
-
-
-def _check(what: str, mean: Any, variance: Any, rate: Any, dtype: str) -> None:
-    if not (finite := np.isfinite(variance)).all():
-        raise DataError(f"{what} {finite.argmin()} is too large to be squared: divide it")
-    far = abs(mean) * rate
-    i = far.argmax()
-    if far[i] * np.finfo(dtype).eps > LOST:
-        wider = ", or use dtype='float64'" if dtype == "float32" else ""
-        raise DataError(
-            f"{what} {i} lies {far[i]:.3g} standard deviations from 0, too far for standardize in {dtype}: subtract "
-            f"{mean[i]:.6g} from it{wider}"
+        raise ConfigError(
+            f"standardize=True changes nothing for pictures, as in {data.name}, which have one scale: leave it out"
+        )
+    if "scale" in keys and recipe.scale and not data.are_pictures:
+        raise ConfigError(
+            f"scale={recipe.scale:g} changes nothing with standardize=True: leave it out, or use standardize=False"
         )
 
 
-def _rate(mean: Any, variance: Any, n: int) -> Any:
-    """1 / σ of columns; 0 of those that vary by no more than the rounding error of their mean, that of n numbers."""
-    std = np.sqrt(variance)
-    varies = std > n * np.finfo(float).eps * abs(mean)
-    return np.where(varies, 1 / np.where(varies, std, 1), 0.0)
+def _measured(what: str, A: Any, shares: Any, dtype: str) -> tuple[Any, Any]:
+    """Mean and σ (n_columns,) of A (n, n_columns); σ is 0 for a column that varies by no more than the rounding error
+    of the mean of n numbers.
+
+    Raises DataError, which begins with `what` and the column's number.
+    """
+    mean, variance, reach = _moments(A, shares)
+    std, limits = np.sqrt(variance), np.finfo(dtype)
+    constant = np.maximum(std, reach) <= len(shares) * np.finfo(float).eps * abs(mean)
+    if (large := ~(np.isfinite(variance) & (abs(mean) <= limits.max - reach))).any():
+        raise DataError(f"{what} {large.argmax()} is too large for standardize in {dtype}: divide it")
+    if (small := ~constant & (std < max(limits.tiny, np.finfo(float).tiny ** 0.5))).any():
+        raise DataError(f"{what} {small.argmax()} is too small for standardize in {dtype}: multiply it")
+    least = abs(mean) * limits.eps / LOST
+    if (near := ~constant & (np.maximum(std, reach) < least)).any():
+        i = near.argmax()
+        wider = ", or use dtype='float64'" if dtype == "float32" else ""
+        raise DataError(
+            f"{what} {i} lies {abs(mean[i]) / std[i]:.3g} standard deviations from 0, too far for standardize in "
+            f"{dtype}: subtract {mean[i]:.6g} from it{wider}"
+        )
+    return mean, np.where(constant, 0.0, np.maximum(std, least))
 
 
-def _moments(X: Any, shares: Any) -> tuple[Any, Any]:
-    """Mean and variance (n_columns,) of X (n, n_columns) on any device, weighted by `shares` (n,), which sum to 1.
+def _moments(X: Any, shares: Any) -> tuple[Any, Any, Any]:
+    """Mean and variance of X (n, n_columns), on the host or the current GPU, weighted by `shares` (n,), which sum to 1;
+    and how far a number lies at most from the mean of its block. Each is (n_columns,), on the host.
 
-    Block by block, in one pass: those of two parts give those of the whole (Chan, Golub and LeVeque 1979). Not by BLAS,
-    whose order of sums depends on its threads.
+    Block by block, in one pass: mean and variance of two parts give those of the whole (Chan, Golub and LeVeque 1979).
     """
     xp = namespace_of(X)
-    total, mean, variance = 0.0, 0.0, 0.0  # variance is that of the whole times its total share
-    with beside(X), np.errstate(all="ignore"):  # squares that overflow are an error of their own
+    total, mean, variance, reach = 0.0, 0.0, 0.0, 0.0  # variance is that of the whole times its total share
+    with closing(Workers(1)) as workers, workers.quiet():  # equal bits on every machine; squares may overflow
         for rows in _blocks(X, xp):
             if not (part := float(shares[rows].sum())):
                 continue
-            weights, A = xp.asarray(shares[rows, None]), X[rows].astype(np.float64)
-            its_mean = (weights * A).sum(axis=0) * (1 / part)
+            weights, A = xp.asarray(shares[None, rows]), X[rows].astype(np.float64, "C")
+            its_mean = xp.matmul(weights, A) * (1 / part)
             A -= its_mean
+            A *= xp.asarray(shares[rows, None] > 0)  # samples without weight do not count
+            reach = xp.maximum(xp.max(xp.abs(A), axis=0), reach)
             A *= A
             A *= weights
             apart = its_mean - mean
             variance = variance + A.sum(axis=0) + apart * apart * (total * part / (total + part))
             total += part
             mean = mean + apart * (part / total)
-    return as_numpy(mean), as_numpy(variance)
+    return as_numpy(mean)[0], as_numpy(variance)[0], as_numpy(reach)
 
 
 def _transformed(X: Any, mean: Any, rate: Any, dtype: Any) -> Any:
