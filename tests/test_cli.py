@@ -346,6 +346,21 @@ def test_features_and_targets_that_are_not_scaled_are_warned_of(tmp_path):
     assert "warning" not in ran("train", numbers, "--output", "identity", *few, tmp_path / "f").err
 
 
+def test_what_standardize_leaves_as_it_is_is_warned_of(tmp_path):
+    X, y = blobs(60)
+    few = ("--hidden=", "--epochs", 1, "--device", "cpu", "--quiet", "--out")
+    for units, warned in (([1e6, 1e-3, 0], True), ([1, 0.02, 0], False)):
+        np.savez(tmp_path / "d.npz", X=X, y=X[:, :3] * units + 7)
+        told = ran("train", tmp_path / "d.npz", "--output", "identity", *few, tmp_path / f"{warned}").err
+        assert ("warning: target 1 has a standard deviation of 0.00" in told) == warned
+    np.savez(tmp_path / "p.npz", X=200 + X.reshape(60, 2, 2), y=y)
+    assert "warning" not in ran("train", tmp_path / "p.npz", *few, tmp_path / "a").err
+    np.savez(tmp_path / "f.npz", X=X.reshape(60, 2, 2) / 1e4, y=y)
+    for name, asked, scale in (("p", "--no-standardize", "0.005"), ("f", "--epochs=1", "3e+03")):
+        told = ran("train", tmp_path / f"{name}.npz", asked, *few, tmp_path / f"{name}1").err
+        assert told.endswith(f"a network learns better where it is about 1: use --scale {scale}\n")
+
+
 def test_a_loss_beyond_all_measure_is_null_in_json(tmp_path):
     """The mean, exp(X W), overflows float64 at the test sample; NumPy must not warn."""
     X = np.linspace(0, 1, 20)[:, None]

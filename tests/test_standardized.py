@@ -203,6 +203,41 @@ def test_of_pictures_only_targets_are_standardized(mnist):
     assert done.train.r2 > 0.9
 
 
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("stored", ["uint8", "float32"])
+def test_pictures_without_a_scale_get_one(stored, resident, mnist, device, monkeypatch):
+    if type(device.xp).__name__ != "module":
+        as_cupy(device.xp, monkeypatch)
+    X, y, sides = mnist.X[:100].astype(stored), mnist.y[:100], {"image_shape": (28, 28)}
+    there = {"device": device} if resident else {"device": "cpu"}
+    ours = {"epochs": 2, "hidden": (5,)} | there
+    given = fcgpu.dataset(device.to_device(X) if resident else X, y, **sides)
+    *_, expected = fcgpu.train(fcgpu.dataset(X, y, scale=1 / 255, **sides), **ours)
+    *_, done = fcgpu.train(given, standardize=True, **ours)
+    assert done.model.scale == 1 / 255
+    np.testing.assert_allclose(done.model.params, expected.model.params, rtol=0, atol=1e-5)
+    recipe = fcgpu.Recipe(standardize=True, epochs=1)
+    for changes, scale in (({"scale": 0.5}, 0.5), ({"standardize": False}, 1.0)):
+        *_, done = fcgpu.train(given, recipe, **changes, **there)
+        assert done.model.scale == scale
+    with pytest.raises(fcgpu.ConfigError, match=r"^standardize=True changes nothing for pictures"):
+        fcgpu.train(given, scale=0.5, standardize=True)
+    faint = fcgpu.dataset(X / np.float32(1000), y, **sides)
+    *_, done = fcgpu.train(faint, standardize=True, epochs=1, device="cpu")
+    assert done.model.scale == 1
+
+
+@pytest.mark.parametrize(("n_features", "standardized"), [(63, True), (64, False)])
+def test_few_bytes_up_to_255_are_no_picture(n_features, standardized):
+    """A column of 0 and 1 beside one of up to 255 would hardly be learned from."""
+    X = np.random.default_rng(0).integers(0, 2, (200, n_features), dtype=np.uint8)
+    X[0, 5] = 255
+    data = fcgpu.dataset(X, X[:, 0], scale=1 / 255)
+    *_, done = fcgpu.train(data, fcgpu.load_recipe("own"), epochs=1, device="cpu")
+    assert done.model.scale == (1.0 if standardized else 1 / 255)
+    assert data.are_pictures != standardized
+
+
 def test_what_cannot_be_standardized_is_refused():
     X, y = table()
     message = r"^scale=0\.5 changes nothing with standardize=True: leave it out, or use standardize=False"

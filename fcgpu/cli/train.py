@@ -103,7 +103,8 @@ class Job:
         assert isinstance(started, Started)
         self.started, self.cut = started, cut_of(started.plan, started.backend.on_gpu)
         self.device = started.backend
-        notes = doubts(self.data, recipe.scale or self.data.scale, recipe.output, standardized=recipe.standardize)
+        data = started.data
+        notes = doubts(data, recipe.scale or data.scale, recipe.output, standardized=recipe.standardize)
         for note in (started.plan.note, *notes):
             if note:
                 say(f"fcgpu: warning: {note}")

@@ -72,8 +72,10 @@ class Dataset:
 
     @property
     def are_pictures(self) -> bool:
-        """Whether rows are pictures: their shape is known, or the scale is that of bytes up to 255."""
-        return self.image_shape is not None or self.scale == 1 / 255
+        """Whether rows are pictures: their shape is known, or they are 64 numbers or more, 8x8, with the scale of bytes
+        up to 255.
+        """
+        return self.image_shape is not None or (self.scale == 1 / 255 and self.n_features >= 64)
 
 
 def _kind(array: Any) -> str:

@@ -21,9 +21,11 @@ def doubts(data: Dataset, scale: float, output: str, *, standardized: bool = Fal
     `output`.
     """
     if not standardized or data.are_pictures:
-        yield from _unscaled("feature", data.X, scale)
-    if not standardized and output == "identity":
-        yield from _unscaled("target", targets(data, data.y))
+        yield from _unscaled("feature", data.X, scale, pictures=data.are_pictures)
+    if output == "identity":
+        yield from (
+            _of_other_units(targets(data, data.y)) if standardized else _unscaled("target", targets(data, data.y))
+        )
     n_classes = len(data.classes or ())
     if OUTPUTS[output].classifies and n_classes > MANY_CLASSES and data.n_samples < FEW_SAMPLES * n_classes:
         distinct = "; if they only number the samples, leave them out" if n_classes == data.n_samples else ""
@@ -40,7 +42,17 @@ def _one_hot(y: Any) -> bool:
     return bool(((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all())
 
 
-def _unscaled(what: str, values: Any, scale: float = 1.0) -> Iterator[str]:
+def _of_other_units(y: Any) -> Iterator[str]:
+    std = np.std(y[:ROWS_CHECKED_AT_ONCE], axis=0, dtype=np.float64)
+    low, high = np.where(std > 0, std, np.inf).argmin(), std.argmax()
+    if 0 < LARGE * std[low] < std[high]:
+        yield (
+            f"target {low} has a standard deviation of {std[low]:.3g}, target {high} of {std[high]:.3g}: of a loss "
+            "that adds up their squares the former is hardly learned; divide each target by its standard deviation"
+        )
+
+
+def _unscaled(what: str, values: Any, scale: float = 1.0, *, pictures: bool = False) -> Iterator[str]:
     """Looks at the first samples, and not at bytes: pixels have a scale, or are meant to be raw."""
     if values.dtype == np.uint8:
         return
@@ -54,7 +66,7 @@ def _unscaled(what: str, values: Any, scale: float = 1.0) -> Iterator[str]:
     elif 0 < size.max() < SMALL[what]:
         found = f"no {what} has a root mean square above {size.max():.3g}"
     if found:
-        yield (
-            f"{found}; a network learns better where it is about 1: use --standardize, or subtract each {what}'s mean "
-            "and divide by its standard deviation"
-        )
+        remedy = f"use --standardize, or subtract each {what}'s mean and divide by its standard deviation"
+        if pictures:
+            remedy = f"use --scale {scale / size.max():.1g}"
+        yield f"{found}; a network learns better where it is about 1: {remedy}"

@@ -21,7 +21,7 @@ from fcgpu.train.pixels import is_mapped, pixels_as_bytes
 from fcgpu.train.plan import Plan, plan, readable, work_of
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.run import Monitor, Run
-from fcgpu.train.standardized import refuse_unused, standardization
+from fcgpu.train.standardized import refuse_unused, standardization, with_a_scale
 from fcgpu.train.state import State
 
 SHARES_OFF = 0.02  # how far the shares of a sample may be from adding up to 1, if they were rounded to a few digits
@@ -105,6 +105,7 @@ def train(
         data, weights, sample_ids, held_out, held_weights = _hold_out(data, weights, sample_ids, recipe)
     y, n_threads = fit_to(recipe, data)[1], threads or cpu_count()
     with backend.enough_memory("standardize=True copies X there: free its memory, or give cupy.asnumpy(X)"):
+        data = with_a_scale(data, recipe)
         standard = standardization(recipe, data, weights)
         if standard.mean is not None:
             X, times = standard.features(data.X, recipe.dtype, backend, n_threads), 1

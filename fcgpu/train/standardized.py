@@ -15,7 +15,7 @@ as they are: they have one scale for all.
 
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,17 @@ class Standardization:
             return exact.astype(params.dtype)
 
 
+def with_a_scale(data: Dataset, recipe: Recipe) -> Dataset:
+    """The data; pictures without a scale, if the recipe standardizes, with the one that brings them to 1 or less."""
+    if not recipe.standardize or not _lack_a_scale(data, recipe):
+        return data
+    return replace(data, scale=1 / max(1.0, float(namespace_of(data.X).max(data.X))))
+
+
+def _lack_a_scale(data: Dataset, recipe: Recipe) -> bool:
+    return data.are_pictures and data.scale == 1 and not recipe.scale
+
+
 def standardization(recipe: Recipe, data: Dataset, weights: Any) -> Standardization:
     """What the recipe standardizes of the data, with weights (n,) or None for equal ones.
 
@@ -120,7 +131,8 @@ def refuse_unused(keys: Iterable[str], recipe: Recipe, data: Dataset) -> None:
     """Raise ConfigError if `standardize` or `scale` is among the keys that were given, and changes nothing."""
     if not recipe.standardize:
         return
-    if "standardize" in keys and data.are_pictures and recipe.output != "identity":
+    has_one = data.are_pictures and not _lack_a_scale(data, recipe)
+    if "standardize" in keys and has_one and recipe.output != "identity":
         raise ConfigError(
             f"standardize=True changes nothing for pictures, as in {data.name}, which have one scale: leave it out"
         )
