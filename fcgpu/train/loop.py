@@ -63,7 +63,7 @@ def train(
     order : an object with NumPy's permutation(n), which draws the order of mini-batches. None: from the seed.
     monitor : a function of EpochEnded that returns the number that early stopping watches; less is better. Its
         attribute `what`, if it has one, names that number in Finished.stopped. None: with early_stopping the loss of
-        the held-out samples, else the training loss.
+        the held-out samples, else the training loss; `tol` is then in units of standardized targets, if they are.
     sample_ids : (n_samples,) uint32, from which dropout's masks are drawn: equal ids get equal masks. None: 0, 1, ...
 
     Everything is checked by the call itself, before the first event. It raises DataError, ConfigError or DeviceError,
