@@ -14,7 +14,6 @@ as they are: they have one scale for all.
 """
 
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +26,6 @@ from fcgpu.params import Spec
 from fcgpu.train.converted import Converted
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import Recipe
-from fcgpu.workers import Workers
 
 AT_ONCE, GPU_AT_ONCE = 1 << 16, 1 << 24  # numbers that are converted to float64 at a time
 LOST = 0.01  # greatest rounding error of a model's inputs, in standard deviations
@@ -83,16 +81,16 @@ class Standardization:
         """The parameters (n_params,) for X and y, from those for X̃ and ỹ and in their dtype."""
         exact = params.astype(np.float64)
         layers = spec.layers(exact)
-        with closing(Workers(1)) as workers, workers.quiet():  # equal bits on every machine
-            if self.mean is not None:
-                W, b = layers[0]
-                W *= self.rate[:, None]
-                b -= self.mean @ W
-            if self.target_mean is not None:
-                W, b = layers[-1]
-                W *= self.target_std
-                b *= self.target_std
-                b += self.target_mean
+        if self.mean is not None:
+            W, b = layers[0]
+            W *= self.rate[:, None]
+            b -= (self.mean[:, None] * W).sum(axis=0)  # not by @, whose sums depend on BLAS's threads
+        if self.target_mean is not None:
+            W, b = layers[-1]
+            W *= self.target_std
+            b *= self.target_std
+            b += self.target_mean
+        with np.errstate(all="ignore"):  # what float32 cannot hold is found by the check for infinities
             return exact.astype(params.dtype)
 
 
@@ -171,15 +169,16 @@ def _moments(X: Any, shares: Any) -> tuple[Any, Any, Any]:
     and how far a number lies at most from the mean of its block. Each is (n_columns,), on the host.
 
     Block by block, in one pass: mean and variance of two parts give those of the whole (Chan, Golub and LeVeque 1979).
+    Not by BLAS, whose order of sums depends on its threads.
     """
     xp = namespace_of(X)
     total, mean, variance, reach = 0.0, 0.0, 0.0, 0.0  # variance is that of the whole times its total share
-    with closing(Workers(1)) as workers, workers.quiet():  # equal bits on every machine; squares may overflow
+    with np.errstate(all="ignore"):  # squares that overflow are an error of their own
         for rows in _blocks(X, xp):
             if not (part := float(shares[rows].sum())):
                 continue
-            weights, A = xp.asarray(shares[None, rows]), X[rows].astype(np.float64, "C")
-            its_mean = xp.matmul(weights, A) * (1 / part)
+            weights, A = xp.asarray(shares[rows, None]), X[rows].astype(np.float64, "C")
+            its_mean = (weights * A).sum(axis=0) * (1 / part)
             A -= its_mean
             A *= xp.asarray(shares[rows, None] > 0)  # samples without weight do not count
             reach = xp.maximum(xp.max(xp.abs(A), axis=0), reach)
@@ -189,7 +188,7 @@ def _moments(X: Any, shares: Any) -> tuple[Any, Any, Any]:
             variance = variance + A.sum(axis=0) + apart * apart * (total * part / (total + part))
             total += part
             mean = mean + apart * (part / total)
-    return as_numpy(mean)[0], as_numpy(variance)[0], as_numpy(reach)
+    return as_numpy(mean), as_numpy(variance), as_numpy(reach)
 
 
 def _transformed(X: Any, mean: Any, rate: Any, dtype: Any) -> Any:
