@@ -353,6 +353,9 @@ def test_what_standardize_leaves_as_it_is_is_warned_of(tmp_path):
         np.savez(tmp_path / "d.npz", X=X, y=X[:, :3] * units + 7)
         told = ran("train", tmp_path / "d.npz", "--output", "identity", *few, tmp_path / f"{warned}").err
         assert ("warning: target 1 has a standard deviation of 0.00" in told) == warned
+    (tmp_path / "r.toml").write_text("standardize = true\nscale = 0.5\n")
+    told = ran("train", csv(tmp_path / "d.csv", y, X), "--recipe", tmp_path / "r.toml", *few, tmp_path / "r").err
+    assert "warning: scale=0.5 changes nothing with standardize=True: leave it out" in told
     np.savez(tmp_path / "p.npz", X=200 + X.reshape(60, 2, 2), y=y)
     assert "warning" not in ran("train", tmp_path / "p.npz", *few, tmp_path / "a").err
     np.savez(tmp_path / "f.npz", X=X.reshape(60, 2, 2) / 1e4, y=y)

@@ -60,9 +60,10 @@ def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
     how = "in C" if plan.in_c else _some(plan.lanes, "lane")
     cut = f"{plan.batch:,} samples a step in tiles of {plan.tile:,}, {how}"
     standardized = ", standardized" if recipe.standardize and not started.data.are_pictures else ""
+    samples = _some(plan.samples, "sample")
     streamed = f", which come from the host {plan.chunk:,} rows at a time" if plan.chunk else ""
     rows = {
-        "data": f"{started.data.name}: {plan.samples:,} samples of {spec.sizes[0]:,} features{standardized}",
+        "data": f"{started.data.name}: {samples} of {_some(spec.sizes[0], 'feature')}{standardized}",
         "network": f"{spec.in_words}, {spec.n_params:,} parameters",
         "device": f"{started.backend.device}, {started.backend.hardware} ({started.backend.reason})",
         "plan": f"{cut}, {_some(plan.threads, 'thread')}",

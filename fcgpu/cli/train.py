@@ -37,7 +37,7 @@ from fcgpu.train.events import EpochEnded, Event, Finished, Started
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS, Recipe
 from fcgpu.train.recipe_files import load_recipe, recipe_names
-from fcgpu.train.standardized import refuse_unused
+from fcgpu.train.standardized import unused
 from fcgpu.train.state import State
 
 HALVINGS = 10  # most halvings of the learning rate before a run that diverges again is given up
@@ -94,7 +94,10 @@ class Job:
         self.device = args.device if args.device == "auto" else choose(args.device)  # train decides "auto"
         source = recipe.data if args.data is None else _source(args.data)
         self.data = load(source, image_size=recipe.image_size or None, memory_budget=args.memory)
-        refuse_unused(recipe_changes(args), recipe, self.data)
+        for why in unused(recipe_changes(args), recipe, self.data):
+            raise ConfigError(why)
+        for why in unused(["scale"], recipe, self.data):
+            say(f"fcgpu: warning: {why}")
         if checkpoint is not None:
             check_data(args.resume, checkpoint, self.data)
         self.events = self._events(None if checkpoint is None else checkpoint.state)

@@ -21,7 +21,7 @@ from fcgpu.train.pixels import is_mapped, pixels_as_bytes
 from fcgpu.train.plan import Plan, plan, readable, work_of
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.run import Monitor, Run
-from fcgpu.train.standardized import refuse_unused, standardization, with_a_scale
+from fcgpu.train.standardized import standardization, unused, with_a_scale
 from fcgpu.train.state import State
 
 SHARES_OFF = 0.02  # how far the shares of a sample may be from adding up to 1, if they were rounded to a few digits
@@ -78,7 +78,8 @@ def train(
     if sample_ids is not None and (sample_ids := np.asarray(as_numpy(sample_ids))).shape != (data.n_samples,):
         raise DataError(f"{data.name}: sample_ids has shape {sample_ids.shape}; expected ({data.n_samples},)")
     spec, _ = fit_to(recipe, data)
-    refuse_unused(changes, recipe, data)
+    for why in unused(changes, recipe, data):
+        raise ConfigError(why)
     if start is not None:
         _check_start(start, spec, recipe)
     if order is not None and not callable(getattr(order, "permutation", None)):

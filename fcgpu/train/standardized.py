@@ -13,7 +13,7 @@ which X W₁ and b₁ are added; it is then what the dtype can tell apart at μ,
 as they are: they have one scale for all.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -125,19 +125,15 @@ def standardization(recipe: Recipe, data: Dataset, weights: Any) -> Standardizat
     return Standardization(mean, rate, target_mean, target_std)
 
 
-def refuse_unused(keys: Iterable[str], recipe: Recipe, data: Dataset) -> None:
-    """Raise ConfigError if `standardize` or `scale` is among the keys that were given, and changes nothing."""
+def unused(keys: Iterable[str], recipe: Recipe, data: Dataset) -> Iterator[str]:
+    """A sentence for `standardize` and for `scale`, if it is among the keys and changes nothing for these data."""
     if not recipe.standardize:
         return
     has_one = data.are_pictures and not _lack_a_scale(data, recipe)
     if "standardize" in keys and has_one and recipe.output != "identity":
-        raise ConfigError(
-            f"standardize=True changes nothing for pictures, as in {data.name}, which have one scale: leave it out"
-        )
+        yield f"standardize=True changes nothing for pictures, as in {data.name}, which have one scale: leave it out"
     if "scale" in keys and recipe.scale and not data.are_pictures:
-        raise ConfigError(
-            f"scale={recipe.scale:g} changes nothing with standardize=True: leave it out, or use standardize=False"
-        )
+        yield f"scale={recipe.scale:g} changes nothing with standardize=True: leave it out, or use standardize=False"
 
 
 def _measured(what: str, A: Any, shares: Any, dtype: str) -> tuple[Any, Any]:
