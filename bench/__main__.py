@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from bench import memory, race, startup
@@ -33,9 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     report.add_argument("rows", type=Path, nargs="*", default=[Path("bench/results/rows.jsonl")])
     report.add_argument("--out", type=Path, default=Path("bench/results/report"), help="without suffix: %(default)s")
     calls = commands.add_parser("calls", help="single calls of the estimators, ours and scikit-learn's, as a table")
-    calls.add_argument("--rounds", type=int, help="default: 21")
+    calls.add_argument("--rounds", type=int, dest="times", help="default: 21")
     tables = commands.add_parser("tables", help="data of one's own: the recipe's scores and time, and scikit-learn's")
-    tables.add_argument("--splits", type=int, help="default: 5")
+    tables.add_argument("--splits", type=int, dest="times", help="default: 5")
     trust = commands.add_parser(
         "trust", help="check that a planted delay is measured, that runs agree, that wrong work is refused"
     )
@@ -55,16 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.command == "gpu":
         return session.run(_chosen(args.parts, PARTS, "--parts", words), args.out, args.seconds, "cuda", say)
     try:
-        if args.command == "tables":
-            from bench.tables import measure as compare
-
-            for line in compare(args.splits):
-                print(line, flush=True)
-            return 0
-        if args.command == "calls":
-            from bench.calls import measure
-
-            for line in measure(args.rounds):
+        if args.command in ("calls", "tables"):
+            for line in import_module(f"bench.{args.command}").measure(args.times):
                 print(line, flush=True)
             return 0
         if args.command == "report":
@@ -76,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
             return demonstrate(TIMED[args.case], args.rounds, say)
         return _run(args, words)
-    except ModuleNotFoundError as error:  # `calls` needs scikit-learn, `report` matplotlib
+    except ModuleNotFoundError as error:  # `calls` and `tables` need scikit-learn, `report` matplotlib
         say(f'bench: error: {error.name} is not installed: pip install ".[bench]"')
         return 2
     except PeerError as error:  # while a case was measured, or in the reference

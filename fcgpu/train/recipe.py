@@ -60,7 +60,7 @@ class Recipe:
     standardize: bool = _key(
         False,
         FLAG,
-        "train on features, and targets of a regression, at mean 0 and standard deviation 1; of pictures only targets",
+        "train on features, and targets of a regression, at mean 0 and standard deviation 1; pictures keep one scale",
     )
     hidden: tuple[int, ...] = _key((128, 64), HIDDEN, "sizes of the hidden layers")
     activation: str = _key("relu", one_of(HIDDEN_ACTIVATIONS), "of the hidden layers")
@@ -95,7 +95,7 @@ class Recipe:
     tol: float = _key(
         1e-4,
         NOT_NEGATIVE,
-        "least improvement for n_iter_no_change, in units of standardized targets; for lbfgs, the gradient to stop at",
+        "least improvement for n_iter_no_change, of standardized targets if they are; for lbfgs, the least gradient",
     )
     batch: str | int = _key("full", BATCH, "samples per update; all if there are fewer")
     shuffle: bool = _key(True, FLAG, "draw mini-batches in a new order each epoch; else in the data's order")
@@ -136,10 +136,11 @@ class Recipe:
             for key in ("batch", *NOT_FOR_FULL_BATCH):
                 value = getattr(self, key)
                 if value not in (KEYS[key].default, "constant"):  # "constant" is no schedule
+                    instead = 'batch="full"' if key == "batch" else f"leave {key} out"
                     raise ConfigError(
                         f"{key}={as_python(value)!r} is not for optimizer={self.optimizer!r}, which needs the same "
                         "loss at every step and finds its step sizes by itself: use optimizer='adam' or another "
-                        f"first-order rule, or " + ('batch="full"' if key == "batch" else f"leave {key} out")
+                        f"first-order rule, or {instead}"
                     )
         if self.precision != "float32" and self.dtype != "float32":
             raise ConfigError(

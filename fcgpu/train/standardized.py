@@ -21,7 +21,9 @@ import numpy as np
 
 from fcgpu.backend import Backend, as_numpy, choose, namespace_of
 from fcgpu.data.dataset import Dataset, targets
+from fcgpu.data.features import parts
 from fcgpu.errors import ConfigError, DataError
+from fcgpu.model import weighted_sum
 from fcgpu.params import Spec
 from fcgpu.train.converted import Converted
 from fcgpu.train.plan import readable
@@ -84,7 +86,7 @@ class Standardization:
         if self.mean is not None:
             W, b = layers[0]
             W *= self.rate[:, None]
-            b -= (self.mean[:, None] * W).sum(axis=0)  # not by @, whose sums depend on BLAS's threads
+            b -= weighted_sum(self.mean, W)
         if self.target_mean is not None:
             W, b = layers[-1]
             W *= self.target_std
@@ -165,7 +167,6 @@ def _moments(X: Any, shares: Any) -> tuple[Any, Any, Any]:
     and how far a number lies at most from the mean of its block. Each is (n_columns,), on the host.
 
     Block by block, in one pass: mean and variance of two parts give those of the whole (Chan, Golub and LeVeque 1979).
-    Not by BLAS, whose order of sums depends on its threads.
     """
     xp = namespace_of(X)
     total, mean, variance, reach = 0.0, 0.0, 0.0, 0.0  # variance is that of the whole times its total share
@@ -173,15 +174,14 @@ def _moments(X: Any, shares: Any) -> tuple[Any, Any, Any]:
         for rows in _blocks(X, xp):
             if not (part := float(shares[rows].sum())):
                 continue
-            weights, A = xp.asarray(shares[rows, None]), X[rows].astype(np.float64, "C")
-            its_mean = (weights * A).sum(axis=0) * (1 / part)
+            weights, A = xp.asarray(shares[rows]), X[rows].astype(np.float64, "C")
+            its_mean = weighted_sum(weights, A) * (1 / part)
             A -= its_mean
             A *= xp.asarray(shares[rows, None] > 0)  # samples without weight do not count
             reach = xp.maximum(xp.max(xp.abs(A), axis=0), reach)
             A *= A
-            A *= weights
             apart = its_mean - mean
-            variance = variance + A.sum(axis=0) + apart * apart * (total * part / (total + part))
+            variance = variance + weighted_sum(weights, A) + apart * apart * (total * part / (total + part))
             total += part
             mean = mean + apart * (part / total)
     return as_numpy(mean), as_numpy(variance), as_numpy(reach)
@@ -196,6 +196,5 @@ def _transformed(X: Any, mean: Any, rate: Any, dtype: Any) -> Any:
     return made
 
 
-def _blocks(X: Any, xp: Any) -> list[slice]:
-    rows = max(1, (AT_ONCE if xp is np else GPU_AT_ONCE) // X.shape[1])
-    return [slice(start, start + rows) for start in range(0, X.shape[0], rows)]
+def _blocks(X: Any, xp: Any) -> Iterator[slice]:
+    return parts(X.shape, AT_ONCE if xp is np else GPU_AT_ONCE)
