@@ -167,7 +167,7 @@ def rprop_cases(name, dtype, random):
 
 
 def update_scales(name, w, g, state, setting):
-    """Scales of w and of the state. A mean is the sum of the old one and g; if they cancel, its root loses digits."""
+    """Scales of w and of the state."""
     w, g = np.abs(w).astype(float), np.abs(g).astype(float)
     if name == "gradient_descent":
         return w + RATE * g, ()
@@ -177,11 +177,9 @@ def update_scales(name, w, g, state, setting):
     if name == "rmsprop":
         v = setting["rho"] * state.v + (1 - setting["rho"]) * g * g
         return w + RATE * g / np.sqrt(v), (v,)
-    v = state.v + g * g
     t, beta_1, beta_2 = state.t + 1, setting["beta_1"], setting["beta_2"]
-    m, mean = np.abs(state.m) + g, beta_2 * state.v + (1 - beta_2) * g * g
-    step = RATE * np.sqrt(1 - beta_2**t) / (1 - beta_1**t) * m / np.sqrt(mean)
-    return w + step * (1 + v / mean), (m, v, 0)
+    m, v = beta_1 * np.abs(state.m) + (1 - beta_1) * g, beta_2 * state.v + (1 - beta_2) * g * g
+    return w + RATE * np.sqrt(1 - beta_2**t) / (1 - beta_1**t) * m / np.sqrt(v), (m, v, 0)
 
 
 def maker_of(name):

@@ -274,7 +274,7 @@ def numbers_of(rule: str, options: dict[str, Any]) -> tuple[float, ...]:
         known["rest"] = 1 - known["rho"]
     if "weight_decay" in known:
         known["decay"] = known["weight_decay"]
-    for beta in ("beta_1", "beta_2"):
-        if beta in known:
-            known[f"log_{beta}"] = log_or_minus_infinity(known[beta])
+    for i in (1, 2):
+        if (beta := f"beta_{i}") in known:
+            known[f"rest_{i}"], known[f"log_{beta}"] = 1 - known[beta], log_or_minus_infinity(known[beta])
     return tuple(float(known[name]) for name in _rule(rule).numbers)

@@ -12,11 +12,14 @@ from typing import Any
 from fcgpu.kernels.activations import LEAK
 from fcgpu.kernels.updates import log_or_minus_infinity
 
-_ADAM_INPUTS = "raw T rate, raw float64 t, T beta_1, T beta_2, T log_beta_1, T log_beta_2, T epsilon"
+# A rest is 1 - β, computed in float64: in float32 it would lose the digits that β has in common with 1.
+_ADAM_INPUTS = (
+    "raw T rate, raw float64 t, T beta_1, T beta_2, T rest_1, T rest_2, T log_beta_1, T log_beta_2, T epsilon"
+)
 ADAM_RATE = "T eta_t = rate[0] * sqrt(-expm1(T(t[0]) * log_beta_2)) / -expm1(T(t[0]) * log_beta_1);"
 _ADAM = f"""
-    T mean = beta_1 * (m - g) + g;
-    T square = beta_2 * (v - g * g) + g * g;
+    T mean = beta_1 * m + rest_1 * g;
+    T square = beta_2 * v + rest_2 * g * g;
     {ADAM_RATE}
     m = mean;
     v = square;
@@ -33,7 +36,7 @@ FORMULAS = {
     "momentum": ("T g, raw T rate, T mu", "T w, T v", "v = mu * v - rate[0] * g; w += v"),
     "nesterov": ("T g, raw T rate, T mu", "T w, T v", "v = mu * v - rate[0] * g; w += mu * v - rate[0] * g"),
     "rmsprop": (
-        "T g, raw T rate, T rho, T rest, T epsilon",  # rest is 1 - rho, computed in float64: float32 would lose digits
+        "T g, raw T rate, T rho, T rest, T epsilon",
         "T w, T v",
         "v = rho * v + rest * g * g; w -= rate[0] * g / (sqrt(v) + epsilon)",
     ),
@@ -142,7 +145,7 @@ def _adam(
 ) -> None:
     m, v, t = state
     logs = log_or_minus_infinity(b1), log_or_minus_infinity(b2)
-    kernel(name, xp)(*inputs, rate, t, b1, b2, *logs, epsilon, w, m, v)
+    kernel(name, xp)(*inputs, rate, t, b1, b2, 1 - b1, 1 - b2, *logs, epsilon, w, m, v)
 
 
 ACTIVATIONS: dict[str, Callable[..., None]] = {
