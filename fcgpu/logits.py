@@ -57,7 +57,7 @@ def logits(spec: Spec, params: Any, X: Any, scale: float, threads: int | None) -
     batch = rows * used if rows < n else n
     out = np.empty((n, spec.sizes[-1]), params.dtype)
     sizes, number = np.array(spec.sizes, np.intp), ACTIVATIONS.index(spec.activation)
-    bytes_needed = compiled.native.steps_room(sizes, batch, rows, used, params.dtype == np.float64, False)
+    bytes_needed = compiled.native.steps_room(sizes, batch, rows, used, params.dtype == np.float64, False, False)
     room, params = aligned(int(bytes_needed), np.uint8), plain(params)
     step = max(rows, BYTES // (sum(spec.sizes) * params.itemsize))
     for start in range(0, n, step):

@@ -68,7 +68,7 @@ class Problem:
             self.dropped = {"ids": ids, "keys": keys, "drops": np.array(drops)}
         self.given = {key: HYPERPARAMETERS[key] for key in UPDATES[rule].defaults}
 
-    def arguments(self, threads=1, some=5, **changes):
+    def arguments(self, threads=1, some=5, *, tiles=False, **changes):
         """Those of the C, by name: the arrays that it overwrites are copies."""
         m, v = (array.copy() for array in self.state)
         first = [self.given[key] for key in ("momentum", "rho", "beta_1") if key in self.given] or [0.0]
@@ -76,10 +76,11 @@ class Problem:
         reals = [self.scale, self.alpha, *first, *others, self.clip, 3.0, 1.0]
         wholes = [
             self.samples, some, threads, ACTIVATIONS.index(self.spec.activation), OUTPUTS.index(self.spec.output),
-            self.spec.output != "identity", RULES.index(self.rule), 10,
+            self.spec.output != "identity", RULES.index(self.rule), 10, tiles,
         ]  # fmt: skip
         sizes = np.array(self.spec.sizes, np.intp)
-        room = compiled.native.steps_room(sizes, self.samples, some, threads, self.dtype == np.float64, self.clip > 0)
+        doubles, clipped = self.dtype == np.float64, self.clip > 0
+        room = compiled.native.steps_room(sizes, self.samples, some, threads, doubles, clipped, tiles)
         return {
             "X": self.X, "order": self.order, "y": self.y, "weights": self.weights, "params": self.params.copy(),
             "m": m, "v": v, "rates": RATES.copy(), "sums": np.zeros(3), "sizes": sizes,
@@ -168,6 +169,27 @@ def test_two_steps_are_those_of_the_references(sizes, batch, features, dtype):
             it.spec = Spec(sizes, activation, it.spec.output)
         found = it.run(wholes=counting(it, counts=it.y.ndim == 1))
         assert_near(found, it.right(), dtype)
+
+
+on_tiles = pytest.mark.skipif(not compiled.has_tile_unit(), reason="this processor has no tile unit")
+
+
+@on_tiles
+@pytest.mark.parametrize("batch", [1, 16, 17, 32, 33, 75, 128])
+@pytest.mark.parametrize("sizes", [*SIZES, (16, 16, 3), (64, 32, 48, 2), (95, 31, 7)], ids=str)
+def test_two_steps_on_the_tile_unit_are_those_of_the_references(sizes, batch):
+    at = sizes[0] + batch
+    for i, rule in enumerate(RULES):
+        activation, output = ACTIVATIONS[(at + i) % len(ACTIVATIONS)], OUTPUTS[(at + i) % len(OUTPUTS)]
+        it = Problem(
+            sizes, batch, activation, output, rule, "float32", weighted=i % 2 == 0, alpha=0.1 * (at % 3 == i % 3),
+            clip=0.05 * (i == 3), drops=[0.3, 0.5, 0.1, 0.7, 0.01][: len(sizes) - 2] if i == 4 else None,
+        )  # fmt: skip
+        it.X[:, : sizes[0] // 2] *= at % 4 > 0  # strips of features that no sample has
+        expected = it.run(some=32, tiles=True)
+        assert_near(expected, it.right(), "float32")
+        for one, other in zip(it.run(some=32, tiles=True, threads=3), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def counting(it, *, counts):
@@ -309,7 +331,7 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
     it = Problem((20, 30, 4), 10, "relu", "softmax", "adam", "float32")
     still = it.params.copy()
     still.flags.writeable = False
-    room = compiled.native.steps_room(np.array(it.spec.sizes), 10, 5, 1, False, False)
+    room = compiled.native.steps_room(np.array(it.spec.sizes), 10, 5, 1, False, False, False)
     behind, wholes, dense = it.order.copy(), it.arguments()["wholes"], np.zeros((len(it.X), 4))
     behind[9] = len(it.X)
 
@@ -363,7 +385,7 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
         (np.array([3, 2]), 10, 5, 0), (np.full(65, 2), 10, 5, 1), (np.array([3, 2049]), 10, 5, 1),
     ):  # fmt: skip
         with pytest.raises(TypeError, match="expected the sizes of a few layers"):
-            compiled.native.steps_room(*bad, False, False)
+            compiled.native.steps_room(*bad, False, False, False)
 
 
 @pytest.mark.parametrize("clip", [-1.0, np.nan])
@@ -659,7 +681,7 @@ def test_no_bit_of_the_losses_depends_on_the_threads_by_which_a_batch_is_cut(mon
             data, hidden=(60, 30), epochs=3, batch=130, optimizer="adam", alpha=0.1, device="cpu", threads=threads
         )
         found.append((started.plan.tile, [(event.loss, event.penalty) for event in ended], ended[-1].model().params))
-    assert [rows for rows, *_ in found] == [26, 22, 26, 9]
+    assert [rows for rows, *_ in found] == 4 * [32] if compiled.has_tile_unit() else [26, 22, 26, 9]
     for _, losses, params in found[1:]:
         assert losses == found[0][1]
         np.testing.assert_array_equal(params, found[0][2])
@@ -681,24 +703,27 @@ def test_more_outputs_than_a_block_holds_go_another_way(outputs, goes, monkeypat
 
 
 def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
-    taken = used(monkeypatch)
     monkeypatch.setattr(compiled, "has_tile_unit", lambda: True)
     data = digits(300)
     spec, recipe = Spec((50, 6, 4), "relu", "softmax"), fcgpu.Recipe(hidden=(6,), batch=32)
-    assert not plan_c.is_for(300, 32, spec, recipe, data.X, data.y)
-    assert plan_c.is_for(300, 31, spec, recipe, data.X, data.y)
-    assert plan_c.is_for(300, 32, spec, recipe, data.X.astype(np.float32), data.y)
-    assert not taken
+    assert plan_c.on_tiles(64, recipe, data.X)
+    assert not plan_c.on_tiles(63, recipe, data.X)
+    assert not plan_c.on_tiles(64, recipe, data.X.astype(np.float32))
+    assert plan_c.is_for(300, 64, spec, recipe, data.X, data.y)
+    recipe = recipe.but(dtype="float64")
+    assert not plan_c.is_for(300, 128, spec, recipe, data.X, data.y)
+    assert plan_c.is_for(300, 127, spec, recipe, data.X, data.y)
+    assert plan_c.is_for(300, 128, spec, recipe, data.X.astype(float), data.y)
 
 
 def test_the_plan_counts_parameters_moments_a_converted_batch_and_scratch_memory():
     spec, recipe = Spec((50, 6, 4), "relu", "softmax"), fcgpu.Recipe(hidden=(6,), batch=70, optimizer="adam")
-    scratch = compiled.native.steps_room(np.array(spec.sizes), 70, 32, 1, False, False)
+    scratch = compiled.native.steps_room(np.array(spec.sizes), 70, 32, 1, False, False, False)
     converted = 70 * 50
-    assert plan_c.work_bytes(spec, 70, recipe, 32, 1) == 4 * (3 * spec.n_params + converted) + scratch
+    assert plan_c.work_bytes(spec, 70, recipe, 32, 1, False) == 4 * (3 * spec.n_params + converted) + scratch
     vectors = 2 + 2 * 20 + 4  # parameters, gradient and those of L-BFGS
     recipe = fcgpu.Recipe(hidden=(6,), optimizer="lbfgs", history_size=20)
-    assert plan_c.work_bytes(spec, 70, recipe, 32, 1) == 4 * (vectors * spec.n_params + converted) + scratch
+    assert plan_c.work_bytes(spec, 70, recipe, 32, 1, False) == 4 * (vectors * spec.n_params + converted) + scratch
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

@@ -18,14 +18,14 @@ static int has_sane_cut(const Steps* it) {
            it->threads <= MOST_THREADS;
 }
 
-/* (sizes, batch, samples of a task, threads, doubles, clipped) -> bytes of scratch memory that `steps` needs. */
+/* (sizes, batch, samples of a task, threads, doubles, clipped, tiles) -> bytes of scratch memory that `steps` needs. */
 FUNCTION(steps_room) {
-    TAKES(6);
+    TAKES(7);
     Steps it = {0};
     Array sizes = {0};
     it.batch = whole_number(args[1]), it.some = whole_number(args[2]), it.threads = (int)whole_number(args[3]);
     int doubles = is_true(args[4]);
-    it.clip = is_true(args[5]);
+    it.clip = is_true(args[5]), it.tiles = is_true(args[6]);
     int done = !PyErr_Occurred() && open_array(args[0], &sizes, 0) && take_sizes(&it, &sizes) && has_sane_cut(&it);
     ptrdiff_t bytes = done ? doubles ? room_double(&it) : room_float(&it) : 0;
     close_arrays(&sizes, 1);
@@ -57,9 +57,9 @@ static int open_arguments(PyObject* const* args, Array* a) {
 static int take_numbers(Steps* it, const Array* a) {
     const int64_t* n = a[WHOLES].view.buf;
     const double* x = a[REALS].view.buf;
-    if (!is(&a[WHOLES], 'b', 8, 8) || !is(&a[REALS], 'd', 8, 9) || !is(&a[SUMS], 'd', 8, 3)) return 0;
+    if (!is(&a[WHOLES], 'b', 8, 9) || !is(&a[REALS], 'd', 8, 9) || !is(&a[SUMS], 'd', 8, 3)) return 0;
     it->batch = n[0], it->some = n[1], it->threads = (int)n[2], it->activation = (int)n[3], it->output = (int)n[4];
-    it->counts = (int)n[5], it->rule = (int)n[6], it->epoch_samples = n[7];
+    it->counts = (int)n[5], it->rule = (int)n[6], it->epoch_samples = n[7], it->tiles = n[8] != 0;
     it->scale = x[0], it->alpha = x[1], it->beta_1 = x[2], it->beta_2 = x[3], it->epsilon = x[4];
     it->weight_decay = x[5], it->clip = x[6], it->t = x[7], it->longest = x[8], it->sums = a[SUMS].view.buf;
     return has_sane_cut(it) && it->epoch_samples > 0 && it->rule >= GRADIENT_DESCENT && it->rule <= NONE;
@@ -85,6 +85,7 @@ static int take_features(Steps* it, const Array* X, const Array* params) {
     if (x->ndim != 2 || x->strides[1] != x->itemsize || x->shape[1] != it->sizes[0]) return 0;
     it->X = x->buf, it->row = x->strides[0], it->samples = x->shape[0];
     it->bytes = X->type == 'u' && x->itemsize == 1;
+    if (it->tiles && !(it->bytes && params->type == 'f' && it->some == FLOAT_DEPTH && has_tiles())) return 0;
     return it->bytes || X->type == params->type;
 }
 
@@ -142,7 +143,8 @@ static int take_room(Steps* it, const Array* room, const Array* params) {
    numbers, ids, keys, drops): the next len(rates) steps. Overwrites params, m and v, and adds to sums. Returns how many
    steps are done: at least one, but no more are begun after so many seconds.
 
-   whole numbers: batch, samples of a task, threads, activation, output, counts, rule, samples of an epoch.
+   whole numbers: batch, samples of a task, threads, activation, output, counts, rule, samples of an epoch, tiles:
+   whether the first layer's products are computed on the tile unit, for bytes and floats, in tasks of FLOAT_DEPTH.
    real numbers: scale, alpha, beta_1 (or momentum, or rho), beta_2, epsilon, weight decay, clip or 0, steps of the rule
    before, seconds.
    For dropout: ids (n) and keys (steps, hidden layers, 2), uint32, and drops (hidden layers); else None. */

@@ -21,6 +21,7 @@ static void N(steps)(void* job, Team* team, int thread, ptrdiff_t phase) {
     N(Desk)* my = &room->desks[thread];
     const ptrdiff_t tasks = room->first_task[it->layers], phases = it->clip > 0 ? 3 : 2;
     const double began = thread ? 0 : seconds();
+    if (it->tiles) open_tiles();
     for (; phase < it->steps * phases; phase++) {
         const ptrdiff_t step = phase / phases, which = phase % phases, start = step * it->batch;
         const ptrdiff_t n = it->samples - start < it->batch ? it->samples - start : it->batch;
@@ -30,7 +31,7 @@ static void N(steps)(void* job, Team* team, int thread, ptrdiff_t phase) {
         const double rate = it->rates[step], t = it->t + (double)step + 1;
         const uint32_t* keys = it->keys ? it->keys + 2 * step * (it->layers - 1) : NULL;
         const double eta_t = rate * sqrt(-expm1(t * log(it->beta_2))) / -expm1(t * log(it->beta_1));
-        if (!which && __atomic_load_n(&team->leave, __ATOMIC_RELAXED)) return;
+        if (!which && __atomic_load_n(&team->leave, __ATOMIC_RELAXED)) break;
         for (ptrdiff_t task; (task = next_task(team, thread, which ? tasks : parts)) >= 0;) {
             if (!which) N(samples)(it, room, my, task, n, start, share, keys);
             else if (which == 1) N(rows)(it, room, my, task, n, share, rate, eta_t);
@@ -47,6 +48,7 @@ static void N(steps)(void* job, Team* team, int thread, ptrdiff_t phase) {
         for (ptrdiff_t i = 0; last && it->alpha != 0 && i < tasks; i++)
             it->sums[1] += portion * 0.5 * it->alpha * share * room->w_squares[i];
     }
+    if (it->tiles) close_tiles();
 }
 
 /* Bytes of scratch memory needed. */
@@ -62,6 +64,8 @@ static void N(run)(Steps* it) {
     N(divide)(it, &room);
     for (ptrdiff_t i = 0; i < it->layers; i++) {
         const ptrdiff_t n_in = it->sizes[i], n = it->sizes[i + 1];
+        for (ptrdiff_t top = 0; !i && it->tiles && top < n_in; top += TILED_ROWS)
+            N(pack_weights)(it, &room, W + top * n, top, n_in - top < TILED_ROWS ? n_in - top : TILED_ROWS);
         if (i) {
             memset(room.WT[i], 0, (size_t)(n * WHOLE_VECTORS(n_in)) * sizeof(T));
             N(transpose)(W, n_in, n, room.WT[i]);

@@ -57,6 +57,8 @@ typedef struct { /* with contiguous rows; row is their stride in bytes */
     ptrdiff_t row;
 } Matrix;
 
+#include "tiles.h"
+
 #define T float
 #define BITS uint32_t
 #define N(name) name##_float
@@ -80,6 +82,7 @@ typedef struct { /* with contiguous rows; row is their stride in bytes */
 #include "panels.h"
 #include "pixels.h"
 #include "room.h"
+#include "pixel_steps.h"
 #include "samples.h"
 #include "rows.h"
 #include "epoch.h"
@@ -125,12 +128,11 @@ typedef struct { /* with contiguous rows; row is their stride in bytes */
 #include "panels.h"
 #include "pixels.h"
 #include "room.h"
+#include "pixel_steps.h"
 #include "samples.h"
 #include "rows.h"
 #include "epoch.h"
 #endif
-#include "tiles.h"
-
 #include "arrays.h"
 
 /* (Z, b): Z (n, k) is overwritten; b is (1, k), or the integer 0. */

@@ -103,7 +103,7 @@ MANY_REGISTERS static void N(wide)(const N(Product) * it, ptrdiff_t from, ptrdif
     else N(wide_tiles)(it, from, to, 0);
 }
 #endif
-#undef TILE /* tiles.h has another */
+#undef TILE
 
 /* The product, for columns it.j to `end` of b, which has n. `edge` is scratch memory for `depth` vectors and their
    places; it is not used for whole vectors. Rows of c must have room for whole vectors. */

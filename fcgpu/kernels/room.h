@@ -9,11 +9,20 @@ typedef struct { /* of one thread */
     T** c;
     T *gradient, *sum, *edge, *unit, *logits, *outputs, *targets, *weights;
     uint8_t* correct;
+    char* tiles;    /* samples packed for pixel_steps.h, */
+    ptrdiff_t deep; /* up to the last feature that is not zero */
 } N(Desk);
+
+/* Rows of a layer's matrix, whose gradient is a task: its place in the parameters, and how many rows are weights. */
+typedef struct {
+    ptrdiff_t layer, top, count, weights, n, at;
+} N(Rows);
 
 typedef struct {                                           /* of all threads; layer i is from A[i] to A[i + 1] */
     T *A[MOST_LAYERS], *dZ[MOST_LAYERS], *WT[MOST_LAYERS]; /* WT[i]: Wᵀ of layer i, as `transpose` has it */
     uint8_t* seen;                                         /* (tasks, n_features + 1) */
+    uint8_t* X;                                            /* (batch, n_features), gathered, and what else */
+    char *dZ_tiles, *W_tiles;                              /* pixel_steps.h has packed */
     T* losses;                                             /* of each sample */
     double *w_squares, *g_squares;                         /* Σ W² and Σ gradient² of each task */
     T* gradient;                                           /* (n_params), if it is clipped */
@@ -29,28 +38,34 @@ static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
     ptrdiff_t widest = 0, rows = 0, params = 0;
     for (ptrdiff_t i = 0; i <= last; i++) {
         if (sizes[i] + 1 > widest) widest = sizes[i] + 1;
-        if (i < last) room->A[i] = take_memory(&memory, it->batch * ROW(sizes[i] + 1) * sizeof(T));
+        if (i < last)
+            room->A[i] = take_memory(&memory, i || !it->tiles ? it->batch * ROW(sizes[i] + 1) * sizeof(T) : 0);
         if (i) room->dZ[i] = take_memory(&memory, it->batch * ROW(sizes[i]) * sizeof(T));
         if (i && i < last) room->WT[i] = take_memory(&memory, sizes[i + 1] * WHOLE_VECTORS(sizes[i]) * sizeof(T));
         if (i) params += (sizes[i - 1] + 1) * sizes[i];
         room->first_task[i] = rows;
-        rows += (sizes[i] + SOME_ROWS) / SOME_ROWS; /* of sizes[i] + 1 */
+        rows += (sizes[i] + ROWS_AT_ONCE(it, i)) / ROWS_AT_ONCE(it, i); /* of sizes[i] + 1 */
     }
     room->seen = take_memory(&memory, tasks * (sizes[0] + 1));
+    const ptrdiff_t on = it->tiles * TILE_BYTES, wide = tiles_for(sizes[1], SIDE) * FLOAT_PIECES;
+    const ptrdiff_t strip = tiles_for(sizes[0], FLOAT_DEPTH);
+    room->X = take_memory(&memory, it->tiles * it->batch * sizes[0]);
+    room->dZ_tiles = take_memory(&memory, on * wide * tasks);
+    room->W_tiles = take_memory(&memory, on * wide * strip);
     room->losses = take_memory(&memory, it->batch * sizeof(T));
     room->correct = take_memory(&memory, tasks * sizeof(ptrdiff_t));
     room->w_squares = take_memory(&memory, rows * sizeof(double));
     room->g_squares = take_memory(&memory, rows * sizeof(double));
     room->gradient = take_memory(&memory, it->clip > 0 ? params * sizeof(T) : 0);
     const ptrdiff_t deep = widest > it->batch ? widest : it->batch, k = sizes[last];
-    const ptrdiff_t size = SOME_ROWS * WHOLE_VECTORS(widest) * (ptrdiff_t)sizeof(T);
+    const ptrdiff_t at_once = ROWS_AT_ONCE(it, 0), size = at_once * WHOLE_VECTORS(widest) * (ptrdiff_t)sizeof(T);
     for (int i = 0; i < it->threads; i++) {
         N(Desk)* my = &room->desks[i];
         ptrdiff_t** places[] = {&my->a_at, &my->b_at, &my->edge_at, &my->rows};
         for (int j = 0; j < 4; j++) *places[j] = take_memory(&memory, deep * sizeof(ptrdiff_t));
         my->labels = take_memory(&memory, some * sizeof(ptrdiff_t));
-        my->a = take_memory(&memory, (some > SOME_ROWS ? some : SOME_ROWS) * sizeof(T*));
-        my->c = take_memory(&memory, (some > SOME_ROWS ? some : SOME_ROWS) * sizeof(T*));
+        my->a = take_memory(&memory, (some > at_once ? some : at_once) * sizeof(T*));
+        my->c = take_memory(&memory, (some > at_once ? some : at_once) * sizeof(T*));
         my->gradient = take_memory(&memory, size);
         my->sum = take_memory(&memory, it->batch > SUMMED ? size : 0);
         my->edge = take_memory(&memory, deep * VECTOR * sizeof(T));
@@ -59,6 +74,7 @@ static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
         for (int j = 0; j < 3; j++) *numbers[j] = take_memory(&memory, some * k * sizeof(T));
         my->weights = take_memory(&memory, some * sizeof(T));
         my->correct = take_memory(&memory, some);
+        my->tiles = take_memory(&memory, on * 2 * (strip > tasks ? strip : tasks));
     }
     return memory.used;
 }

@@ -57,19 +57,15 @@ CLONES static void N(transpose)(const T* restrict W, ptrdiff_t rows, ptrdiff_t n
     }
 }
 
-/* Rows of a layer's matrix, whose gradient is a task: its place in the parameters, and how many rows are weights. */
-typedef struct {
-    ptrdiff_t layer, top, count, weights, n, at;
-} N(Rows);
-
 static N(Rows) N(rows_of)(const Steps* it, const N(Room) * room, ptrdiff_t task) {
     N(Rows) rows = {0};
     ptrdiff_t i = 0;
     for (; room->first_task[i + 1] <= task; i++) rows.at += (it->sizes[i] + 1) * it->sizes[i + 1];
-    rows.layer = i, rows.n = it->sizes[i + 1], rows.top = (task - room->first_task[i]) * SOME_ROWS;
-    const ptrdiff_t left = it->sizes[i] + 1 - rows.top;
-    rows.count = left < SOME_ROWS ? left : SOME_ROWS;
-    rows.weights = left <= SOME_ROWS ? left - 1 : SOME_ROWS;
+    const ptrdiff_t some = ROWS_AT_ONCE(it, i), top = (task - room->first_task[i]) * some,
+                    left = it->sizes[i] + 1 - top;
+    rows.layer = i, rows.n = it->sizes[i + 1], rows.top = top;
+    rows.count = left < some ? left : some;
+    rows.weights = left <= some ? left - 1 : some;
     rows.at += rows.top * rows.n;
     return rows;
 }
@@ -132,17 +128,21 @@ static void N(update_rows)(const Steps* it, const N(Room) * room, N(Rows) of, co
     if (of.weights < of.count)
         N(update)(it, w + done, g + done, m ? m + done : m, v ? v + done : v, of.n, rate, eta_t, 0);
     if (of.layer) N(transpose)(w, of.weights, of.n, room->WT[of.layer] + of.top * of.n);
+    else if (it->tiles) N(pack_weights)(it, room, w, of.top, of.weights);
 }
 
 /* The gradient of a task's rows, and their update unless the gradient is clipped first. */
 static void N(rows)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t batch, double share,
                     double rate, double eta_t) {
     const N(Rows) of = N(rows_of)(it, room, task);
-    const ptrdiff_t rows = N(gradient)(it, room, my, of, batch), size = of.count * of.n;
+    const int tiles = it->tiles && !of.layer;
+    const ptrdiff_t rows = (tiles ? N(gradient_on_tiles) : N(gradient))(it, room, my, of, batch);
+    const ptrdiff_t size = of.count * of.n;
     T *g = my->gradient, *w = (T*)it->params + of.at;
     if (!of.layer && it->rule == GRADIENT_DESCENT && it->alpha == 0 && !(it->clip > 0)) {
         for (ptrdiff_t r = 0; r < rows; r++) /* weights without a gradient stay as they are */
             N(update)(it, w + my->rows[r] * of.n, g + r * WHOLE_VECTORS(of.n), NULL, NULL, of.n, rate, 0, 0);
+        if (tiles && rows) N(pack_weights)(it, room, w, of.top, of.weights);
         return;
     }
     N(spread)(my, of, rows);

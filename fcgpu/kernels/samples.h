@@ -102,15 +102,19 @@ static void N(layer)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdif
     const uint8_t* seen = room->seen + place * (n_in + 1);
     const T* W = it->params;
     T* Z = (hidden ? room->A : room->dZ)[i + 1] + first * row;
-    ptrdiff_t depth = 0;
-    for (ptrdiff_t l = 0; l < i; l++) W += (it->sizes[l] + 1) * it->sizes[l + 1];
-    for (ptrdiff_t k = 0; k <= n_in; k++) {
-        my->a_at[depth] = k, my->b_at[depth] = k * n_out;
-        depth += i || seen[k];
+    if (it->tiles && !i) {
+        N(multiply_samples)(it, room, my, Z, row, n);
+    } else {
+        ptrdiff_t depth = 0;
+        for (ptrdiff_t l = 0; l < i; l++) W += (it->sizes[l] + 1) * it->sizes[l + 1];
+        for (ptrdiff_t k = 0; k <= n_in; k++) {
+            my->a_at[depth] = k, my->b_at[depth] = k * n_out;
+            depth += i || seen[k];
+        }
+        for (ptrdiff_t s = 0; s < n; s++) my->a[s] = room->A[i] + (first + s) * ROW(n_in + 1), my->c[s] = Z + s * row;
+        N(multiply)((N(Product)){my->a, my->a_at, W, my->b_at, VECTOR, depth, my->c, n, from, 0}, to, n_out,
+                    it->many_registers, my->edge, my->edge_at);
     }
-    for (ptrdiff_t s = 0; s < n; s++) my->a[s] = room->A[i] + (first + s) * ROW(n_in + 1), my->c[s] = Z + s * row;
-    N(multiply)((N(Product)){my->a, my->a_at, W, my->b_at, VECTOR, depth, my->c, n, from, 0}, to, n_out,
-                it->many_registers, my->edge, my->edge_at);
     for (ptrdiff_t s = 0; hidden && s < n; s++, Z += row) {
         N(activate)(it->activation, Z + from, to - from);
         if (to == n_out) Z[n_out] = 1;
@@ -122,7 +126,8 @@ static void N(layer)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdif
 static void N(forward)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t place, ptrdiff_t n,
                        const uint32_t* keys) {
     const ptrdiff_t *sizes = it->sizes, first = place * it->some;
-    N(take)(it, my->rows, n, room->A[0] + first * ROW(sizes[0] + 1), room->seen + place * (sizes[0] + 1));
+    if (it->tiles) N(pack_samples)(it, room, my, place, n);
+    else N(take)(it, my->rows, n, room->A[0] + first * ROW(sizes[0] + 1), room->seen + place * (sizes[0] + 1));
     for (ptrdiff_t i = 0; i < it->layers; i++) {
         const ptrdiff_t n_out = sizes[i + 1], row = ROW(n_out + 1);
         N(layer)(it, room, my, place, n, i, 0, n_out);
@@ -159,6 +164,7 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
             N(derive)(it->activation, A, dA, n_in);
         }
     }
+    if (it->tiles) N(pack_delta)(it, room, task, n);
 }
 
 /* What each thread does to predict: the logits of the samples, which are in it->logits (samples, outputs). */

@@ -1,8 +1,10 @@
 /* What steps on batches are given, and what pixels.h, panels.h and epoch.h share whatever the type of numbers. */
 
 #define MOST_LAYERS 64
-#define SOME_ROWS 16 /* of a layer's matrix, whose gradient is computed at once */
-#define SUMMED 2048  /* samples whose gradients are added up before the sums of others are */
+#define SOME_ROWS 16  /* of a layer's matrix, whose gradient is computed at once, */
+#define TILED_ROWS 32 /* of the first one's in pixel_steps.h */
+#define ROWS_AT_ONCE(it, layer) ((it)->tiles && !(layer) ? TILED_ROWS : SOME_ROWS)
+#define SUMMED 2048 /* samples whose gradients are added up before the sums of others are */
 enum Rule { GRADIENT_DESCENT, MOMENTUM, NESTEROV, RMSPROP, ADAM, ADAMW, NONE }; /* NONE: m becomes the gradient */
 
 typedef struct { /* batches of samples, a network, and the rule that updates it */
@@ -10,6 +12,7 @@ typedef struct { /* batches of samples, a network, and the rule that updates it 
     ptrdiff_t row, samples, batch, some, steps, epoch_samples; /* some: samples of a task */
     const ptrdiff_t *order, *sizes; /* order: indices into the samples, or NULL for the first ones */
     int bytes, layers, activation, output, counts, threads, many_registers, rule;
+    int tiles;                                                                    /* whether by pixel_steps.h */
     double scale, alpha, beta_1, beta_2, epsilon, weight_decay, clip, t, longest; /* beta_1: also momentum's μ, or ρ */
     Integers y;
     const void *targets, *weights;

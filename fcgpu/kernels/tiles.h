@@ -7,6 +7,13 @@
    A tile register holds 16 rows of 64 bytes. Of A: 16 rows, with 64 bytes along the depth. Of B: 16 columns of 32 bits;
    one register row holds the successive depths that fit into 32 bits. */
 
+#define TILE_BYTES 1024
+#define SIDE 16 /* rows of a tile of A, columns of a tile of B */
+#define FLOAT_DEPTH 32
+#define FLOAT_PIECES 3
+
+static ptrdiff_t tiles_for(ptrdiff_t n, ptrdiff_t each) { return (n + each - 1) / each; }
+
 #if defined(__clang__)
 #define KNOWS_TILES (__clang_major__ >= 12)
 #else
@@ -19,8 +26,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define SIDE 16    /* rows of a tile of A, columns of a tile of B */
-#define TILE 1024  /* bytes of a tile */
 #define STRIP 8    /* A is packed in blocks of this many tiles of rows and */
 #define DEEPEST 16 /* this many tiles of depth, which stay in the L2 cache */
 #define ON_TILES __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-bf16,amx-int8")))
@@ -44,7 +49,6 @@ static int has_tiles(void) {
 
 TILE_ALWAYS __mmask16 first(ptrdiff_t n) { return n <= 0 ? 0 : n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
 TILE_ALWAYS int is_any(__m512i x) { return _mm512_test_epi32_mask(x, x) != 0; }
-TILE_ALWAYS ptrdiff_t tiles_for(ptrdiff_t n, ptrdiff_t each) { return (n + each - 1) / each; }
 
 TILE_ALWAYS void transpose(__m512i* r) { /* 16 x 16 */
     __m512i t[16];
@@ -101,7 +105,7 @@ ON_TILES static void multiply_slice(const Cut* cut, Tiles tiles, Bytes A, Matrix
         ptrdiff_t end = start + STRIP < high ? start + STRIP : high, deep[STRIP + 1] = {0};
         for (ptrdiff_t i = start; i < end; i++) {
             Bytes rows = {A.at + i * SIDE * A.row, A.row, A.column};
-            char* to = tiles.a + (i - start) * strip * TILE;
+            char* to = tiles.a + (i - start) * strip * TILE_BYTES;
             deep[i - start] = (A.column == 1 ? cut->pack_rows : cut->pack_columns)(rows, m - i * SIDE, k, to);
         }
         for (ptrdiff_t j = 0; j < wide; j += 2)
@@ -109,8 +113,8 @@ ON_TILES static void multiply_slice(const Cut* cut, Tiles tiles, Bytes A, Matrix
                 ptrdiff_t above = deep[i - start], below = deep[i - start + 1];
                 ptrdiff_t rows = (end - i) * SIDE, columns = n - j * SIDE;
                 if (rows > m - i * SIDE) rows = m - i * SIDE;
-                Corner corner = {tiles.a + (i - start) * strip * TILE,
-                                 tiles.b + j * strip * cut->pieces * TILE,
+                Corner corner = {tiles.a + (i - start) * strip * TILE_BYTES,
+                                 tiles.b + j * strip * cut->pieces * TILE_BYTES,
                                  strip,
                                  above > below ? above : below,
                                  tiles.scales + j * SIDE,
@@ -123,33 +127,47 @@ ON_TILES static void multiply_slice(const Cut* cut, Tiles tiles, Bytes A, Matrix
     }
 }
 
-/* C (m, n) = alpha A (m, k) B (k, n), added to C if `add`. False if memory for the tiles cannot be allocated. */
-ON_TILES static int multiply_bytes(int doubles, Bytes A, Matrix B, Matrix C, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k,
-                                   double alpha, int add) {
+/* What a thread calls before it uses tile registers, and afterwards. */
+ON_TILES static void open_tiles(void) {
     static const struct {
         uint8_t palette, start, none[14];
         uint16_t bytes[16];
         uint8_t rows[16];
     } whole = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    _tile_loadconfig(&whole);
+}
+ON_TILES static void close_tiles(void) { _tile_release(); }
+
+/* C (m, n) = alpha A (m, k) B (k, n), added to C if `add`. False if memory for the tiles cannot be allocated. */
+ON_TILES static int multiply_bytes(int doubles, Bytes A, Matrix B, Matrix C, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k,
+                                   double alpha, int add) {
     const Cut* cut = doubles ? &double_cut : &float_cut;
     const ptrdiff_t deepest = DEEPEST * cut->depth, strip = tiles_for(k < deepest ? k : deepest, cut->depth);
-    const size_t of_a = (size_t)(STRIP * strip * TILE),
-                 of_b = (size_t)(tiles_for(n, SIDE) * cut->pieces * strip * TILE);
+    const size_t of_a = (size_t)(STRIP * strip * TILE_BYTES),
+                 of_b = (size_t)(tiles_for(n, SIDE) * cut->pieces * strip * TILE_BYTES);
     char* room = aligned_alloc(64, of_a + of_b + (size_t)tiles_for(n, SIDE) * SIDE * sizeof(double));
     if (!room) return 0;
     Tiles tiles = {room, room + of_a, (double*)(room + of_a + of_b)};
-    _tile_loadconfig(&whole);
+    open_tiles();
     for (ptrdiff_t d = 0; d < k; d += deepest, add = 1) {
         Bytes a = {A.at + d * A.column, A.row, A.column};
         Matrix b = {B.at + d * B.row, B.row};
         multiply_slice(cut, tiles, a, b, C, m, n, k - d < deepest ? k - d : deepest, alpha, add);
     }
-    _tile_release();
+    close_tiles();
     free(room);
     return 1;
 }
 #else
 static int has_tiles(void) { return 0; }
+static void open_tiles(void) {}
+static void close_tiles(void) {}
+static void pack_depth(Matrix B, ptrdiff_t k, ptrdiff_t deep, ptrdiff_t n, double alpha, char* tiles, ptrdiff_t strip) {
+}
+static ptrdiff_t pack_rows_for_floats(Bytes A, ptrdiff_t m, ptrdiff_t k, char* tiles) { return 0; }
+static ptrdiff_t pack_columns_for_floats(Bytes A, ptrdiff_t m, ptrdiff_t k, char* tiles) { return 0; }
+static void multiply_packed(const char* A, const char* B, ptrdiff_t strip, ptrdiff_t deep, Matrix C, ptrdiff_t rows,
+                            ptrdiff_t columns) {}
 static int multiply_bytes(int doubles, Bytes A, Matrix B, Matrix C, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, double alpha,
                           int add) {
     return 0;

@@ -43,11 +43,11 @@ TILE_ALWAYS void digits(const __m512i* rows, __m512i* pair) {
 }
 
 ON_TILES static void pack_doubles(Matrix B, ptrdiff_t k, ptrdiff_t n, double alpha, char* tiles, double* scales) {
-    const ptrdiff_t strip = tiles_for(k, DOUBLE_DEPTH) * DOUBLE_PIECES * TILE;
+    const ptrdiff_t strip = tiles_for(k, DOUBLE_DEPTH) * DOUBLE_PIECES * TILE_BYTES;
     powers_of(B, k, n, scales);
     for (ptrdiff_t d = 0; d < tiles_for(k, DOUBLE_DEPTH) * DOUBLE_DEPTH; d += 4) {
         const char* b = B.at + d * B.row;
-        char* to = tiles + d / DOUBLE_DEPTH * DOUBLE_PIECES * TILE + d % DOUBLE_DEPTH / 4 * 64;
+        char* to = tiles + d / DOUBLE_DEPTH * DOUBLE_PIECES * TILE_BYTES + d % DOUBLE_DEPTH / 4 * 64;
         for (ptrdiff_t j = 0; j < n; j += SIDE, b += SIDE * sizeof(double), to += strip) {
             __m512i rows[4], left[4], right[4];
             for (int side = 0; side < 2; side++) {
@@ -59,8 +59,8 @@ ON_TILES static void pack_doubles(Matrix B, ptrdiff_t k, ptrdiff_t n, double alp
                 digits(rows, side ? right : left);
             }
             for (int i = 0; i < DOUBLE_PIECES; i++) /* 0x44: lower halves of a pair, 0xee: upper ones */
-                _mm512_store_si512(to + i * TILE, i % 2 ? _mm512_shuffle_i64x2(left[i / 2], right[i / 2], 0xee)
-                                                        : _mm512_shuffle_i64x2(left[i / 2], right[i / 2], 0x44));
+                _mm512_store_si512(to + i * TILE_BYTES, i % 2 ? _mm512_shuffle_i64x2(left[i / 2], right[i / 2], 0xee)
+                                                              : _mm512_shuffle_i64x2(left[i / 2], right[i / 2], 0x44));
         }
     }
     for (ptrdiff_t j = 0; j < tiles_for(n, SIDE) * SIDE; j += 8)
@@ -69,7 +69,7 @@ ON_TILES static void pack_doubles(Matrix B, ptrdiff_t k, ptrdiff_t n, double alp
 
 ON_TILES static ptrdiff_t pack_rows_for_doubles(Bytes A, ptrdiff_t m, ptrdiff_t k, char* tiles) {
     ptrdiff_t deep = 0;
-    for (ptrdiff_t d = 0; d < k; d += DOUBLE_DEPTH, tiles += TILE) {
+    for (ptrdiff_t d = 0; d < k; d += DOUBLE_DEPTH, tiles += TILE_BYTES) {
         const __mmask64 there = k - d < DOUBLE_DEPTH ? (1ull << (k - d)) - 1 : ~0ull;
         __m512i seen = _mm512_setzero_si512();
         for (ptrdiff_t i = 0; i < SIDE; i++) {
@@ -84,7 +84,7 @@ ON_TILES static ptrdiff_t pack_rows_for_doubles(Bytes A, ptrdiff_t m, ptrdiff_t 
 
 ON_TILES static ptrdiff_t pack_columns_for_doubles(Bytes A, ptrdiff_t m, ptrdiff_t k, char* tiles) {
     ptrdiff_t deep = 0;
-    for (ptrdiff_t d = 0; d < k; d += DOUBLE_DEPTH, tiles += TILE) {
+    for (ptrdiff_t d = 0; d < k; d += DOUBLE_DEPTH, tiles += TILE_BYTES) {
         __m512i t[SIDE], seen = _mm512_setzero_si512();
         for (ptrdiff_t i = 0; i < SIDE; i++) {
             t[i] = _mm512_setzero_si512();
@@ -106,13 +106,13 @@ typedef int32_t Sums[DOUBLE_PIECES][2 * SIDE][2 * SIDE];
 
 /* The sums of products with one byte of the integers; the last byte is signed. */
 TILE_ALWAYS void sum_bytes(const Corner* it, int piece, Sums sums, const int is_last, const int down, const int right) {
-    const char *a = it->a, *a_below = a + it->strip * TILE;
-    const char *b = it->b + piece * TILE, *b_right = b + it->strip * DOUBLE_PIECES * TILE;
+    const char *a = it->a, *a_below = a + it->strip * TILE_BYTES;
+    const char *b = it->b + piece * TILE_BYTES, *b_right = b + it->strip * DOUBLE_PIECES * TILE_BYTES;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (ptrdiff_t d = 0; d < it->deep; d++, a += TILE, a_below += TILE) {
+    for (ptrdiff_t d = 0; d < it->deep; d++, a += TILE_BYTES, a_below += TILE_BYTES) {
         _tile_loadd(4, a, 64);
         if (down) _tile_loadd(5, a_below, 64);
         _tile_loadd(6, b, 64);
@@ -128,7 +128,7 @@ TILE_ALWAYS void sum_bytes(const Corner* it, int piece, Sums sums, const int is_
             if (right) _tile_dpbuud(1, 4, 7);
             if (down && right) _tile_dpbuud(3, 5, 7);
         }
-        b += DOUBLE_PIECES * TILE, b_right += DOUBLE_PIECES * TILE;
+        b += DOUBLE_PIECES * TILE_BYTES, b_right += DOUBLE_PIECES * TILE_BYTES;
     }
     const int row = sizeof sums[0][0];
     _tile_stored(0, sums[piece][0], row);

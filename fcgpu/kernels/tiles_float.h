@@ -2,9 +2,6 @@
    bfloat16, and a float with its 24 bits is exactly the sum of three (Henry, Tang and Heinecke 2019, arXiv:1904.06376).
    So three passes give each product exactly, summed in float32, several times as fast as float multiplications. */
 
-#define FLOAT_DEPTH 32
-#define FLOAT_PIECES 3
-
 TILE_ALWAYS __m512i high_half(__m512i x) { return _mm512_and_si512(x, _mm512_set1_epi32((int)0xffff0000)); }
 
 /* The high halves of two vectors of floats, interleaved. */
@@ -24,27 +21,34 @@ TILE_ALWAYS __m512i as_floats(const uint8_t* x, __mmask16 mask) {
     return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, x))));
 }
 
-ON_TILES static void pack_floats(Matrix B, ptrdiff_t k, ptrdiff_t n, double alpha, char* tiles, double* scales) {
-    const ptrdiff_t strip = tiles_for(k, FLOAT_DEPTH) * FLOAT_PIECES * TILE;
+/* Pack alpha B (k, n) and zeros below it, `deep` rows in all; a strip of 16 columns takes so many bytes of the tiles.
+ */
+ON_TILES static void pack_depth(Matrix B, ptrdiff_t k, ptrdiff_t deep, ptrdiff_t n, double alpha, char* tiles,
+                                ptrdiff_t strip) {
     const __m512 scale = _mm512_set1_ps((float)alpha);
-    (void)scales; /* not used: the packed numbers are multiplied by alpha */
-    for (ptrdiff_t d = 0; d < tiles_for(k, FLOAT_DEPTH) * FLOAT_DEPTH; d += 2) {
+    for (ptrdiff_t d = 0; d < deep; d += 2) {
         const char* b = B.at + d * B.row;
-        char* to = tiles + d / FLOAT_DEPTH * FLOAT_PIECES * TILE + d % FLOAT_DEPTH / 2 * 64;
+        char* to = tiles + d / FLOAT_DEPTH * FLOAT_PIECES * TILE_BYTES + d % FLOAT_DEPTH / 2 * 64;
         for (ptrdiff_t j = 0; j < n; j += SIDE, b += SIDE * sizeof(float), to += strip) {
             __m512i even[FLOAT_PIECES], odd[FLOAT_PIECES];
             cut_float(_mm512_mul_ps(_mm512_maskz_loadu_ps(d < k ? first(n - j) : 0, b), scale), even);
             cut_float(_mm512_mul_ps(_mm512_maskz_loadu_ps(d + 1 < k ? first(n - j) : 0, b + B.row), scale), odd);
-            for (int i = 0; i < FLOAT_PIECES; i++) _mm512_store_si512(to + i * TILE, pairs(even[i], odd[i]));
+            for (int i = 0; i < FLOAT_PIECES; i++) _mm512_store_si512(to + i * TILE_BYTES, pairs(even[i], odd[i]));
         }
     }
+}
+
+ON_TILES static void pack_floats(Matrix B, ptrdiff_t k, ptrdiff_t n, double alpha, char* tiles, double* scales) {
+    const ptrdiff_t deep = tiles_for(k, FLOAT_DEPTH);
+    (void)scales; /* not used: the packed numbers are multiplied by alpha */
+    pack_depth(B, k, deep * FLOAT_DEPTH, n, alpha, tiles, deep * FLOAT_PIECES * TILE_BYTES);
 }
 
 ON_TILES static ptrdiff_t pack_rows_for_floats(Bytes A, ptrdiff_t m, ptrdiff_t k, char* tiles) {
     const __m512i odd_words = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29,
                                                27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
     ptrdiff_t deep = 0;
-    for (ptrdiff_t d = 0; d < k; d += FLOAT_DEPTH, tiles += TILE) {
+    for (ptrdiff_t d = 0; d < k; d += FLOAT_DEPTH, tiles += TILE_BYTES) {
         __m512i seen = _mm512_setzero_si512();
         for (ptrdiff_t i = 0; i < SIDE; i++) {
             __mmask16 low = i < m ? first(k - d) : 0, high = i < m ? first(k - d - 16) : 0;
@@ -61,7 +65,7 @@ ON_TILES static ptrdiff_t pack_rows_for_floats(Bytes A, ptrdiff_t m, ptrdiff_t k
 ON_TILES static ptrdiff_t pack_columns_for_floats(Bytes A, ptrdiff_t m, ptrdiff_t k, char* tiles) {
     __mmask16 rows = first(m);
     ptrdiff_t deep = 0;
-    for (ptrdiff_t d = 0; d < k; d += FLOAT_DEPTH, tiles += TILE) {
+    for (ptrdiff_t d = 0; d < k; d += FLOAT_DEPTH, tiles += TILE_BYTES) {
         __m512i t[SIDE], seen = _mm512_setzero_si512();
         for (ptrdiff_t i = 0; i < SIDE; i++) {
             ptrdiff_t at = d + 2 * i;
@@ -78,7 +82,8 @@ ON_TILES static ptrdiff_t pack_columns_for_floats(Bytes A, ptrdiff_t m, ptrdiff_
 
 TILE_ALWAYS void float_corner(const Corner* it, char* C, ptrdiff_t row, const int down, const int right) {
     char* below = C + SIDE * row;
-    const char *a = it->a, *b = it->b, *a_below = a + it->strip * TILE, *b_right = b + it->strip * FLOAT_PIECES * TILE;
+    const char *a = it->a, *b = it->b, *a_below = a + it->strip * TILE_BYTES,
+               *b_right = b + it->strip * FLOAT_PIECES * TILE_BYTES;
     if (it->add) {
         _tile_loadd(0, C, row);
         if (right) _tile_loadd(1, C + 64, row);
@@ -90,11 +95,11 @@ TILE_ALWAYS void float_corner(const Corner* it, char* C, ptrdiff_t row, const in
         _tile_zero(2);
         _tile_zero(3);
     }
-    for (ptrdiff_t d = 0; d < it->deep; d++, a += TILE, a_below += TILE) {
+    for (ptrdiff_t d = 0; d < it->deep; d++, a += TILE_BYTES, a_below += TILE_BYTES) {
         _tile_loadd(4, a, 64);
         if (down) _tile_loadd(5, a_below, 64);
 #pragma GCC unroll 3
-        for (int i = 0; i < FLOAT_PIECES; i++, b += TILE, b_right += TILE) {
+        for (int i = 0; i < FLOAT_PIECES; i++, b += TILE_BYTES, b_right += TILE_BYTES) {
             _tile_loadd(6, b, 64);
             if (right) _tile_loadd(7, b_right, 64);
             _tile_dpbf16ps(0, 4, 6);
@@ -125,6 +130,23 @@ ON_TILES static void multiply_floats(const Corner* it) {
     else if (right) float_corner(it, C.at, C.row, 0, 1);
     else float_corner(it, C.at, C.row, 0, 0);
     if (!whole) copy(it->C, C, it->rows, width);
+}
+
+/* C (rows, columns) = A B of packed tiles, for up to 32 rows. Strips of both have `strip` tiles of depth, of which
+   `deep` must be read. */
+ON_TILES static void multiply_packed(const char* A, const char* B, ptrdiff_t strip, ptrdiff_t deep, Matrix C,
+                                     ptrdiff_t rows, ptrdiff_t columns) {
+    for (ptrdiff_t j = 0; j < columns; j += 2 * SIDE) {
+        const ptrdiff_t left = columns - j < 2 * SIDE ? columns - j : 2 * SIDE;
+        const Corner corner = {.a = A,
+                               .b = B + j / SIDE * strip * FLOAT_PIECES * TILE_BYTES,
+                               .strip = strip,
+                               .deep = deep,
+                               .C = {C.at + j * (ptrdiff_t)sizeof(float), C.row},
+                               .rows = rows,
+                               .columns = left};
+        multiply_floats(&corner);
+    }
 }
 
 static const Cut float_cut = {

@@ -96,12 +96,13 @@ class InC:
         self._sizes = np.array(spec.sizes, np.intp)
         threads = plan_c.threads(spec, plan.batch, recipe.dtype, plan.threads)
         self._pace = Pace(threads)
-        self._room = aligned(plan_c.room_bytes(spec, plan.batch, recipe, plan.tile, threads), np.uint8)
+        tiles = plan_c.on_tiles(plan.batch, recipe, samples.X)
+        self._room = aligned(plan_c.room_bytes(spec, plan.batch, recipe, plan.tile, threads, tiles), np.uint8)
         kinds = (
             ACTIVATIONS.index(spec.activation), plan_c.OUTPUTS.index(spec.output), count,
             plan_c.rule(recipe.optimizer),
         )  # fmt: skip
-        self._wholes = np.array([plan.batch, plan.tile, threads, *kinds, plan.samples], np.int64)
+        self._wholes = np.array([plan.batch, plan.tile, threads, *kinds, plan.samples, tiles], np.int64)
         self._sums = np.zeros(3)  # of an epoch: loss without penalty, penalty, correct predictions
 
     def begin(self, rule: Any) -> None:

@@ -26,7 +26,11 @@ THREAD_FLOP = 2_000_000  # operations of a step that each thread needs, some 20 
 # Samples that each thread needs. On two cores tasks of 8 took 1.03 of the time of 32; in wide layers, where 64 are
 # fastest, 16 took 1.14 and 8 1.4. More than two threads have not been measured.
 THREAD_SAMPLES, WIDE_SAMPLES = 8, 16
-LEAST_BYTES = 32  # from this many samples on, the tile unit multiplies bytes faster
+# Samples of a batch from which the tile unit's products with pixels are faster. On two cores of a Xeon, of the time of
+# other steps in C: 0.8 for 64 samples of 784-100-10, 0.7 for 128 and 0.6 for 1,024 of 784-128-64-10. It has steps of
+# its own only in float32; in float64 steps in NumPy took 1.4 and 0.6 of the time, and 0.8 for 128 samples.
+LEAST_TILED = {"float32": 64, "float64": 128}
+TILE = 32  # samples of a task there: as deep as a tile
 OUTPUTS = ("sigmoid", "softmax", "identity")  # in the order of their numbers in samples.h
 RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")  # as in steps.h
 
@@ -36,15 +40,19 @@ def is_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any)
     if not logits.supports(spec):
         return False
     dtype, pixels = np.dtype(recipe.dtype), X.dtype == np.uint8
-    on_tile_unit = pixels and compiled.has_tile_unit() and batch >= LEAST_BYTES
     size = batch * Workspace.numbers_per_row(spec) * dtype.itemsize
     is_small = batch <= (MOST_PIXELS if pixels and batch == samples else MOST) and size <= MOST_BYTES
     return (
-        not (on_tile_unit or is_sparse(X))
+        not (is_sparse(X) or (dtype == np.float64 and on_tiles(batch, recipe, X)))
         and (is_small or (size <= FEW_BYTES and not pixels))
         and spec.output in OUTPUTS
         and (y.dtype.kind in "iu" if y.ndim == 1 else y.dtype == dtype)
     )
+
+
+def on_tiles(batch: int, recipe: Recipe, X: Any) -> bool:
+    """Whether the products with X are computed on the tile unit."""
+    return X.dtype == np.uint8 and batch >= LEAST_TILED[recipe.dtype] and compiled.has_tile_unit()
 
 
 def rule(optimizer: str) -> int:
@@ -61,14 +69,14 @@ def threads(spec: Spec, batch: int, dtype: Any, most: int) -> int:
     return min(most, max(1, worth), logits.MOST_THREADS)
 
 
-def room_bytes(spec: Spec, batch: int, recipe: Recipe, tile: int, threads: int) -> int:
-    """Bytes of scratch memory for the steps; `tile` is the samples of a task."""
+def room_bytes(spec: Spec, batch: int, recipe: Recipe, tile: int, threads: int, tiles: bool) -> int:
+    """Bytes of scratch memory for the steps; `tile` is the samples of a task, `tiles` whether they are `on_tiles`."""
     sizes, doubles, clipped = np.array(spec.sizes, np.intp), recipe.dtype == "float64", bool(recipe.gradient_clip)
-    return int(compiled.native.steps_room(sizes, batch, tile, threads, doubles, clipped))
+    return int(compiled.native.steps_room(sizes, batch, tile, threads, doubles, clipped, tiles))
 
 
-def work_bytes(spec: Spec, batch: int, recipe: Recipe, tile: int, threads: int) -> int:
+def work_bytes(spec: Spec, batch: int, recipe: Recipe, tile: int, threads: int, tiles: bool) -> int:
     """Bytes of the parameters, the optimizer's state, a batch that is converted, and the scratch memory."""
     vectors = 1 + state_vectors(recipe.optimizer, recipe.history_size) + (recipe.optimizer not in RULES)
     numbers = vectors * spec.n_params + batch * spec.sizes[0]
-    return np.dtype(recipe.dtype).itemsize * numbers + room_bytes(spec, batch, recipe, tile, threads)
+    return np.dtype(recipe.dtype).itemsize * numbers + room_bytes(spec, batch, recipe, tile, threads, tiles)

@@ -16,8 +16,8 @@ from fcgpu.train.bound import Bound, bind
 from fcgpu.train.evaluate import Evaluate, part_of
 from fcgpu.train.kept import KeptLogits
 from fcgpu.train.plan import Plan
-from fcgpu.train.plan_c import LEAST_BYTES
 
+LEAST_BYTES = 32  # samples of a batch from which products of bytes are faster
 TREAD, TREADS = 64, 4  # a batch has a part, of a width of its own, for every TREAD samples; most parts
 SHARES = {1: (0, 1), 2: (0, 2 / 5, 1), 4: (0, 3 / 16, 7 / 16, 11 / 16, 1)}  # bounds of parts with equal work on MNIST
 BOUND = 1000  # combinations of widths whose bound products are cached
