@@ -335,6 +335,9 @@ def test_features_and_targets_that_are_not_scaled_are_warned_of(tmp_path):
     assert "warning: feature 1 has a root mean square of " in ran("train", large, *few, tmp_path / "c").err
     words = ("--output", "identity", "--scale", 0.001)
     assert "warning: target 0 has a root mean square of " in ran("train", large, *words, *few, tmp_path / "d").err
+    counts = ("train", csv(tmp_path / "p.csv", 1000 * y, X), "--output", "exp")
+    assert "warning: counts have a mean of 1" in ran(*counts, *few, tmp_path / "i").err
+    assert "counts" not in ran(*counts, *few[1:], tmp_path / "j").err
     tiny = csv(tmp_path / "t.csv", 1e-3 * y, X)
     warned = ran("train", tiny, "--output", "identity", "--scale", 1e-6, *few, tmp_path / "g").err
     assert "warning: no feature has a root mean square above " in warned

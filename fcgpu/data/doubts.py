@@ -26,6 +26,8 @@ def doubts(data: Dataset, scale: float, output: str, *, standardized: bool = Fal
         yield from (
             _of_other_units(targets(data, data.y)) if standardized else _unscaled("target", targets(data, data.y))
         )
+    if output == "exp" and not standardized and (mean := targets(data, data.y).mean(dtype=np.float64)) > LARGE:
+        yield f"counts have a mean of {mean:.3g}; a network learns better where it is about 1: use --standardize"
     n_classes = len(data.classes or ())
     if OUTPUTS[output].classifies and n_classes > MANY_CLASSES and data.n_samples < FEW_SAMPLES * n_classes:
         distinct = "; if they only number the samples, leave them out" if n_classes == data.n_samples else ""

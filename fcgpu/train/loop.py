@@ -131,7 +131,7 @@ def train(
         return Run(
             recipe, data, spec, X, y, backend, made,
             times=times, standard=standard, weights=weights, start=start, order=sample_order, monitor=watch,
-            tol=recipe.tol * (1.0 if monitor else standard.target_std**2), ids=sample_ids,
+            tol=recipe.tol * (1.0 if monitor else standard.loss_unit), ids=sample_ids,
         )  # fmt: skip
 
     return Attempts(backend, cut, build).events(memory_budget)

@@ -60,7 +60,8 @@ class Recipe:
     standardize: bool = _key(
         False,
         FLAG,
-        "train on features, and targets of a regression, at mean 0 and standard deviation 1; pictures keep one scale",
+        "train on features, and a regression's targets, at mean 0 and standard deviation 1, and on counts of mean 1; "
+        "pictures keep one scale",
     )
     hidden: tuple[int, ...] = _key((128, 64), HIDDEN, "sizes of the hidden layers")
     activation: str = _key("relu", one_of(HIDDEN_ACTIVATIONS), "of the hidden layers")

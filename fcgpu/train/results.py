@@ -50,7 +50,7 @@ class Results:
     def sums(self, epoch: int) -> tuple[float, float, int]:
         """Loss with penalty, penalty, and correct predictions of an epoch; waits for the device."""
         loss, penalty, correct = self._backend.to_host(self._history[epoch - 1])
-        unit = self._standard.target_std**2
+        unit = self._standard.loss_unit
         return unit * float(loss), unit * float(penalty), int(correct)
 
     def check(self, epochs: int) -> None:

@@ -7,12 +7,16 @@ A network trained on X̃ and ỹ is one for X and y as they are, with other para
 
     W₁ = W̃₁ / σ,  b₁ = b̃₁ - μ W₁        W_L = s W̃_L,  b_L = s b̃_L + m
 
+Counts, whose logarithm the network computes, are divided by the mean c of all: ỹ = y / c, b_L = b̃_L + log c, and the
+loss of y is c times that of ỹ.
+
 So a Model knows nothing of this. A feature that does not vary has no σ; 1 / σ is 0 in its place, and so are its
 weights. Of one that seldom varies, as a year that is nearly always the same, σ may be too small for the run's dtype, in
 which X W₁ and b₁ are added; it is then what the dtype can tell apart at μ, over LOST. The features of pictures are left
 as they are: they have one scale for all.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +27,7 @@ from fcgpu.backend import Backend, as_numpy, choose, namespace_of
 from fcgpu.data.dataset import Dataset, targets
 from fcgpu.data.features import parts
 from fcgpu.errors import ConfigError, DataError
+from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.model import weighted_sum
 from fcgpu.params import Spec
 from fcgpu.train.converted import Converted
@@ -50,12 +55,19 @@ class Standardization:
 
     mean, rate : μ and 1 / σ, (n_features,) each; None where features are left as they are.
     target_mean, target_std : m (n_outputs,) and s; None and 1 where targets are left as they are.
+    count : c; 1 for targets that are not counts.
     """
 
     mean: Any = None
     rate: Any = None
     target_mean: Any = None
     target_std: float = 1.0
+    count: float = 1.0
+
+    @property
+    def loss_unit(self) -> float:
+        """The loss of y over that of ỹ."""
+        return self.target_std**2 * self.count
 
     def features(self, X: Any, dtype: str, backend: Backend, threads: int) -> Any:
         """X̃ as a run takes it: on the CPU a Standardized, for a GPU, the current one, an array where X (n, n_features)
@@ -77,7 +89,7 @@ class Standardization:
 
     def targets(self, y: Any, dtype: str) -> Any:
         """ỹ (n, n_outputs) in `dtype`."""
-        return ((y - self.target_mean) / self.target_std).astype(dtype)
+        return ((y - self.target_mean) / (self.target_std * self.count)).astype(dtype)
 
     def folded(self, spec: Spec, params: Any) -> Any:
         """The parameters (n_params,) for X and y, from those for X̃ and ỹ and in their dtype."""
@@ -91,7 +103,7 @@ class Standardization:
             W, b = layers[-1]
             W *= self.target_std
             b *= self.target_std
-            b += self.target_mean
+            b += self.target_mean + math.log(self.count)
         with np.errstate(all="ignore"):  # what float32 cannot hold is found by the check for infinities
             return exact.astype(params.dtype)
 
@@ -117,14 +129,17 @@ def standardization(recipe: Recipe, data: Dataset, weights: Any) -> Standardizat
     n = data.n_samples
     shares = np.full(n, 1 / n) if weights is None else weights / np.sum(weights, dtype=float)
     mean = rate = target_mean = None
-    target_std = 1.0
+    target_std = count = 1.0
     if not data.are_pictures:
         mean, std = _measured(f"{data.name}: feature", data.X, shares, recipe.dtype)
         rate = np.where(std > 0, 1 / np.where(std > 0, std, 1), 0.0)
     if recipe.output == "identity":
         target_mean, std = _measured(f"{data.name}: target", targets(data, data.y), shares, recipe.dtype)
         target_std = float(np.mean(std * std)) ** 0.5 or 1.0
-    return Standardization(mean, rate, target_mean, target_std)
+    if recipe.output == "exp":
+        y = targets(data, data.y).astype(np.float64)
+        target_mean, count = np.zeros(y.shape[1]), float(weighted_sum(shares, y).mean()) or 1.0
+    return Standardization(mean, rate, target_mean, target_std, count)
 
 
 def unused(keys: Iterable[str], recipe: Recipe, data: Dataset) -> Iterator[str]:
@@ -132,7 +147,7 @@ def unused(keys: Iterable[str], recipe: Recipe, data: Dataset) -> Iterator[str]:
     if not recipe.standardize:
         return
     has_one = data.are_pictures and not _lack_a_scale(data, recipe)
-    if "standardize" in keys and has_one and recipe.output != "identity":
+    if "standardize" in keys and has_one and OUTPUTS[recipe.output].classifies:
         yield f"standardize=True changes nothing for pictures, as in {data.name}, which have one scale: leave it out"
     if "scale" in keys and recipe.scale and not data.are_pictures:
         yield f"scale={recipe.scale:g} changes nothing with standardize=True: leave it out, or use standardize=False"
