@@ -21,6 +21,7 @@ FIRST = (
     "activation",
     "output",
     "standardize",
+    "test_size",
     "optimizer",
     "learning_rate",
     "epochs",

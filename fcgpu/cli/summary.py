@@ -73,7 +73,7 @@ def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
         **({"stopped": done.stopped} if done.stopped else {}),
         "throughput": f"{result['samples_per_second']:,.0f} samples/s",
         "train": _score(done.train),
-        "test": _score(done.test) if done.test else "no test samples",
+        "test": _score(done.test) if done.test else "no test samples; --test-size 0.2 holds a fifth out",
         "model": result["model"],
     }
     for name, text in rows.items():

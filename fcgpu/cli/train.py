@@ -119,7 +119,7 @@ class Job:
 
     def run(self, directory: Callable[[int], RunDirectory]) -> int:
         """Train, and write everything into the directory made for a model of so many bytes; return the exit code."""
-        args, recipe, data = self.args, self.recipe, self.data
+        args, recipe, data = self.args, self.recipe, self.started.data
         speak = not (args.quiet or args.json)
         progress = Progress(recipe.epochs, shown=not args.quiet)
         room = self.started.spec.n_params * np.dtype(recipe.dtype).itemsize

@@ -19,6 +19,8 @@ from fcgpu.formats.safetensors import load as load_model
 from fcgpu.model import confusion
 from fcgpu.progress import digits
 from fcgpu.streams import show
+from fcgpu.train.held_out import Part, with_test_samples
+from fcgpu.train.recipe import Recipe
 from fcgpu.train.recipe_files import load_recipe
 
 MOST_SHOWN, MOST_LISTED = 20, 1000  # classes of a confusion matrix that is printed; that is in the JSON
@@ -27,8 +29,8 @@ MOST_SHOWN, MOST_LISTED = 20, 1000  # classes of a confusion matrix that is prin
 def evaluate(args: Namespace) -> int:
     path = model_file(args.model)
     model, backend = load_model(path), choose(args.device)
-    source = _trained_on(path) if args.data is None else args.data
-    data = load(source, image_shape=model.image_shape if is_image_folder(source) else None)
+    recipe = _trained_on(path) if args.data is None else Recipe(data=args.data)
+    data = load(recipe.data, image_shape=model.image_shape if is_image_folder(recipe.data) else None)
     if data.n_features != model.spec.sizes[0]:
         n_features = model.spec.sizes[0]
         unlabelled = " after the label; for samples without labels there is fcgpu predict"
@@ -37,6 +39,7 @@ def evaluate(args: Namespace) -> int:
             + unlabelled * (data.n_features == n_features - 1)
         )
     check_names(data.feature_names, model.feature_names, data.name)
+    data = with_test_samples(Part(data), recipe).data
     X, y, split = _part(data, args.split)
     if args.data is not None and data.X_test is None:
         split = None  # whether the model was trained on these is unknown
@@ -80,14 +83,14 @@ def predict(args: Namespace) -> int:
     return 0
 
 
-def _trained_on(path: Path) -> str:
-    """The data's name in the recipe beside the model. Raises ConfigError if there is none."""
-    recipe = path.with_name("recipe.toml")
-    if not recipe.is_file():
+def _trained_on(path: Path) -> Recipe:
+    """The recipe beside the model. Raises ConfigError if there is none, or it names no data."""
+    file = path.with_name("recipe.toml")
+    if not file.is_file():
         raise ConfigError(f"{path}: no recipe.toml beside it names the data; give them: fcgpu evaluate MODEL DATA")
-    if not (source := load_recipe(recipe).data):
-        raise ConfigError(f"{recipe}: names no data; give them: fcgpu evaluate MODEL DATA")
-    return source
+    if not (recipe := load_recipe(file)).data:
+        raise ConfigError(f"{file}: names no data; give them: fcgpu evaluate MODEL DATA")
+    return recipe
 
 
 def _part(data: Dataset, split: str | None) -> tuple[Any, Any, str | None]:

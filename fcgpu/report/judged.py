@@ -12,6 +12,7 @@ from fcgpu.data.features import parts
 from fcgpu.errors import DataError
 from fcgpu.model import Model, Score
 from fcgpu.report.runs import RunFiles
+from fcgpu.train.held_out import Part, with_test_samples
 from fcgpu.train.recipe import Recipe
 
 
@@ -66,7 +67,7 @@ def judged(model: Model, recipe: Recipe) -> Judged:
     """Load the recipe's data and predict them. Raises FcgpuError if the data do not load."""
     if not recipe.data:
         raise DataError("the recipe names no data")
-    data = load(recipe.data, image_size=recipe.image_size or None)
+    data = with_test_samples(Part(load(recipe.data, image_size=recipe.image_size or None)), recipe).data
     split = "training" if data.X_test is None else "test"
     X, y = (data.X, data.y) if data.X_test is None else (data.X_test, data.y_test)
     y = model.targets(data, y)

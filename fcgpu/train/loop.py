@@ -1,13 +1,12 @@
 """`train`: checks recipe and data, plans the run, and yields its events."""
 
 from collections.abc import Generator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fcgpu.backend import Backend, as_numpy, beside, choose, device_of
+from fcgpu.backend import Backend, as_numpy, choose, device_of
 from fcgpu.data.dataset import Dataset, check_weights, dataset, refuse_unknown_labels, targets
 from fcgpu.data.labels import not_a_label, shown
 from fcgpu.errors import ConfigError, DataError, whole
@@ -16,9 +15,10 @@ from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.params import Spec
 from fcgpu.train.attempts import Attempts
 from fcgpu.train.events import EpochEnded, Event
+from fcgpu.train.held_out import Part, held_out, with_test_samples
 from fcgpu.train.order import Order
-from fcgpu.train.pixels import is_mapped, pixels_as_bytes
-from fcgpu.train.plan import Plan, plan, readable, work_of
+from fcgpu.train.pixels import pixels_as_bytes
+from fcgpu.train.plan import Plan, plan, work_of
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.run import Monitor, Run
 from fcgpu.train.standardized import standardization, unused, with_a_scale
@@ -77,6 +77,8 @@ def train(
     weights = None if sample_weight is None else check_weights(sample_weight, data.n_samples, recipe.dtype, data.name)
     if sample_ids is not None and (sample_ids := np.asarray(as_numpy(sample_ids))).shape != (data.n_samples,):
         raise DataError(f"{data.name}: sample_ids has shape {sample_ids.shape}; expected ({data.n_samples},)")
+    samples = with_test_samples(Part(data, weights, sample_ids), recipe, memory_budget)
+    data = samples.data
     spec, _ = fit_to(recipe, data)
     for why in unused(changes, recipe, data):
         raise ConfigError(why)
@@ -96,14 +98,10 @@ def train(
         raise ConfigError(
             f"precision={recipe.precision!r} is for a GPU, and this run is on the CPU ({backend.reason}): leave it out"
         )
-    held_out = held_weights = None
+    watched = None
     if recipe.early_stopping and monitor is None:
-        if is_mapped(data.X) and data.X.nbytes > (memory_budget or choose("cpu").memory()):
-            raise ConfigError(
-                f"early_stopping=True copies the samples, and the {readable(data.X.nbytes)} of {data.name} are left on "
-                "disk for want of memory: raise the memory budget, or leave early_stopping out"
-            )
-        data, weights, sample_ids, held_out, held_weights = _hold_out(data, weights, sample_ids, recipe)
+        samples, watched = held_out(samples, recipe, "validation_fraction", memory_budget)
+    data, weights, sample_ids = samples
     y, n_threads = fit_to(recipe, data)[1], threads or cpu_count()
     with backend.enough_memory("standardize=True copies X there: free its memory, or give cupy.asnumpy(X)"):
         data = with_a_scale(data, recipe)
@@ -116,7 +114,7 @@ def train(
         y = standard.targets(targets(data, data.y), recipe.dtype)
     cut = partial(
         plan, spec, (X if backend.on_gpu else data.X, y), recipe, backend,
-        threads=threads, weighted=weights is not None, beside=0 if held_out is None else held_out.X.nbytes, taken=X,
+        threads=threads, weighted=weights is not None, beside=0 if watched is None else watched.data.X.nbytes, taken=X,
     )  # fmt: skip
 
     sample_order = Order(order, recipe.seed, data.n_samples)
@@ -126,8 +124,8 @@ def train(
     def build(made: Plan) -> Run:
         sample_order.begin()
         watch = monitor
-        if held_out is not None:
-            watch = _loss_on(held_out, held_weights, recipe, backend, threads, resident=not made.chunk)
+        if watched is not None:
+            watch = _loss_on(watched, recipe, backend, threads, resident=not made.chunk)
         return Run(
             recipe, data, spec, X, y, backend, made,
             times=times, standard=standard, weights=weights, start=start, order=sample_order, monitor=watch,
@@ -226,32 +224,8 @@ def fit_to(recipe: Recipe, data: Dataset) -> tuple[Spec, Any]:
     return Spec((data.n_features, *recipe.hidden, n_outputs), recipe.activation, recipe.output, recipe.init), y
 
 
-def _hold_out(data: Dataset, weights: Any, ids: Any, recipe: Recipe) -> tuple[Dataset, Any, Any, Dataset, Any]:
-    """Hold out samples drawn from the seed: (remaining data, their weights, their ids, held-out data, its weights)."""
-    n, seed = data.n_samples, np.random.SeedSequence(recipe.seed).spawn(2)[1]
-    held = round(recipe.validation_fraction * n)
-    if not 0 < held < n:
-        raise ConfigError(
-            f"validation_fraction={recipe.validation_fraction:g} of {n} samples is {held}: expected at least one "
-            "sample on each side"
-        )
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(n)
-    rest, out = np.sort(order[held:]), np.sort(order[:held])
-    with beside(data.X):
-        kept, aside = (replace(data, X=data.X[rows], y=data.y[rows]) for rows in (rest, out))
-    shares = (None, None) if weights is None else (weights[rest], weights[out])
-    if weights is not None and not all(np.any(share) for share in shares):
-        raise DataError(
-            f"{data.name}: all sample_weight of the {len(out)} samples held out, or of the others, are 0: give another "
-            "seed or validation_fraction, or leave early_stopping out"
-        )
-    ids = None if ids is None else ids[rest]
-    return kept, shares[0], ids, aside, shares[1]
-
-
-def _loss_on(
-    data: Dataset, weights: Any, recipe: Recipe, backend: Backend, threads: int | None, *, resident: bool
-) -> Monitor:
+def _loss_on(watched: Part, recipe: Recipe, backend: Backend, threads: int | None, *, resident: bool) -> Monitor:
+    data, weights, _ = watched
     X = backend.to_device(data.X) if resident else data.X
     y = fit_to(recipe, data)[1]
 

@@ -63,6 +63,7 @@ class Recipe:
         "train on features, and a regression's targets, at mean 0 and standard deviation 1, and on counts of mean 1; "
         "pictures keep one scale",
     )
+    test_size: float = _key(0.0, FRACTION, "share of the samples to hold out as test samples; 0 for none")
     hidden: tuple[int, ...] = _key((128, 64), HIDDEN, "sizes of the hidden layers")
     activation: str = _key("relu", one_of(HIDDEN_ACTIVATIONS), "of the hidden layers")
     output: str = _key("softmax", one_of(OUTPUTS), "activation of the last layer; it decides the loss")
