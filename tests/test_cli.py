@@ -294,6 +294,22 @@ def test_regression_trains_evaluates_and_predicts(tmp_path, columns):
     assert " 60 samples: loss" in ran("evaluate", tmp_path / "run", source).out  # of a file it may not know
 
 
+def test_samples_learned_by_heart_are_warned_of(tmp_path):
+    X = np.random.default_rng(0).normal(size=(200, 20))
+    noise, rule = csv(tmp_path / "n.csv", np.arange(200) // 7 % 2, X), csv(tmp_path / "r.csv", (X[:, 0] > 0) + 1, X)
+    words = ("--test-size", 0.3, "--device", "cpu", "--quiet", "--out")
+    said = ran("train", noise, *words, tmp_path / "a").err
+    assert re.fullmatch(
+        r"fcgpu: warning: the training samples are learned by heart \(accuracy 1\.00, of the test samples 0\.\d\d\): "
+        r"try --alpha 1 or --dropout 0\.2 or --early-stopping\n",
+        said,
+    )
+    regularised = ("--output", "identity", "--alpha", 0, "--dropout", 0.1, *words)
+    assert ": try --alpha 1 or --early-stopping\n" in ran("train", noise, *regularised, tmp_path / "b").err
+    assert "by heart" not in ran("train", rule, "--alpha", 10, *words, tmp_path / "c").err
+    assert "by heart" not in ran("train", noise, *words[2:], tmp_path / "d").err
+
+
 def test_a_loss_that_has_grown_is_warned_of_though_it_is_finite(tmp_path):
     X, y = blobs(60)
     source = csv(tmp_path / "d.csv", 100 * y, X)

@@ -12,6 +12,9 @@ from fcgpu.progress import digits
 from fcgpu.streams import show
 from fcgpu.train.events import Finished, Started
 from fcgpu.train.plan import readable
+from fcgpu.train.recipe import Recipe
+
+GAP = 0.1  # of accuracy or R² on training and on test samples, from which the former are learned by heart
 
 
 def result_of(started: Started, done: Finished, run: RunDirectory, digest: str) -> dict[str, Any]:
@@ -79,6 +82,21 @@ def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
     for name, text in rows.items():
         table.add_row(name, text)
     show(table)
+
+
+def overfitting(recipe: Recipe, done: Finished) -> str:
+    """What to try if the training samples are predicted far better than the test samples; else ""."""
+    train, test = done.train, done.test
+    if test is None:
+        return ""
+    ours, theirs = (train.accuracy, test.accuracy) if train.r2 is None else (train.r2, test.r2)
+    if ours is None or theirs is None or ours - theirs < GAP:
+        return ""
+    tries = [f"--alpha {10 * recipe.alpha or 1:g}"]
+    tries += ["--dropout 0.2"] if recipe.hidden and not recipe.dropout else []
+    tries += ["--early-stopping"] if not recipe.early_stopping else []
+    what = f"{'accuracy' if train.r2 is None else 'R2'} {ours:.2f}, of the test samples {theirs:.2f}"
+    return f"the training samples are learned by heart ({what}): try {' or '.join(tries)}"
 
 
 def _some(n: int, word: str) -> str:

@@ -19,7 +19,7 @@ from fcgpu.cli.options import recipe_changes
 from fcgpu.cli.report import write as write_report
 from fcgpu.cli.run_directory import RunDirectory, create, quoted, reopen
 from fcgpu.cli.samples import show_samples
-from fcgpu.cli.summary import result_of, summary
+from fcgpu.cli.summary import overfitting, result_of, summary
 from fcgpu.cli.tensorboard import TensorBoard
 from fcgpu.data import NAMED, load
 from fcgpu.data.dataset import Dataset
@@ -150,6 +150,8 @@ class Job:
                     f"fcgpu: warning: the loss has grown from {first:.4g} to {last:.4g}: try a tenth of the "
                     f"learning rate, {clip}"
                 )
+            if note := overfitting(recipe, event):
+                say(f"fcgpu: warning: {note}")
             result = result_of(self.started, event, run, run.save(event.model))
             try:
                 run.save_result(result)
