@@ -13,6 +13,7 @@ from bench.gpu.session import PARTS
 from bench.rows import Writer
 from bench.run import peers_of, run_case
 from bench.session import PeerError, Remote
+from fcgpu.streams import drop, say
 
 WHOLE = ("startup", "memory", "race")  # cases that measure a whole process or a whole training run
 CASES = (*TIMED, *WHOLE)
@@ -75,6 +76,9 @@ def main(argv: list[str] | None = None) -> int:
     except PeerError as error:  # while a case was measured, or in the reference
         say(f"bench: error: {error}")
         return 1
+    except BrokenPipeError:  # the reader of a table, such as `head`, has closed it
+        drop(sys.stdout)
+        return 1
     except KeyboardInterrupt:
         say("bench: stopped; the rows of finished cases are written")
         return 130
@@ -111,10 +115,6 @@ def _chosen(text: str | None, known: Sequence[str], option: str, words: argparse
     if unknown := [name for name in names if name not in known]:
         words.error(f"{option}: {unknown[0]!r} is not known; choose from {', '.join(known)}")
     return names
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
