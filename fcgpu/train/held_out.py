@@ -1,6 +1,7 @@
 """Samples that a run is not trained on: test samples, and those whose loss early stopping watches.
 
-They are drawn from the seed, and each part keeps the data's order.
+They are drawn from the seed, and stay in the order in which they were drawn, so that the first ones are of all kinds
+also in a table sorted by its labels. The others keep the data's order.
 """
 
 from dataclasses import replace
@@ -49,7 +50,7 @@ def held_out(whole: Part, recipe: Recipe, key: str, memory_budget: int | None) -
     seed = np.random.SeedSequence(recipe.seed).spawn(3)[STREAMS[key]]
     order = np.random.Generator(np.random.PCG64(seed)).permutation(n)
     with beside(data.X):
-        rest, out = whole.at(np.sort(order[held:])), whole.at(np.sort(order[:held]))
+        rest, out = whole.at(np.sort(order[held:])), whole.at(order[:held])
     if rest.weights is not None and not (np.any(rest.weights) and np.any(out.weights)):
         raise DataError(
             f"{data.name}: all sample_weight of the {held} samples held out, or of the others, are 0: give another "
