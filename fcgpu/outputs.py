@@ -9,7 +9,6 @@ import numpy as np
 
 from fcgpu.backend import Backend
 from fcgpu.host import cpu_count
-from fcgpu.kernels import compiled
 from fcgpu.kernels.dense import is_sparse
 from fcgpu.logits import logits, supports
 from fcgpu.network import Network, Workspace, effective_spec
@@ -27,8 +26,7 @@ def outputs(
 
     params (n_params,) must be on the device. The result is on the device if X is, else on the host. Nothing is checked.
     """
-    on_tile_unit = X.dtype == np.uint8 and compiled.has_tile_unit()
-    if not (backend.on_gpu or on_tile_unit or is_sparse(X)) and supports(spec):
+    if not (backend.on_gpu or is_sparse(X)) and supports(spec):
         Z = logits(spec, params, X, scale, threads)
         return Network(spec, backend).activate(Z) if activate else Z
     in_tiles = partial(_in_tiles, Network(spec, backend, scale=scale), params, X, backend, threads, activate=activate)

@@ -18,10 +18,13 @@ pytestmark = pytest.mark.skipif(not hasattr(compiled.native, "logits"), reason="
 SIZES = [(1, 1), (5, 17, 3), (40, 130, 64, 10), (200, 16, 16, 1), (33, 4), (6, 5, 4, 3, 2, 20, 7)]
 
 
-@pytest.fixture
-def both(monkeypatch):
+@pytest.fixture(params=["tiles", "no tiles"])
+def both(monkeypatch, request):
     """Predictions by the C, and by network.py."""
-    monkeypatch.setattr(compiled, "has_tile_unit", lambda: False)
+    if request.param == "no tiles":
+        monkeypatch.setattr(compiled, "has_tile_unit", lambda: False)
+    elif not compiled.has_tile_unit():
+        pytest.skip("this processor has no tile unit")
 
     def predictions(model, X, **options):
         taken, real = [], outputs.logits
@@ -59,17 +62,21 @@ def test_they_are_those_of_the_reference(sizes, activation, dtype, both):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_no_bit_depends_on_threads_or_on_other_samples_or_on_the_form_of_the_features(dtype, monkeypatch):
+@pytest.mark.parametrize("features", ["numbers", "bytes"])
+def test_no_bit_depends_on_threads_or_on_other_samples_or_on_the_form_of_the_features(features, dtype, monkeypatch):
     model, X = (
         model_of((30, 400, 50, 3), dtype=dtype),
         np.random.default_rng(0).normal(size=(400, 30)).astype(np.float32),
     )
+    if features == "bytes":
+        X = np.clip(100 * X, 0, 255).astype(np.uint8)
     expected = model.predict_proba(X, threads=1)
     for threads in (2, 3, 64):
         np.testing.assert_array_equal(model.predict_proba(X, threads=threads), expected)
     for rows in (slice(0, 1), slice(7, 50), slice(399, 400), slice(None, None, -1), slice(0, 300, 7)):
         np.testing.assert_array_equal(model.predict_proba(X[rows]), expected[rows])
-    forms = [X.astype(np.float64), np.asfortranarray(X), np.repeat(X, 2, axis=1)[:, ::2], X.astype(">f4")]
+    forms = [np.asfortranarray(X), np.repeat(X, 2, axis=1)[:, ::2]]
+    forms += [X.astype(np.float64), X.astype(">f4")] if features == "numbers" else []
     for form in forms:
         np.testing.assert_array_equal(model.predict_proba(form), expected)
     monkeypatch.setattr(in_c, "BYTES", 1 << 17)  # several calls
@@ -153,7 +160,7 @@ class TestArguments:
         room = aligned(int(compiled.native.steps_room(sizes, 8, 4, 2, False, False, False)), np.uint8)
         X, Z = np.ones((5, 3), np.float32), np.zeros((5, 2), np.float32)
         return {"X": X, "params": params, "logits": Z, "sizes": sizes, "room": room, "some": 4, "threads": 2,
-                "activation": 2, "scale": 1.0}  # fmt: skip
+                "activation": 2, "scale": 1.0, "tiles": False}  # fmt: skip
 
     def test_valid_ones(self):
         given = self.arguments()
@@ -173,7 +180,7 @@ class TestArguments:
             ("sizes", lambda a: np.array([3, 2049], np.intp)), ("room", lambda a: a[:-64]), ("room", lambda a: a[1:]),
             ("room", lambda a: a.view(np.float32)), ("some", lambda a: 0), ("some", lambda a: -1),
             ("some", lambda a: 2**62), ("threads", lambda a: 0), ("threads", lambda a: 65), ("threads", lambda a: "2"),
-            ("scale", lambda a: None),
+            ("scale", lambda a: None), ("tiles", lambda a: True),
         ],
     )  # fmt: skip
     def test_others_are_refused(self, name, change):

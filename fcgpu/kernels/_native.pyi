@@ -21,7 +21,16 @@ def adam(w: Any, g: Any, m: Any, v: Any, beta_1: float, beta_2: float, epsilon: 
 def add_l2(W: Any, dW: Any, pull: float) -> float | None: ...
 def load_tile(X: Any, indices: Any, A: Any) -> bool: ...
 def logits(
-    X: Any, params: Any, logits: Any, sizes: Any, room: Any, some: int, threads: int, activation: int, scale: float
+    X: Any,
+    params: Any,
+    logits: Any,
+    sizes: Any,
+    room: Any,
+    some: int,
+    threads: int,
+    activation: int,
+    scale: float,
+    tiles: bool,
 ) -> None: ...
 def steps_room(sizes: Any, batch: int, some: int, threads: int, doubles: bool, clipped: bool, tiles: bool) -> int: ...
 def steps(

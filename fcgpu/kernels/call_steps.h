@@ -168,15 +168,17 @@ FUNCTION(steps) {
     return NULL;
 }
 
-/* (X, params, logits, sizes, room, samples of a task, threads, activation, scale): logits (n, outputs) is overwritten
-   with the network's for X (n, features). `room` is as for batches of one task a thread, or of one in all. */
+/* (X, params, logits, sizes, room, samples of a task, threads, activation, scale, tiles): logits (n, outputs) is
+   overwritten with the network's for X (n, features). `room` is as for batches of one task a thread, or of one in all;
+   `tiles` is as in `steps`. */
 FUNCTION(logits) {
-    TAKES(9);
+    TAKES(10);
     Array a[5] = {0};
     Array *X = &a[0], *params = &a[1], *Z = &a[2], *sizes = &a[3], *room = &a[4];
     Steps it = {.many_registers = has_many_registers()};
     it.some = whole_number(args[5]), it.threads = (int)whole_number(args[6]);
     it.activation = (int)whole_number(args[7]), it.scale = real_number(args[8]);
+    it.tiles = is_true(args[9]);
     if (PyErr_Occurred()) return NULL;
     int good = it.some > 0 && it.some <= LARGEST / MOST_THREADS && it.threads > 0 && it.threads <= MOST_THREADS;
     for (int i = 0; i < 5; i++) good = good && open_array(args[i], &a[i], i == 2 || i == 4) && (i == 0 || a[i].whole);

@@ -37,11 +37,13 @@ static void N(pack_delta)(const Steps* it, const N(Room) * room, ptrdiff_t task,
     pack_depth(dZ, n, FLOAT_DEPTH, n_out, it->scale, room->dZ_tiles + task * EACH, strip);
 }
 
-/* Pack some rows of W, up to TILED_ROWS from row `top`, and zeros below them: a tile of depth. */
-static void N(pack_weights)(const Steps* it, const N(Room) * room, const T* w, ptrdiff_t top, ptrdiff_t rows) {
-    const ptrdiff_t n_out = it->sizes[1], strip = tiles_for(it->sizes[0], FLOAT_DEPTH) * EACH;
-    const Matrix W = {(char*)w, n_out * (ptrdiff_t)sizeof(T)};
-    if (rows) pack_depth(W, rows, FLOAT_DEPTH, n_out, it->scale, room->W_tiles + top / FLOAT_DEPTH * EACH, strip);
+/* Pack the rows of W from row `top`, up to TILED_ROWS, and zeros below them: a tile of depth. */
+static void N(pack_weights)(const Steps* it, const N(Room) * room, ptrdiff_t top) {
+    const ptrdiff_t n_out = it->sizes[1], left = it->sizes[0] - top,
+                    strip = tiles_for(it->sizes[0], FLOAT_DEPTH) * EACH;
+    const Matrix W = {(char*)((const T*)it->params + top * n_out), n_out * (ptrdiff_t)sizeof(T)};
+    char* to = room->W_tiles + top / FLOAT_DEPTH * EACH;
+    if (left > 0) pack_depth(W, left < TILED_ROWS ? left : TILED_ROWS, FLOAT_DEPTH, n_out, it->scale, to, strip);
 }
 
 /* As `gradient` in rows.h. */

@@ -128,7 +128,7 @@ static void N(update_rows)(const Steps* it, const N(Room) * room, N(Rows) of, co
     if (of.weights < of.count)
         N(update)(it, w + done, g + done, m ? m + done : m, v ? v + done : v, of.n, rate, eta_t, 0);
     if (of.layer) N(transpose)(w, of.weights, of.n, room->WT[of.layer] + of.top * of.n);
-    else if (it->tiles) N(pack_weights)(it, room, w, of.top, of.weights);
+    else if (it->tiles) N(pack_weights)(it, room, of.top);
 }
 
 /* The gradient of a task's rows, and their update unless the gradient is clipped first. */
@@ -142,7 +142,7 @@ static void N(rows)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff
     if (!of.layer && it->rule == GRADIENT_DESCENT && it->alpha == 0 && !(it->clip > 0)) {
         for (ptrdiff_t r = 0; r < rows; r++) /* weights without a gradient stay as they are */
             N(update)(it, w + my->rows[r] * of.n, g + r * WHOLE_VECTORS(of.n), NULL, NULL, of.n, rate, 0, 0);
-        if (tiles && rows) N(pack_weights)(it, room, w, of.top, of.weights);
+        if (tiles && rows) N(pack_weights)(it, room, of.top);
         return;
     }
     N(spread)(my, of, rows);

@@ -167,22 +167,31 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
     if (it->tiles) N(pack_delta)(it, room, task, n);
 }
 
-/* What each thread does to predict: the logits of the samples, which are in it->logits (samples, outputs). */
+/* What each thread does to predict: the logits of the samples, which are in it->logits (samples, outputs). On tiles W
+   is packed first. */
 static void N(predict)(void* job, Team* team, int thread, ptrdiff_t phase) {
     const Steps* it = job;
     N(Room)* room = it->divided;
     N(Desk)* my = &room->desks[thread];
-    const ptrdiff_t k = it->sizes[it->layers], tasks = (it->samples + it->some - 1) / it->some;
-    if (phase) return;
-    for (ptrdiff_t task; (task = next_task(team, thread, tasks)) >= 0;) {
-        const ptrdiff_t first = task * it->some, left = it->samples - first, n = left < it->some ? left : it->some;
-        for (ptrdiff_t s = 0; s < n; s++) my->rows[s] = first + s;
-        N(forward)(it, room, my, thread, n, NULL);
-        const T* Z = room->dZ[it->layers] + thread * it->some * ROW(k);
-        for (ptrdiff_t s = 0; s < n; s++)
-            memcpy((T*)it->logits + (first + s) * k, Z + s * ROW(k), (size_t)k * sizeof(T));
+    const ptrdiff_t k = it->sizes[it->layers], packing = it->tiles ? tiles_for(it->sizes[0], TILED_ROWS) : 0;
+    if (it->tiles) open_tiles();
+    for (const ptrdiff_t last = packing > 0; phase <= last; phase++) {
+        const ptrdiff_t tasks = phase < last ? packing : tiles_for(it->samples, it->some);
+        for (ptrdiff_t task; (task = next_task(team, thread, tasks)) >= 0;) {
+            if (phase < last) {
+                N(pack_weights)(it, room, task * TILED_ROWS);
+                continue;
+            }
+            const ptrdiff_t first = task * it->some, left = it->samples - first, n = left < it->some ? left : it->some;
+            for (ptrdiff_t s = 0; s < n; s++) my->rows[s] = first + s;
+            N(forward)(it, room, my, thread, n, NULL);
+            const T* Z = room->dZ[it->layers] + thread * it->some * ROW(k);
+            for (ptrdiff_t s = 0; s < n; s++)
+                memcpy((T*)it->logits + (first + s) * k, Z + s * ROW(k), (size_t)k * sizeof(T));
+        }
+        end_phase(team);
     }
-    end_phase(team);
+    if (it->tiles) close_tiles();
 }
 
 /* The same where all samples are one task: the threads share the columns of each layer, a phase a layer. */

@@ -30,7 +30,6 @@ THREAD_SAMPLES, WIDE_SAMPLES = 8, 16
 # other steps in C: 0.8 for 64 samples of 784-100-10, 0.7 for 128 and 0.6 for 1,024 of 784-128-64-10. It has steps of
 # its own only in float32; in float64 steps in NumPy took 1.4 and 0.6 of the time, and 0.8 for 128 samples.
 LEAST_TILED = {"float32": 64, "float64": 128}
-TILE = 32  # samples of a task there: as deep as a tile
 OUTPUTS = ("sigmoid", "softmax", "identity")  # in the order of their numbers in samples.h
 RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")  # as in steps.h
 
