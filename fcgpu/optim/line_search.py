@@ -38,7 +38,6 @@ def strong_wolfe(
     """
     best, other, bracketed = start, start, False  # the ends of the interval; `other` is only valid once bracketed
     width = last_width = wall = math.inf
-    falling = True  # no trial yet had both a sufficient decrease and a slope of 0 or more
     for _ in range(max_trials):
         at = Point(step, *evaluate(step))
         if not (math.isfinite(at.loss) and math.isfinite(at.slope)):
@@ -47,9 +46,9 @@ def strong_wolfe(
         fell = at.loss <= start.loss - max(0.0, -C1 * step * start.slope - noise)
         if fell and abs(at.slope) <= -C2 * start.slope:
             return at
-        falling = falling and not (fell and at.slope >= 0)
-        # While falling, trials are compared by the loss minus the line of sufficient decrease (their section 3).
-        tilt = C1 * start.slope if falling and not fell and at.loss <= best.loss else 0.0
+        # Such trials are compared by the loss minus the line of sufficient decrease (their section 3). There is none
+        # once one has fallen and has a slope of 0 or more: those that follow are nearer, where the line is higher.
+        tilt = C1 * start.slope if not fell and at.loss <= best.loss else 0.0
         nearest, farthest = (at.step + factor * (at.step - best.step) for factor in GROWTH)
         farthest = min(farthest, (at.step + wall) / 2)
         low, end, trial = (Point(p.step, p.loss - tilt * p.step, p.slope - tilt) for p in (best, other, at))
