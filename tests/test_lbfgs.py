@@ -381,6 +381,13 @@ def test_slots_that_cannot_be_are_refused(slots):
         optimizer.restore(optimizer.state_on_host(np.copy) | {"slots": np.array(slots)}, np.asarray)
 
 
+@pytest.mark.parametrize(("name", "value"), [("loss", "1"), ("evaluations", 1.5), ("reason", None)])
+def test_a_number_of_another_kind_is_refused(name, value):
+    optimizer = exact(Problem(rosenbrock, np.zeros(4)))
+    with pytest.raises(fcgpu.CheckpointError, match=f"the {name} of L-BFGS is {value!r}, expected"):
+        optimizer.restore(optimizer.state_on_host(np.copy) | {name: value}, np.asarray)
+
+
 @pytest.mark.parametrize("number", [0.0, -1.0, math.nan])
 def test_pairs_without_curvature_are_refused(number):
     problem = Problem(rosenbrock, np.linspace(-1, 1.5, 6))
@@ -390,12 +397,12 @@ def test_pairs_without_curvature_are_refused(number):
         exact(problem, history_size=3).restore(state, np.asarray)
 
 
-@pytest.mark.parametrize("limit", [1, 2, 7, 8, 9, 10, 50])
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 8, 9, 10, 30])
 def test_no_more_evaluations_than_allowed_and_the_best_of_them_is_kept(limit):
     problem = Problem(rosenbrock, [-1.2, 1.0])
     optimizer = problem.minimise(exact(problem, max_fun=limit))
     assert optimizer.evaluations == len(problem.losses) <= limit
-    assert optimizer.finished
+    assert optimizer.finished == f"max_fun={limit} evaluations are made"
     assert optimizer.loss == rosenbrock(problem.w)[0] <= problem.losses[0]
     np.testing.assert_array_equal(optimizer.gradient, rosenbrock(problem.w)[1])
 
@@ -489,6 +496,7 @@ def test_the_lowest_of_trials_that_all_fail_is_kept_with_its_gradient():
     optimizer = problem.minimise(exact(problem, max_fun=4))
     assert problem.losses[-1] == 1e3
     assert (problem.w[0], optimizer.loss, optimizer.gradient[0]) == (5, -5, -1)
+    assert optimizer.state_on_host(np.copy)["slots"].size == 0  # a pair without curvature is not stored
 
 
 def test_a_point_whose_gradient_is_no_number_is_never_kept():

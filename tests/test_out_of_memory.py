@@ -150,6 +150,18 @@ def test_later_it_is_an_error_with_a_remedy(data, monkeypatch):
         run(data, double_backend())
 
 
+def test_a_monitor_that_runs_out_of_memory_does_not_begin_the_run_anew(data):
+    asked = []
+
+    def monitor(event):
+        asked.append(event.epoch)
+        raise MemoryError("no more")
+
+    with pytest.raises(fcgpu.DeviceError, match="cuda:0 ran out of memory"):
+        run(data, double_backend(), monitor=monitor)
+    assert asked == [1]
+
+
 def test_other_errors_come_through(data, monkeypatch):
     from fcgpu.train.gpu import OnGpu
 

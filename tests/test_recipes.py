@@ -115,6 +115,7 @@ def test_a_recipe_reads_back_from_its_toml(tmp_path):
     [
         ("learning_rat = 0.1", "'learning_rat' is not a key of a recipe; did you mean 'learning_rate'"),
         ("quux = 1", "'quux' is not a key of a recipe; choose from name, "),
+        ("name = 3", "name=3: expected text in UTF-8"),
         ("epochs = 1.5", "epochs=1.5: expected a whole number of 1 or more"),
         ("epochs = true", "epochs=True: expected a whole number"),
         ('epochs = "3"', "epochs='3': expected a whole number"),

@@ -146,6 +146,16 @@ def test_alpha_is_in_the_loss_and_shrinks_the_weights_not_the_biases(blobs):
         np.testing.assert_allclose(b.b, a.b, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("in_c", [True, False])
+def test_penalty_and_accuracy_are_of_the_network_that_lbfgs_keeps_not_of_its_last_trial(in_c, blobs, monkeypatch):
+    if not in_c:
+        monkeypatch.setattr(plan_c, "is_for", lambda *arguments: False)
+    (_, event), done = run(blobs, hidden=(4,), optimizer="lbfgs", max_fun=2, alpha=20.0, dtype="float64")
+    squares = sum((layer.W**2).sum() for layer in done.model.spec.layers(done.model.params))
+    assert event.penalty == pytest.approx(20 / 2 * squares / 150, rel=1e-12)
+    assert event.accuracy == done.train.accuracy
+
+
 @pytest.mark.parametrize("batch", ["full", 16])
 def test_divergence_names_the_epoch_the_rate_and_a_remedy(blobs, batch):
     big = fcgpu.dataset(1e6 * blobs.X, blobs.y)
@@ -238,6 +248,11 @@ def test_refusals_name_value_and_remedy(blobs):
     for wrong in (-0.5, 1.5):
         with pytest.raises(fcgpu.DataError, match="targets of several columns run from"):
             run((blobs.X, np.full((150, 2), wrong)), output="sigmoid")
+    with pytest.raises(fcgpu.DataError, match="a target is -1; output='exp' needs counts of 0 or more"):
+        run((blobs.X, np.full(150, -1.0)), output="exp")
+    for fraction, held in ((0.001, 0), (0.999, 150)):
+        with pytest.raises(fcgpu.ConfigError, match=f"validation_fraction={fraction} of 150 samples is {held}"):
+            run(blobs, early_stopping=True, validation_fraction=fraction)
     shares = np.full((150, 3), 0.33)  # rounded
     run((blobs.X, shares), epochs=1)
     shares[7] = 1, 0, 1
@@ -318,6 +333,8 @@ def test_r2_is_that_of_scikit_learn(output, weighted):
     one = fcgpu.Model(fcgpu.Spec((2, 1), output="identity"), np.zeros(3))
     assert one.score_logits(np.ones((4, 1)), np.ones(4)).r2 == 1
     assert one.score_logits(Z[:1, :1], y[:1, 0]).r2 is None
+    with pytest.raises(fcgpu.DataError, match=r"shape \(50, 2\) don't match the model: expected \(50, 3\)"):
+        model.score_logits(Z, y[:, :2])
 
 
 @pytest.mark.parametrize(("first", "r2"), [(0.1, 1), (0.2, 0)])
@@ -343,6 +360,8 @@ def test_schedules_by_hand():
     assert [factor("step", 0, epoch, step_size=2, gamma=0.1) for epoch in range(5)] == pytest.approx(
         [1, 1, 0.1, 0.1, 0.01]
     )
+    with pytest.raises(fcgpu.ConfigError, match=r"gamma=1e\+200 to the power 2 overflows"):
+        factor("step", 0, 4, step_size=2, gamma=1e200)
     assert factor("cosine", 0) == 1
     assert factor("cosine", 50) == pytest.approx(0.5)
     assert factor("cosine", 99) == pytest.approx(0.5 * (1 + math.cos(0.99 * math.pi)))
