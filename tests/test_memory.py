@@ -106,6 +106,8 @@ def test_early_stopping_does_not_copy_what_does_not_fit(table):
     data = fcgpu.load(table, memory_budget=4_000_000)
     with pytest.raises(fcgpu.ConfigError, match=r"copies the samples, and the 15\.3 MiB of .* raise the memory budget"):
         next(fcgpu.train(data, RECIPE.but(early_stopping=True), device="cpu", memory_budget=4_000_000))
+    with pytest.raises(fcgpu.DeviceError, match="on cpu: raise the budget, or use"):  # they are on disk as .npy already
+        next(fcgpu.train(data, RECIPE, device="cpu", memory_budget=1000))
     events = fcgpu.train(data, RECIPE.but(early_stopping=True), device="cpu", memory_budget=40_000_000)
     assert next(events).plan.samples == 36_000
 
@@ -114,7 +116,9 @@ def test_a_budget_that_nothing_fits_names_the_least(mnist):
     spec = fcgpu.Spec((784, 128, 64, 10))
     smallest = least(mnist, RECIPE.but(hidden=(128, 64)))
     arguments = (spec, (mnist.X, mnist.y), fcgpu.Recipe(), CPU)
-    with pytest.raises(fcgpu.DeviceError, match=r"memory budget of 1\.0 MiB is too small.*need at least 5\d\.\d MiB"):
+    with pytest.raises(
+        fcgpu.DeviceError, match=r"memory budget of 1\.0 MiB is too small.*need at least 5\d\.\d MiB .*npy"
+    ):
         plan(*arguments, memory_budget=2**20)
     cut = plan(*arguments, memory_budget=smallest)
     assert (cut.threads, cut.held, cut.lanes, cut.bytes) == (1, 2, 16, smallest)

@@ -62,7 +62,7 @@ TABLE = [
 @pytest.mark.parametrize(("gigabytes", "data", "hidden", "changes", "at_once", "resident"), TABLE, ids=str)
 def test_from_2_gb_to_80_gb(gigabytes, data, hidden, changes, at_once, resident):
     if resident is None:
-        with pytest.raises(fcgpu.DeviceError, match=r"need at least \d\.\d GiB on cuda:0"):
+        with pytest.raises(fcgpu.DeviceError, match=r"need at least \d\.\d GiB on cuda:0: raise the budget, or use"):
             planned(gigabytes, *data, hidden, **changes)
         return
     cut, budget = planned(gigabytes, *data, hidden, **changes)

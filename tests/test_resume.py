@@ -189,6 +189,12 @@ def test_another_cut_is_refused_where_it_changes_bits(on_gpu):
         check_cut("run", there, cuts[1])
 
 
+def test_a_run_may_go_on_from_a_gpu_on_the_cpu_and_back():
+    on_cpu, on_gpu = (cut_of(Plan(40, 40, 8, 1, 1, 0, 0, 0), on_gpu) for on_gpu in (False, True))
+    for was, now in ((on_cpu, on_gpu), (on_gpu, on_cpu)):
+        check_cut("run", Checkpoint(State(None), fcgpu.Recipe(), {}, was, 0.0), now)
+
+
 def test_the_threads_by_which_a_batch_in_c_is_cut_change_no_bit_and_are_not_looked_at():
     cuts = [cut_of(Plan(400, 400, tile, 1, 1, 0, 0, 0, in_c=True), on_gpu=False) for tile in (32, 25)]
     check_cut("run", Checkpoint(State(None), fcgpu.Recipe(), {}, cuts[0], 0.0), cuts[1])

@@ -32,8 +32,6 @@ class Stream:
     same order.
     """
 
-    ndim = 2
-
     def __init__(self, X: Any, small: tuple[Any, Any, Any], plan: Plan, backend: Backend) -> None:
         self.shape, self.dtype = X.shape, X.dtype.newbyteorder("=")
         self._X, self._small, self._backend, self._order = X, small, backend, None
@@ -67,9 +65,6 @@ class Stream:
                 there[...] = self._backend.to_device(here[order])
         self._now = -1
         self._ask(0)
-
-    def __len__(self) -> int:
-        return int(self.shape[0])
 
     def __getitem__(self, rows: slice) -> Any:
         number = bisect(self._starts, rows.start) - 1
