@@ -436,8 +436,10 @@ def test_a_small_fall_in_the_first_step_does_not_end_it(dtype):
     np.testing.assert_allclose(problem.w[1], 1e3, rtol=0.01)
 
 
-def test_nothing_is_done_at_a_minimum_nor_after_the_end():
-    problem = Problem(rosenbrock, np.ones(4))
+@pytest.mark.parametrize("off", [0.0, 1e-9])
+def test_nothing_is_done_at_a_minimum_nor_after_the_end(off):
+    start = np.ones(4) + off
+    problem = Problem(rosenbrock, start)
     optimizer = problem.minimise(LBFGS(problem.w, np))
     assert "gtol" in optimizer.finished
     restored = LBFGS(problem.w, np)
@@ -446,7 +448,7 @@ def test_nothing_is_done_at_a_minimum_nor_after_the_end():
         ended.step(problem.w, problem.g, problem.evaluate)
         assert ended.finished == optimizer.finished
         assert ended.evaluations == len(problem.losses) == 1
-    np.testing.assert_array_equal(problem.w, 1)
+    np.testing.assert_array_equal(problem.w, start)
 
 
 def test_a_wrong_gradient_ends_it_where_the_loss_was_lowest():

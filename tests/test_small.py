@@ -18,6 +18,7 @@ from fcgpu.kernels import blas
 from fcgpu.kernels.denormals import AsZeros, count_as_zero
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
+from fcgpu.params import Spec, initial
 from fcgpu.train import cpu, kept, plan_c, small, staircase
 from fcgpu.train.small import SmallBatches
 from fcgpu.workers import Workers
@@ -70,6 +71,13 @@ def test_a_run_is_the_same_but_for_rounding(optimizer, changes, monkeypatch):
     if "hidden" in changes:
         options["sample_weight"] = None
     assert_same(trained(data, **options), trained_as_large(monkeypatch, data, **options))
+
+
+def test_gradients_are_clipped_before_the_learning_rate_multiplies_them():
+    options = {"optimizer": "gradient_descent", "learning_rate": 0.01, "gradient_clip": 0.05, "epochs": 1}
+    params, _ = trained(digits(), **options, batch="full")
+    start = initial(Spec((48, 9, 6, 3)), seed=0)
+    assert np.linalg.norm(params - start) == pytest.approx(0.01 * 0.05, rel=1e-9)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
