@@ -463,6 +463,13 @@ def test_a_wrong_gradient_ends_it_where_the_loss_was_lowest():
     assert optimizer.loss == rosenbrock(w)[0]
 
 
+def test_where_steepest_descent_finds_nothing_it_is_not_tried_again():
+    problem = Problem(lambda w: (rosenbrock(w)[0], -rosenbrock(w)[1]), np.zeros(6))
+    optimizer = problem.minimise(exact(problem))
+    assert optimizer.finished == "the line search found no step"
+    assert len(problem.losses) == 1 + lbfgs.MOST_TRIALS
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_steps_into_what_is_not_finite_are_shortened(bad):
     """The minimum is at 0.9; beyond 1, where the first step of length 1 leads, the function is not finite."""

@@ -403,6 +403,11 @@ def test_the_last_epochs_event_keeps_its_network_beside_the_best_one(blobs):
     assert (finished.model.params != during[-1]).any()
 
 
+def test_where_no_epoch_is_better_than_another_the_last_network_is_kept(blobs):
+    events, done = run(blobs, early_stopping=True, monitor=lambda event: math.inf, epochs=3)
+    np.testing.assert_array_equal(done.model.params, events[-1].model().params)
+
+
 def test_stopping_early_leaves_no_thread(mnist):
     before = threading.active_count()
     events = fcgpu.train(mnist, device="cpu", threads=2, epochs=5)
