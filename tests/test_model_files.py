@@ -68,10 +68,18 @@ def test_sizes_of_numpys_types_are_saved_as_pythons(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "params", [np.zeros(13), np.zeros(15), np.zeros((2, 7)), np.zeros(14, "f2"), np.zeros(14, ">f8"), [0.0] * 14]
+    ("params", "found"),
+    [
+        (np.zeros(13), r"shape \(13,\) and dtype float64"),
+        (np.zeros(15), r"shape \(15,\)"),
+        (np.zeros((2, 7)), r"shape \(2, 7\)"),
+        (np.zeros(14, "f2"), r"shape \(14,\) and dtype float16"),
+        (np.zeros(14, ">f8"), r"shape \(14,\) and dtype >f8"),
+        ([0.0] * 14, "list"),
+    ],
 )
-def test_parameters_that_do_not_fit_the_network_are_no_model(params):
-    with pytest.raises(fcgpu.ConfigError, match=r"params: .*; expected .* this network's 14 parameters, float"):
+def test_parameters_that_do_not_fit_the_network_are_no_model(params, found):
+    with pytest.raises(fcgpu.ConfigError, match=f"params: {found}.*; expected .* this network's 14 parameters, float"):
         fcgpu.Model(SPEC, params)
 
 

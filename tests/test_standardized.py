@@ -273,7 +273,7 @@ def test_what_cannot_be_standardized_is_refused():
         fcgpu.train((1e8 + 1e-6 * (X[:20, :1] > 0), y[:20]), standardize=True, dtype="float64")
 
 
-@pytest.mark.parametrize(("dtype", "small", "large"), [("float32", 1e-39, 1e39), ("float64", 1e-170, 1e160)])
+@pytest.mark.parametrize(("dtype", "small", "large"), [("float32", 1e-39, 1e39), ("float64", 1e-158, 1e160)])
 def test_numbers_that_the_dtype_or_their_squares_cannot_hold_are_refused(dtype, small, large):
     X, y = table()
     ours = {"standardize": True, "dtype": dtype, "epochs": 2, "device": "cpu"}

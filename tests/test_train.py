@@ -21,6 +21,7 @@ from fcgpu.train import plan_c
 from fcgpu.train.plan import plan
 from fcgpu.train.results import Results
 from fcgpu.train.state import State
+from fcgpu.train.stopping import Patience
 
 CPU = fcgpu.choose("cpu")
 
@@ -401,6 +402,15 @@ def test_the_last_epochs_event_keeps_its_network_beside_the_best_one(blobs):
     np.testing.assert_array_equal(last.state().params, during[-1])
     np.testing.assert_array_equal(last.state().best, finished.model.params)
     assert (finished.model.params != during[-1]).any()
+
+
+def test_patience_ends_after_more_than_so_many_epochs_in_a_row_without_improvement():
+    watched = Patience(tol=0.5, patience=1)
+    assert [(watched.improved(loss), watched.waited) for loss in (3.0, 2.5, 2.25, 1.75, 2.0, math.nan)] == [
+        (True, 0), (True, 0), (True, 1), (True, 0), (False, 1), (False, 2),
+    ]  # fmt: skip
+    assert watched.exhausted
+    assert watched.best == 1.75
 
 
 def test_where_no_epoch_is_better_than_another_the_last_network_is_kept(blobs):

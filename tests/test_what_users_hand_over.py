@@ -255,6 +255,8 @@ def test_models_and_datasets_are_compared_by_identity():
         (X, {}, fcgpu.DataError, r"data=a ndarray: expected \(X, y\)"),
         ((X, SIDE), {"recipe": "mnist"}, fcgpu.ConfigError, r"recipe='mnist': expected a Recipe; fcgpu.load_recipe"),
         ((X, SIDE), {"recipe": {"epochs": 3}}, fcgpu.ConfigError, r"recipe=\{'epochs': 3\}: expected a Recipe"),
+        ((X, SIDE), {"recipe": np.eye(2)}, fcgpu.ConfigError, "recipe=a ndarray: "),  # two short lines
+        ((X, SIDE), {"recipe": list(range(40))}, fcgpu.ConfigError, "recipe=a list: "),  # a long one
         (X, {"recipe": SIDE}, fcgpu.ConfigError, r"recipe=a ndarray: .* one argument: train\(\(X, y\), \.\.\.\)"),
         ((X, SIDE), {"threads": "2"}, fcgpu.ConfigError, "threads='2': expected a whole number of 1 or more"),
         ((X, SIDE), {"threads": 0}, fcgpu.ConfigError, "threads=0: expected a whole number of 1 or more"),
