@@ -279,14 +279,26 @@ def test_a_spec_of_no_network_is_refused(changes, message):
     assert fcgpu.Spec((1, 1), output="sigmoid").n_params == 2
 
 
+def held_out(n):
+    """(those that are left, those held out) of n samples, by the seed 0 and validation_fraction 0.1, as drawn."""
+    draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence(0).spawn(2)[1])).permutation(n)
+    return draw[n // 10 :], draw[: n // 10]
+
+
+def test_samples_keep_their_order_where_others_are_held_out(blobs):
+    (started, _), _ = run(blobs, epochs=1, early_stopping=True)
+    rest = np.sort(held_out(150)[0])
+    np.testing.assert_array_equal(started.data.X, blobs.X[rest])
+    np.testing.assert_array_equal(started.data.y, blobs.y[rest])
+
+
 def test_samples_keep_their_ids_where_others_are_held_out(blobs):
     """Other ids of held-out samples change nothing; other ids of the training samples do."""
     options = {"hidden": (8,), "dropout": 0.5, "epochs": 2, "early_stopping": True}
     _, same = run(blobs, sample_ids=np.zeros(150), **options)
     for held in (True, False):
         ids = np.zeros(150)
-        draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence(0).spawn(2)[1])).permutation(150)
-        ids[draw[:15] if held else draw[15:]] = 7
+        ids[held_out(150)[held]] = 7
         _, found = run(blobs, sample_ids=ids, **options)
         assert (bits(found) == bits(same)) == held
 
