@@ -599,6 +599,13 @@ class TestForms:
     def test_of_features_that_are_converted_a_batch_at_a_time(self, sparse, params, monkeypatch):
         X = (digits(300).X / 254).astype(np.float32)
         expected = params(X=X)
+        parts, convert = set(), Converted.__getitem__
+
+        def converted(self, rows):
+            parts.add(len(range(300)[rows]) if isinstance(rows, slice) else len(rows))
+            return convert(self, rows)
+
+        monkeypatch.setattr(Converted, "__getitem__", converted)
         monkeypatch.setattr(Converted, "copy", None)
         if sparse:  # a copy is not even tried, whatever the budget
             matrix = pytest.importorskip("scipy.sparse").csr_array(X.astype(np.float64))
@@ -606,11 +613,12 @@ class TestForms:
             from fcgpu.estimator.arrays import SparseRows
 
             np.testing.assert_array_equal(params(X=SparseRows(matrix)), expected)
-            return
-        data, recipe = fcgpu.dataset(X.astype(np.float64), digits(300).y), fcgpu.Recipe(hidden=(6,), batch=10)
-        spec, y = fit_to(recipe.but(output="sigmoid"), data)
-        least = plan.plan(spec, (data.X, y), recipe, fcgpu.choose("cpu")).bytes
-        np.testing.assert_array_equal(params(X=data.X, memory_budget=least), expected)
+        else:
+            data, recipe = fcgpu.dataset(X.astype(np.float64), digits(300).y), fcgpu.Recipe(hidden=(6,), batch=10)
+            spec, y = fit_to(recipe.but(output="sigmoid"), data)
+            least = plan.plan(spec, (data.X, y), recipe, fcgpu.choose("cpu")).bytes
+            np.testing.assert_array_equal(params(X=data.X, memory_budget=least), expected)
+        assert parts == {10}
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,14 @@ def test_no_bit_depends_on_the_copy(monkeypatch):
     assert (short == ample).all()
 
 
+def test_what_a_copy_was_made_of_is_let_go(monkeypatch):
+    monkeypatch.setattr(plan_c, "is_for", lambda *a: False)  # steps in C need no staircase
+    found, copy = [], staircase.Staircase.copy
+    monkeypatch.setattr(staircase.Staircase, "copy", lambda self, threads: found.append(self) or copy(self, threads))
+    next(fcgpu.train(sparse(), device="cpu", epochs=EPOCHS))
+    assert [stairs.X for stairs in found] == [None]
+
+
 @pytest.mark.parametrize("batch", ["full", 64])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_going_on_from_a_state_is_going_on(optimizer, batch, monkeypatch):
