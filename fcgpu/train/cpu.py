@@ -69,7 +69,7 @@ class OnCpu:
             order = self._stairs.batches(order, size)
         loss, penalty, correct = (self.history[number, i : i + 1] for i in range(3))
         learning_rate, set_to = self.rule.learning_rate, None
-        measures, counts, regularised = not at.kept, at.count and not at.kept, self.recipe.alpha
+        measures, regularised = not at.kept, self.recipe.alpha
         for start, rate in zip(range(0, n, size), rates(self.plan.steps_per_epoch), strict=True):
             if learning_rate is not None and rate != set_to:
                 learning_rate.fill(rate)
@@ -81,7 +81,7 @@ class OnCpu:
                 loss += measured * portion
             if regularised:
                 penalty += at.penalty * portion
-            if counts:
+            if measures:
                 correct += at.correct
         if at.kept:
             measured, right = at.kept.measured()
