@@ -396,6 +396,16 @@ def test_a_start_from_other_batches_goes_on_with_its_epoch_in_the_schedule(blobs
     assert sorted(whole[1:], reverse=True) == whole[1:]
 
 
+def test_where_the_epochs_of_a_start_do_not_count_its_steps_do_in_a_warm_up(blobs):
+    """As in partial_fit, each call of which is one epoch."""
+    keys, state, rates = {"batch": 50, "warmup": 3, "schedule": "constant", "learning_rate": 0.9, "epochs": 1}, None, []
+    for _ in range(4):
+        _, event, _ = fcgpu.train(blobs, device="cpu", start=state, **keys)
+        rates.append(event.learning_rate)
+        state = dataclasses.replace(event.state(), epochs=0)
+    assert rates == pytest.approx([0.3, 0.6, 0.9, 0.9])
+
+
 def test_an_event_of_an_epoch_that_is_over_has_its_loss_but_no_model(blobs):
     first, second, *rest = (e for e in fcgpu.train(blobs, device="cpu", epochs=3) if isinstance(e, fcgpu.EpochEnded))
     assert first.loss > second.loss > 0
