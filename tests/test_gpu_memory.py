@@ -85,12 +85,14 @@ def no_cluster():
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("changes", [*LONG[:-1], CHANGES[-1]], ids=str)
 def test_features_from_the_host_give_the_same_bits(changes, weighted, device, data, monkeypatch):
-    weights = np.random.default_rng(0).random(SAMPLES) if weighted else None
-    expected = run(data, device, sample_weight=weights, **changes)
+    if weighted:
+        weights, ids = np.random.default_rng(0).random(SAMPLES), np.arange(SAMPLES)[::-1]
+        changes = {**changes, "sample_weight": weights, "sample_ids": ids}
+    expected = run(data, device, **changes)
     tile, batch = expected.plan.tile, expected.plan.batch
     for batches in (1, 3):
         streamed(tile, min(batches * batch, SAMPLES), monkeypatch)
-        found = run(data, device, sample_weight=weights, **changes)
+        found = run(data, device, **changes)
         assert found.plan.chunk
         assert (found.params.tobytes(), found.loss) == (expected.params.tobytes(), expected.loss)
         monkeypatch.undo()

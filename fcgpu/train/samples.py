@@ -39,8 +39,7 @@ class Samples:
         weights = None if weights is None else plain(weights, recipe.dtype)
         y = plain(y)  # a GPU's kernels that are whole programs take rows that follow each other
         if plan.chunk:
-            if recipe.dropout:
-                ids = np.asarray(np.arange(plan.samples) if ids is None else ids, dtype=np.uint32)
+            ids = np.asarray(np.arange(plan.samples) if ids is None else ids, np.uint32) if recipe.dropout else None
             X = self.stream = Stream(X, (y, weights, ids), plan, backend)
             self.y, self.weights, self.ids = X.y, X.weights, X.ids
         else:
