@@ -508,6 +508,13 @@ def test_the_lowest_of_trials_that_all_fail_is_kept_with_its_gradient():
     assert optimizer.state_on_host(np.copy)["slots"].size == 0  # a pair without curvature is not stored
 
 
+def test_the_loss_is_that_of_the_trial_that_is_taken_not_of_a_lower_one():
+    """The trial at 1 is lower, but as steep as the start; that at 5 meets both conditions."""
+    problem = Problem(lambda w: (-float(w[0]), -np.ones(1)) if w[0] < 3 else (-0.5, np.full(1, 0.1)), [0.0])
+    optimizer = problem.minimise(exact(problem), 1)
+    assert (problem.w[0], optimizer.loss, optimizer.gradient[0]) == (5, -0.5, 0.1)
+
+
 def test_a_point_whose_gradient_is_no_number_is_never_kept():
     problem = Problem(lambda w: (-float(w[0]), np.full(1, -1.0 if w[0] < 3 else np.nan)), [0.0])
     optimizer = problem.minimise(exact(problem, max_fun=30))
