@@ -124,6 +124,15 @@ def test_on_a_gpu_too(batch, lie, device, monkeypatch, tmp_path):
     assert found.train == expected.train
 
 
+def test_what_lies_on_a_gpu_without_room_for_its_bytes_stays_as_it_is(device, monkeypatch):
+    X = device.to_device(BYTES / np.float32(255))
+    assert pixels_as_bytes(X, device, 1)[1] == 255
+    monkeypatch.setattr(fcgpu_backend, "GPU_SHARE", 0)
+    found, times = pixels_as_bytes(X, device, 1)
+    assert found is X
+    assert times == 1
+
+
 def test_what_stays_on_disk_for_want_of_memory_is_not_looked_through(device, monkeypatch, tmp_path):
     np.save(tmp_path / "X.npy", BYTES / np.float32(255))
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
