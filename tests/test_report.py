@@ -321,6 +321,22 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(pictures, tmp_path, gone,
         assert runs.read(str(run)).missing
 
 
+def test_of_a_run_that_has_only_begun_the_recipe_is_shown(pictures, tmp_path):
+    run = copied(pictures, tmp_path)
+    for name in ("model.safetensors", "history.jsonl", "result.json"):
+        (run / name).unlink()
+    assert "come to its end: it has no history yet." in read(page(run))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, " " * (1 << 20) + "{}"], ids=len)
+def test_a_result_that_is_none_is_left_out(pictures, tmp_path, content):
+    run = copied(pictures, tmp_path)
+    (run / "result.json").write_text(content)
+    found = runs.read(str(run))
+    assert found.result == {}
+    assert found.missing == ["result.json: not the result of a run."]
+
+
 def test_data_that_are_gone_or_others_are_said_to_be(pictures, tmp_path):
     run = copied(pictures, tmp_path)
     recipe = (run / "recipe.toml").read_text()
@@ -411,6 +427,7 @@ def test_every_kind_of_model(tmp_path, kind):
     else:
         assert "only the most frequent mistakes" in said
         assert "taken for" in said
+    assert ("<dt>training loss</dt>" in html) == (kind in ("regression", "multilabel"))  # where there is no accuracy
 
 
 def test_sigmoid_outputs_are_labels_only_if_no_target_is_between():
@@ -419,6 +436,18 @@ def test_sigmoid_outputs_are_labels_only_if_no_target_is_between():
         y = np.array([[0.0], [middle], [1.0]])
         first = next(values.sections(SimpleNamespace(model=model, y=y, predicted=y, split="test")))
         assert ("Label by label" in str(first)) == (middle == 0)
+    model.spec = fcgpu.Spec((1, 1), output="identity")
+    y = np.array([[0.0], [1.0]])
+    first = next(values.sections(SimpleNamespace(model=model, y=y, predicted=y, split="test")))
+    assert "Predicted and actual" in str(first)
+
+
+def test_of_many_labels_the_first_are_listed():
+    model, y = SimpleNamespace(spec=fcgpu.Spec((1, 60), output="sigmoid")), np.eye(3, 60)
+    html = "".join(values.sections(SimpleNamespace(model=model, y=y, predicted=y, split="test")))
+    assert "label 49" in html
+    assert "label 50" not in html
+    assert "The other 10 labels are left out." in html
 
 
 def test_a_plot_has_the_pages_colours_and_ids_of_its_own():
@@ -551,6 +580,9 @@ def test_several_runs_are_compared(pictures, tmp_path):
     assert "stroke-dasharray" not in (pictures / "run/report.html").read_text(encoding="utf-8")
     best = max(result["test_accuracy"] for result in results)
     assert f"<b>{100 * best:.2f} %</b>" in html
+    assert html.count("<b>") == 4  # the best accuracy, loss, time and speed
+    once = runs.read(str(tmp_path / "a"))
+    assert "<b>" not in facts.compared([once, once], ["one", "other"])
     assert html.count("<svg") == 4
 
 

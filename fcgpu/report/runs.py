@@ -17,6 +17,7 @@ from fcgpu.train.recipe import Recipe
 from fcgpu.train.recipe_files import load_recipe
 
 MOST_BYTES, MOST_LINES = 4 << 30, 10_000_000  # of a history; the rest is not read. A run has at most so many epochs
+MOST_RESULT = 1 << 20  # bytes of a result.json; one that is longer is not a run's
 PIECE = 16 << 20  # bytes of a history that are in memory at a time
 MOST_POINTS = 2000  # epochs of a history that are kept, evenly spread, besides those with a test score
 LARGEST = 1e30  # larger numbers are not drawn
@@ -133,9 +134,12 @@ def _objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def _result(path: Path, missing: list[str]) -> dict[str, Any]:
-    content = _content(path, 1 << 20, missing)
     try:
-        found = json.loads(content or b"{}")
+        with open(path, "rb", opener=regular) as file:
+            found = json.loads(file.read(MOST_RESULT))
+    except OSError as error:
+        missing.append(f"No {path.name}: {error.strerror or error}.")
+        return {}
     except (ValueError, RecursionError):
         found = None
     if isinstance(found, dict):
@@ -148,17 +152,3 @@ def _plain(value: Any) -> bool:
     """Whether value is a scalar, or a list or table of scalars."""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return not any(isinstance(each, dict | list) for each in inside)
-
-
-def _content(path: Path, most: int, missing: list[str]) -> bytes:
-    """The file's content; if it is larger than `most` bytes, only its first complete lines; b"" if it is missing."""
-    try:
-        with open(path, "rb", opener=regular) as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        missing.append(f"No {path.name}: {error.strerror or error}.")
-        return b""
-    if len(content) > most:
-        missing.append(f"{path.name}: only its first {most >> 20} MiB were read.")
-        content = content[: content.rfind(b"\n", 0, most) + 1]
-    return content
