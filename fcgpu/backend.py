@@ -240,7 +240,7 @@ def _name_of(number: int, xp: Any, process: int) -> str:
     """
     runtime = xp.cuda.runtime
     try:
-        count = int(runtime.getDeviceCount())
+        count = runtime.getDeviceCount()
     except runtime.CUDARuntimeError as error:
         raise DeviceError(_why_no_device(runtime, error)) from None
     if number >= count:
@@ -260,7 +260,7 @@ def _name_of(number: int, xp: Any, process: int) -> str:
 
 
 def _why_no_device(runtime: Any, error: Exception) -> str:
-    driver, built = int(runtime.driverGetVersion()), int(runtime.runtimeGetVersion())
+    driver, built = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     if driver == 0:
         return "no NVIDIA driver was found: install it and check with nvidia-smi"
     if driver // 1000 < built // 1000:

@@ -45,11 +45,11 @@ class History:
 
         durable : return only when the disk has the file.
         """
-        if self._pending or (durable and self.path.exists()):
+        if self._pending or durable:
             lines = [_line(*pending) for pending in self._pending]
             append(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode(), durable=durable)
             self._pending.clear()
-            if self.follow and lines:
+            if self.follow:
                 self.follow(lines)
 
     def resume(self, epochs: int) -> None:

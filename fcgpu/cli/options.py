@@ -217,7 +217,7 @@ def _recipe_option(group: Any, key: str) -> None:
     flag = "--" + key.replace("_", "-")
     words = f"{about.metadata['help']}: {about.metadata['kind'].words}".replace("%", "%%")
     if isinstance(about.default, bool):
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=about.metadata["help"])
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=about.metadata["help"])
     else:
         metavar = "full|N" if key == "batch" else METAVARS.get(type(about.default), "N")
         group.add_argument(flag, metavar=metavar, help=words)

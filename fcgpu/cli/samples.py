@@ -55,7 +55,7 @@ def _first(model: Model, data: Dataset, recipe: Recipe) -> Samples:
     X, y = (part[:COUNT] for part in ((data.X_test, data.y_test) if test else (data.X, data.y)))
     actual, predicted = y if data.classes is None else array_of(data.classes)[y], model.predict(X)
     if model.classes is None:
-        values = [np.reshape(v, (len(X), -1)).tolist() for v in (targets(data, y), predicted)]
+        values = [np.reshape(v, (len(X), -1)) for v in (targets(data, y), predicted)]
         actual, predicted = ([",".join(f"{v:.4g}" for v in row) for row in rows] for rows in values)
     actual, predicted = [str(a) for a in actual], [str(p) for p in predicted]
     wrong = [model.classes is not None and a != p for a, p in zip(actual, predicted, strict=True)]
@@ -106,7 +106,7 @@ def _sheet(samples: Samples, shape: tuple[int, ...], width: int, colours: bool) 
         cells.append(cell)
     widest = max(line.cell_len for cell in cells for line in cell.split())
     beside = next((n for n in (COUNT, 5, 4, 3, 2) if n * widest + (n - 1) * GAP <= width), 1)
-    sheet = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False)
+    sheet = Table.grid(padding=(0, GAP, 0, 0))
     for _ in range(beside):
         sheet.add_column(width=widest, no_wrap=True, overflow="ellipsis")
     for i in range(0, len(cells), beside):

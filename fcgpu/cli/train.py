@@ -275,4 +275,4 @@ def _stop_after_epoch() -> Iterator[list[int]]:
 def _small(data: Dataset) -> str:
     """The data as text, with a sample per column, as the article prints them."""
     labels = " ".join(str(v) for v in (data.y if data.classes is None else array_of(data.classes)[data.y]))
-    return f"X, a column a sample:\n{np.array2string(np.asarray(data.X).T)}\nlabels: {labels}\n"
+    return f"X, a column a sample:\n{np.array2string(data.X.T)}\nlabels: {labels}\n"

@@ -18,7 +18,7 @@ def two_layer() -> Dataset:
 
 def deep() -> Dataset:
     """X (2, 3) float64 in [0, 1), labels 0 and 1."""
-    return dataset(np.random.RandomState(SEED).rand(3, 2).T.copy(), np.array([0, 1]), name="deep")
+    return dataset(np.random.RandomState(SEED).rand(3, 2).T.copy(), [0, 1], name="deep")
 
 
 def multiclass() -> Dataset:

@@ -81,7 +81,7 @@ def read_csv(path: Path, n_features: int | None = None) -> tuple[Any, Any, Names
             y.append(rows[:, 0].astype(np.float64))
     if not y:
         raise DataError(f"{path}: a header and nothing else; expected lines of numbers after it")
-    names = tuple(field.strip().strip("\"'") for field in fields[labels:]) if header else None
+    names = tuple(field.strip("\"'") for field in fields[labels:]) if header else None
     return X, np.concatenate(y) if labels else None, names
 
 
@@ -126,7 +126,7 @@ def _whole_lines(path: Path, stream: Any, limit: float) -> Callable[[int], bytes
     def read(size: int) -> bytes:
         nonlocal left
         block: bytes = stream.read(size)
-        if block and not block.endswith(b"\n"):
+        if not block.endswith(b"\n"):
             rest = stream.readline(MAX_LINE)
             if len(rest) == MAX_LINE:
                 raise DataError(

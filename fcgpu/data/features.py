@@ -57,7 +57,7 @@ def _check_finite(X: Any, name: str, xp: Any) -> None:
 def parts(shape: tuple[int, ...], most: int = NUMBERS_AT_ONCE) -> Iterator[slice]:
     """Slices of the rows of an array of that shape (n, ...), each of one row or of at most `most` numbers."""
     rows = max(1, most // math.prod(shape[1:]))
-    return (slice(start, min(shape[0], start + rows)) for start in range(0, shape[0], rows))
+    return (slice(start, start + rows) for start in range(0, shape[0], rows))
 
 
 def as_array(what: str, given: Any, name: str, xp: Any = np) -> Any:

@@ -157,7 +157,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         optimizer, and so does partial_fit if `solver` has changed.
         """
         state: State = replace(self._state, params=self._flat(spec), epochs=0, order=None, best=None)
-        if (incremental and state.optimizer in ("", optimizer)) or not self._watched:
+        if incremental and state.optimizer == optimizer:
             return state
         patience = state.patience if self._watched == (settings["early_stopping"], settings["monitor"]) else None
         return State(state.params, samples=state.samples, patience=patience)
@@ -170,7 +170,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         early = recipe.early_stopping
         self._state = replace(state, params=None, best=None)
         self._watched = (early, self.monitor)
-        self._set(spec, np.array(state.best if early else state.params))
+        self._set(spec, state.best if early else state.params)
         self.device_, self.n_iter_ = backend.device, last.epoch
         self.loss_ = self.loss_curve_[-1]
         stochastic = recipe.optimizer not in FULL_BATCH
@@ -180,7 +180,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
             self.best_validation_score_ = max(self.validation_scores_ or [-math.inf])
         else:
             self.best_loss_ = min(self.best_loss_ if self.best_loss_ is not None else math.inf, min(self.loss_curve_))
-        ended = last.epoch == recipe.epochs and not why and f"Maximum iterations ({recipe.epochs})"
+        ended = "" if why else f"Maximum iterations ({recipe.epochs})"
         if recipe.max_fun and state.rule["evaluations"] >= recipe.max_fun:
             ended = f"Maximum evaluations ({recipe.max_fun})"
         if ended and not incremental:  # it begins with scikit-learn's words, by which programs filter

@@ -200,7 +200,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
 
     def _probabilities(self, X: Any, method: str) -> tuple[Any, Any]:
         P, back = self._outputs(X, method)
-        if self.n_outputs_ == 1 and not self._multilabel:
+        if self.n_outputs_ == 1:
             P = of_both(P)
         elif self.out_activation_ == "logistic" and not self._multilabel and P.shape[1] == len(self.classes_):
             with beside(P):
@@ -223,7 +223,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         plain = incremental and not first and arrays.is_plain_target(y) and y.dtype.kind in "iu"
         y, kind = (y, "multiclass") if plain else labels.checked(y, type(self).__name__)
         multilabel = kind == "multilabel-indicator"
-        if first or not hasattr(self, "classes_"):
+        if first:
             self._multilabel = multilabel
             known = np.arange(y.shape[1]) if multilabel else labels.distinct(y)
             self.classes_ = getattr(self, "_all_classes", known) if incremental and not multilabel else known

@@ -37,7 +37,7 @@ class Watch:
         elif self.monitor not in (None, "loss"):
             self.scorer = _scorer(self.monitor)
             self.weighs = _takes_weights(self.scorer._score_func)
-        if self.scorer is not None and held_out is not None:  # scorers compare NumPy answers with NumPy labels
+        if self.scorer is not None:  # scorers compare NumPy answers with NumPy labels
             self.held_out = held_out._replace(X=arrays.on_host(held_out.X))
         if held_out is not None and held_out.weights is not None and not np.any(held_out.weights):
             raise DataError("the weights of all samples held out are 0: expected some above 0")
@@ -78,7 +78,7 @@ class Watch:
             now._set(model.spec, model.params)
             now.device, now._namespace = self.backend.device, "numpy"
             vars(now).pop("feature_names_in_", None)  # checked already, and X is an array without names now
-            given = {} if weights is None or not self.weighs else {"sample_weight": weights}
+            given = {"sample_weight": weights} if self.weighs else {}
             return float(self.scorer(now, X, labels, **given)), loss
         score = judged.accuracy if judged.r2 is None else judged.r2
         if score is not None:  # scikit-learn's functions take 0.4 ms, longer than many an epoch

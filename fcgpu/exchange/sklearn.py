@@ -90,6 +90,6 @@ def _binarizer(model: Model) -> Any:
             f"a sigmoid for each of {n_outputs} classes is not in scikit-learn: expected output='softmax', or a "
             "single sigmoid for two classes"
         )
-    if model.spec.output == "softmax" and n_outputs == 2:
+    if n_outputs == 2:
         raise ConfigError("a softmax of two classes is not in scikit-learn: expected a single sigmoid")
     return LabelBinarizer().fit(classes)

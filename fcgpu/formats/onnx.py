@@ -118,4 +118,4 @@ def _float32(model: Model) -> tuple[Any, Any]:
             "the model has a parameter that float32 cannot hold, and its ONNX graph is of float32; "
             "expected finite numbers below 3.4e38: keep it as safetensors"
         )
-    return flat, np.asarray(scale)
+    return flat, scale

@@ -117,7 +117,7 @@ def _shown(judged: Judged, chosen: Any, class_: str) -> Markup:
 def feature_words(X: Any) -> list[str]:
     """The first features of each row, as text."""
     more = "" if X.shape[1] <= FEATURES else ", \u2026"
-    return [", ".join(f"{float(value):.4g}" for value in row[:FEATURES]) + more for row in X]
+    return [", ".join(f"{value:.4g}" for value in row[:FEATURES]) + more for row in X]
 
 
 def _percent(p: float) -> str:
