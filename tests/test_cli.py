@@ -18,7 +18,7 @@ from command import blobs, call, csv, finish, start, wait_until
 
 import fcgpu
 from fcgpu.cli import main
-from fcgpu.cli.options import every, parser, size
+from fcgpu.cli.options import every, parser, recipe_changes, size
 from fcgpu.progress import Progress, digits
 from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS
@@ -554,7 +554,15 @@ def test_a_relative_path_is_kept_in_full_and_a_run_directory_is_named(data, tmp_
     assert as_json(ran("evaluate", tmp_path / first["run_directory"], "--json"))["samples"] == 30
 
 
+@pytest.mark.parametrize("text", ["128, 64", "[128, 64]", "(128,64)"])
+def test_a_list_is_taken_with_brackets_as_errors_show_it(text):
+    assert recipe_changes(parser().parse_args(["train", "--hidden", text])) == {"hidden": (128, 64)}
+
+
 def test_recipes_lists_prints_and_explains(tmp_path):
+    table = ran("recipes").out
+    assert re.search("│ own +│ .* │ given as DATA +│", table)
+    assert re.search("│ mnist +│ .* │ mnist +│", table)
     for name in fcgpu.recipe_names():
         assert name in ran("recipes").out
         (tmp_path / "r.toml").write_text(ran("recipes", name).out)

@@ -218,6 +218,15 @@ def test_a_wrong_value_of_an_option_is_refused(here, option, value, pattern):
     refused((*TRAIN, option, value), pattern)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a link needs a right that few users of Windows have")
+def test_a_link_to_nowhere_in_place_of_runs_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to("nowhere")
+    result = call("train", "--recipe", "deep", "--device", "cpu")
+    assert (result.code, result.out) == (2, "")
+    assert re.search(r"error: runs/deep-[\d-]+: cannot be written \(.*exists\); choose a folder", result.err)
+
+
 @pytest.mark.skipif(not no_gpu(), reason="there is a GPU")
 def test_cuda_is_refused_where_there_is_none(here):
     pattern = r"device='cuda': .*(driver|CuPy|GPU).*(install|reinstall|update|check).*, or use device='cpu'"

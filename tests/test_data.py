@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 import fcgpu.data
-from fcgpu.data import load, load_features
+from fcgpu.data import is_image_folder, load, load_features
 from fcgpu.data.doubts import doubts
 from fcgpu.data.idx import read_idx
+from fcgpu.data.unpack import unpacked_limit
 from fcgpu.errors import ConfigError, DataError, MissingExtraError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 5), dtype=np.uint8)
@@ -95,6 +96,32 @@ def test_a_look_at_wide_features_copies_none_of_them():
     said, peak = peak_memory(lambda: list(doubts(data, 1.0, "softmax")))
     assert "feature 0 has a root mean square of 1e+03" in said[0]
     assert peak < data.X.nbytes / 4
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float16"])
+def test_the_size_of_features_is_not_that_of_their_type(dtype):
+    data = fcgpu.dataset(np.full((64, 3), 300, dtype), np.arange(64) % 2)
+    assert "feature 0 has a root mean square of 300;" in next(doubts(data, 1.0, "softmax"))
+
+
+def test_what_is_no_reason_to_doubt():
+    ones = np.ones((150, 3))
+    assert not [*doubts(fcgpu.dataset(ones, np.arange(150) % 25), 1.0, "softmax")]  # many classes of 6 samples each
+    two_of_three = np.array([[1.0, 1, 0], [0, 1, 1]] * 75)
+    assert not [*doubts(fcgpu.dataset(ones, two_of_three), 1.0, "softmax")]
+
+
+def test_a_name_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep").mkdir()
+    assert not is_image_folder("deep")
+    assert is_image_folder("./deep")
+    assert load("deep").n_samples == 2
+
+
+@pytest.mark.parametrize(("size", "most"), [(10, 10_320), (200_000, 64 << 20), (1 << 20, 200 << 20)])
+def test_what_a_compressed_file_may_unpack_to_grows_with_its_size(size, most):
+    assert unpacked_limit(size) == most
 
 
 def test_mnist_is_the_real_one(mnist):

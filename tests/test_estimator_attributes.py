@@ -219,6 +219,15 @@ def test_partial_fit_checks_classes():
         a.partial_fit(X, np.where(y == 7, 8, y))
 
 
+@pytest.mark.parametrize("dtype", ["int8", "U20", object])
+def test_classes_have_scikit_learns_dtype(dtype):
+    X, y = problem("binary")
+    labels = np.where(y == "yes", 1, 0).astype(dtype) if dtype == "int8" else y.astype(dtype)
+    mine, other = (estimator.fit(X, labels) for estimator in pair("binary", max_iter=2))
+    assert mine.classes_.dtype == other.classes_.dtype
+    np.testing.assert_array_equal(mine.classes_, other.classes_)
+
+
 def test_few_samples_of_many_classes_are_no_regression():  # it would warn, which is an error here
     X, y = np.eye(30), np.arange(30)
     assert len(ours("multiclass").partial_fit(X, y, classes=np.arange(40)).partial_fit(X, y).classes_) == 40
@@ -238,12 +247,21 @@ def test_partial_fit_says_how_many_targets_were_there(kind, words):
         model.partial_fit(X, y[:, :-1])
 
 
+def test_partial_fit_says_that_there_were_several_labels():
+    X, y = problem("multilabel")
+    model = ours("multilabel").partial_fit(X, y, classes=[0, 1])  # of each label
+    np.testing.assert_array_equal(model.classes_, range(3))
+    with pytest.raises(ValueError, match=r"of shape \(53,\); expected 3 labels of 0 and 1, as before"):
+        model.partial_fit(X, y[:, 0])
+
+
 def test_fit_after_partial_fit_starts_anew():
     X, y = problem("multiclass")
     a, fresh = ours("multiclass", max_iter=3), ours("multiclass", max_iter=3).fit(X, y)
     a.partial_fit(X[:, :4], y, classes=np.unique(y))
     assert_same_fit(a.fit(X, y), fresh, atol=0)
     assert a.t_ == fresh.t_
+    np.testing.assert_array_equal(a.fit(X[y > 0], y[y > 0]).classes_, [4, 7])
 
 
 def test_divergence_is_a_value_error_that_says_what_to_do():
@@ -251,6 +269,13 @@ def test_divergence_is_a_value_error_that_says_what_to_do():
     a = ours("regression", solver="sgd", activation="identity", learning_rate_init=1e3, max_iter=50)
     with np.errstate(all="ignore"), pytest.raises(ValueError, match=r"scale|preprocess"):
         a.fit(1e3 * X, y)
+
+
+def test_divergence_in_the_first_epoch_leaves_nothing_to_keep():
+    X, y = problem("regression")
+    given = {"solver": "sgd", "activation": "identity", "learning_rate_init": 1e9, "batch_size": 5}
+    with np.errstate(all="ignore"), pytest.raises(fcgpu.DivergenceError, match="in epoch 1"):
+        ours("regression", early_stopping=True, **given).fit(1e3 * X, y)
 
 
 @pytest.mark.filterwarnings("ignore:overflow|invalid value:RuntimeWarning")
@@ -323,6 +348,8 @@ def test_predictions_follow_whatever_becomes_of_the_coefficients():
     assert not np.array_equal(changed(coefs_=[2 * W[0], W[1], W[2]]), want)
     np.testing.assert_array_equal(changed(coefs_=[part.tolist() for part in W]), want)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(X), want)
+    both = np.vstack([W[0], b[0]])  # in which they follow each other, too
+    np.testing.assert_array_equal(arrays.undivided([both[:-1], both[-1]]), both.ravel())
     W[1][2, 3] += 1
     assert not np.array_equal(model.predict_proba(X), want)
     assert not np.array_equal(changed(), want)

@@ -135,6 +135,12 @@ def test_a_weight_of_0_in_validation_data_is_absence(monitor):
     np.testing.assert_allclose(fits[0].validation_losses_, fits[1].validation_losses_, rtol=1e-6)
 
 
+def test_a_scorer_that_takes_no_weights_is_given_none():
+    given = X, SIDE, np.ones(300)
+    made = MLPClassifier((8,), max_iter=2, early_stopping=True, monitor=lambda at, X, y: at.score(X, y))
+    assert len(made.fit(X, SIDE, validation_data=given).validation_scores_) == 2
+
+
 def test_class_weight_counts_in_validation_data_as_in_a_split():
     made = MLPClassifier((8,), max_iter=8, random_state=0, class_weight={0: 0, 1: 1}, early_stopping=True)
     made.fit(X, SIDE, validation_data=(X, SIDE))

@@ -209,8 +209,9 @@ def test_monitors_and_validation_data_that_cannot_be_used_are_refused():
         ours("multiclass").fit(X, y, validation_data=(X_val[:, :4], y_val))
     with pytest.raises(ValueError, match="class"):
         ours("multiclass").fit(X, y, validation_data=(X_val, np.where(y_val == 7, 8, y_val)))
-    with pytest.raises(ValueError, match="validation_data"):
-        ours("multiclass").fit(X, y, validation_data=X_val)
+    for wrong in (X_val, X_val[:2], 7):
+        with pytest.raises(ValueError, match=r"validation_data: expected \(X, y\)"):
+            ours("multiclass").fit(X, y, validation_data=wrong)
 
 
 def test_a_label_too_rare_to_be_split_is_named():

@@ -109,6 +109,7 @@ def test_to_sklearn_and_back(activation, output, k, dtype):
         np.testing.assert_array_equal(theirs.predict(given), m.predict(X))
     else:
         assert_equal(m.predict(X), theirs.predict(given))
+    assert theirs.loss == {"identity": "squared_error", "exp": "poisson"}.get(output, "log_loss")
     back = fcgpu.from_sklearn(theirs)
     assert (back.spec.sizes, back.spec.activation, back.spec.output) == (m.spec.sizes, activation, output)
     assert back.classes == m.classes
@@ -124,6 +125,12 @@ def test_labels_of_64_bits_are_sklearns_too():
     theirs = fcgpu.to_sklearn(m)
     np.testing.assert_array_equal(theirs.predict(X), m.predict(X))
     assert fcgpu.from_sklearn(theirs).classes == m.classes
+
+
+def test_without_hidden_layers_any_activation_is_sklearns_too():
+    pytest.importorskip("sklearn")
+    m = model("leaky_relu", sizes=(20, 3))
+    assert_equal(m.predict_proba(X), fcgpu.to_sklearn(m).predict_proba(X))
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

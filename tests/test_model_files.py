@@ -42,7 +42,8 @@ def test_what_comes_back_is_what_was_saved(tmp_path, dtype, classes):
     "changes",
     [
         {"image_shape": (-1, -3)}, {"image_shape": (1, 4)}, {"image_shape": (3, 1, 1)}, {"image_shape": (3,)},
-        {"classes": (0, 1, 2)}, {"feature_names": ("a", "b")}, {"feature_names": ("a", "b", 3)}, {"scale": np.inf},
+        {"classes": (0, 1, 2)}, {"classes": (0, "b")}, {"classes": (0, 1.5)},
+        {"feature_names": ("a", "b")}, {"feature_names": ("a", "b", 3)}, {"scale": np.inf},
     ],
 )  # fmt: skip
 def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path, changes):
@@ -200,6 +201,15 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         fcgpu.CheckpointError, match=f"{re.escape(str(tmp_path))}: a folder; expected a model file in it"
     ):
         fcgpu.load_model(tmp_path)
+    with pytest.raises(fcgpu.CheckpointError, match=r"cannot be read \(.*null.*\); expected a model file that you may"):
+        fcgpu.load_model("a\0b")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a link needs a right that few users of Windows have")
+def test_a_link_to_a_model_is_followed(tmp_path):
+    fcgpu.save_model(model(), tmp_path / "v1.safetensors")
+    (tmp_path / "newest.safetensors").symlink_to("v1.safetensors")
+    assert fcgpu.load_model(tmp_path / "newest.safetensors").classes == model().classes
 
 
 def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(tmp_path, monkeypatch):

@@ -283,6 +283,8 @@ def test_models_and_datasets_are_compared_by_identity():
         ((X, np.zeros((120, 0))), {}, fcgpu.DataError, r"y has shape \(120, 0\) for 120 samples"),
         ((X, SIDE), {"dropout": 0.5, "sample_ids": [1, 2]}, fcgpu.DataError, r"sample_ids has shape \(2,\); expected"),
         ((X, SIDE), {"sample_weight": np.full(120, 1e37)}, fcgpu.DataError, r"add up to 1.2e\+39; .* by their mean"),
+        ((X, SIDE), {"sample_weight": np.full(120, np.inf)}, fcgpu.DataError, "run from inf to inf; expected finite"),
+        ((X, SIDE), {"sample_weight": np.zeros(120)}, fcgpu.DataError, "run from 0 to 0; expected .*, not all 0"),
         ((X, SIDE), {"sample_weight": np.full(120, 1e-50)}, fcgpu.DataError, "add up to 1.2e-48; .* by their mean"),
     ],
 )
@@ -478,6 +480,8 @@ def test_a_frame_with_its_columns_in_another_order_is_refused(tmp_path):
             model.predict(frame[list("abc")])
     with pytest.raises(fcgpu.DataError, match=r"^arrays \(test\): feature 0 is 'c'"):
         fcgpu.dataset(frame, y, frame[list("cbad")], y)
+    with pytest.raises(fcgpu.DataError, match="X_test has 3 features, X has 4"):
+        fcgpu.dataset(frame, y, frame[list("abc")], y)
     assert learned(y, frame.rename(columns={"a": 0})).feature_names is None  # not all are text
 
 
