@@ -232,6 +232,14 @@ def test_a_network_that_overfits_is_stopped_in_time():
     )
 
 
+def test_early_stopping_has_its_patience_with_lbfgs_too():
+    random = np.random.default_rng(0)
+    X, y = random.standard_normal((200, 20)), random.integers(0, 2, 200)  # nothing that could be learned
+    model = ours("binary", solver="lbfgs", early_stopping=True, n_iter_no_change=3, max_iter=60, tol=0.0).fit(X, y)
+    best = 1 + np.argmax(model.validation_scores_)
+    assert model.n_iter_ == best + 4 < 60  # the first of more than 3 epochs without a better score
+
+
 def test_progress_is_on_standard_error(capsys):
     ours("multiclass", progress=True, max_iter=5).fit(*problem("multiclass"))
     out, err = capsys.readouterr()

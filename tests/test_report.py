@@ -442,6 +442,11 @@ def test_sigmoid_outputs_are_labels_only_if_no_target_is_between():
     assert "Predicted and actual" in str(first)
 
 
+def test_no_hidden_layers_are_none():
+    assert facts.words(()) == "none"
+    assert facts.words((5, 3)) == "5, 3"
+
+
 def test_of_many_labels_the_first_are_listed():
     model, y = SimpleNamespace(spec=fcgpu.Spec((1, 60), output="sigmoid")), np.eye(3, 60)
     html = "".join(values.sections(SimpleNamespace(model=model, y=y, predicted=y, split="test")))
