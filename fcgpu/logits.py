@@ -19,8 +19,9 @@ TILE = 32  # samples of a task, at most; on the tile unit always, because that i
 WIDE = 4 << 20  # bytes of a layer's weights; with more of them a task has up to so many samples:
 WIDE_TILE, WIDE_PREDICTED = 64, 128  # in training, in predictions
 LEAST = 4  # samples of a task: where there are fewer for each thread, the threads share the columns of each layer
-# Bytes of the first layer's weights up to which the tile unit multiplies pixels. It has to pack them first: on a Xeon one
-# sample of 784-128-64-10 took twice as long as without it, 100 as long, and 10,000 0.7; of 784-512-512-10 3, 1.2, 0.8.
+# Bytes of the first layer's weights up to which the tile unit multiplies pixels. It has to pack them first: on a Xeon
+# one sample of 784-128-64-10 took twice the time that it takes without it, 100 took as long, and 10,000 0.7 of it; of
+# 784-512-512-10 2.9, 1.2 and 0.8.
 TILED = 1 << 20
 START = 10_000_000  # samples times bytes of the parameters, for a thread more: to start it takes some 30 µs
 BYTES = 64 << 20  # of the layers' values for the samples of a call: between calls Python looks for signals
