@@ -1,5 +1,6 @@
 """Steps in C: against the formulas, and in training against the steps in NumPy."""
 
+import contextlib
 import ctypes
 import math
 import os
@@ -172,6 +173,7 @@ def test_two_steps_are_those_of_the_references(sizes, batch, features, dtype):
 
 
 on_tiles = pytest.mark.skipif(not compiled.has_tile_unit(), reason="this processor has no tile unit")
+TILED = {"some": 32, "tiles": True}
 
 
 @on_tiles
@@ -185,11 +187,26 @@ def test_two_steps_on_the_tile_unit_are_those_of_the_references(sizes, batch):
             sizes, batch, activation, output, rule, "float32", weighted=i % 2 == 0, alpha=0.1 * (at % 3 == i % 3),
             clip=0.05 * (i == 3), drops=[0.3, 0.5, 0.1, 0.7, 0.01][: len(sizes) - 2] if i == 4 else None,
         )  # fmt: skip
-        it.X[:, : sizes[0] // 2] *= at % 4 > 0  # strips of features that no sample has
-        expected = it.run(some=32, tiles=True)
+        it.X[:, : sizes[0] // 2] *= at % 4 > 0  # strips of features that no sample has,
+        it.X[it.order[32:], 16:32] *= at % 2 == 0  # and one that the first samples have alone
+        expected = it.run(**TILED)
         assert_near(expected, it.right(), "float32")
-        for one, other in zip(it.run(some=32, tiles=True, threads=3), expected, strict=True):
+        for one, other in zip(it.run(**TILED, threads=3), expected, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("samples", "some", "features", "dtype", "goes"),
+    [
+        (64, 32, "bytes", "float32", compiled.has_tile_unit()), (64, 31, "bytes", "float32", False),
+        (64, 32, "numbers", "float32", False), (64, 32, "bytes", "float64", False),
+        (2049, 32, "bytes", "float32", False),
+    ],
+)  # fmt: skip
+def test_the_tile_unit_takes_bytes_and_floats_in_tasks_of_its_own(samples, some, features, dtype, goes):
+    it = Problem((20, 30, 4), samples, "relu", "softmax", "adam", dtype, features)
+    with contextlib.nullcontext() if goes else pytest.raises(TypeError, match="expected contiguous arrays"):
+        it.run(some=some, tiles=True)
 
 
 def counting(it, *, counts):
@@ -397,22 +414,25 @@ def test_a_limit_of_the_gradient_that_is_not_positive_is_none(clip):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("dtype", "cut"), [("float32", {}), ("float64", {}), pytest.param("float32", TILED, marks=on_tiles)]
+)
 @pytest.mark.parametrize("sizes", [(5, 3, 1), (33, 17, 9), (20, 16, 8)], ids=str)
-def test_nothing_is_read_or_written_behind_the_arrays(sizes, dtype):
+def test_nothing_is_read_or_written_behind_the_arrays(sizes, dtype, cut):
     """Each array ends at an inaccessible page; an access behind it kills the process."""
     for batch, rule in ((1, "adam"), (10, "gradient_descent"), (32, "momentum")):
         it = Problem(sizes, batch, "tanh", "softmax", rule, dtype, weighted=True)
-        expected, given = it.run(), it.arguments(threads=2)
+        expected, given = it.run(**cut), it.arguments(threads=2, **cut)
         given = {name: array if array is None else at_the_end(array) for name, array in given.items()}
         assert compiled.native.steps(*given.values()) == 2
         for name, array in zip(("params", "m", "v", "sums"), expected, strict=True):
             np.testing.assert_array_equal(given[name], array)
 
 
-def test_it_returns_after_the_given_seconds_and_goes_on_from_there():
+@pytest.mark.parametrize("cut", [{}, pytest.param(TILED, marks=on_tiles)], ids=["", "tiled"])
+def test_it_returns_after_the_given_seconds_and_goes_on_from_there(cut):
     it = Problem((40, 130, 64, 10), 75, "relu", "softmax", "adam", "float32")
-    expected, given, done = it.run(), it.arguments(), 0
+    expected, given, done = it.run(**cut), it.arguments(**cut), 0
     given["reals"][-1] = 0.0
     rates, order = given.pop("rates"), given["order"]
     while done < 2:
@@ -457,7 +477,7 @@ def used(monkeypatch):
     taken, real = [], compiled.native.steps
     ours = SimpleNamespace(**{**vars(compiled.native), "steps": lambda *a: taken.append(real(*a)) or taken[-1]})
     monkeypatch.setattr(compiled, "native", ours)
-    monkeypatch.setattr(compiled, "has_tile_unit", lambda: False)  # else the tile unit takes batches of pixels
+    monkeypatch.setattr(compiled, "has_tile_unit", lambda: False)  # with it large batches in float64 are not for C
     return taken
 
 
@@ -505,8 +525,10 @@ def test_the_optimizers_of_the_full_batch_are_given_its_loss_and_gradient(option
         assert (one.accuracy, one.samples, one.step) == (other.accuracy, other.samples, other.step)
 
 
-def test_no_bit_depends_on_threads_memory_or_the_type_of_pixels(monkeypatch):
+@pytest.mark.parametrize("tiles", [False, pytest.param(True, marks=on_tiles)])
+def test_no_bit_depends_on_threads_memory_or_the_type_of_pixels(tiles, monkeypatch):
     data, taken, found = digits(300), used(monkeypatch), []
+    monkeypatch.setattr(compiled, "has_tile_unit", lambda: tiles)
     floats = fcgpu.dataset(data.X / 255, data.y)
     recipe = fcgpu.Recipe(hidden=(24, 12), batch=70)
     given, taken_as = (floats.X, floats.y), Pixels(floats.X, 255)

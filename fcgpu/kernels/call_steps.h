@@ -85,7 +85,8 @@ static int take_features(Steps* it, const Array* X, const Array* params) {
     if (x->ndim != 2 || x->strides[1] != x->itemsize || x->shape[1] != it->sizes[0]) return 0;
     it->X = x->buf, it->row = x->strides[0], it->samples = x->shape[0];
     it->bytes = X->type == 'u' && x->itemsize == 1;
-    if (it->tiles && !(it->bytes && params->type == 'f' && it->some == FLOAT_DEPTH && has_tiles())) return 0;
+    const int fits = it->bytes && params->type == 'f' && it->some == FLOAT_DEPTH && it->batch <= SUMMED;
+    if (it->tiles && !(fits && has_tiles())) return 0;
     return it->bytes || X->type == params->type;
 }
 
@@ -144,7 +145,8 @@ static int take_room(Steps* it, const Array* room, const Array* params) {
    steps are done: at least one, but no more are begun after so many seconds.
 
    whole numbers: batch, samples of a task, threads, activation, output, counts, rule, samples of an epoch, tiles:
-   whether the first layer's products are computed on the tile unit, for bytes and floats, in tasks of FLOAT_DEPTH.
+   whether the first layer's products are computed on the tile unit, for bytes and floats, in tasks of FLOAT_DEPTH
+   and batches of at most SUMMED.
    real numbers: scale, alpha, beta_1 (or momentum, or rho), beta_2, epsilon, weight decay, clip or 0, steps of the rule
    before, seconds.
    For dropout: ids (n) and keys (steps, hidden layers, 2), uint32, and drops (hidden layers); else None. */

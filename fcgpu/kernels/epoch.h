@@ -64,7 +64,7 @@ static void N(run)(Steps* it) {
     N(divide)(it, &room);
     for (ptrdiff_t i = 0; i < it->layers; i++) {
         const ptrdiff_t n_in = it->sizes[i], n = it->sizes[i + 1];
-        for (ptrdiff_t top = 0; !i && it->tiles && top < n_in; top += TILED_ROWS) N(pack_weights)(it, &room, top);
+        for (ptrdiff_t top = 0; !i && it->tiles && top < n_in; top += FLOAT_DEPTH) N(pack_weights)(it, &room, top);
         if (i) {
             memset(room.WT[i], 0, (size_t)(n * WHOLE_VECTORS(n_in)) * sizeof(T));
             N(transpose)(W, n_in, n, room.WT[i]);

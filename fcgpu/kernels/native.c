@@ -43,11 +43,6 @@ static ALWAYS ptrdiff_t integer(Integers y, ptrdiff_t i) {
     }
 }
 
-#if defined(__GNUC__) && !defined(_WIN32) /* vector types and POSIX threads */
-#define STEPS
-#include "steps.h"
-#endif
-
 typedef struct {
     const uint8_t* at;
     ptrdiff_t row, column;
@@ -58,6 +53,11 @@ typedef struct { /* with contiguous rows; row is their stride in bytes */
 } Matrix;
 
 #include "tiles.h"
+
+#if defined(__GNUC__) && !defined(_WIN32) /* vector types and POSIX threads */
+#define STEPS
+#include "steps.h"
+#endif
 
 #define T float
 #define BITS uint32_t

@@ -4,17 +4,15 @@
 
    Included once for float and once for double, for which it is not called, after room.h. */
 
-#define EACH (FLOAT_PIECES * TILE_BYTES)
-
 /* Gather the n samples of my->rows, and pack their rows. */
 static void N(pack_samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t n) {
-    const ptrdiff_t features = it->sizes[0], strip = tiles_for(features, FLOAT_DEPTH) * TILE_BYTES;
+    const ptrdiff_t features = it->sizes[0], strip = tiles_for(features, FLOAT_DEPTH);
     uint8_t* X = room->X + task * FLOAT_DEPTH * features;
     for (ptrdiff_t s = 0; s < n; s++) memcpy(X + s * features, it->X + it->row * my->rows[s], (size_t)features);
     my->deep = 0;
     for (ptrdiff_t s = 0; s < FLOAT_DEPTH; s += SIDE) {
         const Bytes rows = {X + s * features, features, 1};
-        const ptrdiff_t deep = pack_rows_for_floats(rows, n - s, features, my->tiles + s / SIDE * strip);
+        const ptrdiff_t deep = pack_rows_for_floats(rows, n - s, features, my->tiles + s / SIDE * strip * TILE_BYTES);
         if (deep > my->deep) my->deep = deep;
     }
 }
@@ -32,21 +30,19 @@ CLONES static void N(multiply_samples)(const Steps* it, const N(Room) * room, co
 
 /* Pack dZ of the n samples of a task, in the first layer. */
 static void N(pack_delta)(const Steps* it, const N(Room) * room, ptrdiff_t task, ptrdiff_t n) {
-    const ptrdiff_t n_out = it->sizes[1], strip = tiles_for(it->batch, FLOAT_DEPTH) * EACH;
+    const ptrdiff_t n_out = it->sizes[1], strip = tiles_for(it->batch, FLOAT_DEPTH);
     const Matrix dZ = {(char*)(room->dZ[1] + task * FLOAT_DEPTH * ROW(n_out)), ROW(n_out) * (ptrdiff_t)sizeof(T)};
-    pack_depth(dZ, n, FLOAT_DEPTH, n_out, it->scale, room->dZ_tiles + task * EACH, strip);
+    pack_depth(dZ, n, n_out, it->scale, room->dZ_tiles, task, strip);
 }
 
-/* Pack the rows of W from row `top`, up to TILED_ROWS, and zeros below them: a tile of depth. */
+/* Pack up to FLOAT_DEPTH rows of W, from row `top`. */
 static void N(pack_weights)(const Steps* it, const N(Room) * room, ptrdiff_t top) {
-    const ptrdiff_t n_out = it->sizes[1], left = it->sizes[0] - top,
-                    strip = tiles_for(it->sizes[0], FLOAT_DEPTH) * EACH;
+    const ptrdiff_t features = it->sizes[0], n_out = it->sizes[1], strip = tiles_for(features, FLOAT_DEPTH);
     const Matrix W = {(char*)((const T*)it->params + top * n_out), n_out * (ptrdiff_t)sizeof(T)};
-    char* to = room->W_tiles + top / FLOAT_DEPTH * EACH;
-    if (left > 0) pack_depth(W, left < TILED_ROWS ? left : TILED_ROWS, FLOAT_DEPTH, n_out, it->scale, to, strip);
+    if (top < features) pack_depth(W, features - top, n_out, it->scale, room->W_tiles, top / FLOAT_DEPTH, strip);
 }
 
-/* As `gradient` in rows.h. */
+/* As `gradient` in rows.h, but in one sum: for at most SUMMED samples. */
 CLONES static ptrdiff_t N(gradient_on_tiles)(const Steps* it, const N(Room) * room, N(Desk) * my, N(Rows) of,
                                              ptrdiff_t batch) {
     const ptrdiff_t features = it->sizes[0], row = WHOLE_VECTORS(of.n), strip = tiles_for(it->batch, FLOAT_DEPTH);
@@ -70,4 +66,3 @@ CLONES static ptrdiff_t N(gradient_on_tiles)(const Steps* it, const N(Room) * ro
     my->rows[rows] = of.weights;
     return rows + 1;
 }
-#undef EACH

@@ -9,8 +9,8 @@ typedef struct { /* of one thread */
     T** c;
     T *gradient, *sum, *edge, *unit, *logits, *outputs, *targets, *weights;
     uint8_t* correct;
-    char* tiles;    /* samples packed for pixel_steps.h, */
-    ptrdiff_t deep; /* up to the last feature that is not zero */
+    char* tiles;    /* of A, for pixel_steps.h: a task's samples, or columns of X */
+    ptrdiff_t deep; /* how many tiles of these samples' depth must be read, the rest being zero */
 } N(Desk);
 
 /* Rows of a layer's matrix, whose gradient is a task: its place in the parameters, and how many rows are weights. */
@@ -21,8 +21,8 @@ typedef struct {
 typedef struct {                                           /* of all threads; layer i is from A[i] to A[i + 1] */
     T *A[MOST_LAYERS], *dZ[MOST_LAYERS], *WT[MOST_LAYERS]; /* WT[i]: Wᵀ of layer i, as `transpose` has it */
     uint8_t* seen;                                         /* (tasks, n_features + 1) */
-    uint8_t* X;                                            /* (batch, n_features), gathered, and what else */
-    char *dZ_tiles, *W_tiles;                              /* pixel_steps.h has packed */
+    uint8_t* X;                                            /* (batch, n_features), gathered by pixel_steps.h */
+    char *dZ_tiles, *W_tiles;                              /* of B: what it has packed, of the first layer */
     T* losses;                                             /* of each sample */
     double *w_squares, *g_squares;                         /* Σ W² and Σ gradient² of each task */
     T* gradient;                                           /* (n_params), if it is clipped */

@@ -173,13 +173,13 @@ static void N(predict)(void* job, Team* team, int thread, ptrdiff_t phase) {
     const Steps* it = job;
     N(Room)* room = it->divided;
     N(Desk)* my = &room->desks[thread];
-    const ptrdiff_t k = it->sizes[it->layers], packing = it->tiles ? tiles_for(it->sizes[0], TILED_ROWS) : 0;
+    const ptrdiff_t k = it->sizes[it->layers], packing = it->tiles ? tiles_for(it->sizes[0], FLOAT_DEPTH) : 0;
     if (it->tiles) open_tiles();
     for (const ptrdiff_t last = packing > 0; phase <= last; phase++) {
         const ptrdiff_t tasks = phase < last ? packing : tiles_for(it->samples, it->some);
         for (ptrdiff_t task; (task = next_task(team, thread, tasks)) >= 0;) {
             if (phase < last) {
-                N(pack_weights)(it, room, task * TILED_ROWS);
+                N(pack_weights)(it, room, task * FLOAT_DEPTH);
                 continue;
             }
             const ptrdiff_t first = task * it->some, left = it->samples - first, n = left < it->some ? left : it->some;

@@ -1,9 +1,8 @@
 /* What steps on batches are given, and what pixels.h, panels.h and epoch.h share whatever the type of numbers. */
 
 #define MOST_LAYERS 64
-#define SOME_ROWS 16  /* of a layer's matrix, whose gradient is computed at once, */
-#define TILED_ROWS 32 /* of the first one's in pixel_steps.h */
-#define ROWS_AT_ONCE(it, layer) ((it)->tiles && !(layer) ? TILED_ROWS : SOME_ROWS)
+#define SOME_ROWS 16 /* of a layer's matrix, whose gradient is computed at once; in pixel_steps.h a tile's depth */
+#define ROWS_AT_ONCE(it, layer) ((it)->tiles && !(layer) ? FLOAT_DEPTH : SOME_ROWS)
 #define SUMMED 2048 /* samples whose gradients are added up before the sums of others are */
 enum Rule { GRADIENT_DESCENT, MOMENTUM, NESTEROV, RMSPROP, ADAM, ADAMW, NONE }; /* NONE: m becomes the gradient */
 

@@ -8,9 +8,9 @@
    one register row holds the successive depths that fit into 32 bits. */
 
 #define TILE_BYTES 1024
-#define SIDE 16 /* rows of a tile of A, columns of a tile of B */
-#define FLOAT_DEPTH 32
-#define FLOAT_PIECES 3
+#define SIDE 16        /* rows of a tile of A, columns of a tile of B */
+#define FLOAT_DEPTH 32 /* of a tile of A, in tiles_float.h */
+#define FLOAT_PIECES 3 /* of a number of B there */
 
 static ptrdiff_t tiles_for(ptrdiff_t n, ptrdiff_t each) { return (n + each - 1) / each; }
 
@@ -162,8 +162,7 @@ ON_TILES static int multiply_bytes(int doubles, Bytes A, Matrix B, Matrix C, ptr
 static int has_tiles(void) { return 0; }
 static void open_tiles(void) {}
 static void close_tiles(void) {}
-static void pack_depth(Matrix B, ptrdiff_t k, ptrdiff_t deep, ptrdiff_t n, double alpha, char* tiles, ptrdiff_t strip) {
-}
+static void pack_depth(Matrix B, ptrdiff_t k, ptrdiff_t n, double alpha, char* tiles, ptrdiff_t at, ptrdiff_t strip) {}
 static ptrdiff_t pack_rows_for_floats(Bytes A, ptrdiff_t m, ptrdiff_t k, char* tiles) { return 0; }
 static ptrdiff_t pack_columns_for_floats(Bytes A, ptrdiff_t m, ptrdiff_t k, char* tiles) { return 0; }
 static void multiply_packed(const char* A, const char* B, ptrdiff_t strip, ptrdiff_t deep, Matrix C, ptrdiff_t rows,

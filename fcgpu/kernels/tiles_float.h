@@ -21,15 +21,15 @@ TILE_ALWAYS __m512i as_floats(const uint8_t* x, __mmask16 mask) {
     return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, x))));
 }
 
-/* Pack alpha B (k, n) and zeros below it, `deep` rows in all; a strip of 16 columns takes so many bytes of the tiles.
- */
-ON_TILES static void pack_depth(Matrix B, ptrdiff_t k, ptrdiff_t deep, ptrdiff_t n, double alpha, char* tiles,
+/* Pack up to FLOAT_DEPTH rows of alpha B (k, n), and zeros below them; k may be more. They become tile `at` of the
+   `strip` tiles of depth that each strip of 16 columns has. */
+ON_TILES static void pack_depth(Matrix B, ptrdiff_t k, ptrdiff_t n, double alpha, char* tiles, ptrdiff_t at,
                                 ptrdiff_t strip) {
     const __m512 scale = _mm512_set1_ps((float)alpha);
-    for (ptrdiff_t d = 0; d < deep; d += 2) {
+    for (ptrdiff_t d = 0; d < FLOAT_DEPTH; d += 2) {
         const char* b = B.at + d * B.row;
-        char* to = tiles + d / FLOAT_DEPTH * FLOAT_PIECES * TILE_BYTES + d % FLOAT_DEPTH / 2 * 64;
-        for (ptrdiff_t j = 0; j < n; j += SIDE, b += SIDE * sizeof(float), to += strip) {
+        char* to = tiles + at * FLOAT_PIECES * TILE_BYTES + d / 2 * 64;
+        for (ptrdiff_t j = 0; j < n; j += SIDE, b += SIDE * sizeof(float), to += strip * FLOAT_PIECES * TILE_BYTES) {
             __m512i even[FLOAT_PIECES], odd[FLOAT_PIECES];
             cut_float(_mm512_mul_ps(_mm512_maskz_loadu_ps(d < k ? first(n - j) : 0, b), scale), even);
             cut_float(_mm512_mul_ps(_mm512_maskz_loadu_ps(d + 1 < k ? first(n - j) : 0, b + B.row), scale), odd);
@@ -39,9 +39,10 @@ ON_TILES static void pack_depth(Matrix B, ptrdiff_t k, ptrdiff_t deep, ptrdiff_t
 }
 
 ON_TILES static void pack_floats(Matrix B, ptrdiff_t k, ptrdiff_t n, double alpha, char* tiles, double* scales) {
-    const ptrdiff_t deep = tiles_for(k, FLOAT_DEPTH);
+    const ptrdiff_t strip = tiles_for(k, FLOAT_DEPTH);
     (void)scales; /* not used: the packed numbers are multiplied by alpha */
-    pack_depth(B, k, deep * FLOAT_DEPTH, n, alpha, tiles, deep * FLOAT_PIECES * TILE_BYTES);
+    for (ptrdiff_t i = 0, d = 0; i < strip; i++, d += FLOAT_DEPTH)
+        pack_depth((Matrix){B.at + d * B.row, B.row}, k - d, n, alpha, tiles, i, strip);
 }
 
 ON_TILES static ptrdiff_t pack_rows_for_floats(Bytes A, ptrdiff_t m, ptrdiff_t k, char* tiles) {
