@@ -4,7 +4,7 @@ import math
 import os
 import warnings
 from copy import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -50,7 +50,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
 
     After fit the parameters are in `coefs_` and `intercepts_` only: assigning to them changes the predictions.
 
-    A subclass defines:
+    A subclass has its parameters from `parameters.py`, and defines:
     _encoded : labels or targets in the form that the loss takes; sets classes_ and n_outputs_.
     _weighted : sample weights. _strata : labels for a stratified split, or None.
     _output, _loop_classes, _model_classes : the network's output, and the classes of the Dataset and of the Model.
@@ -63,17 +63,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         tags.array_api_support = True
         return tags
 
-    def _parameters(self) -> dict[str, Any]:
-        """The parameters of MLPClassifier or MLPRegressor, by name; the __init__ of a subclass may take others."""
-        own: Any = next(cls for cls in type(self).__mro__ if BaseMLP in cls.__bases__)
-        return {name: getattr(self, name) for name in own._get_param_names()}
-
     # Fitting
 
     def _fit(
         self, X: Any, y: Any, sample_weight: Any, *, incremental: bool = False, validation_data: Any = None
     ) -> Any:
-        settings = settings_of(self._parameters())
+        settings = settings_of({f.name: getattr(self, f.name) for f in fields(self)})
         if incremental and settings["early_stopping"]:
             raise ConfigError("partial_fit does not support early_stopping=True: one call is one epoch")
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)

@@ -1,7 +1,8 @@
-"""The estimators' parameters: their validation, and their translation to a Recipe."""
+"""The estimators' parameters: their defaults, validation, and translation to a Recipe."""
 
 import math
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 from fcgpu.errors import ConfigError
@@ -40,6 +41,64 @@ CHOICES: dict[str, Collection[str]] = {
     "output": ("auto", "softmax", "sigmoid"),
     "loss": ("squared_error", "poisson"),
 }
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Shared:
+    """The parameters that both estimators have, each an attribute of its name, as scikit-learn wants them.
+
+    They are no fields of BaseMLP, because mypy does not check the arguments of a dataclass with a base that it does not
+    know, such as BaseEstimator.
+    """
+
+    solver: str = "adam"
+    alpha: float = 0.0001
+    batch_size: int | str = "auto"
+    learning_rate: str = "constant"
+    learning_rate_init: float = 0.001
+    power_t: float = 0.5
+    max_iter: int = 200
+    shuffle: bool = True
+    random_state: Any = None
+    tol: float = 1e-4
+    verbose: bool = False
+    warm_start: bool = False
+    momentum: float = 0.9
+    nesterovs_momentum: bool = True
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    n_iter_no_change: float = 10
+    max_fun: int = 15000
+    dropout: Any = 0.0
+    init: str = "auto"
+    rho: float = 0.9
+    weight_decay: float = 0.01
+    gradient_clip: float = 0.0
+    warmup: int = 0
+    monitor: Any = None
+    callbacks: Any = None
+    progress: bool = False
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None
+
+
+@dataclass(eq=False, repr=False)
+class ForClassifier(Shared):
+    hidden_layer_sizes: Any = (100,)
+    activation: str = "relu"
+    class_weight: Any = field(default=None, kw_only=True)
+    output: str = field(default="auto", kw_only=True)
+
+
+@dataclass(eq=False, repr=False)
+class ForRegressor(Shared):
+    loss: str = "squared_error"
+    hidden_layer_sizes: Any = (100,)
+    activation: str = "relu"
 
 
 def settings_of(parameters: dict[str, Any]) -> dict[str, Any]:

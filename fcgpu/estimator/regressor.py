@@ -11,10 +11,10 @@ from sklearn.utils.metaestimators import available_if
 from fcgpu.errors import DataError
 from fcgpu.estimator import arrays
 from fcgpu.estimator.base import BaseMLP
-from fcgpu.estimator.parameters import check_partial_fit
+from fcgpu.estimator.parameters import ForRegressor, check_partial_fit
 
 
-class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
+class MLPRegressor(RegressorMixin, BaseMLP, ForRegressor):  # type: ignore[misc]
     """A multi-layer perceptron regressor with scikit-learn's interface, for a CPU or a GPU.
 
     Parameters, attributes and methods are those of sklearn.neural_network.MLPRegressor, including loss="poisson", with
@@ -29,83 +29,6 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     """
 
     _classifies = False
-
-    def __init__(
-        self,
-        loss: str = "squared_error",
-        hidden_layer_sizes: Any = (100,),
-        activation: str = "relu",
-        *,
-        solver: str = "adam",
-        alpha: float = 0.0001,
-        batch_size: int | str = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: bool = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        dropout: Any = 0.0,
-        init: str = "auto",
-        rho: float = 0.9,
-        weight_decay: float = 0.01,
-        gradient_clip: float = 0.0,
-        warmup: int = 0,
-        monitor: Any = None,
-        callbacks: Any = None,
-        progress: bool = False,
-        device: str = "auto",
-        dtype: str = "auto",
-        threads: int | None = None,
-    ) -> None:
-        self.loss = loss
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.max_fun = max_fun
-        self.dropout = dropout
-        self.init = init
-        self.rho = rho
-        self.weight_decay = weight_decay
-        self.gradient_clip = gradient_clip
-        self.warmup = warmup
-        self.monitor = monitor
-        self.callbacks = callbacks
-        self.progress = progress
-        self.device = device
-        self.dtype = dtype
-        self.threads = threads
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> Self:
         """Fit to X (n_samples, n_features) and real targets y (n_samples,) or (n_samples, n_outputs).
