@@ -1,5 +1,6 @@
 """A trained network and what is needed to use it: predictions, and their scores."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcgpu.backend import Backend, beside, choose, device_of, namespace_of, on_gpu
-from fcgpu.data.dataset import Dataset, dataset, targets
+from fcgpu.data.dataset import Dataset, dataset, picture_shape, targets
 from fcgpu.data.features import check_features, parts
 from fcgpu.data.labels import are_whole, array_of, encode_labels, not_a_label, shown
 from fcgpu.data.names import Names, check_names, names_of
@@ -52,7 +53,7 @@ class Model:
     recipe : name of the recipe that it was trained with.
     feature_names : (n_features,) names, if the training data had any, else None.
 
-    Raises ConfigError if `params` are of another shape or type.
+    Raises ConfigError if `params` are of another shape or type, or another part does not fit the network.
     """
 
     spec: Spec
@@ -71,6 +72,24 @@ class Model:
                 f"params: {found}; expected an array of this network's {self.spec.n_params} parameters, float32 or "
                 "float64 in this machine's byte order"
             )
+        n_features, n_outputs = self.spec.sizes[0], self.spec.sizes[-1]
+        shape, names = picture_shape(self.image_shape), self.feature_names
+        if self.classes is not None and not _are_classes(self.classes, self.spec):
+            raise ConfigError(
+                f"classes=[{shown(self.classes)}] for {n_outputs} outputs of {self.spec.output}: expected a different "
+                "whole number or text for each (int or str), two for a single sigmoid, and none for values"
+            )
+        if self.image_shape is not None and (shape is None or math.prod(shape) != n_features):
+            raise ConfigError(
+                f"image_shape={self.image_shape} for {n_features} features: expected (height, width) or "
+                "(height, width, 3) of as many pixels"
+            )
+        if names is not None and (len(names) != n_features or not all(isinstance(name, str) for name in names)):
+            raise ConfigError(f"{len(names)} feature_names for {n_features} features: expected a text for each")
+        if not isinstance(self.scale, int | float) or not math.isfinite(self.scale):
+            raise ConfigError(f"scale={self.scale!r}: expected a finite number")
+        if not isinstance(self.recipe, str):
+            raise ConfigError(f"recipe={self.recipe!r}: expected its name")
 
     def predict_proba(self, X: Any, *, device: str | Backend | None = None, threads: int | None = None) -> Any:
         """Probabilities (n, n_classes) in the dtype of `params`; without classes the values (n, n_outputs).
@@ -235,6 +254,14 @@ class Model:
                     f"trained on, in the range of {self.params.dtype}"
                 )
         return out
+
+
+def _are_classes(classes: tuple[int | str, ...], spec: Spec) -> bool:
+    """Whether there is a label for each output, or two for a single one, all different, and all integers or text."""
+    kinds = {type(label) for label in classes}
+    fits = kinds == {str} or (kinds == {int} and -(2**63) <= min(classes) <= max(classes) < 2**64)  # type: ignore[operator]
+    expected = max(2, spec.sizes[-1]) if OUTPUTS[spec.output].classifies else 0
+    return fits and len(set(classes)) == len(classes) == expected
 
 
 def weighted_sum(shares: Any, values: Any) -> Any:

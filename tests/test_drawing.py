@@ -230,7 +230,7 @@ def test_a_pixel_under_the_pen_has_the_value_that_the_datas_have(scale, ink, exp
 
 @pytest.mark.parametrize(
     "changes",
-    [{"image_shape": None}, {"shape": (14, 2), "image_shape": (14, 2, 1)}, {"output": "identity", "outputs": 13}],
+    [{"image_shape": None}, {"shape": (14, 6), "image_shape": (14, 2, 3)}, {"output": "identity", "outputs": 13}],
 )
 def test_no_page_for_what_cannot_be_drawn(changes):
     assert drawing(model()).startswith("<section")

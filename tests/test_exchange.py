@@ -195,7 +195,7 @@ def test_what_sklearn_cannot_express_is_refused():
     floats.n_features_in_, floats.out_activation_, floats.classes_ = 2, "logistic", np.array([0.5, 1.5])
     floats.coefs_, floats.intercepts_ = [np.zeros((2, 1))], [np.zeros(1)]
     floats._label_binarizer = type("Binarizer", (), {"y_type_": "binary"})
-    with pytest.raises(fcgpu.ConfigError, match=r"label 0\.5"):
+    with pytest.raises(fcgpu.DataError, match=r"label 0\.5"):
         fcgpu.from_sklearn(floats)
 
 

@@ -98,7 +98,7 @@ def as_classes(values: Any, name: str) -> tuple[int | str, ...]:
     Raises DataError for any other number, and for more than 64 bits.
     """
     classes = []
-    for value in np.asarray(values).tolist():
+    for value in np.atleast_1d(values).tolist():
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if not isinstance(value, str) and not (whole and -(2**63) <= value < 2**64):
             raise DataError(f"{name}: label {value!r}; labels must be whole numbers of at most 64 bits, or text")

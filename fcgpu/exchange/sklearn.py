@@ -8,9 +8,9 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
-from fcgpu.data.labels import array_of
+from fcgpu.data.labels import array_of, as_classes
 from fcgpu.errors import ConfigError
-from fcgpu.exchange import checked_classes, flat
+from fcgpu.exchange import flat
 from fcgpu.model import Model, expect_model
 from fcgpu.params import Spec
 
@@ -24,7 +24,7 @@ def from_sklearn(estimator: Any) -> Model:
 
     The parameters are copied in their dtype. A multilabel classifier becomes a model without classes, whose values are
     the probability of each label.
-    Raises ConfigError for another estimator, and for labels that are not whole numbers or text; scikit-learn's
+    Raises ConfigError for another estimator, DataError for labels that are not whole numbers or text; scikit-learn's
     NotFittedError for an estimator that is not fitted.
     """
     if not isinstance(estimator, MLPClassifier | MLPRegressor):
@@ -38,7 +38,7 @@ def from_sklearn(estimator: Any) -> Model:
     one_label = isinstance(estimator, MLPClassifier) and not estimator._label_binarizer.y_type_.startswith("multilabel")
     params = flat(zip(estimator.coefs_, estimator.intercepts_, strict=True))
     names = tuple(getattr(estimator, "feature_names_in_", ())) or None
-    return Model(spec, params, checked_classes(spec, estimator.classes_) if one_label else None, feature_names=names)
+    return Model(spec, params, as_classes(estimator.classes_, "classes_") if one_label else None, feature_names=names)
 
 
 def to_sklearn(model: Model) -> Any:

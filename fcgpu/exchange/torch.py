@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from fcgpu.data.labels import as_classes
 from fcgpu.errors import ConfigError
-from fcgpu.exchange import checked_classes, flat
+from fcgpu.exchange import flat
 from fcgpu.kernels.activations import LEAK
 from fcgpu.model import Model, expect_model
 from fcgpu.params import Spec
@@ -61,7 +62,8 @@ def from_torch(network: Any, classes: Any = None) -> Model:
     The parameters are copied in their dtype, float32 or float64.
     classes : the labels of the outputs, in their order; both labels for a single sigmoid; None for a regression.
     Dropout layers are left out, as in eval(). Raises ConfigError for any other module, for Linear layers without a
-    bias, for hidden layers with different activations, and if the number of classes does not fit the outputs.
+    bias, for hidden layers with different activations, and if the number of classes does not fit the outputs; DataError
+    for labels that are not whole numbers or text.
     """
     if not isinstance(network, nn.Sequential):
         raise ConfigError(f"{type(network).__name__}: expected a torch.nn.Sequential of Linear and activation in turn")
@@ -83,7 +85,7 @@ def from_torch(network: Any, classes: Any = None) -> Model:
     if len(types) > 1 or not types <= {torch.float32, torch.float64}:
         raise ConfigError(f"weights of {', '.join(map(str, types))}: expected all float32 or all float64")
     layers = [(m.weight.detach().cpu().numpy().T, m.bias.detach().cpu().numpy()) for m in linears]
-    return Model(spec, flat(layers), None if classes is None else checked_classes(spec, classes))
+    return Model(spec, flat(layers), None if classes is None else as_classes(classes, "classes"))
 
 
 def _name(module: Any, known: dict[str, Callable[[], Any]]) -> str:
