@@ -194,14 +194,17 @@ def device_of(asked: str, X: Any) -> str:
     return there
 
 
-def choose(device: str = "auto", work: Work | None = None, X: Any = None) -> Backend:
-    """The Backend for `device`: "auto", "cpu", "cuda" (GPU 0) or "cuda:N".
+def choose(device: str | Backend = "auto", work: Work | None = None, X: Any = None) -> Backend:
+    """The Backend for `device`: "auto", "cpu", "cuda" (GPU 0), "cuda:N", or a Backend, which is returned.
 
     "auto" is the GPU that X is on, if it is on one. Otherwise it is the GPU if there is one that works, else the CPU;
     but the CPU if `work` is given and so little that the CPU is expected to finish first.
     Raises ConfigError for any other `device`, and if X is on another GPU; DeviceError, with cause and remedy, for a GPU
     that cannot be used.
     """
+    if isinstance(device, Backend):
+        device_of(device.device, X)
+        return device
     device = device_of(device, X)
     if device == "cpu":
         return _cpu("asked for")

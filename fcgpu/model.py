@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcgpu.backend import Backend, beside, choose, device_of, namespace_of, on_gpu
+from fcgpu.backend import Backend, beside, choose, namespace_of, on_gpu
 from fcgpu.data.dataset import Dataset, dataset, picture_shape, targets
 from fcgpu.data.features import check_features, parts
 from fcgpu.data.labels import are_whole, array_of, encode_labels, not_a_label, shown
@@ -282,9 +282,6 @@ def r2_of(y: Any, errors: Any, shares: Any) -> Any:
 
 def backend_of(device: str | Backend | None, X: Any) -> Backend:
     """The backend for `device`, by default where X is. Raises ConfigError, DeviceError."""
-    if isinstance(device, Backend):
-        device_of(device.device, X)
-        return device
     return choose(device or ("auto" if on_gpu(X) else "cpu"), X=X)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.backend import Backend, as_numpy, choose, device_of
+from fcgpu.backend import Backend, as_numpy, choose
 from fcgpu.data.dataset import Dataset, check_weights, dataset, refuse_unknown_labels, targets
 from fcgpu.data.labels import not_a_label, shown
 from fcgpu.errors import ConfigError, DataError, whole
@@ -88,12 +88,8 @@ def train(
         raise ConfigError(f"order={_shortened(order)}: expected an object with permutation(n), as NumPy's Generator")
     if monitor is not None and not callable(monitor):
         raise ConfigError(f"monitor={_shortened(monitor)}: expected a function of EpochEnded; less is better")
-    if isinstance(device, Backend):
-        device_of(device.device, data.X)
-        backend = device
-    else:
-        batch = recipe.rows(data.n_samples)
-        backend = choose(device, work_of(spec, batch, recipe.epochs * -(-data.n_samples // batch)), data.X)
+    batch = recipe.rows(data.n_samples)
+    backend = choose(device, work_of(spec, batch, recipe.epochs * -(-data.n_samples // batch)), data.X)
     if recipe.precision != "float32" and not backend.on_gpu:
         raise ConfigError(
             f"precision={recipe.precision!r} is for a GPU, and this run is on the CPU ({backend.reason}): leave it out"
