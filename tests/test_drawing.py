@@ -14,6 +14,7 @@ import fcgpu
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.report.drawing import LARGEST, drawing
+from fcgpu.report.page import Markup, document
 
 PREDICT = """([text, n, i]) => {
     const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -45,8 +46,7 @@ def model(activation="tanh", output="softmax", shape=(28, 28), outputs=10, **cha
 
 
 def page(path, *models):
-    head = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    path.write_text(f"{head}<title>Drawing</title><body>{''.join(map(drawing, models))}", encoding="utf-8")
+    path.write_text(document("Drawing", [Markup(drawing(each)) for each in models]), encoding="utf-8")
     return path
 
 

@@ -14,7 +14,7 @@ MOST_VALUES = 12  # of a regression, because each is shown
 
 
 def drawing(model: Model, ink: float | None = None) -> str:
-    """An HTML fragment with its own style and script, to draw a sample and watch the prediction.
+    """An HTML fragment for a page of `page.py`, to draw a sample and watch the prediction.
 
     It is "" unless image_shape is (height, width), for a regression of more than 12 values, and for more than 4 Mi
     parameters, which would make the page too large.
