@@ -740,6 +740,12 @@ def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
     assert not plan_c.on_tiles(63, recipe, data.X)
     assert not plan_c.on_tiles(64, recipe, data.X.astype(np.float32))
     assert plan_c.is_for(300, 64, spec, recipe, data.X, data.y)
+    wide, X = Spec((50, 10486, 4), "relu", "softmax"), np.zeros((300, 50), np.uint8)  # 2 MiB and 48 bytes
+    monkeypatch.setattr(plan_c, "MOST_BYTES", 1 << 30)
+    assert plan_c.is_for(300, 128, wide, recipe, X, data.y)
+    assert not plan_c.is_for(300, 129, wide, recipe, X, data.y)
+    assert plan_c.is_for(300, 129, replace(wide, sizes=(50, 10485, 4)), recipe, X, data.y)
+    assert plan_c.is_for(300, 129, wide, recipe, X.astype(np.float32), data.y)
     recipe = recipe.but(dtype="float64")
     assert not plan_c.is_for(300, 128, spec, recipe, data.X, data.y)
     assert plan_c.is_for(300, 127, spec, recipe, data.X, data.y)

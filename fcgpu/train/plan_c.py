@@ -30,6 +30,9 @@ THREAD_SAMPLES, WIDE_SAMPLES = 8, 16
 # other steps in C: 0.8 for 64 samples of 784-100-10, 0.7 for 128 and 0.6 for 1,024 of 784-128-64-10. It has steps of
 # its own only in float32; in float64 steps in NumPy took 1.4 and 0.6 of the time, and 0.8 for 128 samples.
 LEAST_TILED = {"float32": 64, "float64": 128}
+# Each task reads all packed weights of the first layer. Where the L2 cache does not hold them, as those of 784-1024-10
+# and 784-2048-10, NumPy's steps on the unit took some 0.65 of the time for 256 and 512 samples, 0.8 to 1.1 for 128.
+FAR_BYTES, MOST_FAR = 2 << 20, 128  # of the first layer's weights; samples of a batch with more of them
 OUTPUTS = ("sigmoid", "softmax", "identity")  # in the order of their numbers in samples.h
 RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")  # as in steps.h
 
@@ -42,7 +45,7 @@ def is_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any)
     size = batch * Workspace.numbers_per_row(spec) * dtype.itemsize
     is_small = batch <= (MOST_PIXELS if pixels and batch == samples else MOST) and size <= MOST_BYTES
     return (
-        not (is_sparse(X) or (dtype == np.float64 and on_tiles(batch, recipe, X)))
+        not (is_sparse(X) or (on_tiles(batch, recipe, X) and not _has_tiled_steps(batch, spec, dtype)))
         and (is_small or (size <= FEW_BYTES and not pixels))
         and spec.output in OUTPUTS
         and (y.dtype.kind in "iu" if y.ndim == 1 else y.dtype == dtype)
@@ -52,6 +55,12 @@ def is_for(samples: int, batch: int, spec: Spec, recipe: Recipe, X: Any, y: Any)
 def on_tiles(batch: int, recipe: Recipe, X: Any) -> bool:
     """Whether the products with X are computed on the tile unit."""
     return X.dtype == np.uint8 and batch >= LEAST_TILED[recipe.dtype] and compiled.has_tile_unit()
+
+
+def _has_tiled_steps(batch: int, spec: Spec, dtype: Any) -> bool:
+    """Whether, on the tile unit, steps in C are there and as fast as those in NumPy."""
+    n_in, n_out = spec.layer_sizes[0]
+    return bool(dtype == np.float32 and (batch <= MOST_FAR or dtype.itemsize * n_in * n_out <= FAR_BYTES))
 
 
 def rule(optimizer: str) -> int:
