@@ -212,7 +212,7 @@ except AttributeError as error:
 import inspect, pydoc
 from fcgpu import *
 print(train is fcgpu.train, "MLPClassifier" in dir(fcgpu), len(inspect.getmembers(fcgpu)) > 20)
-print("load_model" in pydoc.render_doc(fcgpu))
+print("load_model = load(" in pydoc.render_doc(fcgpu, renderer=pydoc.plaintext))
 """
 
 
