@@ -10,7 +10,7 @@ import numpy as np
 from fcgpu.backend import Backend, beside, choose, namespace_of, on_gpu
 from fcgpu.data.dataset import Dataset, dataset, picture_shape, targets
 from fcgpu.data.features import check_features, parts
-from fcgpu.data.labels import are_whole, array_of, encode_labels, not_a_label, shown
+from fcgpu.data.labels import are_classes, are_whole, array_of, encode_labels, not_a_label, shown
 from fcgpu.data.names import Names, check_names, names_of
 from fcgpu.errors import ConfigError, DataError, DivergenceError, whole
 from fcgpu.kernels.losses import OUTPUTS
@@ -74,7 +74,8 @@ class Model:
             )
         n_features, n_outputs = self.spec.sizes[0], self.spec.sizes[-1]
         shape, names = picture_shape(self.image_shape), self.feature_names
-        if self.classes is not None and not _are_classes(self.classes, self.spec):
+        n_classes = max(2, n_outputs) if OUTPUTS[self.spec.output].classifies else 0
+        if self.classes is not None and not (are_classes(self.classes) and len(self.classes) == n_classes):
             raise ConfigError(
                 f"classes=[{shown(self.classes)}] for {n_outputs} outputs of {self.spec.output}: expected a different "
                 "whole number or text for each (int or str), two for a single sigmoid, and none for values"
@@ -254,14 +255,6 @@ class Model:
                     f"trained on, in the range of {self.params.dtype}"
                 )
         return out
-
-
-def _are_classes(classes: tuple[int | str, ...], spec: Spec) -> bool:
-    """Whether there is a label for each output, or two for a single one, all different, and all integers or text."""
-    kinds = {type(label) for label in classes}
-    fits = kinds == {str} or (kinds == {int} and -(2**63) <= min(classes) <= max(classes) < 2**64)  # type: ignore[operator]
-    expected = max(2, spec.sizes[-1]) if OUTPUTS[spec.output].classifies else 0
-    return fits and len(set(classes)) == len(classes) == expected
 
 
 def weighted_sum(shares: Any, values: Any) -> Any:

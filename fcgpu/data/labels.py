@@ -14,6 +14,13 @@ LONG = 40  # characters of a label in an error message
 EXACT = np.float64(2**53)  # from here on, different whole numbers may round to the same float64; beyond float16
 
 
+def are_classes(labels: Sequence[Any]) -> bool:
+    """Whether labels are as a Model's classes: all different, and all integers of 64 bits or all text."""
+    kinds = {type(label) for label in labels}
+    fit = kinds == {str} or (kinds == {int} and -(2**63) <= min(labels) <= max(labels) < 2**64)
+    return fit and len(set(labels)) == len(labels)
+
+
 def as_column(y: Any, name: str) -> Any:
     """y as a NumPy array; a column (n, 1), as some libraries keep labels, becomes (n,)."""
     given = as_numpy(y)

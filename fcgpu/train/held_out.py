@@ -38,11 +38,11 @@ def held_out(whole: Part, recipe: Recipe, key: str, memory_budget: int | None) -
     Raises ConfigError if a part is empty, or X is left on disk for want of memory.
     """
     data, n, share = whole.data, whole.data.n_samples, getattr(recipe, key)
+    option = "early_stopping" if key == "validation_fraction" else key  # what is to be left out
     if is_mapped(data.X) and data.X.nbytes > (memory_budget or choose("cpu").memory()):
-        what = f"{key}={share:g}" if key == "test_size" else "early_stopping=True"
         raise ConfigError(
-            f"{what} copies the samples, and the {readable(data.X.nbytes)} of {data.name} are left on disk for want of "
-            f"memory: raise the memory budget, or leave {what.split('=')[0]} out"
+            f"{option}={getattr(recipe, option)} copies the samples, and the {readable(data.X.nbytes)} of {data.name} "
+            f"are left on disk for want of memory: raise the memory budget, or leave {option} out"
         )
     held = round(share * n)
     if not 0 < held < n:
@@ -54,7 +54,7 @@ def held_out(whole: Part, recipe: Recipe, key: str, memory_budget: int | None) -
     if rest.weights is not None and not (np.any(rest.weights) and np.any(out.weights)):
         raise DataError(
             f"{data.name}: all sample_weight of the {held} samples held out, or of the others, are 0: give another "
-            f"seed or {key}, or leave it out"
+            f"seed or {key}, or leave {option} out"
         )
     return rest, out
 
