@@ -758,7 +758,7 @@ class Compiled:
             return
         preambles = dict.fromkeys(kernel.preamble for kernel, _ in requests)
         named = (text.replace("FUNCTION", name) for text, name in missing.items())
-        library = ctypes.CDLL(str(library_of("".join((PRELUDE, *preambles, *named)))))
+        library = ctypes.CDLL(str(built("".join((PRELUDE, *preambles, *named)), ("-std=c++17", "-O0", "-shared"))))
         for text, name in missing.items():
             function = getattr(library, name)
             function.argtypes, function.restype = (ctypes.c_void_p, *[ctypes.c_longlong] * 2), ctypes.c_longlong
@@ -769,18 +769,18 @@ class Compiled:
         return self.functions[kernel.source(kinds)]
 
 
-def library_of(source, options=("-std=c++17", "-O0")):
-    """The shared library of a C++ source, compiled unless another worker of this test run has done so; skips if there
+def built(source, options, suffix=".so"):
+    """The file that the C++ source compiles to, made unless another worker of this test run has made it; skips if there
     is no C++ compiler.
     """
     if compiler() is None:
         pytest.skip("no C++ compiler: install g++, or name one in CXX")
-    path = folder() / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.so"
+    path = folder() / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}{suffix}"
     with open(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             path.with_suffix(".cpp").write_text(source, encoding="utf-8")
-            command = [compiler(), *options, "-w", "-fPIC", "-shared", "-o", path, path.with_suffix(".cpp")]
+            command = [compiler(), *options, "-w", "-fPIC", "-o", path, path.with_suffix(".cpp")]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"a kernel does not compile:\n{done.stderr}")

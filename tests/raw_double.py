@@ -1,4 +1,6 @@
-"""CUDA source on the CPU, compiled with the emulator in cuda_double.h, which replaces inline PTX; cupy.RawKernel."""
+"""CUDA source on the CPU, compiled with cuda_double.h, which replaces inline PTX, and run by cuda_double.cpp;
+cupy.RawKernel.
+"""
 
 import ctypes
 from functools import cache
@@ -9,11 +11,12 @@ import numpy as np
 
 from fcgpu.kernels.text import program
 
-HEADER = Path(__file__).parent / "cuda_double.h"
+HERE = Path(__file__).parent
 LIMIT = 48 << 10  # bytes of shared memory that a kernel may use without opting in to more
-FLAGS = ("-std=c++20", "-O0", "-U_FORTIFY_SOURCE", "-fvisibility=hidden")
+FLAGS = ("-std=c++20", "-U_FORTIFY_SOURCE", f"-I{HERE}")
 FAULTS = {1: "threads wait for ever", 2: "a block writes outside of its shared memory"}
 START = """
+#include <utility>
 template <typename... P, size_t... i> void call(void (*kernel)(P...), void **arguments, std::index_sequence<i...>) {{
   kernel(*(P *)arguments[i]...);
 }}
@@ -23,8 +26,7 @@ int start(void (*kernel)(P...), int blocks, int threads, size_t bytes, unsigned 
     call(kernel, arguments, std::index_sequence_for<P...>{{}});
   }});
 }}
-extern "C" __attribute__((visibility("default")))
-int run(int blocks, int threads, size_t bytes, unsigned int seed, void **arguments) {{
+extern "C" int run(int blocks, int threads, size_t bytes, unsigned int seed, void **arguments) {{
   return start({name}, blocks, threads, bytes, seed, arguments);
 }}
 """
@@ -38,13 +40,18 @@ def launch(code, name, blocks, threads, shared_bytes, arguments, seed=0):
     assert fault == 0, f"{name}: {FAULTS[fault]}"
 
 
+def library(code):
+    """The compiled `code`, which may call twin::launch."""
+    from device_double import built
+
+    threads = built((HERE / "cuda_double.cpp").read_text(encoding="ascii"), (*FLAGS, "-O1", "-c"), ".o")
+    return ctypes.CDLL(str(built(f'#include "cuda_double.h"\n{code}', (*FLAGS, "-O0", "-shared", threads))))
+
+
 @cache
 def _function(code, name):
-    from device_double import library_of
-
     code = code.removeprefix(program("")).replace('extern "C" __global__', "__global__")
-    source = HEADER.read_text(encoding="ascii") + code + START.format(name=name)
-    function = ctypes.CDLL(str(library_of(source, FLAGS))).run
+    function = library(code + START.format(name=name)).run
     function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_size_t, ctypes.c_uint, ctypes.c_void_p]
     return function
 

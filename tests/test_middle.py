@@ -8,14 +8,13 @@ import ctypes
 import math
 import re
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 import pytest
-from device_double import library_of
 from kernel_cases import whole
+from raw_double import library
 
 from fcgpu.kernels import REFERENCE, middle
 from fcgpu.kernels.device import Rows
@@ -168,7 +167,7 @@ def near(found, right, bound):
 
 def double_source(networks):
     """One source for the CPU, with each network in a namespace; `middle_0` and `add_up_0` call the first."""
-    source = f'#include "{Path(__file__).parent / "cuda_double.h"}"\n'
+    source = ""
     middles = "Z1 params y weights share n dZ1 partial losses rights"
     for at, network in enumerate(networks):
         written = network.text.replace('extern "C"', "")
@@ -193,7 +192,7 @@ extern "C" int add_up_{at}(const float *partial, int blocks, float *out, int see
 
 @cache
 def double(networks):
-    return ctypes.CDLL(str(library_of(double_source(networks), ("-std=c++20", "-O0"))))
+    return library(double_source(networks))
 
 
 def pointer(array):
