@@ -627,7 +627,10 @@ def test_every_command_explains_itself():
     options = ran("train", "--help").out
     for key in set(KEYS) - {"data", "description"}:
         assert "--" + key.replace("_", "-") in options
-    assert "with the label in the first column, a .npz file of arrays X and y" in " ".join(options.split())
+    assert (
+        "with the label in the first column (of a .csv it may be another, and text), a .npz file of arrays X and y"
+        in " ".join(options.split())
+    )
 
 
 @pytest.mark.parametrize(("system", "found"), [("posix", ["*", "c*", "[a]"]), ("nt", ["a", "b", "c*", "[a]"])])

@@ -272,7 +272,10 @@ def test_cuda_is_refused_where_there_is_none(here):
         (("train", "--recipe", "deep", "--out", "full"), "full: the run directory is not empty"),
         (("train", "real.csv", "--output", "sigmoid"), "output='sigmoid' needs .*use output='identity'"),
         (("train", "good.csv", "--recipe", "logistic"), r"good\.csv: .* or make it \[\] where a recipe has it"),
-        (("train", "last.csv"), r"not -?[\d.]+ for sample 0; the label is the first column; for real-valued"),
+        (
+            ("train", "last.csv"),
+            r"not -?[\d.]+ for sample 0; the label is the first column, unless target_column names another; for",
+        ),
         (("recipes", ""), "recipe='' is not known; choose from"),
         (("recipes", "mnist", "--keys"), "argument --keys: not allowed with argument NAME"),
         (("train", "--recipe", "deep", "--out", ""), "out='': expected a folder; omit --out"),

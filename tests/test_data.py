@@ -443,22 +443,29 @@ def test_idx_that_claims_too_much_is_refused_before_it_is_allocated(tmp_path, pa
         (b"1,2,3\n4,dog,6\n", ", line 2, column 2: 'dog'; expected a number"),
         (
             b"1,2,3\ncat,5,6\n",
-            ", line 2, column 1: 'cat'; expected a number: replace text labels by numbers, without quotes",
+            ", line 2, column 1: 'cat'; expected a number: labels may be text if the first one is, and",
         ),
-        (b'1,2\n3,"4"\n', """, line 2, column 2: '"4"'; expected a number: put .*, without quotes"""),
+        (b'1,2\n3,"4"\n', """, line 2, column 2: '"4"'; expected a number: fill .*, write numbers without quotes"""),
         (
             b"id,a,b,Class\n1,2,3,0\n",
-            ": column 4 is named Class, and column 1, id, is taken for the label; put",
+            ": column 4 is named Class, and column 1, id, is taken for the label: name .* target_column=Class",
         ),
         (b",a,b\n0,2,3\n", ": column 1, which is taken for the label, has no name"),
         (b'"","a","b"\n1,2,3\n', ": column 1, which is taken for the label, has no name"),
         (b"0,1,2,3\n5,2,3,4\n", ": line 1 numbers the columns, as pandas does"),
-        (b'"a","y",b\n1,2,3\n', ": column 2 is named .y., and column 1, .a., is taken for"),
+        (b'"a","y",b\n1,2,3\n', ": column 2 is named y, and column 1, a, is taken for"),
         (b"label,a,b\n1,2,3\n4,5,dog\n", ", line 3, column 3: 'dog'; expected a number"),
         (b",2,3\n4,5,6\n", ", line 1, column 1: ''; expected a number"),
         (b"1,2,x\n4,5,6\n", ", line 1, column 3: 'x'; expected a number"),
-        (b"1,2,3\r\n4,,6\r\n", ", line 2, column 2: ''; expected a number: put the label first, fill what is missing"),
-        (b"1,2,3\n,5,6\n", ", line 2, column 1: ''; expected a number: put the label first, fill what is missing"),
+        (b"1,2,3\r\n4,,6\r\n", ", line 2, column 2: ''; expected a number: fill what is missing"),
+        (b"1,2,3\n4,5,cat\n", ", line 2, column 3: 'cat'; expected .*; if this is the label, put it first"),
+        (b"a,b,c\n4,5,cat\n", ", line 2, column 3: 'cat'; expected .*; if this is the label, say target_column=c$"),
+        (b"a,b,c\ncat,5,6\n,1,2\n", ", line 3, column 1: no label; drop such samples"),
+        (b"a,b,c\ncat,5,6\ndog,1,2,3\n", ", line 3: 4 values; expected 3"),
+        (b"a,b,c\ncat,5,6\n1,x,2\n", ", line 3, column 2: 'x'; expected a number"),
+        (b"a,b,c\n1,5,6\ncat,1,2\n", ", line 3, column 1: 'cat'; expected a number: labels may be text if the first"),
+        (b"label,0,1\ncat,5,6\n", ", line 2, column 1: 'cat'; expected a number: labels may be text if the first"),
+        (b"1,2,3\n,5,6\n", ", line 2, column 1: ''; expected a number: fill what is missing"),
         (b"0;1,5;2,5\n1;0,5;3,5\n", ", line 2, column 1: '1;0'; expected a number: separate them by commas, .* point"),
         (b"1,2\t3\n4,5\t6\n", r", line 1, column 2: '2\\t3'; expected a number: separate them by commas"),
         (b'0,1\n1,"1,234.5"\n', ", line 2: 3 values; expected 2, .*; a comma in quotes separates, too"),
@@ -481,6 +488,67 @@ def test_idx_that_claims_too_much_is_refused_before_it_is_allocated(tmp_path, pa
 def test_bad_csv_is_refused(tmp_path, content, message):
     with refused(rf"t\.csv(: .*)?{message}"):
         load(written(tmp_path / "t.csv", content))
+
+
+@pytest.mark.parametrize("column", [0, 1, 3])
+@pytest.mark.parametrize(
+    "labels", [["cat", "dog", "cat"], [7, 300, 7], [0.5, -1.25, 2.0]], ids=["text", "whole", "real"]
+)
+def test_the_label_is_the_column_that_is_named(tmp_path, monkeypatch, labels, column):
+    """Of text, of numbers that take the fast path, and of others; in several blocks."""
+    monkeypatch.setattr("fcgpu.data.csv.CSV_BLOCK", 8)
+    rows = [
+        [*each[:column], label, *each[column:]]
+        for each, label in zip([[1, 2, 3], [4, 5, 6], [7, 8, 9]], labels, strict=True)
+    ]
+    names = ["a", "b", "c"]
+    header = [*names[:column], '"the kind"', *names[column:]]
+    text = "\n".join(",".join(map(str, line)) for line in (header, *rows)) + "\n"
+    path = written(tmp_path / "t.csv", text.encode())
+    data = load(path, target_column="the kind")
+    assert data.X.dtype == np.uint8
+    assert data.X.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert data.feature_names == ("a", "b", "c")
+    found = data.y.tolist() if data.classes is None else [data.classes[i] for i in data.y]
+    assert found == labels
+    again = load(path, feature_names=("a", "b", "c"))
+    assert (again.X == data.X).all()
+    assert (again.y == data.y).all()
+    assert (load_features(path, 3, feature_names=("a", "b", "c")) == data.X).all()
+
+
+def test_text_labels_may_be_in_quotes_and_look_like_numbers(tmp_path):
+    data = load(written(tmp_path / "t.csv", b"kind,a\n'x y' , 1\n\"2\",3\n2,4\n"))
+    assert data.classes == ("2", "x y")
+    assert data.y.tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "target_column", "message"),
+    [
+        (b"a,b,price\n1,2,3\n", "prise", r"no column for target_column='prise': did you mean 'price'\?"),
+        (b"a,b,c\n1,2,3\n", "label", "no column for target_column='label': choose from a, b, c"),
+        (b"a,b,a\n1,2,3\n", "a", "no column for target_column='a': it is the name of several"),
+        (b"1,2,3\n", "a", "no column for target_column='a': the file has no header, a first line of names"),
+    ],
+)
+def test_a_label_column_that_is_not_there_is_refused(tmp_path, content, target_column, message):
+    with pytest.raises(DataError, match=message):
+        load(written(tmp_path / "t.csv", content), target_column=target_column)
+
+
+@pytest.mark.parametrize("source", ["mnist", "t.npz"])
+def test_only_columns_of_a_csv_are_named(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "t.npz", npz(X=ROWS, y=LABELS))
+    with pytest.raises(ConfigError, match=f"target_column='a' is not for {source}: only columns of a CSV have names"):
+        load(source, target_column="a")
+
+
+def test_numbers_in_a_header_name_columns_if_the_label_is_named_too(tmp_path):
+    data = load(written(tmp_path / "t.csv", b"2019,2020,price\n1,2,3\n4,5,6\n"), target_column="price")
+    assert data.feature_names == ("2019", "2020")
+    assert data.X.tolist() == [[1, 2], [4, 5]]
 
 
 def test_line_numbers_reach_past_the_first_block(tmp_path, monkeypatch):

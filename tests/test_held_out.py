@@ -73,6 +73,31 @@ def test_of_samples_that_memory_does_not_hold_none_are(key, value, tmp_path):
         fcgpu.train(data, memory_budget=100_000, **FEW, **{key: value})
 
 
+def test_a_label_column_is_found_by_its_name_wherever_the_table_is_read_again(tmp_path):
+    X, y = blobs(90)
+    kinds = np.array(["ant", "bee", "cow"])[y]
+    lines = [
+        f"{','.join(map(str, x[:2]))},{kind},{','.join(map(str, x[2:]))}" for x, kind in zip(X, kinds, strict=True)
+    ]
+    names = [f"x{i}" for i in range(X.shape[1])]
+    (tmp_path / "t.csv").write_text("\n".join([",".join([*names[:2], "kind", *names[2:]]), *lines]) + "\n")
+    words = ("--target-column", "kind", "--epochs", 60, "--device", "cpu", "--out", tmp_path / "run")
+    assert call("train", tmp_path / "t.csv", *words).code == 0
+    said = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert said["train_accuracy"] == 1
+    for data in ((), (tmp_path / "t.csv",)):
+        evaluated = json.loads(call("evaluate", tmp_path / "run", *data, "--json").out.splitlines()[-1])
+        assert evaluated["classes"] == ["ant", "bee", "cow"]
+        assert evaluated["loss"] == pytest.approx(said["train_loss"], rel=1e-6)
+    assert call("predict", tmp_path / "run", tmp_path / "t.csv").out.split() == kinds.tolist()
+    made = judged(fcgpu.load_model(said["model"]), fcgpu.load_recipe(tmp_path / "run" / "recipe.toml"))
+    assert made.score.loss == pytest.approx(said["train_loss"], rel=1e-6)
+    with pytest.raises(
+        fcgpu.ConfigError, match="target_column='kind' changes nothing for data that are loaded: give it"
+    ):
+        fcgpu.train((X, y), target_column="kind", **FEW)
+
+
 def test_the_command_line_reports_and_evaluates_the_same_samples(tmp_path):
     X, y = blobs(90)
     table, run = csv(tmp_path / "t.csv", y, X), tmp_path / "run"

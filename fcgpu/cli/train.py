@@ -93,7 +93,9 @@ class Job:
         self.board = TensorBoard(recipe) if args.tensorboard else None
         self.device = args.device if args.device == "auto" else choose(args.device)  # train decides "auto"
         source = recipe.data if args.data is None else _source(args.data)
-        self.data = load(source, image_size=recipe.image_size or None, memory_budget=args.memory)
+        self.data = load(
+            source, image_size=recipe.image_size or None, memory_budget=args.memory, target_column=recipe.target_column
+        )
         for why in unused(recipe_changes(args), recipe, self.data):
             raise ConfigError(why)
         for why in unused(["scale"], recipe, self.data):

@@ -30,7 +30,8 @@ def evaluate(args: Namespace) -> int:
     path = model_file(args.model)
     model, backend = load_model(path), choose(args.device)
     recipe = _trained_on(path) if args.data is None else Recipe(data=args.data)
-    data = load(recipe.data, image_shape=model.image_shape if is_image_folder(recipe.data) else None)
+    shape = model.image_shape if is_image_folder(recipe.data) else None
+    data = load(recipe.data, image_shape=shape, target_column=recipe.target_column, feature_names=model.feature_names)
     if data.n_features != model.spec.sizes[0]:
         n_features = model.spec.sizes[0]
         unlabelled = " after the label; for samples without labels there is fcgpu predict"

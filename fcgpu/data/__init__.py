@@ -34,27 +34,32 @@ def load(
     image_size: Sequence[int] | None = None,
     image_shape: Sequence[int] | None = None,
     memory_budget: int | None = None,
+    target_column: str = "",
+    feature_names: Names = None,
 ) -> Dataset:
     """Load a data set by its name in NAMED, or from a path. A name wins over a file of that name: write ./mnist.
 
     A path is a folder of IDX files with MNIST's names; a folder of images with one sub-folder per class, or with
-    `train` and `test` folders of such sub-folders; a .csv or .csv.gz of numbers, label first, header optional; a .npy
-    with the label in the first column; a .npz with X, y and optionally X_test, y_test, or with Keras's x_train,
-    y_train, x_test, y_test.
+    `train` and `test` folders of such sub-folders; a .csv or .csv.gz of numbers, header optional, whose label may be
+    text; a .npy with the label in the first column; a .npz with X, y and optionally X_test, y_test, or with Keras's
+    x_train, y_train, x_test, y_test.
 
     image_size : (height, width) in pixels to resize the pictures of a folder to. Without it all must have one size.
     image_shape : (height, width) for grey or (height, width, 3), as in Model.image_shape: pictures are resized and
         converted to it. Without it they become grey if all files are grey, else RGB.
     memory_budget : bytes; None for half of the free memory. A .npy larger than half of it stays on disk: X is then a
         read-only memory map, and the file must not change while X is used.
+    target_column : name of a CSV file's column that holds the label; "" for the first column.
+    feature_names : names of a model's features: of a CSV file with a header, the one other column is the label.
 
     Returns a Dataset. X (n_samples, n_features) is uint8 for pixels and for a CSV whose features are all whole numbers
     from 0 to 255; any other CSV is float64, and a .npy or .npz keeps its dtype. For uint8 features `scale` maps them
     to 0..1.
 
     Raises DataError for an unknown name, a path that cannot be read, or contents that are not valid (the message says
-    where); ConfigError if image_size or image_shape is no such tuple of positive integers, if both are given, or if
-    either is given for anything but a folder of images; MissingExtraError for pictures without Pillow.
+    where); ConfigError if image_size or image_shape is no such tuple of positive integers, if both are given, if either
+    is given for anything but a folder of images, or target_column for anything but a CSV file; MissingExtraError for
+    pictures without Pillow.
     """
     size = None if image_size is None else _checked_shape("image_size", image_size, (2,))
     shape = None if image_shape is None else _checked_shape("image_shape", image_shape, (2, 3))
@@ -72,12 +77,18 @@ def load(
                 f"{words} is not for {source}: only a folder of images is resized; leave it out, or make it [] where a "
                 "recipe has it"
             )
+        if target_column and (named or path.is_dir() or _kind(path) != ".csv"):
+            raise ConfigError(
+                f"target_column={target_column!r} is not for {source}: only columns of a CSV have names; leave it out"
+            )
         if named:
             return named()
         if pictures:
             idx.refuse_misplaced(path)
             return images.load_folder(path, size, shape)
-        return idx.load_idx(path, str(path)) if path.is_dir() else _load_table(path, memory_budget)
+        if path.is_dir():
+            return idx.load_idx(path, str(path))
+        return _load_table(path, memory_budget, target_column, feature_names)
 
 
 def is_image_folder(source: PathLike) -> bool:
@@ -95,7 +106,8 @@ def load_features(
     """Load samples without labels, for a model of `n_features` to predict: (n, n_features) in their stored dtype.
 
     source : .csv, .csv.gz, .npy or .npz (its X, its x_train, or its only array); a picture, or a folder or list of
-        pictures. If a CSV or .npy has n_features + 1 columns, the first is taken for the label and dropped.
+        pictures. Of n_features + 1 columns of a CSV or .npy one is the label and dropped: the first, or in a CSV with a
+        header the one that is none of feature_names.
     image_shape : (height, width) for grey or (height, width, 3): pictures are converted and resized to it. Without it
         all pictures must have one size, with n_features pixels, or a third of that in colour.
     feature_names : the names that the header of a CSV must have, if there is one; None for any.
@@ -128,13 +140,13 @@ def picture_paths(source: PathLike | Sequence[PathLike]) -> list[Path] | None:
     return [path] if path.suffix.lower() in images.SUFFIXES else None
 
 
-def _load_table(path: Path, memory_budget: int | None) -> Dataset:
+def _load_table(path: Path, memory_budget: int | None, target_column: str, feature_names: Names) -> Dataset:
     from fcgpu.data import csv, npy
 
     kind = _kind(path)
     if kind == ".npy":
         return npy.load_npy(path, memory_budget or choose("cpu").memory())
-    return csv.load_csv(path) if kind == ".csv" else npy.load_npz(path)
+    return csv.load_csv(path, target_column, feature_names) if kind == ".csv" else npy.load_npz(path)
 
 
 def _table_features(path: Path, n_features: int, feature_names: Names) -> Any:
@@ -142,7 +154,7 @@ def _table_features(path: Path, n_features: int, feature_names: Names) -> Any:
 
     kind = _kind(path, pictures=True)
     if kind == ".csv":
-        X, _, names = csv.read_csv(path, n_features)
+        X, _, names = csv.read_csv(path, n_features, feature_names=feature_names)
         check_names(names, feature_names, str(path))
         return X
     stored = npy.read_npy(path) if kind == ".npy" else npy.read_npz(path, features_only=True)[0]

@@ -31,6 +31,8 @@ def doubts(data: Dataset, scale: float, output: str, *, standardized: bool = Fal
     n_classes = len(data.classes or ())
     if OUTPUTS[output].classifies and n_classes > MANY_CLASSES and data.n_samples < FEW_SAMPLES * n_classes:
         distinct = "; if they only number the samples, leave them out" if n_classes == data.n_samples else ""
+        if distinct and data.feature_names is not None:
+            distinct += ", and name the label's column: --target-column"
         yield (
             f"{n_classes} classes for {data.n_samples} samples: if the labels are numbers to predict, use "
             f"--output identity{distinct}"

@@ -67,7 +67,8 @@ def judged(model: Model, recipe: Recipe) -> Judged:
     """Load the recipe's data and predict them. Raises FcgpuError if the data do not load."""
     if not recipe.data:
         raise DataError("the recipe names no data")
-    data = with_test_samples(Part(load(recipe.data, image_size=recipe.image_size or None)), recipe).data
+    data = load(recipe.data, image_size=recipe.image_size or None, target_column=recipe.target_column)
+    data = with_test_samples(Part(data), recipe).data
     split = "training" if data.X_test is None else "test"
     X, y = (data.X, data.y) if data.X_test is None else (data.X_test, data.y_test)
     y = model.targets(data, y)

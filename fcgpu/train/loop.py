@@ -82,6 +82,9 @@ def train(
     spec, _ = fit_to(recipe, data)
     for why in unused(changes, recipe, data):
         raise ConfigError(why)
+    for key in ("image_size", "target_column"):
+        if changes.get(key):
+            raise ConfigError(f"{key}={changes[key]!r} changes nothing for data that are loaded: give it to fcgpu.load")
     if start is not None:
         _check_start(start, spec, recipe)
     if order is not None and not callable(getattr(order, "permutation", None)):
@@ -206,7 +209,10 @@ def fit_to(recipe: Recipe, data: Dataset) -> tuple[Spec, Any]:
         n_outputs = y.shape[1]
     elif data.classes is None:
         refuse_unknown_labels(data)
-        first = "; the label is the first column" if data.name.endswith((".csv", ".csv.gz", ".npy")) else ""
+        first = ""
+        if data.name.endswith((".csv", ".csv.gz", ".npy")) and not recipe.target_column:
+            other = "" if data.name.endswith(".npy") else ", unless target_column names another"
+            first = f"; the label is the first column{other}"
         raise DataError(
             f"{data.name}: output={recipe.output!r} needs whole-number or text labels in one column, not "
             f"{not_a_label(y)}{first}; for real-valued targets use output='identity'"
