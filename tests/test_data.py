@@ -245,6 +245,9 @@ def test_idx_round_trip(tmp_path, pack, suffix):
     [
         ("plain.csv", csv(TABLE)),
         ("newline.csv", csv(TABLE) + b"\n\n"),
+        ("semicolons.csv", csv(TABLE).replace(b",", b";")),
+        ("tabs.csv", csv(TABLE).replace(b",", b"\t")),
+        ("fractions.csv", csv(TABLE * 1.0).replace(b",", b" ; ")),
         ("header.csv", b"label," + ",".join(map(str, range(20))).encode() + b"\n" + csv(TABLE)),
         ("named.csv", b"Label,y," + b",".join([b"target"] * 19) + b"\n" + csv(TABLE)),
         ("crlf.csv", csv(TABLE, "\r\n")),
@@ -466,15 +469,19 @@ def test_idx_that_claims_too_much_is_refused_before_it_is_allocated(tmp_path, pa
         (b"a,b,c\n1,5,6\ncat,1,2\n", ", line 3, column 1: 'cat'; expected a number: labels may be text if the first"),
         (b"label,0,1\ncat,5,6\n", ", line 2, column 1: 'cat'; expected a number: labels may be text if the first"),
         (b"1,2,3\n,5,6\n", ", line 2, column 1: ''; expected a number: fill what is missing"),
-        (b"0;1,5;2,5\n1;0,5;3,5\n", ", line 2, column 1: '1;0'; expected a number: separate them by commas, .* point"),
-        (b"1,2\t3\n4,5\t6\n", r", line 1, column 2: '2\\t3'; expected a number: separate them by commas"),
+        (
+            b"0;1,5;2,5\n1;0,5;3,5\n",
+            ", line 2, column 1: '1;0'; expected a number: separate all by commas or all .* point",
+        ),
+        (b"1,2\t3\n4,5\t6\n", r", line 1, column 2: '2\\t3'; expected a number: separate all by commas"),
         (b'0,1\n1,"1,234.5"\n', ", line 2: 3 values; expected 2, .*; a comma in quotes separates, too"),
         (b"1,2,3\n4,5,1_0\n", ", line 2, column 3: '1_0'; expected a number"),
         (b"1,2,3\n4,5," + b"x" * 999, ", line 2, column 3: 'x{40}'; expected a number"),
         (b"1,2,3\n4,5,nan\n", ", line 2, column 3: nan; values must be finite"),
         (b"1,2,3\n4,-inf,6\n", ", line 2, column 2: -inf; values must be finite"),
         (b"1,2,3\nnan,5,6\n", ", line 2, column 1: nan; values must be finite"),
-        (b"1;2;3\n4;5;6\n", "one column; expected a label and features, separated by commas, not '1;2;3'"),
+        (b"1 2 3\n4 5 6\n", "one column; expected a label and features, separated by commas, not '1 2 3'"),
+        (b"a;b\n1;2,5\n", ", line 2, column 2: '2,5'; expected a number: separate all by commas or all .* point"),
         (b"1\n2\n", "one column; expected a label"),
         ("1,2\n3,4\n".encode("utf-16"), "not (UTF-8 )?text"),
         (b"\x89PNG\r\n\x1a\n\0\0", "not (UTF-8 )?text"),
@@ -676,7 +683,11 @@ def test_features_from_tables(tmp_path, name, content):
     ("name", "content", "message"),
     [
         ("x.csv", csv(TABLE), "21 columns don't match the model: expected 30 features, or 31 columns"),
-        ("semicolons.csv", b"1;2;3\n", "one column; expected 30 features, separated by commas, not '1;2;3'"),
+        (
+            "semicolons.csv",
+            b"1;2;3\n",
+            "3 columns don't match the model: expected 30 features, or 31 columns with a label",
+        ),
         ("last.csv", b"a" + b",b" * 29 + b",target\n" + csv(np.ones((2, 31))), "column 31 is named target"),
         ("x.npy", npy(TABLE), "21 features don't match the model: expected 30"),
         ("x.npz", npz(X=PIXELS), "20 features don't match the model: expected 30"),
@@ -920,7 +931,7 @@ def test_short_whole_numbers_are_read_as_the_general_parser_reads_them(tmp_path,
     fast = load(path)
     np.testing.assert_array_equal(fast.X, table[:, 1:])
     assert fast.X.dtype == (np.uint8 if most <= 255 else np.float64)
-    monkeypatch.setattr("fcgpu.data.csv._short_whole_numbers", lambda block, columns: None)
+    monkeypatch.setattr("fcgpu.data.csv._short_whole_numbers", lambda block, columns, separator: None)
     slow = load(path)
     np.testing.assert_array_equal(fast.X, slow.X)
     np.testing.assert_array_equal(fast.y, slow.y)
@@ -932,8 +943,8 @@ def test_short_whole_numbers_are_read_as_the_general_parser_reads_them(tmp_path,
 def test_what_only_looks_like_short_whole_numbers_takes_the_general_way(text):
     from fcgpu.data.csv import _short_whole_numbers
 
-    assert _short_whole_numbers(text.encode(), 2) is None
-    assert _short_whole_numbers(b"1,2\n30,400", 2).tolist() == [[1, 2], [30, 400]]
+    assert _short_whole_numbers(text.encode(), 2, ",") is None
+    assert _short_whole_numbers(b"1,2\n30,400", 2, ",").tolist() == [[1, 2], [30, 400]]
 
 
 def test_long_labels_are_cut_in_errors():

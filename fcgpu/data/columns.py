@@ -1,4 +1,4 @@
-"""The columns of a CSV file: whether its first line names them, and which of them is the label."""
+"""The columns of a CSV file: what separates them, whether the first line names them, and which of them is the label."""
 
 from pathlib import Path
 
@@ -10,8 +10,13 @@ MANY = 4  # from this many columns on, a first line of 0, 1, 2, ... is taken for
 LABEL = ("label", "class", "target", "y")  # names of a label column in a header
 
 
-def fields_of(line: str) -> list[str]:
-    return [field.strip() for field in line.split(",")]
+def separator_in(line: str) -> str:
+    """What separates the fields of a file's first line: a comma, or else a semicolon or a tab if it has one."""
+    return next((each for each in ",;\t" if each in line), ",")
+
+
+def fields_of(line: str, separator: str) -> list[str]:
+    return [field.strip() for field in line.split(separator)]
 
 
 def is_number(field: str) -> bool:
@@ -22,13 +27,12 @@ def is_number(field: str) -> bool:
     return "_" not in field  # Python's float accepts 1_000, numpy.loadtxt does not
 
 
-def names_in(path: Path, line: str, target_column: str = "") -> Names:
-    """The names of the columns if the first line is a header, else None.
+def names_in(path: Path, fields: list[str], target_column: str) -> Names:
+    """The names of the columns if the fields of the first line are a header, else None.
 
     It is one if its first field is text, if none of its fields is a number, or if target_column is one of them. Raises
     DataError if it numbers the columns from 0, because it looks like a sample, or if there is no such target_column.
     """
-    fields = fields_of(line)
     if len(fields) >= MANY and fields == [str(i) for i in range(len(fields))]:  # else it would be a sample
         raise DataError(
             f"{path}: line 1 numbers the columns, as pandas does if they have no names; "
