@@ -453,8 +453,8 @@ def test_idx_that_claims_too_much_is_refused_before_it_is_allocated(tmp_path, pa
             b"id,a,b,Class\n1,2,3,0\n",
             ": column 4 is named Class, and column 1, id, is taken for the label: name .* target_column=Class",
         ),
-        (b",a,b\n0,2,3\n", ": column 1, which is taken for the label, has no name"),
-        (b'"","a","b"\n1,2,3\n', ": column 1, which is taken for the label, has no name"),
+        (b",a,b\n0,2,3\n", ": column 1 has no name: if it holds row numbers"),
+        (b'"","a","b"\n1,2,3\n', ": column 1 has no name: if it holds row numbers"),
         (b"0,1,2,3\n5,2,3,4\n", ": line 1 numbers the columns, as pandas does"),
         (b'"a","y",b\n1,2,3\n', ": column 2 is named y, and column 1, a, is taken for"),
         (b"label,a,b\n1,2,3\n4,5,dog\n", ", line 3, column 3: 'dog'; expected a number"),
@@ -537,6 +537,7 @@ def test_text_labels_may_be_in_quotes_and_look_like_numbers(tmp_path):
         (b"a,b,c\n1,2,3\n", "label", "no column for target_column='label': choose from a, b, c"),
         (b"a,b,a\n1,2,3\n", "a", "no column for target_column='a': it is the name of several"),
         (b"1,2,3\n", "a", "no column for target_column='a': the file has no header, a first line of names"),
+        (b",a,b\n0,2,3\n", "b", "column 1 has no name: if it holds row numbers"),
     ],
 )
 def test_a_label_column_that_is_not_there_is_refused(tmp_path, content, target_column, message):

@@ -52,21 +52,21 @@ def names_in(path: Path, fields: list[str], target_column: str) -> Names:
 def label_column(path: Path, names: Names, target_column: str, feature_names: Names, *, dropped: bool) -> int:
     """Which column is the label: target_column, or the only one that is none of feature_names, or the first.
 
-    Raises DataError if it is the first for want of a better one, but a later one has a name from LABEL; or it has no
-    name, unless the labels are only to be dropped.
+    Raises DataError if it is the first for want of a better one, but a later one has a name from LABEL; or if the first
+    column has no name, unless the labels are only to be dropped.
     """
     if names is None:
         return 0
+    if not (names[0] or dropped):
+        raise DataError(
+            f"{path}: column 1 has no name: if it holds row numbers, as pandas and R write them, leave them out: "
+            "index=False, row.names=FALSE"
+        )
     if target_column:
         return names.index(target_column)
     if feature_names is not None:
         others = [column for column, name in enumerate(names) if name not in feature_names]
         return others[0] if len(others) == 1 else 0
-    if not (names[0] or dropped):
-        raise DataError(
-            f"{path}: column 1, which is taken for the label, has no name: if it holds row numbers, as pandas and R "
-            "write them, leave them out: index=False, row.names=FALSE"
-        )
     found = next((column for column, name in enumerate(names) if name.lower() in LABEL), 0)
     if found:
         raise DataError(
