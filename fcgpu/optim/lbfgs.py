@@ -15,7 +15,7 @@ import numpy as np
 from fcgpu.errors import CheckpointError, DivergenceError
 from fcgpu.optim.line_search import Point, strong_wolfe
 
-GTOL = 1e-5
+TOL = 1e-5
 MOST_TRIALS = 20  # of one line search
 FTOL = 2.2e-9  # relative; the factr * eps of L-BFGS-B's defaults, also in float32: on plateaus a loss falls by 1e-7
 
@@ -24,7 +24,7 @@ class LBFGS:
     """`step(w, g, evaluate)` moves the flat parameters w (n,), float32 or float64, by one iteration.
 
     history_size : number m of stored pairs s = w' - w, y = g' - g. 2 m + 4 vectors like w are allocated, all here.
-    gtol : stop when no entry of the gradient is larger in magnitude.
+    tol : stop when no entry of the gradient is larger in magnitude.
     ftol : stop when an iteration but the first, whose direction has no scale, lowers the loss by at most this fraction
         of it.
     max_fun : stop after this many evaluations; None for no limit.
@@ -48,12 +48,12 @@ class LBFGS:
         xp: Any,
         *,
         history_size: int = 10,
-        gtol: float = GTOL,
+        tol: float = TOL,
         ftol: float = FTOL,
         max_fun: int | None = None,
     ) -> None:
         m = history_size
-        self.xp, self.history_size, self.gtol, self.ftol, self.max_fun = xp, m, gtol, ftol, max_fun
+        self.xp, self.history_size, self.tol, self.ftol, self.max_fun = xp, m, tol, ftol, max_fun
         self.loss, self.evaluations, self.strayed = math.nan, 0, False
         self.gradient = xp.zeros_like(w)
         self._eps = float(np.finfo(w.dtype).eps)
@@ -97,12 +97,12 @@ class LBFGS:
         except BaseException:  # an interrupt, after which a trial must not be the network that is kept
             w[...] = self._start
             raise
-        if self._greatest <= self.gtol:
-            self._reason = f"no entry of the gradient is above gtol={self.gtol:g}"
+        if self._greatest <= self.tol:
+            self._reason = f"no entry of the gradient is above tol={self.tol:g}"
         elif not moved:
             self._reason = "" if self.finished else "the line search found no step"
         elif not first and before - self.loss <= self.ftol * max(abs(before), abs(self.loss)):
-            self._reason = f"the loss fell by no more than ftol={self.ftol:g} of it"
+            self._reason = f"the loss fell by no more than {self.ftol:g} of it"
         return self.loss
 
     def state_on_host(self, host: Callable[[Any], Any]) -> dict[str, Any]:
@@ -161,8 +161,8 @@ class LBFGS:
                 f"the loss is {self.loss:g} in epoch 1, but an entry of its gradient {self._greatest}: "
                 f"try features of a smaller scale{wider}"
             )
-        elif self._greatest <= self.gtol:
-            self._reason = f"no entry of the gradient is above gtol={self.gtol:g}"
+        elif self._greatest <= self.tol:
+            self._reason = f"no entry of the gradient is above tol={self.tol:g}"
 
     def _search(self, w: Any, g: Any, evaluate: Callable[[], Any]) -> bool:
         """Move w along the direction to a point that meets the Wolfe conditions, else to the trial of lowest loss.

@@ -112,7 +112,7 @@ class Run:
         recipe, params, xp = self.recipe, self.steps.params, self.backend.xp
         if recipe.optimizer == "lbfgs":
             size, most = recipe.history_size, recipe.max_fun or None
-            return LBFGS(params, xp, history_size=size, gtol=recipe.tol, max_fun=most)
+            return LBFGS(params, xp, history_size=size, tol=recipe.tol, max_fun=most)
         options = {key: getattr(recipe, key) for key in UPDATES[recipe.optimizer].defaults if key in KEYS}
         if "weight_decay" in options:
             flat = weights_only(self.spec, options["weight_decay"])
