@@ -40,8 +40,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP, ForClassifier):  # type: ignore[mi
     callbacks : list of functions that are called with each event of the training loop (fcgpu.Started, EpochEnded,
         Finished). If one returns True, training stops.
     progress : whether to show a progress line on standard error.
-    device : "auto" (where X is, else the GPU if it works, else the CPU), "cpu", "cuda" or "cuda:N".
-    dtype : "float32", "float64", or "auto": float32 if it holds the features exactly, else float64.
+    device : "auto" (where X is; else the GPU, if it works and is expected to finish first, or the CPU), "cpu", "cuda"
+        or "cuda:N".
+    dtype : "float32", "float64", or "auto": float32 for an X of float32 or of 16 bits or fewer, else float64.
     threads : CPU threads; None for all processors, or OMP_NUM_THREADS if that is less. They change no bit of the
         result.
 

@@ -34,7 +34,8 @@ class MLPRegressor(RegressorMixin, BaseMLP, ForRegressor):  # type: ignore[misc]
         """Fit to X (n_samples, n_features) and real targets y (n_samples,) or (n_samples, n_outputs).
 
         sample_weight : (n_samples,) numbers of 0 or more, or None.
-        validation_data : (X, y) or (X, y, sample_weight), scored after each epoch; early stopping uses it, too.
+        validation_data : (X, y) or (X, y, sample_weight), scored after each epoch; early stopping uses it instead of a
+            split of X.
 
         Returns self. Raises as the class says.
         """

@@ -55,7 +55,8 @@ class EpochEnded(_Frozen):
 
     epoch : its number, from 1 on. epochs : of the whole run.
     step : updates so far.
-    seconds : of training so far. samples : evaluated in these seconds.
+    seconds : since the first step, with what the caller did between events but without `test()`.
+    samples : evaluated in these seconds.
     learning_rate : of the last step, with rprop of the first; None for lbfgs, which has none.
     monitored : the value that early stopping watches, less is better; None if it watches nothing.
     note : a message for the user, such as that memory ran out and the run began anew with less; mostly empty.
@@ -129,7 +130,7 @@ class Finished(_Frozen):
 
     model : with the last parameters, or with the best if early stopping kept them.
     epochs : finished. steps : updates made.
-    seconds : of training. samples : evaluated in these seconds.
+    seconds, samples : at the end of the last epoch, as in EpochEnded.
     stopped : why the run ended before its last epoch; empty if it did not.
     plan : as in Started; the last one, if memory ran out.
     capture : how steps were launched on a GPU, as "graph of 64 steps", or "eager: " and why; empty on the CPU.

@@ -53,8 +53,8 @@ def train(
     device : "auto", "cpu", "cuda", "cuda:N" or a Backend; see `choose`.
     threads : CPU threads; None for all processors, or OMP_NUM_THREADS if that is less. They change no bit of the
         result.
-    memory_budget : bytes; None for what is free. On the CPU it changes no bit of the result, and an X that is mapped
-        from disk (np.load(..., mmap_mode="r")) does not count.
+    memory_budget : bytes; None for half of what is free, of a GPU's memory 90 %. On the CPU it changes no bit of the
+        result, and an X that is mapped from disk (np.load(..., mmap_mode="r")) does not count.
     sample_weight : (n_samples,) finite numbers of 0 or more; None for equal weights. The loss of a batch is its
         weighted mean.
     start : the State of an earlier run to resume: its epochs count, and none follow if they are all of `epochs`.
@@ -68,7 +68,7 @@ def train(
 
     Everything is checked by the call itself, before the first event. It raises DataError, ConfigError or DeviceError,
     and CheckpointError if the optimizer's state in `start` is not for this run.
-    The generator raises DivergenceError when the loss is no longer finite, and DeviceMemoryError when memory runs out.
+    The generator raises DivergenceError when the loss is no longer finite, DeviceError when a GPU runs out of memory.
     """
     recipe = _recipe(recipe).but(**changes)
     threads, memory_budget = whole("threads", threads), whole("memory_budget", memory_budget, "of bytes")

@@ -108,7 +108,9 @@ class Recipe:
     precision: str = _key(
         "float32", one_of(PRECISIONS), "of the products on a GPU; parameters, sums and loss stay float32"
     )
-    cost_every: int = _key(0, WHOLE, "print the cost, the loss summed over samples, every N epochs; 0 for never")
+    cost_every: int = _key(
+        0, WHOLE, "print the cost, the loss summed over samples, every N epochs from epoch 0 on; 0 for never"
+    )
     check: str = _key("test", one_of(["test", "train"]), "which samples the closing check of ten shows")
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ class State:
     patience : of early stopping. best : (n_params,), the best parameters so far, if early stopping keeps them.
     order : state of the random generator that shuffles.
     halvings : how often the learning rate was halved after a divergence.
-    seconds : of training. evaluated : samples evaluated in these seconds.
+    seconds, evaluated : the seconds and samples of EpochEnded.
     stopped : why the run stopped before its last epoch; empty if it did not. Ignored if epochs is 0.
 
     `train(..., start=State(params))` starts a new run from parameters alone.
