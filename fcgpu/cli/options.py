@@ -126,7 +126,11 @@ def parser() -> Parser:
     )
     _model(predict)
     predict.add_argument(
-        "inputs", nargs="+", action=Paths, metavar="FILE", help="a table, with or without labels; an image or several"
+        "inputs",
+        nargs="+",
+        action=Paths,
+        metavar="FILE",
+        help="a table, with or without labels; images, or a folder of them",
     )
     predict.add_argument("--proba", action="store_true", help=PROBA)
     _where(predict)

@@ -54,7 +54,9 @@ class Recipe:
 
     name: str = _key("custom", TEXT, "what the run is called")
     description: str = _key("", TEXT, "one line for `fcgpu recipes`")
-    data: str = _key("", TEXT, "a data set's name or a path; empty where it is given on the command line")
+    data: str = _key(
+        "", TEXT, "a data set's name, or a path from the working folder; empty where it is given on the command line"
+    )
     image_size: tuple[int, ...] = _key((), IMAGE, "resize pictures of an image folder to [height, width]")
     target_column: str = _key("", TEXT, "name of a CSV file's column that holds the label; empty for the first")
     scale: float = _key(0.0, NOT_NEGATIVE, "multiply features by this; 0 for the data's own scale, 1/255 for pixels")
