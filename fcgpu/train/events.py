@@ -102,7 +102,7 @@ class EpochEnded(_Frozen):
 
     @property
     def accuracy(self) -> float | None:
-        """Fraction of the epoch's samples classified correctly, measured when `loss` is; None for a regression."""
+        """Fraction of the epoch's samples classified correctly, measured when `loss` is; None without classes."""
         return self._fetch()[2] / self._n if self._counts else None
 
     def model(self) -> Model:

@@ -94,7 +94,9 @@ class Recipe:
     )
     dropout: tuple[float, ...] = _key((), RATES, "share of hidden units that are dropped in training")
     gradient_clip: float = _key(0.0, NOT_NEGATIVE, "greatest norm of a gradient; 0 for no limit")
-    early_stopping: bool = _key(False, FLAG, "hold samples out, watch their loss, and keep the best parameters")
+    early_stopping: bool = _key(
+        False, FLAG, "hold samples out, watch their loss, and keep the best parameters; n_iter_no_change ends the run"
+    )
     validation_fraction: float = _key(0.1, SHARE, "share of the samples that early_stopping holds out")
     n_iter_no_change: int = _key(0, WHOLE, "stop after more than this many epochs without improvement; 0 for never")
     tol: float = _key(
