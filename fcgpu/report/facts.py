@@ -145,7 +145,7 @@ def differing(runs: Sequence[RunFiles], names: Sequence[Markup]) -> Iterator[Mar
         yield element("p", "Keys of the recipes, and machines and versions; all others are the same.")
         yield table(("", *names), rows, "differs")
     else:
-        yield element("p", "Neither recipes nor machines: the runs differ by what they came to only.")
+        yield element("p", "Only the results: recipes and machines are the same.")
 
 
 def words(value: Any) -> str:

@@ -59,11 +59,11 @@ def _values(judged: Judged) -> Iterator[Markup]:
     drawn: list[Markup] = []
     small = np.flatnonzero(np.maximum(np.abs(y), np.abs(P)).max(axis=0) < LARGEST)
     for j in small[:MOST_PLOTS]:
-        words = f"output {j}" if y.shape[1] > 1 else "the values"
+        words = f" of output {j}" if y.shape[1] > 1 else ""
         some = f"{min(len(y), plots.SCATTERED):,} samples" if len(y) > plots.SCATTERED else "every sample"
         drawn += [
-            figure(plots.scatter(y[:, j], P[:, j], judged.seed), f"Predicted against actual, {words}: {some}."),
-            figure(plots.histogram(errors[:, j]), f"Errors, {words}; extreme errors are in the outermost bars."),
+            figure(plots.scatter(y[:, j], P[:, j], judged.seed), f"Predicted against actual values{words}: {some}."),
+            figure(plots.histogram(errors[:, j]), f"Errors{words}; the outermost bars have the extreme ones."),
         ]
     yield element("div", *drawn, class_="plots")
     worst = np.argsort(-np.abs(errors).max(axis=1), kind="stable")[:WORST]
