@@ -59,7 +59,9 @@ class Recipe:
     )
     image_size: tuple[int, ...] = _key((), IMAGE, "resize pictures of an image folder to [height, width]")
     target_column: str = _key("", TEXT, "name of a CSV file's column that holds the label; empty for the first")
-    scale: float = _key(0.0, NOT_NEGATIVE, "multiply features by this; 0 for the data's own scale, 1/255 for pixels")
+    scale: float = _key(
+        0.0, NOT_NEGATIVE, "multiply features by this; 0 for the data's own scale, such as 1/255 for pixels"
+    )
     standardize: bool = _key(
         False,
         FLAG,
@@ -74,7 +76,7 @@ class Recipe:
     init: str = _key("he", one_of(INITS), "how weights are drawn; biases start at 0")
     optimizer: str = _key("adam", one_of(OPTIMIZERS), "the update rule")
     learning_rate: float = _key(0.01, POSITIVE, "step size before the schedule")
-    momentum: float = _key(0.9, UNIT, "for momentum and nesterov")
+    momentum: float = _key(0.9, UNIT, "decay of the velocity, for momentum and nesterov")
     beta_1: float = _key(0.9, FRACTION, "decay of the mean gradient, for adam and adamw")
     beta_2: float = _key(0.999, FRACTION, "decay of the mean squared gradient, for adam and adamw")
     rho: float = _key(0.9, FRACTION, "decay of the mean squared gradient, for rmsprop")
@@ -85,12 +87,14 @@ class Recipe:
     schedule: str = _key(
         "", one_of(["", *SCHEDULES]), "how the learning rate changes; empty for cosine, but none for lbfgs and rprop"
     )
-    warmup: int = _key(0, WHOLE, "epochs over which the learning rate rises from 0, before and beside the schedule")
+    warmup: int = _key(0, WHOLE, "epochs over which the learning rate rises from 0, while the schedule goes on")
     step_size: int = _key(10, COUNT, "epochs between two drops, for the step schedule")
     gamma: float = _key(0.5, POSITIVE, "factor of a drop, for the step schedule")
     power_t: float = _key(0.5, NOT_NEGATIVE, "exponent of the inverse_scaling schedule")
     alpha: float = _key(
-        0.0, NOT_NEGATIVE, "adds alpha/2 times the squared weights, over the batch's samples, to the loss"
+        0.0,
+        NOT_NEGATIVE,
+        "L2: adds alpha/2 times the sum of the squared weights, divided by the batch's samples, to the loss",
     )
     dropout: tuple[float, ...] = _key((), RATES, "share of hidden units that are dropped in training")
     gradient_clip: float = _key(0.0, NOT_NEGATIVE, "greatest norm of a gradient; 0 for no limit")
@@ -102,7 +106,7 @@ class Recipe:
     tol: float = _key(
         1e-4,
         NOT_NEGATIVE,
-        "least improvement for n_iter_no_change, of standardized targets if they are; for lbfgs, the least gradient",
+        "least improvement for n_iter_no_change, in standardized units if targets are; lbfgs stops at such a gradient",
     )
     batch: str | int = _key("full", BATCH, "samples per update; all if there are fewer")
     shuffle: bool = _key(True, FLAG, "draw mini-batches in a new order each epoch; else in the data's order")
