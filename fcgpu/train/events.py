@@ -83,7 +83,7 @@ class EpochEnded(_Frozen):
 
     @property
     def loss(self) -> float:
-        """Mean loss over the epoch's samples, plus the regulariser; reading it waits for the device.
+        """(Weighted) mean loss over the epoch's samples, plus the regulariser; reading it waits for the device.
 
         Each batch is measured before its update. With lbfgs it is the loss after the iteration, which is that of
         `model()`.
@@ -126,7 +126,7 @@ class EpochEnded(_Frozen):
 
 @dataclass(frozen=True)
 class Finished(_Frozen):
-    """The last event, with the run's result. `train` and `test` score `model`; they are computed when first read.
+    """The last event, with the run's result. `train` and `test` score `model`, all samples alike, when first read.
 
     model : with the last parameters, or with the best if early stopping kept them.
     epochs : finished. steps : updates made.
