@@ -64,6 +64,7 @@ def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
     cut = f"{plan.batch:,} samples a step in tiles of {plan.tile:,}, {how}"
     standardized = ", standardized" if recipe.standardize and not started.data.are_pictures else ""
     samples = _some(plan.samples, "sample")
+    hold = "; --test-size 0.2 holds a fifth out" if plan.samples >= 10 else ""
     streamed = f", which come from the host {plan.chunk:,} rows at a time" if plan.chunk else ""
     rows = {
         "data": f"{started.data.name}: {samples} of {_some(spec.sizes[0], 'feature')}{standardized}",
@@ -76,7 +77,7 @@ def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
         **({"stopped": done.stopped} if done.stopped else {}),
         "throughput": f"{result['samples_per_second']:,.0f} samples/s",
         "train": _score(done.train),
-        "test": _score(done.test) if done.test else "no test samples; --test-size 0.2 holds a fifth out",
+        "test": _score(done.test) if done.test else f"no test samples{hold}",
         "model": result["model"],
     }
     for name, text in rows.items():
