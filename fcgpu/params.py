@@ -135,11 +135,10 @@ def initial(spec: Spec, seed: int) -> Any:
     They are drawn layer by layer from Generator(PCG64(seed)) on the host, so a seed gives the same weights on every
     backend and in every dtype. "article" draws from the legacy RandomState(seed) instead.
     """
-    flat = np.zeros(spec.n_params)
-    draw, generator = INITS[spec.init]
-    random = generator(seed)
+    legacy, flat = spec.init == "article", np.zeros(spec.n_params)
+    random: Any = np.random.RandomState(seed) if legacy else np.random.Generator(np.random.PCG64(seed))
     for layer in spec.layers(flat):
-        layer.W[...] = draw(random, *layer.W.shape)
+        layer.W[...] = INITS[spec.init](random, *layer.W.shape)
     return flat
 
 
@@ -151,27 +150,19 @@ def weights_only(spec: Spec, value: float) -> Any:
     return flat
 
 
-def _modern(seed: int) -> Any:
-    return np.random.Generator(np.random.PCG64(seed))
-
-
-def _legacy(seed: int) -> Any:
-    return np.random.RandomState(seed)
-
-
 def _glorot(random: Any, n_in: int, n_out: int) -> Any:
     limit = math.sqrt(6 / (n_in + n_out))
     return random.uniform(-limit, limit, (n_in, n_out))
 
 
-INITS: dict[str, tuple[Callable[[Any, int, int], Any], Callable[[int], Any]]] = {
-    "zeros": (lambda random, n_in, n_out: 0.0, _modern),
-    "uniform": (lambda random, n_in, n_out: random.random((n_in, n_out)), _modern),  # [0, 1)
-    "normal": (lambda random, n_in, n_out: random.standard_normal((n_in, n_out)), _modern),
+INITS: dict[str, Callable[[Any, int, int], Any]] = {
+    "zeros": lambda random, n_in, n_out: 0.0,
+    "uniform": lambda random, n_in, n_out: random.random((n_in, n_out)),  # [0, 1)
+    "normal": lambda random, n_in, n_out: random.standard_normal((n_in, n_out)),
     # Glorot and Bengio 2010; He et al. 2015; LeCun et al. 1998
-    "glorot": (_glorot, _modern),
-    "he": (lambda random, n_in, n_out: math.sqrt(2 / n_in) * random.standard_normal((n_in, n_out)), _modern),
-    "lecun": (lambda random, n_in, n_out: math.sqrt(1 / n_in) * random.standard_normal((n_in, n_out)), _modern),
+    "glorot": _glorot,
+    "he": lambda random, n_in, n_out: math.sqrt(2 / n_in) * random.standard_normal((n_in, n_out)),
+    "lecun": lambda random, n_in, n_out: math.sqrt(1 / n_in) * random.standard_normal((n_in, n_out)),
     # The article's weights are (out, in), drawn in that order.
-    "article": (lambda random, n_in, n_out: random.randn(n_out, n_in).T, _legacy),
+    "article": lambda random, n_in, n_out: random.randn(n_out, n_in).T,
 }
