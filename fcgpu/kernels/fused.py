@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from fcgpu.kernels.activations import LEAK
+from fcgpu.kernels.expressions import G
 from fcgpu.kernels.updates import log_or_minus_infinity
 
 # A rest is 1 - β, computed in float64: in float32 it would lose the digits that β has in common with 1.
@@ -26,12 +26,8 @@ _ADAM = f"""
 """
 
 FORMULAS = {
-    "identity": ("T z, T b", "T a", "a = z + b"),
-    "sigmoid": ("T z, T b", "T a", "a = T(0.5) * tanh(T(0.5) * (z + b)) + T(0.5)"),
-    "logistic": ("T z, T b", "T a", "T s = z + b, e = exp(s > T(0) ? -s : s); a = (s > T(0) ? T(1) : e) / (T(1) + e)"),
-    "tanh": ("T z, T b", "T a", "a = tanh(z + b)"),
-    "relu": ("T z, T b", "T a", "T s = z + b; a = s > T(0) ? s : s != s ? s : T(0)"),  # NaN stays NaN
-    "leaky_relu": ("T z, T b", "T a", f"T s = z + b; a = s > T(0) ? s : T({LEAK}) * s"),
+    **{name: ("T Z, T b", "T A", f"T z = Z + b; A = {g}") for name, g in G.items()},
+    "logistic": ("T Z, T b", "T A", "T z = Z + b, e = exp(z > T(0) ? -z : z); A = (z > T(0) ? T(1) : e) / (T(1) + e)"),
     "gradient_descent": ("T g, raw T rate", "T w", "w -= rate[0] * g"),
     "momentum": ("T g, raw T rate, T mu", "T w, T v", "v = mu * v - rate[0] * g; w += v"),
     "nesterov": ("T g, raw T rate, T mu", "T w, T v", "v = mu * v - rate[0] * g; w += mu * v - rate[0] * g"),
@@ -148,9 +144,7 @@ def _adam(
     kernel(name, xp)(*inputs, rate, t, b1, b2, 1 - b1, 1 - b2, *logs, epsilon, w, m, v)
 
 
-ACTIVATIONS: dict[str, Callable[..., None]] = {
-    name: _forward(name) for name in ("identity", "sigmoid", "logistic", "tanh", "relu", "leaky_relu")
-}
+ACTIVATIONS: dict[str, Callable[..., None]] = {name: _forward(name) for name in (*G, "logistic")}
 RULES: dict[str, Callable[..., None]] = {
     f.__name__: f for f in (gradient_descent, momentum, nesterov, rmsprop, rprop, adam, adamw)
 }
