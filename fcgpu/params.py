@@ -11,6 +11,7 @@ import numpy as np
 from fcgpu.errors import ConfigError
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
 from fcgpu.kernels.losses import OUTPUTS
+from fcgpu.kernels.text import round_up
 from fcgpu.suggest import choices
 
 LINE = 64  # bytes of a cache line, and of the longest vector register
@@ -95,9 +96,7 @@ class Padded:
 
     def __init__(self, spec: Spec, width: int) -> None:
         self.spec = spec
-        self.shapes = tuple(
-            (-(-(n_in + 1) // width) * width, -(-n_out // width) * width) for n_in, n_out in spec.layer_sizes
-        )
+        self.shapes = tuple((round_up(n_in + 1, width), round_up(n_out, width)) for n_in, n_out in spec.layer_sizes)
         self.size = sum(rows * columns for rows, columns in self.shapes)
 
     def matrices(self, flat: Any) -> list[Any]:

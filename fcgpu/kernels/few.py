@@ -5,7 +5,6 @@ Tensor cores multiply pieces of the numbers, as in `middle.py`. A product of 128
 cuBLAS 10 µs on an H200.
 """
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,14 +45,15 @@ class Few:
         count: bool,
         xp: Any,
     ) -> None:
-        written = text(activation, loss, n_outputs, pieces, targets.dtype.name, targets.ndim == 2, weighted, count)
-        self._module, self._bytes = partial(module, program(written), xp), bytes_of(pieces)
+        self._text = text(activation, loss, n_outputs, pieces, targets.dtype.name, targets.ndim == 2, weighted, count)
+        self._bytes, self._xp = bytes_of(pieces), xp
         self._functions: dict[str, Any] = {}
 
     def compile(self) -> None:
         """Compile the kernels; the first call does it otherwise. Raises what CuPy raises."""
+        compiled = module(program(self._text), self._xp)
         for name in NAMES:
-            self._functions[name] = function = self._module().get_function(name)
+            self._functions[name] = function = compiled.get_function(name)
             function.max_dynamic_shared_size_bytes = self._bytes
 
     def __call__(

@@ -12,7 +12,6 @@ Tiles are dealt to blocks by index and every sum has a fixed order: the same inp
 import itertools
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,19 +59,20 @@ class Middle:
             raise ValueError(reason)
         self._cut = cut = cut_of(spec.sizes, pieces, n, device)
         self.blocks = blocks_of(cut, n, device)
-        written = text(
+        self._text = text(
             spec.sizes, spec.activation, spec.output, pieces, cut, targets=targets.dtype.name, dense=targets.ndim == 2,
             weighted=weighted, count=count, stored=np.dtype(stored).name, whole=whole,
         )  # fmt: skip
         self._bytes, self._first = Memory(spec.sizes, pieces, cut).bytes, math.prod(layout.shapes[0])
-        self._module = partial(module, program(written), xp)
+        self._xp = xp
         self._middle: Any = None
         self._add_up: Any = None
         self._partial = xp.empty((self.blocks, layout.size - self._first), dtype=np.float32)
 
     def compile(self) -> None:
         """Compile the kernels; the first call does it otherwise. Raises what CuPy raises."""
-        self._middle, self._add_up = (self._module().get_function(name) for name in ("middle", "add_up"))
+        compiled = module(program(self._text), self._xp)
+        self._middle, self._add_up = (compiled.get_function(name) for name in ("middle", "add_up"))
         self._middle.max_dynamic_shared_size_bytes = self._bytes
 
     def __call__(
