@@ -10,6 +10,7 @@ import numpy as np
 
 from fcgpu.errors import ConfigError
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
+from fcgpu.kernels.formulas import WIDTH
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.text import round_up
 from fcgpu.suggest import choices
@@ -91,12 +92,12 @@ def aligned(n: int, dtype: Any) -> Any:
 class Padded:
     """The layout of the flat vector on a GPU: for each layer one matrix [W; b], padded with zeros.
 
-    shapes : of the matrices: n_in + 1 and n_out, each rounded up to a multiple of `width`. size : of the vector.
+    shapes : of the matrices: n_in + 1 and n_out, each rounded up to a multiple of WIDTH. size : of the vector.
     """
 
-    def __init__(self, spec: Spec, width: int) -> None:
+    def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self.shapes = tuple((round_up(n_in + 1, width), round_up(n_out, width)) for n_in, n_out in spec.layer_sizes)
+        self.shapes = tuple((round_up(n_in + 1, WIDTH), round_up(n_out, WIDTH)) for n_in, n_out in spec.layer_sizes)
         self.size = sum(rows * columns for rows, columns in self.shapes)
 
     def matrices(self, flat: Any) -> list[Any]:

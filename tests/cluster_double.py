@@ -7,7 +7,6 @@ from kernel_cases import whole
 from raw_double import launch
 
 from fcgpu.kernels import REFERENCE, cluster
-from fcgpu.kernels.formulas import WIDTH
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.params import Padded, Spec, initial, weights_only
@@ -29,7 +28,7 @@ class Problem:
         n = samples or 3 * shape.batch
         output = BY_LOSS[shape.loss]
         self.spec = Spec(shape.sizes, shape.activation, output, "lecun")
-        self.layout = Padded(self.spec, WIDTH)
+        self.layout = Padded(self.spec)
         whole = np.issubdtype(shape.features, np.integer)
         X = random.integers(0, 256, (n, shape.sizes[0])) if whole else random.normal(0, 1, (n, shape.sizes[0]))
         self.X, self.scale = X.astype(shape.features), 1 / 255 if whole else 0.5

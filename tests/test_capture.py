@@ -407,7 +407,7 @@ def test_in_float16_gradients_are_multiplied_by_the_batch_size_and_more(kind, lo
 @pytest.mark.parametrize("sizes", [(3, 2), (7, 8, 9), (784, 128, 64, 10), (1, 1, 1)])
 def test_parameters_go_into_the_padded_vector_and_back(sizes):
     spec, random = Spec(sizes, output="sigmoid"), np.random.default_rng(0)
-    layout = Padded(spec, 8)
+    layout = Padded(spec)
     for lead in ((), (3,)):
         packed = random.random((*lead, spec.n_params)).astype(np.float32)
         padded = layout.padded(packed)

@@ -20,7 +20,6 @@ from given import samples
 import fcgpu
 from fcgpu.kernels import REFERENCE
 from fcgpu.kernels.activations import HIDDEN_ACTIVATIONS
-from fcgpu.kernels.formulas import WIDTH
 from fcgpu.kernels.fused import ACTIVATIONS
 from fcgpu.kernels.updates import UPDATES
 from fcgpu.optim import FULL_BATCH
@@ -225,7 +224,7 @@ def test_samples_in_their_own_order_send_nothing(backend):
 
 def test_the_data_and_the_parameters_are_sent_once(backend):
     next(events(samples(stored="uint8"), backend))
-    layout = Padded(Spec((FEATURES, *HIDDEN, 3)), WIDTH)
+    layout = Padded(Spec((FEATURES, *HIDDEN, 3)))
     assert layout.size == 8 * 8 + 8 * 8 + 8 * 8
     assert backend.xp.upload_bytes == SAMPLES * FEATURES + 8 * SAMPLES + 4 * layout.size
 

@@ -94,7 +94,7 @@ class Data:
 
     def __init__(self, network, n, seed=0):
         self.network, self.n, random = network, n, np.random.default_rng(seed)
-        self.layout, pieces, k = Padded(network.spec, 8), network.pieces, network.sizes[-1]
+        self.layout, pieces, k = Padded(network.spec), network.pieces, network.sizes[-1]
         n1, self.wide = network.sizes[1], self.layout.shapes[0][1]
         self.share = np.array([0.5 / n], np.float32)
         self.blocks = 1 if network.whole else pieces

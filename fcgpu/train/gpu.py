@@ -25,7 +25,6 @@ import numpy as np
 from fcgpu.backend import Backend
 from fcgpu.errors import first_line
 from fcgpu.kernels import device, fused
-from fcgpu.kernels.formulas import WIDTH
 from fcgpu.params import Padded, Spec, weights_only
 from fcgpu.train.ahead import Ahead
 from fcgpu.train.capture import Capture, Steps
@@ -71,7 +70,7 @@ class OnGpu:
     ) -> None:
         self.xp = xp = backend.xp
         self.spec, self.plan, self.recipe, self.count, self.shuffled = spec, plan, recipe, count, shuffled
-        self.layout, dtype, self._dropout = Padded(spec, WIDTH), np.dtype(recipe.dtype), recipe.dropout_rates
+        self.layout, dtype, self._dropout = Padded(spec), np.dtype(recipe.dtype), recipe.dropout_rates
         operand = operand_of(recipe.precision, dtype, xp)
         self.capture = Capture(backend, tf32=recipe.precision == "tf32")
         self.kernels = SimpleNamespace(**{name: partial(rule, xp=xp) for name, rule in fused.RULES.items()})

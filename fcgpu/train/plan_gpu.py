@@ -13,7 +13,6 @@ import numpy as np
 from fcgpu.backend import INSTALL
 from fcgpu.errors import ConfigError
 from fcgpu.kernels import middle_cut
-from fcgpu.kernels.formulas import WIDTH
 from fcgpu.optim import state_vectors
 from fcgpu.params import Padded, Spec
 from fcgpu.train.recipe import Recipe
@@ -103,7 +102,7 @@ def work_bytes(
     ahead : whether a second batch is loaded meanwhile.
     The memory of CUDA's libraries is not counted: up to 32 MiB of cuBLAS, and the kernels' code.
     """
-    size, layout = np.dtype(recipe.dtype).itemsize, Padded(spec, WIDTH)
+    size, layout = np.dtype(recipe.dtype).itemsize, Padded(spec)
     operand = 2 if recipe.precision in ("float16", "bfloat16") else size
     lbfgs = recipe.optimizer == "lbfgs"
     temporaries = 2 * lbfgs
