@@ -31,6 +31,14 @@ def free_memory() -> int:
     return free
 
 
+def readable(n: float) -> str:
+    """n bytes in words, such as "1.5 MiB"."""
+    if n < 1024:
+        return f"{n:.0f} byte{'s' if n != 1 else ''}"
+    power = next((p for p in (1, 2) if n < 1023.95 * 1024**p), 3)  # 1023.95 would be shown as 1,024.0
+    return f"{n / 1024**power:,.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
+
+
 def _free_of_the_system() -> int:
     if sys.platform == "win32":
         status = (ctypes.c_uint64 * 8)(64)  # a MEMORYSTATUSEX, which begins with its length in bytes

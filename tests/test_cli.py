@@ -19,8 +19,8 @@ from command import blobs, call, csv, finish, start, wait_until
 import fcgpu
 from fcgpu.cli import main
 from fcgpu.cli.options import every, parser, recipe_changes, size
+from fcgpu.host import readable
 from fcgpu.progress import Progress, digits
-from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS
 from fcgpu.train.recipe_files import to_toml
 

@@ -22,10 +22,10 @@ import fcgpu
 
 pytest.importorskip("matplotlib", reason='matplotlib is not installed: pip install ".[report]"')
 
+from fcgpu.host import readable
 from fcgpu.report import classes, curves, facts, judged, plots, runs, values
 from fcgpu.report import pictures as drawn
 from fcgpu.report.page import EMPTY, Markup, document, element
-from fcgpu.train.plan import readable
 from fcgpu.train.recipe_files import to_toml
 
 SHAPE = (9, 8)

@@ -9,7 +9,7 @@ from fcgpu.errors import ConfigError
 from fcgpu.formats.onnx import OPSET
 from fcgpu.formats.onnx import save as save_onnx
 from fcgpu.formats.safetensors import load as load_model
-from fcgpu.train.plan import readable
+from fcgpu.host import readable
 
 
 def export(args: Namespace) -> int:

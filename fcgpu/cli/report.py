@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fcgpu.errors import ConfigError
 from fcgpu.formats.atomic import write_atomically
+from fcgpu.host import readable
 from fcgpu.report import report as page
-from fcgpu.train.plan import readable
 
 NAME = "report.html"
 

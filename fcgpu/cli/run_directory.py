@@ -23,9 +23,9 @@ from fcgpu.cli.lock import Lock
 from fcgpu.errors import CheckpointError, ConfigError, DivergenceError
 from fcgpu.formats.atomic import cannot_write, is_leftover, remove_leftovers, write_atomically
 from fcgpu.formats.safetensors import save
+from fcgpu.host import readable
 from fcgpu.model import Model
 from fcgpu.train.checkpoint import Checkpoint, differing
-from fcgpu.train.plan import readable
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.recipe_files import load_recipe, to_toml
 

@@ -7,11 +7,10 @@ from rich.table import Column, Table
 
 from fcgpu.backend import choose
 from fcgpu.cli.machine import machine, version
-from fcgpu.host import cpu_count
+from fcgpu.host import cpu_count, readable
 from fcgpu.kernels.compiled import in_words
 from fcgpu.streams import show
 from fcgpu.train.capture import why_eager
-from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS
 from fcgpu.train.recipe_files import load_recipe, recipe_names, to_toml
 

@@ -8,10 +8,10 @@ from rich.table import Table
 from fcgpu.cli.history import finite
 from fcgpu.cli.machine import machine
 from fcgpu.cli.run_directory import RunDirectory
+from fcgpu.host import readable
 from fcgpu.progress import digits
 from fcgpu.streams import show
 from fcgpu.train.events import Finished, Started
-from fcgpu.train.plan import readable
 from fcgpu.train.recipe import Recipe
 
 GAP = 0.1  # of accuracy or R² on training and on test samples, from which the former are learned by heart

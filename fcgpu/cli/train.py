@@ -26,6 +26,7 @@ from fcgpu.data.dataset import Dataset
 from fcgpu.data.doubts import doubts
 from fcgpu.data.labels import array_of
 from fcgpu.errors import CheckpointError, ConfigError, DivergenceError
+from fcgpu.host import readable
 from fcgpu.optim import FULL_BATCH
 from fcgpu.params import initial
 from fcgpu.progress import Progress
@@ -34,7 +35,6 @@ from fcgpu.streams import say
 from fcgpu.train import train as events_of
 from fcgpu.train.checkpoint import Checkpoint, check_cut, check_data, cut_of, differing, fingerprint
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
-from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS, Recipe
 from fcgpu.train.recipe_files import load_recipe, recipe_names
 from fcgpu.train.standardized import unused

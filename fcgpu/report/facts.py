@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from fcgpu.host import readable
 from fcgpu.report.page import Markup, element, join, table
 from fcgpu.report.runs import RunFiles
-from fcgpu.train.plan import readable
 from fcgpu.train.recipe import KEYS
 
 Show = Callable[[float], str]

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from fcgpu.backend import Backend
 from fcgpu.errors import DeviceError, DeviceMemoryError
+from fcgpu.host import readable
 from fcgpu.train.events import EpochEnded, Event
-from fcgpu.train.plan import Plan, readable
+from fcgpu.train.plan import Plan
 from fcgpu.train.run import Run
 
 

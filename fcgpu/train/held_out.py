@@ -12,8 +12,8 @@ import numpy as np
 from fcgpu.backend import beside, choose
 from fcgpu.data.dataset import Dataset
 from fcgpu.errors import ConfigError, DataError
+from fcgpu.host import readable
 from fcgpu.train.pixels import is_mapped
-from fcgpu.train.plan import readable
 from fcgpu.train.recipe import Recipe
 
 STREAMS = {"validation_fraction": 1, "test_size": 2}  # of the seed's random numbers; 0 is that of the batches

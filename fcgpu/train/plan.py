@@ -19,7 +19,7 @@ import numpy as np
 from fcgpu import logits
 from fcgpu.backend import Backend, Work
 from fcgpu.errors import DeviceError
-from fcgpu.host import cpu_count
+from fcgpu.host import cpu_count, readable
 from fcgpu.kernels.dense import is_sparse
 from fcgpu.network import Workspace, effective_spec
 from fcgpu.optim import state_vectors
@@ -149,14 +149,6 @@ def work_of(spec: Spec, batch: int, steps: int = 1) -> Work:
     first, *others = (2 * n_in * n_out for n_in, n_out in spec.layer_sizes)
     flop, moved = float(batch * (2 * first + 3 * sum(others))), PASSES * max(0, 4 * spec.n_params - CACHED)
     return Work(flop, 1 + 5 * len(spec.layer_sizes), steps, moved)
-
-
-def readable(n: float) -> str:
-    """n bytes in words, such as "1.5 MiB"."""
-    if n < 1024:
-        return f"{n:.0f} byte{'s' if n != 1 else ''}"
-    power = next((p for p in (1, 2) if n < 1023.95 * 1024**p), 3)  # 1023.95 would be shown as 1,024.0
-    return f"{n / 1024**power:,.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
 
 
 def _cut_for_cpu(whole: Plan, spec: Spec, effective: Spec, size: int) -> Plan:

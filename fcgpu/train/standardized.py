@@ -27,11 +27,11 @@ from fcgpu.backend import Backend, as_numpy, choose, namespace_of
 from fcgpu.data.dataset import Dataset, targets
 from fcgpu.data.features import parts
 from fcgpu.errors import ConfigError, DataError
+from fcgpu.host import readable
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.model import weighted_sum
 from fcgpu.params import Spec
 from fcgpu.train.converted import Converted
-from fcgpu.train.plan import readable
 from fcgpu.train.recipe import Recipe
 
 AT_ONCE, GPU_AT_ONCE = 1 << 16, 1 << 24  # numbers that are converted to float64 at a time
