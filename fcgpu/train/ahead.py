@@ -25,21 +25,23 @@ class Ahead:
         self._rates, self._first = Upload(xp, (n,), np.dtype(recipe.dtype)), Upload(xp, (1,), np.int64)
         self._keys = Upload(xp, (n + 1, max(1, 2 * layers)), np.uint32)
         self.tables = Tables(self._rates.array, self._keys.array, self._first.array)
-        self._known = 0, 0  # the step up to which they were sent, and `drops` then
+        self._sent: Sequence[float] = []  # learning rates, the first of them for step number `_begin`
+        self._begin = 0
 
-    def send(self, step: int, updates: int, rates: Callable[[int], Sequence[float]], drops: int) -> bool:
+    def send(self, step: int, updates: int, rates: Callable[[int], Sequence[float]]) -> bool:
         """Send those of step number `step` of the run and of later ones, unless the device has them already. Returns
         whether it sent keys.
 
         updates : that were made before that step; dropout's masks are drawn from their number.
-        rates(n) returns the learning rates of the next n steps; they are the same as long as `drops` is equal.
+        rates(n) returns the learning rates of the next n steps.
         """
-        if step < self._known[0] and drops == self._known[1]:
+        at = step - self._begin
+        if at < len(self._sent) and self._sent[at] == rates(1)[0]:  # the adaptive schedule may have lowered them
             return False
         n = min(len(self.tables.rates), self._last - step)
-        self._rates.send(rates(n))
+        self._begin, self._sent = step, rates(n)
+        self._rates.send(self._sent)
         self._first.send([step])
         if self._layers:
             self._keys.send([dropout.keys(self._seed, updates + i, self._layers).ravel() for i in range(n)])
-        self._known = step + n, drops
         return self._layers > 0

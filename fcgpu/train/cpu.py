@@ -58,11 +58,10 @@ class OnCpu:
         if self.recipe.optimizer == "gradient_descent" and not (self.recipe.alpha or self.recipe.gradient_clip):
             self._evaluate.descend(rule)  # saves a pass over the parameters
 
-    def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drops: int, order: Any) -> None:
+    def epoch(self, number: int, rates: Callable[[int], Sequence[float]], order: Any) -> None:
         """Train on every batch once, and fill row `number` of the history.
 
-        rates(n) returns the learning rates of the next n steps, and is asked in every epoch, whatever `drops` is.
-        order (n_samples,); None for the order of the data.
+        rates(n) returns the learning rates of the next n steps. order (n_samples,); None for the order of the data.
         """
         at, n, size = self._evaluate, self.plan.samples, self.plan.batch
         if order is not None and self._stairs is not None:

@@ -162,11 +162,11 @@ class OnGpu:
         with self.capture.on_stream():
             self._batches = [self._with_steps(batch) for batch in self._loader.batches()]
 
-    def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drops: int, order: Any) -> None:
+    def epoch(self, number: int, rates: Callable[[int], Sequence[float]], order: Any) -> None:
         """Train on every batch once, and fill row `number` of the history.
 
-        rates(n) returns the learning rates of the next n steps; they are the same as long as `drops` is equal.
-        order (n_samples,) is on the host; None for the order of the data.
+        rates(n) returns the learning rates of the next n steps. order (n_samples,) is on the host; None for that of the
+        data.
         """
         whole, *ragged = self._batches
         with self.capture.on_stream():
@@ -177,7 +177,7 @@ class OnGpu:
                 self._order.send(order)
             elif order is not None and self._stream is not None:
                 self._stream.begin(order)
-            if self._ahead.send(self._done, self.updates, rates, drops):
+            if self._ahead.send(self._done, self.updates, rates):
                 self._now.key[...] = self._ahead.tables.keys[0]
             whole.steps.run(self.plan.samples // whole.samples)
             for batch in ragged:

@@ -62,7 +62,7 @@ class InC:
         self._t = getattr(rule.state, "t", np.zeros(1))  # the rule's steps
         self._reals = np.array([self._scale, recipe.alpha, beta_1, *others, recipe.gradient_clip, 0.0, 0.0])
 
-    def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drops: int, order: Any) -> None:
+    def epoch(self, number: int, rates: Callable[[int], Sequence[float]], order: Any) -> None:
         learning_rates, done = np.array(rates(self.plan.steps_per_epoch)), 0
         keys = self._keys(len(learning_rates)) if self._drops.size else None
         if order is not None:  # whatever indexes an array may have been drawn
@@ -129,7 +129,7 @@ class FullBatchInC(InC):
         pairs = getattr(rule, "history_size", 0)
         self.uses_blas = 2 * pairs * vector.size >= THREADED  # setting its threads takes as long as a small step
 
-    def epoch(self, number: int, rates: Callable[[int], Sequence[float]], drops: int, order: Any) -> None:
+    def epoch(self, number: int, rates: Callable[[int], Sequence[float]], order: Any) -> None:
         (rate,) = rates(1)
         if self.rule.learning_rate is not None:
             self.rule.learning_rate.fill(rate)

@@ -244,7 +244,7 @@ class Run:
     def _epoch(self) -> float:
         """Train on every batch once; returns the last learning rate."""
         order = self.order.next() if self.shuffled else None
-        self.steps.epoch(self.epochs, lambda n: self.rates.of(n, self.epochs, self.drops), self.drops, order)
+        self.steps.epoch(self.epochs, lambda n: self.rates.of(n, self.epochs, self.drops), order)
         return self.rates(self.epochs, self.plan.steps_per_epoch - 1, self.drops)
 
     def _judged(self, event: EpochEnded) -> tuple[EpochEnded, str]:
