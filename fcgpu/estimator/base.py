@@ -84,7 +84,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
         epochs = 1 if incremental else settings["max_iter"]
         recipe = recipe_of(settings, n, output=self._output, epochs=epochs, dtype=dtype, seed=seed)
         spec = Spec(sizes, recipe.activation, recipe.output, recipe.init)
-        batch = recipe.rows(n)
+        batch = recipe.batch_of(n)
         work = work_of(spec, batch, settings["max_iter"] * -(-n // batch))
         backend = backend_for(device_of(self.device, X), work)
         if first:

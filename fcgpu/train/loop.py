@@ -91,7 +91,7 @@ def train(
         raise ConfigError(f"order={_shortened(order)}: expected an object with permutation(n), as NumPy's Generator")
     if monitor is not None and not callable(monitor):
         raise ConfigError(f"monitor={_shortened(monitor)}: expected a function of EpochEnded; less is better")
-    batch = recipe.rows(data.n_samples)
+    batch = recipe.batch_of(data.n_samples)
     backend = choose(device, work_of(spec, batch, recipe.epochs * -(-data.n_samples // batch)), data.X)
     if recipe.precision != "float32" and not backend.on_gpu:
         raise ConfigError(

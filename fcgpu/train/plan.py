@@ -117,14 +117,14 @@ def plan(
     """
     X, y = data
     n = X.shape[0]
-    rows = recipe.rows(n)
+    batch = recipe.batch_of(n)
     resident = y.nbytes + (0 if is_mapped(X) and not backend.on_gpu else X.nbytes)
     there = not backend.on_gpu or backend.holds(X)  # in memory already, hence not in what is free
     budget = memory_budget
     if budget is None:
         budget = backend.memory() + (resident if there else 0)
-    order = ORDER_BYTES * n if recipe.shuffle and rows < n else 0
-    whole = Plan(n, rows, rows, 1, 1, resident + order, 0, budget)
+    order = ORDER_BYTES * n if recipe.shuffle and batch < n else 0
+    whole = Plan(n, batch, batch, 1, 1, resident + order, 0, budget)
     if backend.on_gpu:
         small = y.nbytes + n * plan_gpu.sample_bytes(recipe, weighted=weighted)
         cuts = _on_gpu(whole, spec, X, recipe, small, beside, movable=not there, xp=backend.xp)

@@ -174,7 +174,7 @@ class Recipe:
         """The fraction of units to drop in each hidden layer; empty if there is no dropout."""
         return self.dropout * len(self.hidden) if len(self.dropout) == 1 else self.dropout
 
-    def rows(self, samples: int) -> int:
+    def batch_of(self, samples: int) -> int:
         """Samples per batch: all `samples` for "full", and if they are fewer than the key `batch`."""
         return samples if self.batch == "full" else min(samples, int(self.batch))
 
