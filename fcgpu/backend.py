@@ -165,7 +165,7 @@ def cupy() -> Any:
     return cupy
 
 
-def beside(array: Any) -> AbstractContextManager[Any]:
+def gpu_of(array: Any) -> AbstractContextManager[Any]:
     """Inside, the GPU in whose memory the array is, if it is in one's, is the one on which the thread's CuPy allocates
     and computes.
     """
@@ -177,7 +177,7 @@ def as_numpy(array: Any) -> Any:
     xp = namespace_of(array)
     if xp is np:
         return array
-    with beside(array):
+    with gpu_of(array):
         return xp.asnumpy(xp.asarray(array))
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcgpu.backend import Backend, beside, choose, namespace_of, on_gpu
+from fcgpu.backend import Backend, choose, gpu_of, namespace_of, on_gpu
 from fcgpu.data.dataset import Dataset, dataset, picture_shape, targets
 from fcgpu.data.features import check_features, parts
 from fcgpu.data.labels import are_classes, are_whole, array_of, encode_labels, not_a_label, shown
@@ -286,7 +286,7 @@ def confusion(y: Any, predicted: Any, n_classes: int) -> Any:
 def of_both(P: Any) -> Any:
     """The probabilities (n, 2) of two classes, from P (n, 1), the probability of the second."""
     xp = namespace_of(P)
-    with beside(P):
+    with gpu_of(P):
         return xp.concatenate([1 - P, P], axis=1)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.backend import as_numpy, beside, namespace_of
+from fcgpu.backend import as_numpy, gpu_of, namespace_of
 from fcgpu.errors import DataError, first_line
 
 LONG_DOUBLE = "g"  # 64 to 128 bits, depending on the machine; no GPU has it
@@ -37,7 +37,7 @@ def check_features(X: Any, name: str) -> Any:
         raise DataError(f"{name}: X has dtype {X.dtype}; features must be real numbers")
     refuse_long_doubles("X", X, name)
     if X.dtype.kind == "f":
-        with beside(X):
+        with gpu_of(X):
             _check_finite(X, name, xp)
     return X
 

@@ -14,7 +14,7 @@ from sklearn.utils import check_array
 from sklearn.utils._array_api import array_api_compat, get_namespace_and_device
 from sklearn.utils.validation import _check_feature_names, _check_n_features, _check_sample_weight, validate_data
 
-from fcgpu.backend import as_numpy, beside, namespace_of, on_gpu
+from fcgpu.backend import as_numpy, gpu_of, namespace_of, on_gpu
 from fcgpu.data.features import check_features, parts
 from fcgpu.errors import DataError
 
@@ -217,7 +217,7 @@ def row_hashes(X: Any) -> Any:
     factors = random.integers(2**64, size=X.shape[1], dtype=np.uint64) | np.uint64(1)
     if isinstance(X, SparseRows):
         return _sparse_row_hashes(X.matrix, factors)
-    with beside(X):
+    with gpu_of(X):
         xp = namespace_of(X)
         factors, found = xp.asarray(factors), xp.empty((X.shape[0],), dtype=np.uint32)
         for rows in parts(X.shape):
@@ -251,7 +251,7 @@ def _same(answer: Any) -> Any:
 
 def _to_gpu_of(X: Any, answer: Any) -> Any:
     """Numbers as a CuPy array on the GPU of X; text stays on the host, because CuPy has no text."""
-    with beside(X):
+    with gpu_of(X):
         return namespace_of(X).asarray(answer) if answer.dtype.kind in "biuf" else answer
 
 

@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
-from fcgpu.backend import Backend, Work, beside, choose, device_of
+from fcgpu.backend import Backend, Work, choose, device_of, gpu_of
 from fcgpu.data.dataset import Dataset
 from fcgpu.errors import ConfigError, DataError, FcgpuError
 from fcgpu.estimator import arrays, draws
@@ -211,7 +211,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
                 f"The validation set is too small: validation_fraction={fraction:g} of {n} samples is {len(parts[1])}, "
                 "expected 2 or more. Increase validation_fraction or the size of your dataset."
             )
-        with beside(samples.X):
+        with gpu_of(samples.X):
             kept, held_out = (Samples(*(None if part is None else part[rows] for part in samples)) for rows in parts)
         return kept, held_out
 

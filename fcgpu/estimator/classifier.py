@@ -7,7 +7,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.metaestimators import available_if
 
-from fcgpu.backend import as_numpy, beside, namespace_of
+from fcgpu.backend import as_numpy, gpu_of, namespace_of
 from fcgpu.data.labels import as_classes, shown
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.estimator import arrays, labels
@@ -117,7 +117,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP, ForClassifier):  # type: ignore[mi
     def predict_log_proba(self, X: Any) -> Any:
         """The logarithm of `predict_proba`."""
         P, back = self._probabilities(X, "predict_log_proba")
-        with beside(P), np.errstate(divide="ignore"):
+        with gpu_of(P), np.errstate(divide="ignore"):
             return back(namespace_of(P).log(P))
 
     def _probabilities(self, X: Any, method: str) -> tuple[Any, Any]:
@@ -125,7 +125,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP, ForClassifier):  # type: ignore[mi
         if self.n_outputs_ == 1:
             P = of_both(P)
         elif self.out_activation_ == "logistic" and not self._multilabel and P.shape[1] == len(self.classes_):
-            with beside(P):
+            with gpu_of(P):
                 P /= namespace_of(P).sum(P, axis=1, keepdims=True)
         return P, back
 
@@ -199,7 +199,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP, ForClassifier):  # type: ignore[mi
     def _decided(self, P: Any) -> Any:
         """The labels by probabilities P, on the host; those of multilabel problems where P is, if they are many."""
         P = as_numpy(P) if P.size <= FEW_LOGITS else P
-        with beside(P):
+        with gpu_of(P):
             if self._multilabel:
                 return (P > 0.5).astype(int)
             index = (P[:, 0] > 0.5).astype(np.intp) if self.n_outputs_ == 1 else P.argmax(axis=1)

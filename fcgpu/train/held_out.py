@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcgpu.backend import beside, choose
+from fcgpu.backend import choose, gpu_of
 from fcgpu.data.dataset import Dataset
 from fcgpu.errors import ConfigError, DataError
 from fcgpu.host import readable
@@ -49,7 +49,7 @@ def held_out(whole: Part, recipe: Recipe, key: str, memory_budget: int | None) -
         raise ConfigError(f"{key}={share:g} of {n} samples is {held}: expected at least one sample on each side")
     seed = np.random.SeedSequence(recipe.seed).spawn(3)[STREAMS[key]]
     order = np.random.Generator(np.random.PCG64(seed)).permutation(n)
-    with beside(data.X):
+    with gpu_of(data.X):
         rest, out = whole.at(np.sort(order[held:])), whole.at(order[:held])
     if rest.weights is not None and not (np.any(rest.weights) and np.any(out.weights)):
         raise DataError(
