@@ -74,7 +74,9 @@ def effective_spec(spec: Spec, X: Any) -> Spec:
 
 
 class Products(NamedTuple):
-    """The matrix products of each layer, as functions without arguments."""
+    """The matrix products of each layer, as functions without arguments: for small batches `train/bound.py` makes others,
+    once and for all steps.
+    """
 
     forward: Sequence[Callable[[], Any]]  # Z from A and W
     backward: Sequence[Callable[[], Any]]  # db, dW and dA from dZ

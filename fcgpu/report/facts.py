@@ -25,18 +25,18 @@ def whole(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def loss(value: float) -> str:
+def four_digits(value: float) -> str:
     return f"{value:.4g}"
 
 
 # A row per result: its title, its key in result.json, the history's column to use if that is missing, and its format.
 RESULTS: tuple[tuple[str, str, str, Show], ...] = (
     ("test accuracy", "test_accuracy", "test_accuracy", percent),
-    ("test R²", "test_r2", "", loss),
-    ("test loss", "test_loss", "test_loss", loss),
+    ("test R²", "test_r2", "", four_digits),
+    ("test loss", "test_loss", "test_loss", four_digits),
     ("training accuracy", "train_accuracy", "accuracy", percent),
-    ("training R²", "train_r2", "", loss),
-    ("training loss", "train_loss", "", loss),
+    ("training R²", "train_r2", "", four_digits),
+    ("training loss", "train_loss", "", four_digits),
     ("epochs", "epochs", "epoch", whole),
     ("training time", "seconds", "seconds", seconds),
     ("samples a second", "samples_per_second", "", whole),
