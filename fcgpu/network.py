@@ -74,8 +74,9 @@ def effective_spec(spec: Spec, X: Any) -> Spec:
 
 
 class Products(NamedTuple):
-    """The matrix products of each layer, as functions without arguments: for small batches `train/bound.py` makes others,
-    once and for all steps.
+    """The matrix products of each layer, as functions without arguments.
+
+    For small batches `train/bound.py` makes others, which are bound to their arrays once and for all steps.
     """
 
     forward: Sequence[Callable[[], Any]]  # Z from A and W
