@@ -30,6 +30,13 @@ def one_blas_thread():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def little_garbage():
+    """Python's garbage collector, which some tests call and a run out of memory often, passes over all modules."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def gpu():
     """The GPU backend; without a GPU it skips, or fails if FCGPU_TEST_BACKENDS names cupy."""
@@ -51,15 +58,6 @@ def backend(request):
 def device(request, monkeypatch):
     """The GPU, or its double if there is none, so that tests for a GPU also run without one."""
     return double_backend(monkeypatch) if request.param == "double" else request.getfixturevalue("gpu")
-
-
-@pytest.fixture
-def little_garbage():
-    """Freeze the objects that exist before the test: a run out of memory calls the garbage collector often."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import atexit
 import ctypes
 import hashlib
 import itertools
+import math
 import os
 import shutil
 import subprocess
@@ -35,6 +36,7 @@ from raw_double import RawKernel
 from stream_double import Cublas, Streams, is_pinned, pinned
 
 from fcgpu.backend import Backend
+from fcgpu.kernels.cublas import WORKSPACE
 from fcgpu.kernels.formulas import FORMULAS as DEVICE_FORMULAS
 from fcgpu.kernels.formulas import PREAMBLE
 from fcgpu.kernels.fused import FORMULAS
@@ -438,6 +440,8 @@ class DeviceDouble:
 
     def empty(self, shape, dtype=float):
         dtype = np.dtype(dtype)
+        if shape == (WORKSPACE,):  # cuBLAS's: only its address is used, so its 32 MiB are never touched
+            return self._new(np.zeros(shape, dtype))
         return self._new(np.full(shape, np.nan if dtype.kind == "f" or dtype.itemsize == 2 else 1, dtype))
 
     def arange(self, stop, dtype=None):
@@ -505,6 +509,7 @@ class ElementwiseKernel:
         self.formula, self.operation, self.name = (in_params, out_params, operation), operation, name
         self.preamble, self.before, self.after = preamble, loop_prep, after_loop
         self.options = {"preamble": preamble, "loop_prep": loop_prep, "after_loop": after_loop}
+        self.functions = {}  # compiled, by the types of the placeholders
         if "i" in (p.name for p in (*self.ins, *self.outs)):
             raise ValueError("Can not use 'i' as a parameter name")
 
@@ -551,11 +556,16 @@ class ElementwiseKernel:
         return args[n] if len(outs) == 1 else args[n:]
 
     def _run(self, function, hosts, shape, block_size):
-        size, described = int(np.prod(shape)), []
+        size, described = math.prod(shape), []
         for p, host in zip((*self.ins, *self.outs), hosts, strict=True):
-            value = host if p.raw else np.broadcast_to(host, shape)
-            described.append(np.array([value.ctypes.data, value.size, value.ndim, *value.shape, *value.strides]))
-        pointers = (ctypes.c_void_p * len(described))(*(d.ctypes.data for d in described))
+            over = host.shape if p.raw else shape
+            if host.ndim:
+                strides = host.strides if host.shape == over else np.broadcast_to(host, over).strides
+            else:
+                strides = (0,) * len(over)
+            numbers = (host.ctypes.data, math.prod(over), len(over), *over, *strides)
+            described.append((ctypes.c_longlong * len(numbers))(*numbers))
+        pointers = (ctypes.c_void_p * len(described))(*map(ctypes.addressof, described))
         fault = function(pointers, size, block_size)
         if fault == 1:
             raise IndexError(f"{self.name} reads or writes outside of a raw array")
@@ -765,8 +775,11 @@ class Compiled:
             self.functions[text] = function
 
     def function(self, kernel, kinds):
-        self.build([(kernel, kinds)])
-        return self.functions[kernel.source(kinds)]
+        key = tuple(kinds.items())
+        if key not in kernel.functions:
+            self.build([(kernel, kinds)])
+            kernel.functions[key] = self.functions[kernel.source(kinds)]
+        return kernel.functions[key]
 
 
 def built(source, options, suffix=".so"):
@@ -837,6 +850,11 @@ def usual_on_device(types=WHOLE, formulas=DEVICE_FORMULAS):
                 yield from _with_types(kernel, {"T": (T,), "H": (H,), "I": ("int64", T), "U": ("uint8", "int64", T)})
 
 
+@cache
+def compile_usual(types):
+    COMPILED.build([*usual(), *usual_on_device(types)])
+
+
 def _with_types(kernel, types):
     used = sorted({p.c for p in (*kernel.ins, *kernel.outs) if p.dtype is None})
     for chosen in itertools.product(*(types[c] for c in used)):
@@ -858,7 +876,7 @@ def double_backend(monkeypatch=None, types=WHOLE, on_chip=False):
     Kernels that hold a network in shared memory are emulated thread by thread, which is slow: the double has such
     memory only with `on_chip`, and clusters of blocks only if a test sets its compute capability to 90.
     """
-    COMPILED.build([*usual(), *usual_on_device(types)])
+    compile_usual(types)
     xp = DeviceDouble()
     if on_chip:
         xp.attributes["MaxSharedMemoryPerBlockOptin"] = 232_448  # of an H100

@@ -20,8 +20,8 @@ def owner_of(host):
 
 
 class Memory:
-    """`total` bytes of a device: weak references to the owners of its addresses, and a pool like CuPy's, which reuses
-    freed blocks of the same size.
+    """`total` bytes of a device: (weak reference, address, bytes) of each array that owns some, and a pool like CuPy's,
+    which reuses freed blocks of the same size.
 
     `allocations` counts the pool's requests to the device; those whose numbers, from 1, are in `refused` fail.
     """
@@ -44,7 +44,7 @@ class Memory:
             del self._owners[key]
             self._free[size] += 1
 
-        self._owners[key] = weakref.ref(owner, gone)
+        self._owners[key] = weakref.ref(owner, gone), owner.ctypes.data, owner.nbytes
 
     def _take(self, size):
         if self._free[size] or not size:
@@ -85,11 +85,10 @@ class Memory:
     def view(self, address, shape, strides, dtype):
         """The memory at an address; IndexError if it is not completely inside one allocation."""
         end = address + dtype.itemsize + sum(max(0, n - 1) * s for n, s in zip(shape, strides, strict=True))
-        for reference in list(self._owners.values()):
-            owner = reference()
-            if owner is not None and (first := owner.ctypes.data) <= address < first + owner.nbytes:
-                if end > first + owner.nbytes:
-                    raise IndexError(f"cuBLAS is sent {end - first - owner.nbytes} bytes beyond the end of an array")
+        for reference, first, size in list(self._owners.values()):
+            if first <= address < first + size and (owner := reference()) is not None:
+                if end > first + size:
+                    raise IndexError(f"cuBLAS is sent {end - first - size} bytes beyond the end of an array")
                 flat = owner.ravel("K").view(np.uint8)  # a view, also of an array in Fortran order
                 return np.ndarray(shape, dtype, flat, address - first, strides)
         raise IndexError("cuBLAS is sent to an address that is not the device's")

@@ -22,6 +22,12 @@ import numpy as np
 
 TYPES = {0: np.dtype("float32"), 1: np.dtype("float64"), 2: np.dtype("float16"), 14: np.dtype(ml_dtypes.bfloat16)}
 COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32 = 68, 70, 77
+SINGLE, DOUBLE, *_HALVES = TYPES.values()
+LEGAL = {  # types of both operands and of the result
+    COMPUTE_64F: {(DOUBLE,) * 3},
+    COMPUTE_TF32: {(SINGLE,) * 3},
+    COMPUTE_32F: {(SINGLE,) * 3} | {(half, half, c) for half in _HALVES for c in (half, SINGLE)},
+}
 
 
 class Recording(RuntimeError):
@@ -266,12 +272,7 @@ class Cublas:
             assert handle == xp._HANDLE
             assert not recording
         types = TYPES[atype], TYPES[btype], TYPES[ctype]
-        legal = {
-            COMPUTE_64F: {("float64",) * 3},
-            COMPUTE_TF32: {("float32",) * 3},
-            COMPUTE_32F: {("float32",) * 3} | {(h, h, c) for h in ("float16", "bfloat16") for c in (h, "float32")},
-        }
-        if tuple(t.name for t in types) not in legal[compute_type]:
+        if types not in LEGAL[compute_type]:
             raise RuntimeError(f"CUBLAS_STATUS_NOT_SUPPORTED: {types} with compute type {compute_type}")
         assert algo == -1
         scalar = ctypes.c_double if compute_type == COMPUTE_64F else ctypes.c_float

@@ -16,7 +16,6 @@ from fcgpu.train.layers import Layers
 from fcgpu.train.stream import Stream
 
 HIDDEN, FEATURES, SAMPLES = (17, 9), 40, 500
-pytestmark = pytest.mark.usefixtures("little_garbage")
 CHANGES = [
     {"batch": 64, "optimizer": "adam"},
     {"batch": 64, "optimizer": "adam", "dropout": 0.3, "alpha": 2.0, "gradient_clip": 1.0},

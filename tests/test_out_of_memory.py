@@ -17,7 +17,6 @@ from fcgpu.train import run as training
 from fcgpu.train.stream import Stream
 
 HIDDEN, SAMPLES = (7, 4), 60
-pytestmark = pytest.mark.usefixtures("little_garbage")
 
 
 @pytest.fixture
