@@ -278,8 +278,9 @@ def test_own_products_are_timed_beside_cublass(device, monkeypatch):
         assert row["cublas_microseconds"] > 0
 
 
-def test_predictions_are_timed_from_the_device_and_from_the_host(device, monkeypatch):
+def test_predictions_are_timed_from_the_device_and_from_the_host(device, mnist, monkeypatch):
     monkeypatch.setattr(predict, "CALLS", 2)
+    monkeypatch.setattr(fcgpu, "load", lambda source: replace(mnist, X=mnist.X[:300], y=mnist.y[:300]))
     (found,) = predict.rows("cuda", (3,))
     assert found.pop("samples") == 3
     assert min(found.values()) > 0

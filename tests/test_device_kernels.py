@@ -5,6 +5,7 @@ numbers, which it must not read, and checks what it writes there.
 """
 
 import re
+from functools import cache
 
 import ml_dtypes
 import numpy as np
@@ -132,9 +133,20 @@ NAMES = [
 ]  # fmt: skip
 
 
+@cache
+def compile_losses_of_every_label():
+    """At once, which is faster: a training's labels are int64."""
+    of_training = usual_on_device(WHOLE + HALVES, {name: formulas.FORMULAS[name] for name in LOSSES})
+    others = (np.dtype("int32"), np.dtype("uint8"))
+    COMPILED.build([(kernel, {**kinds, "I": labels}) for kernel, kinds in of_training for labels in others])
+
+
 @pytest.fixture(params=["double", pytest.param("cupy", marks=pytest.mark.gpu)])
 def xp(request):
-    return double_backend(types=WHOLE + HALVES).xp if request.param == "double" else request.getfixturevalue("gpu").xp
+    if request.param == "cupy":
+        return request.getfixturevalue("gpu").xp
+    compile_losses_of_every_label()
+    return double_backend(types=WHOLE + HALVES).xp
 
 
 @pytest.mark.parametrize(("dtype", "operand"), TYPES)

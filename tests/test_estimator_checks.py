@@ -1,5 +1,6 @@
 """All of scikit-learn's estimator checks, on both estimators in several configurations."""
 
+from functools import cache
 from importlib.util import find_spec
 from zlib import crc32
 
@@ -38,9 +39,11 @@ def every_check(configurations, *, arrays=True):
     Without `arrays`, only NumPy's: solvers do not depend on the kind of array.
     """
     estimators = [cls(**given) for given in configurations for cls in (fcgpu.MLPClassifier, fcgpu.MLPRegressor)]
-    names, cases = (mark := parametrize_with_checks(estimators).mark).args
+    mark = parametrize_with_checks(estimators).mark
+    names, cases = mark.args
     here = HERE if arrays else {("numpy", None)}
-    return pytest.mark.parametrize(names, [case for case in cases if kinds(case[1]) <= here], **mark.kwargs)
+    chosen = [case for case in cases if kinds(case[1]) <= here]
+    return pytest.mark.parametrize(names, chosen, ids=cache(mark.kwargs["ids"]))
 
 
 def kinds(check):

@@ -47,6 +47,12 @@ def problem(recipe, mnist):
     return fcgpu.load(recipe.data)
 
 
+def digits(mnist, n, real):
+    """The first n, without a test set; on the double only their two middle rows of pixels."""
+    data = replace(mnist, X=mnist.X[:n], y=mnist.y[:n], X_test=None, y_test=None)
+    return data if real else replace(data, X=data.X[:, 364:420], image_shape=(2, 28))
+
+
 def model_of(data, device, **options):
     *_, finished = fcgpu.train(data, device=device, **options)
     return finished
@@ -79,8 +85,7 @@ def test_ten_steps_of_a_recipe_are_the_cpus(name, device, mnist):
     ids=lambda changes: changes["optimizer"],
 )
 def test_every_run_has_the_same_bits(changes, device, real, mnist):
-    n = 1000 if real else 200
-    data = replace(mnist, X=mnist.X[:n], y=mnist.y[:n], X_test=None, y_test=None)
+    data = digits(mnist, 1000 if real else 200, real)
     runs = [model_of(data, device, epochs=3, seed=3, hidden=(32, 16), **changes) for _ in range(20 if real else 2)]
     assert len({done.model.params.tobytes() for done in runs}) == 1
     assert len({done.train for done in runs}) == 1
@@ -103,7 +108,7 @@ def test_recorded_steps_have_the_bits_of_called_ones(changes, precision, device,
         pytest.skip(capture.why_eager(device))
     if not real and precision != "bfloat16":
         pytest.skip("on the double test_capture.py has float32, and one half precision is enough")
-    data = replace(mnist, X=mnist.X[:230], y=mnist.y[:230], X_test=None, y_test=None)
+    data = digits(mnist, 230, real)
     options = {"epochs": 4, "hidden": (32, 16), "precision": precision, **changes}
     monkeypatch.setattr(cluster, "why_not", lambda *arguments: "a test asks for it")
     recorded = model_of(data, device, **options)
@@ -115,9 +120,9 @@ def test_recorded_steps_have_the_bits_of_called_ones(changes, precision, device,
     assert recorded.train == called.train
 
 
-def test_another_shape_is_another_recording(device, mnist):
+def test_another_shape_is_another_recording(device, real, mnist):
     """Interleaved runs with different batches and networks have the results of separate runs."""
-    data = replace(mnist, X=mnist.X[:100], y=mnist.y[:100], X_test=None, y_test=None)
+    data = digits(mnist, 100, real)
     shapes = [{"batch": 10, "hidden": (16,)}, {"batch": 30, "hidden": (16,)}, {"batch": 10, "hidden": (8, 8)}]
     alone = [model_of(data, device, epochs=3, **shape).model.params for shape in shapes]
     runs = [fcgpu.train(data, device=device, epochs=3, **shape) for shape in shapes]
@@ -133,7 +138,7 @@ def test_no_memory_is_taken_after_the_first_epochs(optimizer, device, real, monk
     """Ten thousand steps or evaluations, with an occasional check of the loss."""
     monkeypatch.setattr(run, "LOOK_SECONDS", 0.01)
     n = 500 if real else 100
-    data = replace(mnist, X=mnist.X[:n], y=mnist.y[:n], X_test=None, y_test=None)
+    data = digits(mnist, n, real)
     epochs = (1000 if real else 8) if optimizer == "adam" else (2000 if real else 8)
     own = {"batch": n // 10, "dropout": 0.1} if optimizer == "adam" else {"tol": 1e-30, "alpha": 1.0}
     pool = device.xp.get_default_memory_pool()

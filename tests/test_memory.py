@@ -207,7 +207,7 @@ def test_a_report_does_not_hold_the_probabilities_of_many_classes(peak, tmp_path
 
 
 def test_the_keys_of_many_steps_take_little_memory(peak):
-    X = np.zeros((30_000, 1), np.float32)
+    X = np.zeros((10_000, 1), np.float32)
     changes = {"hidden": (1,), "dropout": 0.5, "batch": 1, "epochs": 1}
     _, most = peak(lambda: list(fcgpu.train((X, np.arange(len(X)) % 2), device="cpu", **changes)))
     assert most < 200 * len(X)

@@ -141,6 +141,8 @@ def test_products_of_few_rows_compile(architecture, nvrtc):
     for row, activation in zip(outputs, itertools.cycle(("sigmoid", "tanh", "relu", "leaky_relu"))):
         targets = "int64" if row.classifies else "float32"
         text = few.text(activation, row.loss, 10, 3, targets, not row.classifies, True, row.classifies)
+        if row is not outputs[0]:  # products that depend on neither
+            text = re.sub(r"^PLAIN\(.*", "", text, flags=re.MULTILINE)
         error, log = compiled(nvrtc, program(text), [f"-arch=sm_{architecture}", "--std=c++17", "--ptxas-options=-v"])
         assert not error, log
         assert max(int(n) for n in re.findall(r"(\d+) bytes spill", log)) <= 64, log
