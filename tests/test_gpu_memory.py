@@ -191,7 +191,7 @@ def test_the_events_of_a_run_that_is_over_keep_only_what_they_may_be_asked_for(c
     def told(event):
         return event.loss, event.accuracy, event.model().params.tobytes(), event.state().epochs
 
-    options = {"device": device, "hidden": (128, 64), "epochs": 3, **changes}
+    options = {"device": device, "hidden": (112, 64), "epochs": 3, **changes}
     *expected, _ = (told(e) if isinstance(e, fcgpu.EpochEnded) else e for e in fcgpu.train(data, **options))
     pool = device.xp.get_default_memory_pool()
     del _
