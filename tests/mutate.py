@@ -34,6 +34,9 @@ def seeds(folder):
     X, y = blobs(12)
     small = (X * 9).clip(0, 255).astype(np.uint8)
     table, headed = (csv(folder / "seed.csv", y, *of).read_bytes() for of in ((small,), (X, "label,a,b,c,d")))
+    named = (
+        headed.replace(b",", b";").replace(b"\n0;", b"\ncat;").replace(b"\n1;", b"\n'a dog';").replace(b"\n2;", b"\n3;")
+    )
     arrays, packed = io.BytesIO(), io.BytesIO()
     np.savez(arrays, X=X, y=y)
     np.savez_compressed(packed, X=small, y=y, X_test=small, y_test=y)
@@ -60,7 +63,7 @@ def seeds(folder):
     return {
         "idx": ([idx], "idx/train-images-idx3-ubyte", lambda path: fcgpu.load(path.parent)),
         "idx.gz": ([gzip.compress(idx)], "idx/train-images-idx3-ubyte", lambda path: fcgpu.load(path.parent)),
-        "csv": ([table, headed], "x.csv", fcgpu.load),
+        "csv": ([table, headed, named], "x.csv", fcgpu.load),
         "csv.gz": ([gzip.compress(table)], "x.csv.gz", fcgpu.load),
         "npy": ([npy.getvalue()], "x.npy", fcgpu.load),
         "npz": ([arrays.getvalue(), packed.getvalue()], "x.npz", fcgpu.load),
@@ -96,8 +99,14 @@ def is_right(name, found, content):
         return from_toml("again", to_toml(found).encode()) == found
     if name == "csv":
         lines = re.split(r"\r\n|\r|\n", content.decode("utf-8-sig"))
-        rows = [[field.strip() for field in line.split(",")] for line in lines if line.strip()]
+        lines = [line for line in lines if line.strip()]
+        separator = next((each for each in ",;\t" if each in lines[0]), ",")
+        rows = [[field.strip() for field in line.split(separator)] for line in lines]
         header, table = len(rows) - len(found.X), rows[-len(found.X) :]
+        if found.classes is not None and isinstance(found.classes[0], str):
+            words = [found.classes[i] for i in found.y]
+            X = np.array([list(map(float, row[1:])) for row in table])
+            return header == 1 and np.array_equal(found.X, X) and words == [row[0].strip("\"'") for row in table]
         return header in (0, 1) and is_table(found, np.array([list(map(float, row)) for row in table]))
     if name == "npy":
         return is_table(found, np.load(io.BytesIO(content)))
