@@ -192,7 +192,7 @@ def _csv_fault(layout: Layout) -> DataError:
                 continue
             fields = fields_of(line.decode(), separator)
             if len(fields) != columns:
-                quoted = "; a comma in quotes separates, too: write 1,234.5 as 1234.5" if b'"' in line else ""
+                quoted = "; a comma in quotes separates, too: leave such text out" if b'"' in line else ""
                 return DataError(
                     f"{path}, line {number}: {len(fields)} values; expected {columns}, as in the first line{quoted}"
                 )
