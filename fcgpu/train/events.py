@@ -78,7 +78,7 @@ class EpochEnded(_Frozen):
     _model: Callable[[], Model] = field(repr=False)
     _test: Callable[[], Score | None] = field(repr=False)
     _n: int = field(repr=False)
-    _counts: bool = field(repr=False)
+    _has_classes: bool = field(repr=False)
     note: str = ""
 
     @property
@@ -103,7 +103,7 @@ class EpochEnded(_Frozen):
     @property
     def accuracy(self) -> float | None:
         """Fraction of the epoch's samples classified correctly, measured when `loss` is; None without classes."""
-        return self._fetch()[2] / self._n if self._counts else None
+        return self._fetch()[2] / self._n if self._has_classes else None
 
     def model(self) -> Model:
         """The network after this epoch, copied to the host. Raises ConfigError once the next EpochEnded was taken."""

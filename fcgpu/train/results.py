@@ -23,7 +23,7 @@ class Results:
     """The results of a run that began with the State `start`.
 
     history : (epochs, 3) on the device, the sums that the steps have filled in.
-    counts : whether the targets are class indices. scale : multiplies the features of a Model's samples.
+    has_classes : whether the targets are class indices. scale : multiplies the features of a Model's samples.
     standard : how the samples were standardized; losses and the Model are for the samples as they are.
     training_set : the features that were trained on, on a GPU as they lie there, and the scale that multiplies them.
     """
@@ -38,13 +38,13 @@ class Results:
         start: State,
         history: Any,
         *,
-        counts: bool,
+        has_classes: bool,
         scale: float,
         standard: Standardization,
         training_set: tuple[Any, float],
     ) -> None:
         self._recipe, self._data, self._spec, self._backend, self._threads = recipe, data, spec, backend, plan.threads
-        self._history, self._counts, self._scale, self._training_set = history, counts, scale, training_set
+        self._history, self._has_classes, self._scale, self._training_set = history, has_classes, scale, training_set
         self._halvings, self._checked, self._standard = start.halvings, start.epochs, standard
 
     def sums(self, epoch: int) -> tuple[float, float, int]:
@@ -80,7 +80,7 @@ class Results:
 
     def model(self, params: Any) -> Model:
         """The Model with parameters (n_params,) on the host."""
-        data, classes = self._data, self._data.classes if self._counts else None
+        data, classes = self._data, self._data.classes if self._has_classes else None
         params = self._standard.folded(self._spec, params)
         return Model(self._spec, params, classes, self._scale, data.image_shape, self._recipe.name, data.feature_names)
 
@@ -97,7 +97,7 @@ class Results:
             raise self.diverged(math.nan, self._checked) from None
 
     def _score(self, model: Model, X: Any, y: Any) -> Score:
-        if not self._counts:
+        if not self._has_classes:
             y = targets(self._data, y)
         try:
             return model.score_encoded(X, y, device=self._backend, threads=self._threads)

@@ -76,7 +76,7 @@ class Run:
     ) -> None:
         self.recipe, self.data, self.spec, self.backend = recipe, data, spec, backend
         start = start or State(initial(spec, recipe.seed))
-        self.counts = data.classes is not None and y.ndim == 1
+        self.has_classes = data.classes is not None and y.ndim == 1
         self.order, self.rates, self.monitor, self.tol = order, Rates(recipe, plan, start), monitor, tol
         self.workers = Workers(plan.threads)
         self.shuffled = recipe.shuffle and plan.batch < plan.samples  # whether each epoch has a new order
@@ -92,11 +92,11 @@ class Run:
             there = (X if plan.chunk else samples.X, scale / times)
         self.results = Results(
             recipe, data, spec, backend, plan, start, self.steps.history,
-            counts=self.counts, scale=scale, standard=standard, training_set=there,
+            has_classes=self.has_classes, scale=scale, standard=standard, training_set=there,
         )  # fmt: skip
 
     def _steps(self, samples: Samples, plan: Plan, scale: float, *, done: int) -> "OnCpu | InC | OnGpu":
-        spec, recipe, backend, count = self.spec, self.recipe, self.backend, self.counts
+        spec, recipe, backend, count = self.spec, self.recipe, self.backend, self.has_classes
         if backend.on_gpu:
             from fcgpu.train.gpu import OnGpu  # late: a third of the time of `import fcgpu`
 
@@ -210,7 +210,7 @@ class Run:
             _model=partial(asked, self.model),
             _test=partial(asked, self._test_score),
             _n=self.plan.samples,
-            _counts=self.counts,
+            _has_classes=self.has_classes,
         )
 
     def _finished(self) -> Finished:
