@@ -130,9 +130,8 @@ class FullBatchInC(InC):
         self.uses_blas = 2 * pairs * vector.size >= THREADED  # setting its threads takes as long as a small step
 
     def epoch(self, number: int, rates: Callable[[int], Sequence[float]], order: Any) -> None:
-        (rate,) = rates(1)
         if self.rule.learning_rate is not None:
-            self.rule.learning_rate.fill(rate)
+            self.rule.learning_rate.fill(*rates(1))
         self.rule.step(self.params, self._gradient, self._evaluate)
         if self.rule.strayed:
             self._evaluate()  # the penalty and the correct predictions must be those at params

@@ -194,7 +194,7 @@ class Run:
             self.steps.close()
         yield self._finished()
 
-    def _ended(self, rate: float) -> EpochEnded:
+    def _ended(self, rate: float | None) -> EpochEnded:
         """The event of the epoch whose last learning rate was `rate`."""
         self._told, asked = self.epochs, partial(self._asked, self.epochs)
         return EpochEnded(
@@ -203,7 +203,7 @@ class Run:
             step=self.steps.updates,
             seconds=time.perf_counter() - self.started,
             samples=self.steps.evaluated,
-            learning_rate=None if self.rule.learning_rate is None else rate,
+            learning_rate=rate,
             monitored=None,
             _fetch=partial(self.results.sums, self.epochs),
             _state=partial(asked, self.state),
@@ -241,10 +241,12 @@ class Run:
         with quiet, nullcontext() if self.backend.on_gpu else AsZeros():
             yield
 
-    def _epoch(self) -> float:
-        """Train on every batch once; returns the last learning rate."""
+    def _epoch(self) -> float | None:
+        """Train on every batch once; returns the last learning rate, if the optimizer has one."""
         order = self.order.next() if self.shuffled else None
         self.steps.epoch(self.epochs, lambda n: self.rates.of(n, self.epochs, self.drops), order)
+        if self.rule.learning_rate is None:
+            return None
         return self.rates(self.epochs, self.plan.steps_per_epoch - 1, self.drops)
 
     def _judged(self, event: EpochEnded) -> tuple[EpochEnded, str]:
