@@ -177,10 +177,11 @@ class Run:
                 if not self.backend.on_gpu or last or time.perf_counter() - looked > LOOK_SECONDS:
                     self.results.check(self.epochs)
                     looked = time.perf_counter()
-                event = self._ended(rate)
-                if self.monitor is not None or recipe.n_iter_no_change:
-                    with self.backend.enough_memory(self.plan.remedy):
-                        event, self.stopped = self._judged(event)
+                with self.backend.enough_memory(self.plan.remedy):
+                    monitored = self._watched(rate)
+                    if monitored is not None:
+                        self.stopped = self._judged(monitored, rate)
+                event = self._ended(rate, monitored)
                 self.stopped = self.stopped or self.rule.finished
                 if self.stopped:
                     self.results.check(self.epochs)
@@ -194,7 +195,7 @@ class Run:
             self.steps.close()
         yield self._finished()
 
-    def _ended(self, rate: float | None) -> EpochEnded:
+    def _ended(self, rate: float | None, monitored: float | None = None) -> EpochEnded:
         """The event of the epoch whose last learning rate was `rate`."""
         self._told, asked = self.epochs, partial(self._asked, self.epochs)
         return EpochEnded(
@@ -204,7 +205,7 @@ class Run:
             seconds=time.perf_counter() - self.started,
             samples=self.steps.evaluated,
             learning_rate=rate,
-            monitored=None,
+            monitored=monitored,
             _fetch=partial(self.results.sums, self.epochs),
             _state=partial(asked, self.state),
             _model=partial(asked, self.model),
@@ -249,24 +250,28 @@ class Run:
             return None
         return self.rates(self.epochs, self.plan.steps_per_epoch - 1, self.drops)
 
-    def _judged(self, event: EpochEnded) -> tuple[EpochEnded, str]:
-        """The event with its monitored value, and why to stop, or ""."""
-        recipe = self.recipe
-        value = event.loss if self.monitor is None else self.monitor(event)
+    def _watched(self, rate: float | None) -> float | None:
+        """The number that early stopping watches in this epoch; None if it watches nothing."""
+        if self.monitor is None:
+            return self.results.sums(self.epochs)[0] if self.recipe.n_iter_no_change else None
+        value = self.monitor(self._ended(rate))
         if not hasattr(value, "__float__") or np.ndim(value):
             raise ConfigError(
-                f"monitor returned {value!r} after epoch {event.epoch}: expected a number; less is better"
+                f"monitor returned {value!r} after epoch {self.epochs}: expected a number; less is better"
             )
-        if self.patience.improved(value) and self.best is not None:
+        return value
+
+    def _judged(self, monitored: float, rate: float | None) -> str:
+        """Why to stop, or ""; the parameters are kept if they are the best so far."""
+        if self.patience.improved(monitored) and self.best is not None:
             self.best[...] = self.steps.params
-        event = replace(event, monitored=value)
         if not self.patience.exhausted:
-            return event, ""
-        if recipe.schedule == "adaptive" and (event.learning_rate or 0) > 1e-6:
+            return ""
+        if self.recipe.schedule == "adaptive" and (rate or 0) > 1e-6:
             self.drops, self.patience.waited = self.drops + 1, 0
-            return event, ""
+            return ""
         what = "the loss" if self.monitor is None else getattr(self.monitor, "what", "the validation loss")
-        return event, f"{what} did not improve by more than {self.tol:g} in {self.patience.patience} epochs"
+        return f"{what} did not improve by more than {self.tol:g} in {self.patience.patience} epochs"
 
     def _asked(self, epoch: int, ask: Callable[[], Any]) -> Any:
         """ask(), for the event of an epoch. Raises ConfigError once the run has gone past that epoch."""
