@@ -361,7 +361,10 @@ def test_features_and_targets_that_are_not_scaled_are_warned_of(tmp_path):
     numbers = csv(tmp_path / "n.csv", np.arange(len(X)), X)
     warned = ran("train", numbers, *few, tmp_path / "e").err
     assert f"warning: {len(X)} classes for {len(X)} samples: " in warned
-    assert "if they only number the samples, leave them out" in warned
+    assert "if they only number the samples, leave them out\n" in warned
+    named = csv(tmp_path / "o.csv", np.arange(len(X)), X, "id,a,b,c,d")
+    warned = ran("train", named, *few, tmp_path / "k").err
+    assert "leave them out, and name the label's column: --target-column\n" in warned
     assert "warning" not in ran("train", numbers, "--output", "identity", *few, tmp_path / "f").err
 
 

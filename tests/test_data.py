@@ -451,7 +451,7 @@ def test_idx_that_claims_too_much_is_refused_before_it_is_allocated(tmp_path, pa
         (b'1,2\n3,"4"\n', """, line 2, column 2: '"4"'; expected a number: fill .*, write numbers without quotes"""),
         (
             b"id,a,b,Class\n1,2,3,0\n",
-            ": column 4 is named Class, and column 1, id, is taken for the label: name .* target_column=Class",
+            ": column 4 is named Class, and column 1, id, is taken for the label: put .* target_column=Class",
         ),
         (b",a,b\n0,2,3\n", ": column 1 has no name: if it holds row numbers"),
         (b'"","a","b"\n1,2,3\n', ": column 1 has no name: if it holds row numbers"),
@@ -462,7 +462,7 @@ def test_idx_that_claims_too_much_is_refused_before_it_is_allocated(tmp_path, pa
         (b"1,2,x\n4,5,6\n", ", line 1, column 3: 'x'; expected a number"),
         (b"1,2,3\r\n4,,6\r\n", ", line 2, column 2: ''; expected a number: fill what is missing"),
         (b"1,2,3\n4,5,cat\n", ", line 2, column 3: 'cat'; expected .*; if this is the label, put it first"),
-        (b"a,b,c\n4,5,cat\n", ", line 2, column 3: 'cat'; expected .*; if this is the label, say target_column=c$"),
+        (b"a,b,c\n4,5,cat\n", ", line 2, column 3: 'cat'; expected .*; if this is the label, put .* target_column=c$"),
         (b"a,b,c\ncat,5,6\n,1,2\n", ", line 3, column 1: no label; drop such samples"),
         (b"a,b,c\ncat,5,6\ndog,1,2,3\n", ", line 3: 4 values; expected 3"),
         (b"a,b,c\ncat,5,6\n1,x,2\n", ", line 3, column 2: 'x'; expected a number"),

@@ -103,6 +103,9 @@ def test_the_command_line_reports_and_evaluates_the_same_samples(tmp_path):
     table, run = csv(tmp_path / "t.csv", y, X), tmp_path / "run"
     words = ("--epochs", 3, "--hidden", 5, "--device", "cpu", "--out", run)
     assert "no test samples; --test-size 0.2 holds a fifth out" in call("train", table, *words).out
+    few = call("train", "--recipe", "deep", "--epochs", 1, "--device", "cpu", "--out", tmp_path / "few").out
+    assert "no test samples" in few
+    assert "--test-size" not in few
     shown = call("train", table, *words[:-1], f"{run}2", "--test-size", 0.3).out
     assert "first 10 test samples" in shown
     said = json.loads((tmp_path / "run2" / "result.json").read_text())

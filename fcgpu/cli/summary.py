@@ -64,7 +64,7 @@ def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
     cut = f"{plan.batch:,} samples a step in tiles of {plan.tile:,}, {how}"
     standardized = ", standardized" if recipe.standardize and not started.data.are_pictures else ""
     samples = _some(plan.samples, "sample")
-    hold = "; --test-size 0.2 holds a fifth out" if plan.samples >= 10 else ""
+    hold = "; --test-size 0.2 holds a fifth out" if plan.samples >= 10 else ""  # a fifth of fewer says nothing
     streamed = f", which come from the host {plan.chunk:,} rows at a time" if plan.chunk else ""
     rows = {
         "data": f"{started.data.name}: {samples} of {_some(spec.sizes[0], 'feature')}{standardized}",

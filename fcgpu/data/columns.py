@@ -71,6 +71,6 @@ def label_column(path: Path, names: Names, target_column: str, feature_names: Na
     if found:
         raise DataError(
             f"{path}: column {found + 1} is named {names[found]}, and column 1, {names[0][:40]}, is taken for the "
-            f"label: name the right one, as target_column={names[found]}"
+            f"label: put the right one first, or train with target_column={names[found]}"
         )
     return 0

@@ -219,7 +219,7 @@ def _remedy(layout: Layout, column: int, field: str) -> str:
         return why
     if layout.names is None:
         return f"{why}; if this is the label, put it first"
-    return f"{why}; if this is the label, say target_column={layout.names[column]}"
+    return f"{why}; if this is the label, put it first, or train with target_column={layout.names[column]}"
 
 
 def _unquoted(field: str) -> str:

@@ -36,7 +36,7 @@ from fcgpu.train.results import Results
 from fcgpu.train.samples import Samples
 from fcgpu.train.standardized import Standardization
 from fcgpu.train.state import State
-from fcgpu.train.stopping import Patience
+from fcgpu.train.stopping import Patience, watched
 from fcgpu.workers import Workers
 
 if TYPE_CHECKING:
@@ -254,12 +254,7 @@ class Run:
         """The number that early stopping watches in this epoch; None if it watches nothing."""
         if self.monitor is None:
             return self.results.sums(self.epochs)[0] if self.recipe.n_iter_no_change else None
-        value = self.monitor(self._ended(rate))
-        if not hasattr(value, "__float__") or np.ndim(value):
-            raise ConfigError(
-                f"monitor returned {value!r} after epoch {self.epochs}: expected a number; less is better"
-            )
-        return value
+        return watched(self.monitor, self._ended(rate))
 
     def _judged(self, monitored: float, rate: float | None) -> str:
         """Why to stop, or ""; the parameters are kept if they are the best so far."""

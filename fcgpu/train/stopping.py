@@ -1,7 +1,21 @@
-"""When to stop: a loss that has not improved for a while."""
+"""When to stop: a loss, or what else is watched, that has not improved for a while."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fcgpu.errors import ConfigError
+
+
+def watched(monitor: Callable[[Any], float], event: Any) -> float:
+    """What `monitor` returns for the event of an epoch. Raises ConfigError unless it is a number."""
+    value = monitor(event)
+    if not hasattr(value, "__float__") or np.ndim(value):
+        raise ConfigError(f"monitor returned {value!r} after epoch {event.epoch}: expected a number; less is better")
+    return value
 
 
 @dataclass
