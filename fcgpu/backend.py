@@ -109,14 +109,17 @@ class Backend:
         """Whether the error says that memory ran out."""
         return isinstance(error, MemoryError) or (self.on_gpu and _is_of_gpu_memory(error))
 
-    @contextmanager
-    def enough_memory(self, otherwise: str) -> Iterator[None]:
+    def enough_memory(self, otherwise: str) -> AbstractContextManager[Any]:
         """`current`, and DeviceMemoryError, with the remedy `otherwise`, if the GPU runs out of memory inside."""
+        return self._enough_memory(otherwise) if self.on_gpu else nullcontext()
+
+    @contextmanager
+    def _enough_memory(self, otherwise: str) -> Iterator[None]:
         try:
             with self.current():
                 yield
         except Exception as error:
-            if not (self.on_gpu and self.ran_out(error)):
+            if not self.ran_out(error):
                 raise
             raise DeviceMemoryError(f"{self.device} ran out of memory ({first_line(error)}): {otherwise}") from error
 

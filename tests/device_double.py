@@ -153,6 +153,9 @@ class DeviceArray:
     def sum(self, axis=None, dtype=None, out=None, keepdims=False):
         return self._xp.sum(self, axis, dtype, out, keepdims)
 
+    def max(self, axis=None, out=None, keepdims=False):
+        return self._xp.max(self, axis, out, keepdims)
+
     def argmax(self, axis=None):
         return self._xp._reduce("argmax", self, axis)
 

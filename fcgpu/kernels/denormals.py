@@ -29,24 +29,28 @@ def are_counted_as_zero() -> bool:
     """Whether this thread flushes denormals to zero."""
     if _control is not None:
         return bool(_control(0, 0) & DENORMALS == FLUSH)
-    if _get is None or _set is None:
-        return False
-    now = _Environment()
-    _get(ctypes.byref(now))
-    return bool(now.mxcsr & ZERO == ZERO)
+    return bool(_now().mxcsr & ZERO == ZERO)
 
 
 def count_as_zero(zero: bool) -> bool:
     """Set whether this thread flushes denormals to zero; return whether it did before."""
-    before = are_counted_as_zero()
-    if zero != before and _control is not None:
+    if _control is not None:
+        before = are_counted_as_zero()
         _control(FLUSH if zero else 0, DENORMALS)
-    elif zero != before and _get is not None and _set is not None:
-        now = _Environment()
-        _get(ctypes.byref(now))
+        return before
+    now = _now()
+    before = bool(now.mxcsr & ZERO == ZERO)
+    if zero != before and _set is not None:
         now.mxcsr = now.mxcsr | ZERO if zero else now.mxcsr & ~ZERO
         _set(ctypes.byref(now))
     return before
+
+
+def _now() -> _Environment:
+    now = _Environment()
+    if _get is not None:
+        _get(ctypes.byref(now))
+    return now
 
 
 class AsZeros:

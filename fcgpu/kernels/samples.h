@@ -115,8 +115,10 @@ static void N(layer)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdif
         N(multiply)((N(Product)){my->a, my->a_at, W, my->b_at, VECTOR, depth, my->c, n, from, 0}, to, n_out,
                     it->many_registers, my->edge, my->edge_at);
     }
+    const int whole = !from && to == n_out; /* then one call for all rows, and what is between them */
+    if (hidden && whole) N(activate)(it->activation, Z, n * row);
     for (ptrdiff_t s = 0; hidden && s < n; s++, Z += row) {
-        N(activate)(it->activation, Z + from, to - from);
+        if (!whole) N(activate)(it->activation, Z + from, to - from);
         if (to == n_out) Z[n_out] = 1;
     }
 }
@@ -153,15 +155,20 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
             my->a[s] = room->dZ[i + 1] + (first + s) * ROW(n_out), my->c[s] = dA + s * ROW(n_in);
         N(multiply)((N(Product)){my->a, my->a_at, room->WT[i], my->b_at, n_out * VECTOR, n_out, my->c, n, 0, 0},
                     WHOLE_VECTORS(n_in), WHOLE_VECTORS(n_in), it->many_registers, NULL, NULL);
-        for (ptrdiff_t s = 0; s < n; s++, dA += ROW(n_in)) {
-            const T* A = room->A[i] + (first + s) * ROW(n_in + 1);
+        const T* A = room->A[i] + first * ROW(n_in + 1);
+        if (!keys && ROW(n_in) == ROW(n_in + 1)) {
+            N(derive)(it->activation, A, dA, n * ROW(n_in));
+            continue;
+        }
+        for (ptrdiff_t s = 0; s < n; s++, A += ROW(n_in + 1), dA += ROW(n_in)) {
+            const T* its = A;
             if (keys) { /* the slope is that at A before dropout */
                 const double rate = it->drops[i - 1];
                 N(drop)(dA, n_in, it->ids[my->rows[s]], keys + 2 * (i - 1), rate);
                 for (ptrdiff_t j = 0; j < n_in; j++) my->unit[j] = A[j] * (T)(1 - rate);
-                A = my->unit;
+                its = my->unit;
             }
-            N(derive)(it->activation, A, dA, n_in);
+            N(derive)(it->activation, its, dA, n_in);
         }
     }
     if (it->tiles) N(pack_delta)(it, room, task, n);

@@ -56,6 +56,7 @@ class LBFGS:
         self.xp, self.history_size, self.tol, self.ftol, self.max_fun = xp, m, tol, ftol, max_fun
         self.loss, self.evaluations, self.strayed = math.nan, 0, False
         self.gradient = xp.zeros_like(w)
+        self._host = getattr(xp, "asnumpy", np.asarray)
         self._eps = float(np.finfo(w.dtype).eps)
         self._start, self._direction, self._lowest_gradient = (xp.zeros_like(w) for _ in range(3))
         self._history = xp.zeros((2 * m, w.size), dtype=w.dtype)  # s in the first half, y in the second
@@ -206,8 +207,8 @@ class LBFGS:
 
     def _measure(self, g: Any) -> tuple[float, float]:
         """(slope along the direction, largest magnitude of an entry) for the gradient g."""
-        self._numbers[0:1] = self.xp.sum(self._direction * g, dtype=np.float64)
-        self._numbers[1:2] = self.xp.max(self.xp.abs(g))
+        self._numbers[0:1] = (self._direction * g).sum(dtype=np.float64)
+        self._numbers[1:2] = self.xp.abs(g).max()
         slope, greatest = self._numbers.tolist()
         return slope, greatest
 
@@ -229,7 +230,7 @@ class LBFGS:
         self.gradient[...] = g
         xp.matmul(self._history, y, out=self._products[0])
         xp.matmul(self._history, self.gradient, out=self._products[1])
-        along_y, self._along = np.array(self._products.tolist())
+        along_y, self._along = self._host(self._products).astype(np.float64)
         k, order = len(self._slots), np.array([*self._slots, slot])
         sy, yy = along_y[order], along_y[m + order]
         # Otherwise it is rounding error, not curvature. L-BFGS-B's test, which is the same in all units of w and loss.
@@ -250,7 +251,7 @@ class LBFGS:
             self._direction -= scale * self.gradient
         else:
             xp.multiply(self.gradient, -1, out=self._direction)
-        slope = float(xp.sum(self._direction * self.gradient, dtype=np.float64))
+        slope = float((self._direction * self.gradient).sum(dtype=np.float64))
         if slope < 0 or not self._slots:
             return slope
         self._slots.clear()  # rounding errors have made the history useless
