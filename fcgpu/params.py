@@ -89,6 +89,13 @@ def aligned(n: int, dtype: Any) -> Any:
     return memory[start : start + size].view(dtype)
 
 
+def in_lines(a: Any) -> Any:
+    """A copy of the host array, aligned as `aligned` does."""
+    copy = aligned(a.size, a.dtype).reshape(a.shape)
+    copy[...] = a
+    return copy
+
+
 class Padded:
     """The layout of the flat vector on a GPU: for each layer one matrix [W; b], padded with zeros.
 

@@ -80,7 +80,7 @@ class Problem:
         ]  # fmt: skip
         sizes = np.array(self.spec.sizes, np.intp)
         doubles, clipped = self.dtype == np.float64, self.clip > 0
-        room = compiled.native.steps_room(sizes, self.samples, some, threads, doubles, clipped, tiles)
+        room = compiled.native.steps_room(sizes, self.samples, some, threads, doubles, clipped, tiles, False)
         return {
             "X": self.X, "order": self.order, "y": self.y, "weights": self.weights, "params": self.params.copy(),
             "m": m, "v": v, "rates": RATES.copy(), "sums": np.zeros(3), "sizes": sizes,
@@ -347,7 +347,7 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
     it = Problem((20, 30, 4), 10, "relu", "softmax", "adam", "float32")
     still = it.params.copy()
     still.flags.writeable = False
-    room = compiled.native.steps_room(np.array(it.spec.sizes), 10, 5, 1, False, False, False)
+    room = compiled.native.steps_room(np.array(it.spec.sizes), 10, 5, 1, False, False, False, False)
     behind, wholes, dense = it.order.copy(), it.arguments()["wholes"], np.zeros((len(it.X), 4))
     behind[9] = len(it.X)
 
@@ -401,7 +401,7 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
         (np.array([3, 2]), 10, 5, 0), (np.full(65, 2), 10, 5, 1), (np.array([3, 2049]), 10, 5, 1),
     ):  # fmt: skip
         with pytest.raises(TypeError, match="expected the sizes of a few layers"):
-            compiled.native.steps_room(*bad, False, False, False)
+            compiled.native.steps_room(*bad, False, False, False, False)
 
 
 @pytest.mark.parametrize("clip", [-1.0, np.nan])
@@ -753,7 +753,7 @@ def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
 
 def test_the_plan_counts_parameters_moments_a_converted_batch_and_scratch_memory():
     spec, recipe = Spec((50, 6, 4), "relu", "softmax"), fcgpu.Recipe(hidden=(6,), batch=70, optimizer="adam")
-    scratch = compiled.native.steps_room(np.array(spec.sizes), 70, 32, 1, False, False, False)
+    scratch = compiled.native.steps_room(np.array(spec.sizes), 70, 32, 1, False, False, False, False)
     converted = 70 * 50
     assert plan_c.work_bytes(spec, 70, recipe, 32, 1, False) == 4 * (3 * spec.n_params + converted) + scratch
     vectors = 2 + 2 * 20 + 4  # parameters, gradient and those of L-BFGS

@@ -64,6 +64,7 @@ def test_they_are_those_of_the_reference(sizes, activation, dtype, both):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("features", ["numbers", "bytes"])
 def test_no_bit_depends_on_threads_or_on_other_samples_or_on_the_form_of_the_features(features, dtype, monkeypatch):
+    monkeypatch.setattr(in_c, "PACKED", 200)
     model, X = (
         model_of((30, 400, 50, 3), dtype=dtype),
         np.random.default_rng(0).normal(size=(400, 30)).astype(np.float32),
@@ -102,14 +103,26 @@ def test_no_bit_depends_on_threads_that_share_the_columns_of_a_layer(activation,
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_weights_beyond_the_caches(dtype, both):
+def test_weights_beyond_the_caches(dtype, both, monkeypatch):
     """They are read in another order, by which no bit changes: each number is summed in the order of the inputs."""
-    model, X = model_of((40, 1531, 1799, 3), dtype=dtype), np.random.default_rng(0).normal(size=(130, 40))
+    monkeypatch.setattr(in_c, "PACKED", 200)
+    model, X = model_of((40, 1531, 1799, 3), dtype=dtype), np.random.default_rng(0).normal(size=(210, 40))
     found, expected = both(model, X)
     np.testing.assert_allclose(found, expected, rtol=1e-4 if dtype == "float32" else 1e-12)
-    for n in (1, 2, 5, 7, 40, 130):
+    for n in (1, 2, 5, 7, 40, 130, 210):
         for threads in (1, 2, 5):
             np.testing.assert_array_equal(model.predict_proba(X[:n], threads=threads), found[:n])
+
+
+@pytest.mark.parametrize(("n", "at", "packed"), [(499, 0, False), (500, 0, True), (199, 4, False), (200, 4, True)])
+def test_for_many_samples_the_weights_are_packed_sooner_where_they_do_not_begin_with_a_cache_line(
+    n, at, packed, monkeypatch
+):
+    spec, seen, real = fcgpu.Spec((3, 2)), [], compiled.native.logits
+    monkeypatch.setattr(compiled.native, "logits", lambda *args: seen.append(args[-1]) or real(*args))
+    params = aligned(spec.n_params + at, np.float32)[at:]
+    fcgpu.Model(spec, params).predict_proba(np.ones((n, 3), np.float32))
+    assert seen == [packed]
 
 
 def running():
@@ -157,10 +170,10 @@ class TestArguments:
     def arguments(self):
         """Valid arguments by name."""
         sizes, params = np.array([3, 4, 2], np.intp), np.ones(26, np.float32)
-        room = aligned(int(compiled.native.steps_room(sizes, 8, 4, 2, False, False, False)), np.uint8)
+        room = aligned(int(compiled.native.steps_room(sizes, 8, 4, 2, False, False, False, True)), np.uint8)
         X, Z = np.ones((5, 3), np.float32), np.zeros((5, 2), np.float32)
         return {"X": X, "params": params, "logits": Z, "sizes": sizes, "room": room, "some": 4, "threads": 2,
-                "activation": 2, "scale": 1.0, "tiles": False}  # fmt: skip
+                "activation": 2, "scale": 1.0, "tiles": False, "packed": True}  # fmt: skip
 
     def test_valid_ones(self):
         given = self.arguments()

@@ -197,16 +197,18 @@ def joined(parts: Sequence[Any]) -> Any:
 
 
 def undivided(parts: Sequence[Any]) -> Any:
-    """The vector of which all of `parts`, in their order, are views, as after a fit; else `joined`."""
-    whole = getattr(parts[0], "base", None)
-    if not isinstance(whole, np.ndarray) or any(getattr(part, "base", None) is not whole for part in parts):
+    """The vector that parts are if they follow each other in the memory of one array, as after a fit; else `joined`."""
+    first, memory = parts[0], getattr(parts[0], "base", None)
+    if not (isinstance(memory, np.ndarray) and memory.ndim == 1 and memory.flags.c_contiguous):
         return joined(parts)
-    ends = [whole.ctypes.data]
+    start = end = first.ctypes.data
     for part in parts:
-        follows = part.ctypes.data == ends[-1] and part.flags.c_contiguous and part.dtype == whole.dtype
-        ends.append(ends[-1] + part.nbytes if follows else 0)
-    is_whole = whole.ndim == 1 and 0 not in ends and ends[-1] - ends[0] == whole.nbytes
-    return whole if is_whole else joined(parts)
+        is_there = getattr(part, "base", None) is memory and part.ctypes.data == end
+        if not (is_there and part.flags.c_contiguous and part.dtype == first.dtype):
+            return joined(parts)
+        end += part.nbytes
+    at = start - memory.ctypes.data
+    return memory.view(np.uint8)[at : at + end - start].view(first.dtype)
 
 
 def row_hashes(X: Any) -> Any:

@@ -4,13 +4,11 @@ import operator
 import os
 from typing import Any
 
-import numpy as np
-
 from fcgpu.data.dataset import picture_shape
 from fcgpu.errors import CheckpointError
 from fcgpu.formats import sealed
 from fcgpu.model import Model, expect_model
-from fcgpu.params import Spec
+from fcgpu.params import Spec, aligned
 from fcgpu.version import __version__
 
 FORMAT = 2
@@ -65,7 +63,7 @@ def _model(about: dict[str, Any], tensors: dict[str, Any]) -> Model:
     (dtype,) = {tensor.dtype for tensor in tensors.values()}
     if spec.n_params != sum(tensor.size for tensor in tensors.values()):
         raise ValueError(f"{len(tensors)} arrays of {dtype} for a network of {spec.n_params} parameters")
-    params = np.empty(spec.n_params, dtype)
+    params = aligned(spec.n_params, dtype)
     for key, view in _tensors(spec, params):
         if view.shape != tensors[key].shape:
             raise ValueError(f"{key} has shape {tensors[key].shape}; expected {view.shape}")

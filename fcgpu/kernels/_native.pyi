@@ -31,8 +31,11 @@ def logits(
     activation: int,
     scale: float,
     tiles: bool,
+    packed: bool,
 ) -> None: ...
-def steps_room(sizes: Any, batch: int, some: int, threads: int, doubles: bool, clipped: bool, tiles: bool) -> int: ...
+def steps_room(
+    sizes: Any, batch: int, some: int, threads: int, doubles: bool, clipped: bool, tiles: bool, packed: bool
+) -> int: ...  # fmt: skip
 def steps(
     X: Any, order: Any, y: Any, weights: Any, params: Any, m: Any, v: Any, rates: Any, sums: Any, sizes: Any, room: Any,
     wholes: Any, reals: Any, ids: Any, keys: Any, drops: Any,

@@ -18,14 +18,15 @@ static int has_sane_cut(const Steps* it) {
            it->threads <= MOST_THREADS;
 }
 
-/* (sizes, batch, samples of a task, threads, doubles, clipped, tiles) -> bytes of scratch memory that `steps` needs. */
+/* (sizes, batch, samples of a task, threads, doubles, clipped, tiles, packed) -> bytes of scratch memory that `steps`
+   needs or, with `packed` as in `logits`, that. */
 FUNCTION(steps_room) {
-    TAKES(7);
+    TAKES(8);
     Steps it = {0};
     Array sizes = {0};
     it.batch = whole_number(args[1]), it.some = whole_number(args[2]), it.threads = (int)whole_number(args[3]);
     int doubles = is_true(args[4]);
-    it.clip = is_true(args[5]), it.tiles = is_true(args[6]);
+    it.clip = is_true(args[5]), it.tiles = is_true(args[6]), it.packed = is_true(args[7]);
     int done = !PyErr_Occurred() && open_array(args[0], &sizes, 0) && take_sizes(&it, &sizes) && has_sane_cut(&it);
     ptrdiff_t bytes = done ? doubles ? room_double(&it) : room_float(&it) : 0;
     close_arrays(&sizes, 1);
@@ -170,17 +171,17 @@ FUNCTION(steps) {
     return NULL;
 }
 
-/* (X, params, logits, sizes, room, samples of a task, threads, activation, scale, tiles): logits (n, outputs) is
-   overwritten with the network's for X (n, features). `room` is as for batches of one task a thread, or of one in all;
-   `tiles` is as in `steps`. */
+/* (X, params, logits, sizes, room, samples of a task, threads, activation, scale, tiles, packed): logits (n, outputs)
+   is overwritten with the network's for X (n, features). `room` is as for batches of one task a thread, or of one in
+   all; `tiles` is as in `steps`; packed: whether to pack the other layers' weights first, for many samples. */
 FUNCTION(logits) {
-    TAKES(10);
+    TAKES(11);
     Array a[5] = {0};
     Array *X = &a[0], *params = &a[1], *Z = &a[2], *sizes = &a[3], *room = &a[4];
     Steps it = {.many_registers = has_many_registers()};
     it.some = whole_number(args[5]), it.threads = (int)whole_number(args[6]);
     it.activation = (int)whole_number(args[7]), it.scale = real_number(args[8]);
-    it.tiles = is_true(args[9]);
+    it.tiles = is_true(args[9]), it.packed = is_true(args[10]);
     if (PyErr_Occurred()) return NULL;
     int good = it.some > 0 && it.some <= LARGEST / MOST_THREADS && it.threads > 0 && it.threads <= MOST_THREADS;
     for (int i = 0; i < 5; i++) good = good && open_array(args[i], &a[i], i == 2 || i == 4) && (i == 0 || a[i].whole);

@@ -10,6 +10,8 @@
    product waits for is then b's memory, the sooner the fewer rows share it. On a Zen 4 with 1 MB of L2 cache a core. */
 #define FAR(rows) ((rows) <= 2 ? 6 << 20 : 12 << 20)
 #define SIDE_BY_SIDE(rows) ((rows) <= 6 ? 16 : DEEP)
+/* Vectors of a row of c that are computed before the others if b is packed: they stay in the L2 cache. */
+#define ACROSS 32
 #if defined(__x86_64__)
 #define PART 32
 #else
@@ -109,17 +111,22 @@ MANY_REGISTERS static void N(wide)(const N(Product) * it, ptrdiff_t from, ptrdif
    places; it is not used for whole vectors. Rows of c must have room for whole vectors. */
 static void N(multiply)(N(Product) it, ptrdiff_t end, ptrdiff_t n, int many_registers, T* edge, ptrdiff_t* edge_at) {
     it.far = it.depth * n * (ptrdiff_t)sizeof(T) > FAR(it.rows);
-    const ptrdiff_t step = it.far ? SIDE_BY_SIDE(it.rows) : it.depth, begin = it.j;
-    ptrdiff_t from = 0, to;
-    do {
-        to = it.depth - from < step ? it.depth : from + step;
-        it.j = begin;
+    const ptrdiff_t step = it.far ? SIDE_BY_SIDE(it.rows) : it.depth, whole = it.j + (end - it.j) / VECTOR * VECTOR;
+    const ptrdiff_t block = it.apart > VECTOR ? ACROSS * VECTOR : whole;
+    for (ptrdiff_t begin = it.j, stop; begin < whole; begin = stop) {
+        ptrdiff_t from = 0, to;
+        stop = whole - begin < block ? whole : begin + block;
+        do { /* once also without depth, where c is 0 */
+            to = it.depth - from < step ? it.depth : from + step;
+            it.j = begin;
 #ifdef MANY_REGISTERS
-        for (; many_registers && it.j + 4 * VECTOR <= end; it.j += 4 * VECTOR) N(wide)(&it, from, to);
+            for (; many_registers && it.j + 4 * VECTOR <= stop; it.j += 4 * VECTOR) N(wide)(&it, from, to);
 #endif
-        for (; it.j + VECTOR <= end; it.j += VECTOR) N(narrow)(&it, from, to);
-        from = to;
-    } while (from < it.depth);
+            for (; it.j + VECTOR <= stop; it.j += VECTOR) N(narrow)(&it, from, to);
+            from = to;
+        } while (from < it.depth);
+    }
+    it.j = whole;
     if (it.j == end) return;
     for (ptrdiff_t k = 0; k < it.depth; k++) { /* copy what is left, padded to a vector */
         memset(edge + k * VECTOR, 0, 64);

@@ -20,6 +20,7 @@ typedef struct {
 
 typedef struct {                                           /* of all threads; layer i is from A[i] to A[i + 1] */
     T *A[MOST_LAYERS], *dZ[MOST_LAYERS], *WT[MOST_LAYERS]; /* WT[i]: Wᵀ of layer i, as `transpose` has it */
+    T* panels[MOST_LAYERS];                                /* [W; b] of layer i, as `pack_rows` has it, or NULL */
     uint8_t* seen;                                         /* (tasks, n_features + 1) */
     uint8_t* X;                                            /* (batch, n_features), gathered by pixel_steps.h */
     char *dZ_tiles, *W_tiles;                              /* of B: what it has packed, of the first layer */
@@ -43,6 +44,11 @@ static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
         if (i) room->dZ[i] = take_memory(&memory, it->batch * ROW(sizes[i]) * sizeof(T));
         if (i && i < last) room->WT[i] = take_memory(&memory, sizes[i + 1] * WHOLE_VECTORS(sizes[i]) * sizeof(T));
         if (i) params += (sizes[i - 1] + 1) * sizes[i];
+        if (i < last) {
+            const ptrdiff_t packed = it->packed && (i || !it->tiles);
+            T* panels = take_memory(&memory, packed * (sizes[i] + 1) * WHOLE_VECTORS(sizes[i + 1]) * sizeof(T));
+            room->panels[i] = packed ? panels : NULL;
+        }
         room->first_task[i] = rows;
         rows += (sizes[i] + ROWS_AT_ONCE(it, i)) / ROWS_AT_ONCE(it, i); /* of sizes[i] + 1 */
     }
@@ -77,4 +83,18 @@ static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
         my->tiles = take_memory(&memory, on * 2 * (strip > tasks ? strip : tasks));
     }
     return memory.used;
+}
+
+/* The rows of a task, number `task` of those of all layers. */
+static N(Rows) N(rows_of)(const Steps* it, const N(Room) * room, ptrdiff_t task) {
+    N(Rows) rows = {0};
+    ptrdiff_t i = 0;
+    for (; room->first_task[i + 1] <= task; i++) rows.at += (it->sizes[i] + 1) * it->sizes[i + 1];
+    const ptrdiff_t some = ROWS_AT_ONCE(it, i), top = (task - room->first_task[i]) * some,
+                    left = it->sizes[i] + 1 - top;
+    rows.layer = i, rows.n = it->sizes[i + 1], rows.top = top;
+    rows.count = left < some ? left : some;
+    rows.weights = left <= some ? left - 1 : some;
+    rows.at += rows.top * rows.n;
+    return rows;
 }

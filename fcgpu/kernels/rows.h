@@ -57,19 +57,6 @@ CLONES static void N(transpose)(const T* restrict W, ptrdiff_t rows, ptrdiff_t n
     }
 }
 
-static N(Rows) N(rows_of)(const Steps* it, const N(Room) * room, ptrdiff_t task) {
-    N(Rows) rows = {0};
-    ptrdiff_t i = 0;
-    for (; room->first_task[i + 1] <= task; i++) rows.at += (it->sizes[i] + 1) * it->sizes[i + 1];
-    const ptrdiff_t some = ROWS_AT_ONCE(it, i), top = (task - room->first_task[i]) * some,
-                    left = it->sizes[i] + 1 - top;
-    rows.layer = i, rows.n = it->sizes[i + 1], rows.top = top;
-    rows.count = left < some ? left : some;
-    rows.weights = left <= some ? left - 1 : some;
-    rows.at += rows.top * rows.n;
-    return rows;
-}
-
 /* The gradient of those rows that are not zero: they follow each other, as whole vectors, and my->rows names them.
    Returns how many there are. Only SUMMED samples are added up at a time: a sum of many more floats loses digits. */
 static ptrdiff_t N(gradient)(const Steps* it, const N(Room) * room, N(Desk) * my, N(Rows) of, ptrdiff_t batch) {

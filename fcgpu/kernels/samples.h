@@ -94,13 +94,33 @@ static ptrdiff_t N(compare)(const Steps* it, N(Desk) * my, const ptrdiff_t* rows
     return correct;
 }
 
+/* Some rows of W (count, n) to panels (n / VECTOR, rows, VECTOR) of all rows, padded with zeros: there a product reads
+   whole cache lines, one after the other. */
+CLONES static void N(pack_rows)(const T* restrict W, ptrdiff_t count, ptrdiff_t n, ptrdiff_t rows, T* restrict panels) {
+    for (ptrdiff_t j = 0; j < n; j += VECTOR, panels += rows * VECTOR) {
+        const ptrdiff_t width = n - j < VECTOR ? n - j : VECTOR;
+        for (ptrdiff_t r = 0; r < count; r++) {
+            if (width < VECTOR) memset(panels + r * VECTOR, 0, 64);
+            memcpy(panels + r * VECTOR, W + r * n + j, (size_t)width * sizeof(T));
+        }
+    }
+}
+
+/* Bring some rows of the parameters into the form in which predictions read them. */
+static void N(pack)(const Steps* it, const N(Room) * room, N(Rows) of) {
+    T* panels = room->panels[of.layer];
+    const T* W = (const T*)it->params + of.at;
+    if (panels) N(pack_rows)(W, of.count, of.n, it->sizes[of.layer] + 1, panels + of.top * VECTOR);
+    else if (!of.layer) N(pack_weights)(it, room, of.top);
+}
+
 /* Layer i of the n samples of task number `place`, columns `from` to `to`: A of the next or, after the last, dZ. */
 static void N(layer)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t place, ptrdiff_t n, ptrdiff_t i,
                      ptrdiff_t from, ptrdiff_t to) {
     const ptrdiff_t n_in = it->sizes[i], n_out = it->sizes[i + 1], first = place * it->some;
     const ptrdiff_t hidden = i + 1 < it->layers, row = ROW(n_out + hidden);
     const uint8_t* seen = room->seen + place * (n_in + 1);
-    const T* W = it->params;
+    const T *W = it->params, *panels = room->panels[i];
     T* Z = (hidden ? room->A : room->dZ)[i + 1] + first * row;
     if (it->tiles && !i) {
         N(multiply_samples)(it, room, my, Z, row, n);
@@ -108,12 +128,13 @@ static void N(layer)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdif
         ptrdiff_t depth = 0;
         for (ptrdiff_t l = 0; l < i; l++) W += (it->sizes[l] + 1) * it->sizes[l + 1];
         for (ptrdiff_t k = 0; k <= n_in; k++) {
-            my->a_at[depth] = k, my->b_at[depth] = k * n_out;
+            my->a_at[depth] = k, my->b_at[depth] = k * (panels ? VECTOR : n_out);
             depth += i || seen[k];
         }
         for (ptrdiff_t s = 0; s < n; s++) my->a[s] = room->A[i] + (first + s) * ROW(n_in + 1), my->c[s] = Z + s * row;
-        N(multiply)((N(Product)){my->a, my->a_at, W, my->b_at, VECTOR, depth, my->c, n, from, 0}, to, n_out,
-                    it->many_registers, my->edge, my->edge_at);
+        N(Product) product = {my->a, my->a_at, W, my->b_at, VECTOR, depth, my->c, n, from, 0};
+        if (panels) product.b = panels, product.apart = (n_in + 1) * VECTOR;
+        N(multiply)(product, panels ? WHOLE_VECTORS(to) : to, n_out, it->many_registers, my->edge, my->edge_at);
     }
     const int whole = !from && to == n_out; /* then one call for all rows, and what is between them */
     if (hidden && whole) N(activate)(it->activation, Z, n * row);
@@ -174,19 +195,19 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
     if (it->tiles) N(pack_delta)(it, room, task, n);
 }
 
-/* What each thread does to predict: the logits of the samples, which are in it->logits (samples, outputs). On tiles W
-   is packed first. */
+/* What each thread does to predict: the logits of the samples, which are in it->logits (samples, outputs). W is packed
+   first, if it is at all. */
 static void N(predict)(void* job, Team* team, int thread, ptrdiff_t phase) {
     const Steps* it = job;
     N(Room)* room = it->divided;
     N(Desk)* my = &room->desks[thread];
-    const ptrdiff_t k = it->sizes[it->layers], packing = it->tiles ? tiles_for(it->sizes[0], FLOAT_DEPTH) : 0;
+    const ptrdiff_t k = it->sizes[it->layers], packing = it->tiles || it->packed ? room->first_task[it->layers] : 0;
     if (it->tiles) open_tiles();
     for (const ptrdiff_t last = packing > 0; phase <= last; phase++) {
         const ptrdiff_t tasks = phase < last ? packing : tiles_for(it->samples, it->some);
         for (ptrdiff_t task; (task = next_task(team, thread, tasks)) >= 0;) {
             if (phase < last) {
-                N(pack_weights)(it, room, task * FLOAT_DEPTH);
+                N(pack)(it, room, N(rows_of)(it, room, task));
                 continue;
             }
             const ptrdiff_t first = task * it->some, left = it->samples - first, n = left < it->some ? left : it->some;
@@ -224,7 +245,9 @@ static void N(predict_together)(void* job, Team* team, int thread, ptrdiff_t pha
 
 static void N(run_predict)(Steps* it) {
     N(Room) room;
+    const int together = it->samples <= it->some && it->threads > 1;
+    if (together) it->packed = 0;
     N(divide)(it, &room);
     it->divided = &room;
-    work_as_team(it->samples > it->some || it->threads == 1 ? N(predict) : N(predict_together), it, it->threads);
+    work_as_team(together ? N(predict_together) : N(predict), it, it->threads);
 }

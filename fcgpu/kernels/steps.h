@@ -11,7 +11,8 @@ typedef struct { /* batches of samples, a network, and the rule that updates it 
     ptrdiff_t row, samples, batch, some, steps, epoch_samples; /* some: samples of a task */
     const ptrdiff_t *order, *sizes; /* order: indices into the samples, or NULL for the first ones */
     int bytes, layers, activation, output, counts, threads, many_registers, rule;
-    int tiles;                                                                    /* whether by pixel_steps.h */
+    int tiles;  /* whether the first layer's products are by pixel_steps.h */
+    int packed; /* whether predictions pack W first; on tiles they do in any case */
     double scale, alpha, beta_1, beta_2, epsilon, weight_decay, clip, t, longest; /* beta_1: also momentum's μ, or ρ */
     Integers y;
     const void *targets, *weights;

@@ -8,7 +8,7 @@ import numpy as np
 
 from fcgpu.backend import Backend
 from fcgpu.kernels.dense import is_sparse
-from fcgpu.params import Spec
+from fcgpu.params import Spec, in_lines
 from fcgpu.train.evaluate import Evaluate
 from fcgpu.train.plan import Plan
 from fcgpu.train.recipe import Recipe
@@ -99,7 +99,7 @@ class OnCpu:
     def outside(self, vectors: Any) -> Any:
         """The inverse of `inside`: a copy in the public layout."""
         if self._stairs is None or vectors.shape[-1:] != (self.spec.n_params,):
-            return np.array(vectors)
+            return in_lines(vectors)
         return self._stairs.outside(self.spec, vectors)
 
     def _step(self, rows: Any, n_rows: int) -> Any:

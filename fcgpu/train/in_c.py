@@ -12,7 +12,7 @@ import numpy as np
 from fcgpu.backend import Backend
 from fcgpu.kernels import Kernels, compiled, dropout
 from fcgpu.logits import ACTIVATIONS
-from fcgpu.params import Spec, aligned
+from fcgpu.params import Spec, aligned, in_lines
 from fcgpu.train import plan_c
 from fcgpu.train.converted import Converted
 from fcgpu.train.pace import Pace
@@ -115,7 +115,7 @@ class InC:
         return vectors
 
     def outside(self, vectors: Any) -> Any:
-        return np.array(vectors)
+        return in_lines(vectors)
 
 
 class FullBatchInC(InC):

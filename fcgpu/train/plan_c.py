@@ -80,7 +80,7 @@ def threads(spec: Spec, batch: int, dtype: Any, most: int) -> int:
 def room_bytes(spec: Spec, batch: int, recipe: Recipe, tile: int, threads: int, tiles: bool) -> int:
     """Bytes of scratch memory for the steps; `tile` is the samples of a task, `tiles` whether they are `on_tiles`."""
     sizes, doubles, clipped = np.array(spec.sizes, np.intp), recipe.dtype == "float64", bool(recipe.gradient_clip)
-    return int(compiled.native.steps_room(sizes, batch, tile, threads, doubles, clipped, tiles))
+    return int(compiled.native.steps_room(sizes, batch, tile, threads, doubles, clipped, tiles, False))
 
 
 def work_bytes(spec: Spec, batch: int, recipe: Recipe, tile: int, threads: int, tiles: bool) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fcgpu.params import Spec
+from fcgpu.params import Spec, in_lines
 from fcgpu.train.plan import Plan
 from fcgpu.workers import block_of, by_blocks
 
@@ -57,7 +57,7 @@ class Staircase:
 
     def inside(self, spec: Spec, vectors: Any) -> Any:
         """A copy of parameters, or vectors like them (..., n_params), for features in the new order."""
-        made = np.array(vectors)
+        made = in_lines(vectors)
         W = spec.layers(made)[0].W
         W[...] = W[..., self.features, :]
         return made
