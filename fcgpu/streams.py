@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 UNFOLDED = 10_000  # columns, more than any row has
+ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}  # the control characters
 
 
 def show(table: Any, otherwise: str = "") -> None:
@@ -25,11 +26,16 @@ def show(table: Any, otherwise: str = "") -> None:
         console.print(table)
 
 
+def plain(text: object) -> str:
+    """The text in one line, its control characters as escapes: a terminal would obey those of a stranger's file."""
+    return str(text).translate(ESCAPED)
+
+
 def say(text: str) -> None:
-    """Print a line on standard error; do nothing if that fails."""
+    """Print text, `plain` but for its line breaks, on standard error; do nothing if that fails."""
     if sys.stderr is not None:
         with unheard(sys.stderr):
-            print(text, file=sys.stderr, flush=True)
+            print("\n".join(map(plain, text.split("\n"))), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -105,6 +106,30 @@ def test_no_name_in_an_archive_or_a_recipe_leads_out_of_the_folder(tmp_path, mon
     assert call("train", "--recipe", "r.toml", "--device", "cpu", "--quiet").code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here"]
     assert [path.name[:9] for path in (tmp_path / "here/runs").iterdir()] == ["..-..-out"]
+
+
+def test_what_a_file_says_is_printed_without_commands_to_the_terminal(tmp_path):
+    """Labels, and names in a recipe, may have control characters; a line break would also make a label two lines."""
+    X, y = blobs(40, n_classes=2)
+    labels = np.array(["a\x1b]0;title\x07\nb\tc", "d\x9b2J"])
+    np.savez(tmp_path / "x.npz", X=X, y=labels[y])
+    np.savez(tmp_path / "z.npz", X=X, y=np.repeat("\x1b[2J", 40))
+    (tmp_path / "x.toml").write_text(
+        f'name = "\\u001b[31m"\ndata = {json.dumps(str(tmp_path / "x.npz"))}\nepochs = 50\n'
+    )
+    run = tmp_path / "run"
+    said = [
+        call("recipes", tmp_path / "x.toml"),
+        call("train", "--recipe", tmp_path / "x.toml", "--out", run),
+        call("evaluate", run),
+        call("predict", run, tmp_path / "x.npz", "--proba"),
+        call("evaluate", run, tmp_path / "z.npz"),
+    ]
+    assert [each.code for each in said] == [0, 0, 0, 0, 2]
+    assert not re.findall(r"[^\n\t -~\u2500-\u257f]", "".join(each.out + each.err for each in said))
+    rows = [line.split("\t") for line in said[3].out.splitlines()]
+    assert [len(row) for row in rows] == [3] * 40
+    assert {row[0] for row in rows} == {r"a\x1b]0;title\x07\x0ab\x09c", r"d\x9b2J"}
 
 
 def test_a_picture_of_a_format_that_runs_programs_is_refused(tmp_path):

@@ -17,7 +17,7 @@ from rich.text import Text
 from fcgpu.data.dataset import Dataset, targets
 from fcgpu.data.labels import array_of
 from fcgpu.model import Model
-from fcgpu.streams import UNFOLDED
+from fcgpu.streams import UNFOLDED, plain
 from fcgpu.train.recipe import Recipe
 
 COUNT = 10
@@ -57,7 +57,7 @@ def _first(model: Model, data: Dataset, recipe: Recipe) -> Samples:
     if model.classes is None:
         values = [np.reshape(v, (len(X), -1)) for v in (targets(data, y), predicted)]
         actual, predicted = ([",".join(f"{v:.4g}" for v in row) for row in rows] for rows in values)
-    actual, predicted = [str(a) for a in actual], [str(p) for p in predicted]
+    actual, predicted = [plain(a) for a in actual], [plain(p) for p in predicted]
     wrong = [model.classes is not None and a != p for a, p in zip(actual, predicted, strict=True)]
     return Samples(f"the first {len(X)} {'test' if test else 'training'} samples", X, actual, predicted, wrong)
 

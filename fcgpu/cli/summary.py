@@ -10,7 +10,7 @@ from fcgpu.cli.machine import machine
 from fcgpu.cli.run_directory import RunDirectory
 from fcgpu.host import readable
 from fcgpu.progress import digits
-from fcgpu.streams import show
+from fcgpu.streams import plain, show
 from fcgpu.train.events import Finished, Started
 from fcgpu.train.recipe import Recipe
 
@@ -57,7 +57,7 @@ def result_of(started: Started, done: Finished, run: RunDirectory, digest: str) 
 def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
     """Print the closing table on standard output."""
     plan, recipe, spec = done.plan, started.recipe, done.model.spec
-    table = Table(show_header=False, title=f"recipe {recipe.name}", title_justify="left")
+    table = Table(show_header=False, title=f"recipe {plain(recipe.name)}", title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     how = "in C" if plan.in_c else _some(plan.lanes, "lane")
@@ -81,7 +81,7 @@ def summary(started: Started, done: Finished, result: dict[str, Any]) -> None:
         "model": result["model"],
     }
     for name, text in rows.items():
-        table.add_row(name, text)
+        table.add_row(name, plain(text))
     show(table)
 
 

@@ -31,7 +31,7 @@ from fcgpu.optim import FULL_BATCH
 from fcgpu.params import initial
 from fcgpu.progress import Progress
 from fcgpu.report import check_extra
-from fcgpu.streams import say
+from fcgpu.streams import plain, say
 from fcgpu.train import train as events_of
 from fcgpu.train.checkpoint import Checkpoint, check_cut, check_data, cut_of, differing, fingerprint
 from fcgpu.train.events import EpochEnded, Event, Finished, Started
@@ -276,5 +276,5 @@ def _stop_after_epoch() -> Iterator[list[int]]:
 
 def _small(data: Dataset) -> str:
     """The data as text, with a sample per column, as the article prints them."""
-    labels = " ".join(str(v) for v in (data.y if data.classes is None else array_of(data.classes)[data.y]))
+    labels = " ".join(plain(v) for v in (data.y if data.classes is None else array_of(data.classes)[data.y]))
     return f"X, a column a sample:\n{np.array2string(data.X.T)}\nlabels: {labels}\n"

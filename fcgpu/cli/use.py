@@ -18,7 +18,7 @@ from fcgpu.errors import ConfigError, DataError
 from fcgpu.formats.safetensors import load as load_model
 from fcgpu.model import confusion
 from fcgpu.progress import digits
-from fcgpu.streams import show
+from fcgpu.streams import plain, show
 from fcgpu.train.held_out import Part, with_test_samples
 from fcgpu.train.recipe import Recipe
 from fcgpu.train.recipe_files import load_recipe
@@ -77,9 +77,9 @@ def predict(args: Namespace) -> int:
         print(json.dumps(said | {"files": files if files is None else list(map(str, files))}))
         return 0
     for i, label in enumerate(labels):
-        words = [" ".join(f"{v:.9g}" for v in np.atleast_1d(label)) if model.classes is None else str(label)]
+        words = [" ".join(f"{v:.9g}" for v in np.atleast_1d(label)) if model.classes is None else plain(label)]
         words += [] if proba is None else [f"{p:.6f}" for p in proba[i]]
-        words += [str(files[i])] if files and len(files) > 1 else []
+        words += [plain(files[i])] if files and len(files) > 1 else []
         print("\t".join(words))
     return 0
 
@@ -104,9 +104,9 @@ def _part(data: Dataset, split: str | None) -> tuple[Any, Any, str | None]:
 def _show(result: dict[str, Any], what: str) -> None:
     from rich.table import Table
 
-    print(f"{what}: loss {digits(result['loss'])}{quality(result['accuracy'], result['r2'])}")
+    print(f"{plain(what)}: loss {digits(result['loss'])}{quality(result['accuracy'], result['r2'])}")
     if "classes" in result:
-        labels = [str(c) for c in result["classes"]]
+        labels = [plain(c) for c in result["classes"]]
         wide = f"the confusion matrix of {len(labels)} classes is too wide to show"
         wide += "; --json has it" if len(labels) <= MOST_LISTED else ""
         if result["confusion_matrix"] is None:
