@@ -84,7 +84,7 @@ def measure(
     """Yield the Limits and Throughputs of every backend, each measured for about `seconds`.
 
     hidden : sizes of the hidden layers of each network. batches : numbers of samples, or "full".
-    Raises as `train`: ConfigError for a batch larger than the data, DeviceError for a network that does not fit.
+    Raises as `train`: DeviceError for a network that does not fit.
     """
     for backend in backends:
         with backend.current():

@@ -209,6 +209,8 @@ def test_monitors_and_validation_data_that_cannot_be_used_are_refused():
         ours("multiclass").fit(X, y, validation_data=(X_val[:, :4], y_val))
     with pytest.raises(ValueError, match="class"):
         ours("multiclass").fit(X, y, validation_data=(X_val, np.where(y_val == 7, 8, y_val)))
+    with pytest.raises(fcgpu.DataError, match=r"weights of the samples held out run from -1 to 1"):
+        ours("multiclass").fit(X, y, validation_data=(X_val, y_val, np.where(y_val == 7, -1, 1)))
     for wrong in (X_val, X_val[:2], 7):
         with pytest.raises(ValueError, match=r"validation_data: expected \(X, y\)"):
             ours("multiclass").fit(X, y, validation_data=wrong)

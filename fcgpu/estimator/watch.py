@@ -39,8 +39,11 @@ class Watch:
             self.weighs = _takes_weights(self.scorer._score_func)
         if self.scorer is not None:  # scorers compare NumPy answers with NumPy labels
             self.held_out = held_out._replace(X=arrays.on_host(held_out.X))
-        if held_out is not None and held_out.weights is not None and not np.any(held_out.weights):
-            raise DataError("the weights of all samples held out are 0: expected some above 0")
+        if held_out is not None and (w := held_out.weights) is not None and not (w.min() >= 0 and w.max() > 0):
+            raise DataError(
+                f"the weights of the samples held out run from {w.min():g} to {w.max():g}: expected numbers of 0 or "
+                "more, not all 0"
+            )
         self.last: EpochEnded | None = None
         if held_out is not None and estimator.validation_scores_ is None:
             estimator.validation_scores_, estimator.validation_losses_ = [], []
