@@ -285,11 +285,12 @@ def test_the_page_forbids_what_an_escape_would_miss(browser, tmp_path):
     ours = Markup("<script>document.title = 'ours'</script>")
     (tmp_path / "page.html").write_text(document("title", [ours]).replace("</body>", f"{EVIL}</body>"))
     (tmp_path / "open.html").write_text(f"<title>title</title>{EVIL}")
+    request = "fetch('data:,x').then(() => 'sent', () => 'refused')"
     ran = []
     for name in ("page.html", "open.html"):
         with pytest.raises(AssertionError), visit(browser, tmp_path / name) as seen:
-            ran.append((seen.page.title(), seen.page.evaluate("window.ran")))
-    assert ran == [("ours", None), ("title", 1)]
+            ran.append((seen.page.title(), seen.page.evaluate("window.ran"), seen.page.evaluate(request)))
+    assert ran == [("ours", None, "refused"), ("title", 1, "sent")]
 
 
 def test_text_is_text():
