@@ -631,7 +631,7 @@ def test_every_command_explains_itself():
     for key in set(KEYS) - {"data", "description"}:
         assert "--" + key.replace("_", "-") in options
     assert (
-        "with the label in the first column (of a .csv it may be another, and text), a .npz file of arrays X and y"
+        "with the label in the first column (of the first two it may be another, and text), a .npz file of arrays X and"
         in " ".join(options.split())
     )
 

@@ -42,8 +42,8 @@ PROBA = (
 )
 DATA = (
     "mnist, another data set's name, a folder of IDX files, a folder of images with one sub-folder a class or with "
-    "such in train and test, a .csv or .npy file of numbers with the label in the first column (of a .csv it may be "
-    "another, and text), a .npz file of arrays X and y, with X_test and y_test if there are any"
+    "such in train and test, a .csv, .tsv or .npy file of numbers with the label in the first column (of the first two "
+    "it may be another, and text), a .npz file of arrays X and y, with X_test and y_test if there are any"
 )
 
 

@@ -19,6 +19,7 @@ from fcgpu.suggest import choices
 
 PathLike = str | os.PathLike[str]
 TABLES = (".csv", ".npy", ".npz")
+CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")  # what is read as .csv
 
 NAMED: dict[str, Callable[[], Dataset]] = {
     "mnist": lambda: idx.load_idx(Path(__file__).parent / "mnist", "mnist"),
@@ -40,9 +41,9 @@ def load(
     """Load a data set by its name in NAMED, or from a path. A name wins over a file of that name: write ./mnist.
 
     A path is a folder of IDX files with MNIST's names; a folder of images with one sub-folder per class, or with
-    `train` and `test` folders of such sub-folders; a .csv or .csv.gz of numbers, header optional, whose label may be
-    text; a .npy with the label in the first column; a .npz with X, y and optionally X_test, y_test, or with Keras's
-    x_train, y_train, x_test, y_test.
+    `train` and `test` folders of such sub-folders; a .csv or .tsv of numbers, or one of these with .gz, header
+    optional, whose label may be text; a .npy with the label in the first column; a .npz with X, y and optionally
+    X_test, y_test, or with Keras's x_train, y_train, x_test, y_test.
 
     image_size : (height, width) in pixels to resize the pictures of a folder to. Without it all must have one size.
     image_shape : (height, width) for grey or (height, width, 3), as in Model.image_shape: pictures are resized and
@@ -105,9 +106,9 @@ def load_features(
 ) -> Any:
     """Load samples without labels, for a model of `n_features` to predict: (n, n_features) in their stored dtype.
 
-    source : .csv, .csv.gz, .npy or .npz (its X, its x_train, or its only array); a picture, or a folder or list of
-        pictures. Of n_features + 1 columns of a CSV or .npy one is the label and dropped: the first, or in a CSV with a
-        header the one that is none of feature_names.
+    source : .csv, .tsv, .csv.gz, .npy or .npz (its X, its x_train, or its only array); a picture, or a folder or list
+        of pictures. Of n_features + 1 columns of a CSV or .npy one is the label and dropped: the first, or in a CSV
+        with a header the one that is none of feature_names.
     image_shape : (height, width) for grey or (height, width, 3): pictures are converted and resized to it. Without it
         all pictures must have one size, with n_features pixels, or a third of that in colour.
     feature_names : the names that the header of a CSV must have, if there is one; None for any.
@@ -183,17 +184,17 @@ def _picture_features(paths: Sequence[Path], n_features: int, shape: tuple[int, 
 def _picture(source: PathLike) -> Path:
     """The path of one picture out of several. Raises DataError for a table."""
     path = _existing(source)
-    if path.suffix.lower() in (*TABLES, ".gz"):
+    if path.suffix.lower() in (*TABLES, ".tsv", ".gz"):
         raise DataError(f"{path}: a table among several files; expected pictures, or a single table")
     return path
 
 
 def _kind(path: Path, *, pictures: bool = False) -> str:
     """The kind of a table by its suffix, one of TABLES. Raises DataError for others and for what is not a file."""
-    kind = ".csv" if path.name.lower().endswith(".csv.gz") else path.suffix.lower()
+    kind = ".csv" if path.name.lower().endswith(CSV) else path.suffix.lower()
     if kind not in TABLES or not path.is_file():
         others = "a folder" if not pictures else f"a picture ({' '.join(images.SUFFIXES)}) or a folder of them"
-        raise DataError(f"{path}: not a file of a known kind; expected .csv, .csv.gz, .npy or .npz, or {others}")
+        raise DataError(f"{path}: not a file of a known kind; expected .csv, .tsv, .csv.gz, .npy or .npz, or {others}")
     return kind
 
 

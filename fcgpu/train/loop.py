@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fcgpu.backend import Backend, as_numpy, choose
+from fcgpu.data import CSV
 from fcgpu.data.dataset import Dataset, check_weights, dataset, refuse_unknown_labels, targets
 from fcgpu.data.labels import not_a_label, shown
 from fcgpu.errors import ConfigError, DataError, whole
@@ -210,7 +211,7 @@ def fit_to(recipe: Recipe, data: Dataset) -> tuple[Spec, Any]:
     elif data.classes is None:
         refuse_unknown_labels(data)
         first = ""
-        if data.name.endswith((".csv", ".csv.gz", ".npy")) and not recipe.target_column:
+        if data.name.endswith((*CSV, ".npy")) and not recipe.target_column:
             other = "" if data.name.endswith(".npy") else ", unless target_column names another"
             first = f"; the label is the first column{other}"
         raise DataError(
