@@ -6,10 +6,13 @@ import subprocess
 import sys
 import sysconfig
 from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import fcgpu
 from fcgpu.kernels import compiled
 
 KERNELS = Path(compiled.__file__).parent
@@ -125,3 +128,22 @@ def test_a_clone_that_cannot_be_written_stays_as_it_is(tmp_path):
     assert clone.built() == {stale.name}
     assert [len(content) > 1000 for content in files.values()] == [True]
     assert said == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_without_target_clones_no_bit_of_a_prediction_depends_on_the_other_samples(dtype, tmp_path, monkeypatch):
+    """Wide columns are then computed with fused multiplications, others without: the same ones for all samples."""
+    if not hasattr(compiled.native, "logits"):
+        pytest.skip("this compiler has no vector types")
+    library, include = tmp_path / "_native.so", HEADERS.parent
+    options = ["-O1", "-shared", "-fPIC", "-DCLONES=", "-fno-math-errno", f"-I{include}"]
+    subprocess.run(["cc", *options, str(KERNELS / "native.c"), "-o", str(library)], check=True)
+    spec = spec_from_file_location("_native", library)
+    monkeypatch.setattr(compiled, "native", module_from_spec(spec))
+    network, random = fcgpu.Spec((30, 50, 130, 3)), np.random.default_rng(0)
+    model = fcgpu.Model(network, random.normal(size=network.n_params).astype(dtype))
+    X = random.normal(size=(600, 30))
+    whole = model.decision_function(X)
+    for n in (1, 7, 150):
+        np.testing.assert_array_equal(model.decision_function(X[:n]), whole[:n])

@@ -108,11 +108,13 @@ MANY_REGISTERS static void N(wide)(const N(Product) * it, ptrdiff_t from, ptrdif
 #undef TILE
 
 /* The product, for columns it.j to `end` of b, which has n. `edge` is scratch memory for `depth` vectors and their
-   places; it is not used for whole vectors. Rows of c must have room for whole vectors. */
+   places; it is not used for whole vectors. Rows of c must have room for whole vectors, and so have those of b if its
+   vectors are apart. Which columns are by `wide`, whose sums may be rounded once less, does not depend on that. */
 static void N(multiply)(N(Product) it, ptrdiff_t end, ptrdiff_t n, int many_registers, T* edge, ptrdiff_t* edge_at) {
     it.far = it.depth * n * (ptrdiff_t)sizeof(T) > FAR(it.rows);
-    const ptrdiff_t step = it.far ? SIDE_BY_SIDE(it.rows) : it.depth, whole = it.j + (end - it.j) / VECTOR * VECTOR;
-    const ptrdiff_t block = it.apart > VECTOR ? ACROSS * VECTOR : whole;
+    const ptrdiff_t step = it.far ? SIDE_BY_SIDE(it.rows) : it.depth, full = it.j + (end - it.j) / VECTOR * VECTOR;
+    const int packed = it.apart > VECTOR;
+    const ptrdiff_t whole = packed ? WHOLE_VECTORS(end) : full, block = packed ? ACROSS * VECTOR : whole;
     for (ptrdiff_t begin = it.j, stop; begin < whole; begin = stop) {
         ptrdiff_t from = 0, to;
         stop = whole - begin < block ? whole : begin + block;
@@ -120,14 +122,15 @@ static void N(multiply)(N(Product) it, ptrdiff_t end, ptrdiff_t n, int many_regi
             to = it.depth - from < step ? it.depth : from + step;
             it.j = begin;
 #ifdef MANY_REGISTERS
-            for (; many_registers && it.j + 4 * VECTOR <= stop; it.j += 4 * VECTOR) N(wide)(&it, from, to);
+            const ptrdiff_t last = (stop < full ? stop : full) - 4 * VECTOR;
+            for (; many_registers && it.j <= last; it.j += 4 * VECTOR) N(wide)(&it, from, to);
 #endif
             for (; it.j + VECTOR <= stop; it.j += VECTOR) N(narrow)(&it, from, to);
             from = to;
         } while (from < it.depth);
     }
     it.j = whole;
-    if (it.j == end) return;
+    if (it.j >= end) return;
     for (ptrdiff_t k = 0; k < it.depth; k++) { /* copy what is left, padded to a vector */
         memset(edge + k * VECTOR, 0, 64);
         memcpy(edge + k * VECTOR, it.b + it.b_at[k] + it.j, (size_t)(end - it.j) * sizeof(T));

@@ -134,7 +134,7 @@ static void N(layer)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdif
         for (ptrdiff_t s = 0; s < n; s++) my->a[s] = room->A[i] + (first + s) * ROW(n_in + 1), my->c[s] = Z + s * row;
         N(Product) product = {my->a, my->a_at, W, my->b_at, VECTOR, depth, my->c, n, from, 0};
         if (panels) product.b = panels, product.apart = (n_in + 1) * VECTOR;
-        N(multiply)(product, panels ? WHOLE_VECTORS(to) : to, n_out, it->many_registers, my->edge, my->edge_at);
+        N(multiply)(product, to, n_out, it->many_registers, my->edge, my->edge_at);
     }
     const int whole = !from && to == n_out; /* then one call for all rows, and what is between them */
     if (hidden && whole) N(activate)(it->activation, Z, n * row);
