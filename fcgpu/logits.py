@@ -23,8 +23,9 @@ LEAST = 4  # samples of a task: where there are fewer for each thread, the threa
 # one sample of 784-128-64-10 took twice the time that it takes without it, 100 took as long, and 10,000 0.7 of it; of
 # 784-512-512-10 2.9, 1.2 and 0.8.
 TILED = 1 << 20
-# Samples from which the weights are packed first, and if they do not begin with a cache line, as after unpickling. On a
-# Xeon 1,000 samples of three layers of 1,000 then took 0.8 of the time and 200 1.1, without lines 0.7 and 0.9.
+# Samples from which the weights are packed first: weights that begin with a cache line, and others, such as unpickled
+# ones. On a Xeon 1,000 samples of three layers of 1,000 units then took 0.8 of the time, and 200 of some networks 1.1;
+# with the others 0.7 and 0.9.
 PACKED, UNALIGNED_PACKED = 500, 200
 START = 10_000_000  # samples times bytes of the parameters, for a thread more: to start it takes some 30 µs
 BYTES = 64 << 20  # of the layers' values for the samples of a call: between calls Python looks for signals

@@ -16,6 +16,8 @@ from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFit
 
 import fcgpu
 from fcgpu.estimator import arrays
+from fcgpu.params import LINE
+from fcgpu.train import plan_c
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -324,12 +326,25 @@ def test_verbose_and_callbacks_are_told_why_a_training_stopped(given, what, caps
     assert capsys.readouterr().out.endswith(f"\nStopped: {told[-1].stopped}\n")
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("in_c", [False, True])
+def test_the_weights_begin_with_a_cache_line_for_which_predictions_are_faster(in_c, monkeypatch):
+    if not in_c:
+        monkeypatch.setattr(plan_c, "is_for", lambda *_: False)
+    X, y = problem("multiclass")
+    for n in range(1, 9):
+        model = ours("multiclass", hidden_layer_sizes=(n,), max_iter=1).fit(X, y)
+        assert model.coefs_[0].ctypes.data % LINE == 0
+
+
 def test_predictions_follow_whatever_becomes_of_the_coefficients():
     """As fit leaves them they are views of one vector, which predictions then take as it is."""
     X, y = problem("multiclass")
     model = ours("multiclass", hidden_layer_sizes=(5, 5), max_iter=3).fit(X, y)
     parts = [part for pair in zip(model.coefs_, model.intercepts_, strict=True) for part in pair]
-    assert np.shares_memory(arrays.undivided(parts), model.coefs_[0])
+    whole = arrays.undivided(parts)
+    assert np.shares_memory(whole, model.coefs_[0])
+    np.testing.assert_array_equal(whole, arrays.joined(parts))
     want = model.predict_proba(X)
 
     def changed(**assigned):

@@ -12,7 +12,7 @@ from fcgpu import logits as in_c
 from fcgpu import outputs
 from fcgpu.kernels import compiled
 from fcgpu.kernels.losses import OUTPUTS
-from fcgpu.params import aligned, initial
+from fcgpu.params import LINE, aligned, initial
 
 pytestmark = pytest.mark.skipif(not hasattr(compiled.native, "logits"), reason="native.c was not compiled")
 SIZES = [(1, 1), (5, 17, 3), (40, 130, 64, 10), (200, 16, 16, 1), (33, 4), (6, 5, 4, 3, 2, 20, 7)]
@@ -123,6 +123,17 @@ def test_for_many_samples_the_weights_are_packed_sooner_where_they_do_not_begin_
     params = aligned(spec.n_params + at, np.float32)[at:]
     fcgpu.Model(spec, params).predict_proba(np.ones((n, 3), np.float32))
     assert seen == [packed]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_the_weights_of_a_training_and_of_a_file_begin_with_a_cache_line(optimizer, tmp_path):
+    """Whatever memory is free: NumPy's own arrays do with luck only."""
+    X, y = np.random.default_rng(0).normal(size=(50, 3)), np.arange(50) % 2
+    for n in range(1, 9):
+        *_, finished = fcgpu.train((X, y), device="cpu", hidden=(n,), epochs=1, optimizer=optimizer)
+        fcgpu.save_model(finished.model, tmp_path / "m.safetensors")
+        for model in (finished.model, fcgpu.load_model(tmp_path / "m.safetensors")):
+            assert model.params.ctypes.data % LINE == 0
 
 
 def running():

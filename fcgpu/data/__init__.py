@@ -184,7 +184,7 @@ def _picture_features(paths: Sequence[Path], n_features: int, shape: tuple[int, 
 def _picture(source: PathLike) -> Path:
     """The path of one picture out of several. Raises DataError for a table."""
     path = _existing(source)
-    if path.suffix.lower() in (*TABLES, ".tsv", ".gz"):
+    if path.name.lower().endswith((*TABLES, *CSV, ".gz")):
         raise DataError(f"{path}: a table among several files; expected pictures, or a single table")
     return path
 

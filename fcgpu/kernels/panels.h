@@ -109,7 +109,8 @@ MANY_REGISTERS static void N(wide)(const N(Product) * it, ptrdiff_t from, ptrdif
 
 /* The product, for columns it.j to `end` of b, which has n. `edge` is scratch memory for `depth` vectors and their
    places; it is not used for whole vectors. Rows of c must have room for whole vectors, and so have those of b if its
-   vectors are apart. Which columns are by `wide`, whose sums may be rounded once less, does not depend on that. */
+   vectors are apart. That does not change which columns are by `wide`: of two kinds of code that a compiler makes, one
+   may fuse multiplications and additions. */
 static void N(multiply)(N(Product) it, ptrdiff_t end, ptrdiff_t n, int many_registers, T* edge, ptrdiff_t* edge_at) {
     it.far = it.depth * n * (ptrdiff_t)sizeof(T) > FAR(it.rows);
     const ptrdiff_t step = it.far ? SIDE_BY_SIDE(it.rows) : it.depth, full = it.j + (end - it.j) / VECTOR * VECTOR;

@@ -94,15 +94,13 @@ static ptrdiff_t N(compare)(const Steps* it, N(Desk) * my, const ptrdiff_t* rows
     return correct;
 }
 
-/* Some rows of W (count, n) to panels (n / VECTOR, rows, VECTOR) of all rows, padded with zeros: there a product reads
-   whole cache lines, one after the other. */
+/* Some rows of W (count, n) to panels (n / VECTOR, rows, VECTOR) of all rows: there a product reads whole cache lines,
+   one after the other. What is behind the last column stays as it is: it reaches only what is behind that of the
+   product. */
 CLONES static void N(pack_rows)(const T* restrict W, ptrdiff_t count, ptrdiff_t n, ptrdiff_t rows, T* restrict panels) {
     for (ptrdiff_t j = 0; j < n; j += VECTOR, panels += rows * VECTOR) {
         const ptrdiff_t width = n - j < VECTOR ? n - j : VECTOR;
-        for (ptrdiff_t r = 0; r < count; r++) {
-            if (width < VECTOR) memset(panels + r * VECTOR, 0, 64);
-            memcpy(panels + r * VECTOR, W + r * n + j, (size_t)width * sizeof(T));
-        }
+        for (ptrdiff_t r = 0; r < count; r++) memcpy(panels + r * VECTOR, W + r * n + j, (size_t)width * sizeof(T));
     }
 }
 

@@ -30,7 +30,7 @@ from fcgpu.errors import ConfigError, DataError
 from fcgpu.host import readable
 from fcgpu.kernels.losses import OUTPUTS
 from fcgpu.model import weighted_sum
-from fcgpu.params import Spec
+from fcgpu.params import Spec, aligned
 from fcgpu.train.converted import Converted
 from fcgpu.train.recipe import Recipe
 
@@ -105,7 +105,9 @@ class Standardization:
             b *= self.target_std
             b += self.target_mean + math.log(self.count)
         with np.errstate(all="ignore"):  # what float32 cannot hold is found by the check for infinities
-            return exact.astype(params.dtype)
+            folded = aligned(params.size, params.dtype)
+            folded[...] = exact
+            return folded
 
 
 def with_a_scale(data: Dataset, recipe: Recipe) -> Dataset:
