@@ -5,11 +5,12 @@
 
 #define VECTOR ((ptrdiff_t)(64 / sizeof(T)))
 #define WHOLE_VECTORS(n) (((n) + VECTOR - 1) / VECTOR * VECTOR)
-#define DEEP 64 /* rows of b that stay in the L1 cache */
+#define DEEP 64        /* rows of b that stay in the L1 cache */
+#define SIDE_BY_SIDE 4 /* vectors of each of them, before other rows of c are computed */
 /* By the rows of c: from how many bytes on b is read as it lies, and how many of its rows side by side. What the
    product waits for is then b's memory, the sooner the fewer rows share it. On a Zen 4 with 1 MB of L2 cache a core. */
 #define FAR(rows) ((rows) <= 2 ? 6 << 20 : 12 << 20)
-#define SIDE_BY_SIDE(rows) ((rows) <= 6 ? 16 : DEEP)
+#define FAR_DEPTH(rows) ((rows) <= 6 ? 16 : DEEP)
 /* Vectors of a row of c that are computed before the others if b is packed: they stay in the L2 cache. */
 #define ACROSS 32
 #if defined(__x86_64__)
@@ -47,15 +48,15 @@ typedef struct {
 
 /* A few rows of c, `most` vectors of a type in each; k runs from `from` to `to`. */
 #define TILE(name, vector, most)                                                                                       \
-    static ALWAYS void N(name)(const N(Product) * it, ptrdiff_t first, ptrdiff_t from, ptrdiff_t to, const int rows,   \
-                               const int far) {                                                                        \
+    static ALWAYS void N(name)(const N(Product) * it, ptrdiff_t j, ptrdiff_t first, ptrdiff_t from, ptrdiff_t to,      \
+                               const int rows, const int far) {                                                        \
         const ptrdiff_t each = sizeof(vector) / sizeof(T);                                                             \
         vector sum[6][most] = {0};                                                                                     \
-        const T *const *a = it->a + first, *b = it->b + it->j / VECTOR * it->apart;                                    \
+        const T *const *a = it->a + first, *b = it->b + j / VECTOR * it->apart;                                        \
         T* const* c = it->c + first;                                                                                   \
         if (from || it->add) {                                                                                         \
             UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < most; v++) sum[i][v] =                    \
-                *(const vector*)(c[i] + it->j + v * each);                                                             \
+                *(const vector*)(c[i] + j + v * each);                                                                 \
         }                                                                                                              \
         for (ptrdiff_t k = from; k < to; k++) {                                                                        \
             vector its[most];                                                                                          \
@@ -64,45 +65,46 @@ typedef struct {
             UNROLL for (int v = 0; v < most; v++) its[v] =                                                             \
                 *(const vector*)(row + v * each / VECTOR * it->apart + v * each % VECTOR);                             \
             if (far && !first)                                                                                         \
-                UNROLL for (int v = 0; v < most * each / VECTOR; v++)                                                  \
-                    PREFETCH(row + (most * each / VECTOR + v) * it->apart);                                            \
+                UNROLL for (int v = 0; v < most * each / VECTOR; v++) PREFETCH(row + (SIDE_BY_SIDE + v) * it->apart);  \
             UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < most; v++) sum[i][v] +=                   \
                 a[i][at] * its[v];                                                                                     \
         }                                                                                                              \
-        UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < most; v++) *                                  \
-            (vector*)(c[i] + it->j + v * each) = sum[i][v];                                                            \
+        UNROLL for (int i = 0; i < rows; i++) UNROLL for (int v = 0; v < most; v++) * (vector*)(c[i] + j + v * each) = \
+            sum[i][v];                                                                                                 \
     }                                                                                                                  \
                                                                                                                        \
-    /* All rows of c, a few at a time. */                                                                              \
-    static ALWAYS void N(name##s)(const N(Product) * it, ptrdiff_t from, const ptrdiff_t end, const int far) {         \
+    /* All rows of c, a few at a time, for columns it->j to `stop`. */                                                 \
+    static ALWAYS void N(name##s)(const N(Product) * it, ptrdiff_t stop, ptrdiff_t from, const ptrdiff_t end,          \
+                                  const int far) {                                                                     \
+        const ptrdiff_t each = most * (ptrdiff_t)sizeof(vector) / (ptrdiff_t)sizeof(T);                                \
         do {                                                                                                           \
             const ptrdiff_t to = end - from < DEEP ? end : from + DEEP;                                                \
             for (ptrdiff_t i = 0, left; (left = it->rows - i) > 0;) {                                                  \
                 const int some = left >= 12 || left == 6 ? 6 : left > 6 ? (int)(left + 1) / 2 : (int)left;             \
-                switch (some) {                                                                                        \
-                    case 6: N(name)(it, i, from, to, 6, far); break;                                                   \
-                    case 5: N(name)(it, i, from, to, 5, far); break;                                                   \
-                    case 4: N(name)(it, i, from, to, 4, far); break;                                                   \
-                    case 3: N(name)(it, i, from, to, 3, far); break;                                                   \
-                    case 2: N(name)(it, i, from, to, 2, far); break;                                                   \
-                    default: N(name)(it, i, from, to, 1, far);                                                         \
-                }                                                                                                      \
+                for (ptrdiff_t j = it->j; j < stop; j += each) switch (some) {                                         \
+                        case 6: N(name)(it, j, i, from, to, 6, far); break;                                            \
+                        case 5: N(name)(it, j, i, from, to, 5, far); break;                                            \
+                        case 4: N(name)(it, j, i, from, to, 4, far); break;                                            \
+                        case 3: N(name)(it, j, i, from, to, 3, far); break;                                            \
+                        case 2: N(name)(it, j, i, from, to, 2, far); break;                                            \
+                        default: N(name)(it, j, i, from, to, 1, far);                                                  \
+                    }                                                                                                  \
                 i += some;                                                                                             \
             }                                                                                                          \
             from = to;                                                                                                 \
         } while (from < end);                                                                                          \
     }
 TILE(narrow_tile, N(part), 64 / PART)
-CLONES static void N(narrow)(const N(Product) * it, ptrdiff_t from, ptrdiff_t to) {
-    if (it->far) N(narrow_tiles)(it, from, to, 1);
-    else N(narrow_tiles)(it, from, to, 0);
+CLONES static void N(narrow)(const N(Product) * it, ptrdiff_t stop, ptrdiff_t from, ptrdiff_t to) {
+    if (it->far) N(narrow_tiles)(it, stop, from, to, 1);
+    else N(narrow_tiles)(it, stop, from, to, 0);
 }
 
 #ifdef MANY_REGISTERS
-TILE(wide_tile, N(whole), 4)
-MANY_REGISTERS static void N(wide)(const N(Product) * it, ptrdiff_t from, ptrdiff_t to) {
-    if (it->far) N(wide_tiles)(it, from, to, 1);
-    else N(wide_tiles)(it, from, to, 0);
+TILE(wide_tile, N(whole), SIDE_BY_SIDE)
+MANY_REGISTERS static void N(wide)(const N(Product) * it, ptrdiff_t stop, ptrdiff_t from, ptrdiff_t to) {
+    if (it->far) N(wide_tiles)(it, stop, from, to, 1);
+    else N(wide_tiles)(it, stop, from, to, 0);
 }
 #endif
 #undef TILE
@@ -113,7 +115,7 @@ MANY_REGISTERS static void N(wide)(const N(Product) * it, ptrdiff_t from, ptrdif
    may fuse multiplications and additions. */
 static void N(multiply)(N(Product) it, ptrdiff_t end, ptrdiff_t n, int many_registers, T* edge, ptrdiff_t* edge_at) {
     it.far = it.depth * n * (ptrdiff_t)sizeof(T) > FAR(it.rows);
-    const ptrdiff_t step = it.far ? SIDE_BY_SIDE(it.rows) : it.depth, full = it.j + (end - it.j) / VECTOR * VECTOR;
+    const ptrdiff_t step = it.far ? FAR_DEPTH(it.rows) : it.depth, full = it.j + (end - it.j) / VECTOR * VECTOR;
     const int packed = it.apart > VECTOR;
     const ptrdiff_t whole = packed ? WHOLE_VECTORS(end) : full, block = packed ? ACROSS * VECTOR : whole;
     for (ptrdiff_t begin = it.j, stop; begin < whole; begin = stop) {
@@ -123,10 +125,14 @@ static void N(multiply)(N(Product) it, ptrdiff_t end, ptrdiff_t n, int many_regi
             to = it.depth - from < step ? it.depth : from + step;
             it.j = begin;
 #ifdef MANY_REGISTERS
-            const ptrdiff_t last = (stop < full ? stop : full) - 4 * VECTOR;
-            for (; many_registers && it.j <= last; it.j += 4 * VECTOR) N(wide)(&it, from, to);
+            const ptrdiff_t most = (stop < full ? stop : full) - SIDE_BY_SIDE * VECTOR;
+            for (; many_registers && it.j <= most; it.j += SIDE_BY_SIDE * VECTOR)
+                N(wide)(&it, it.j + SIDE_BY_SIDE * VECTOR, from, to);
 #endif
-            for (; it.j + VECTOR <= stop; it.j += VECTOR) N(narrow)(&it, from, to);
+            for (ptrdiff_t next; it.j < stop; it.j = next) {
+                next = stop - it.j < SIDE_BY_SIDE * VECTOR ? stop : it.j + SIDE_BY_SIDE * VECTOR;
+                N(narrow)(&it, next, from, to);
+            }
             from = to;
         } while (from < it.depth);
     }
@@ -138,7 +144,7 @@ static void N(multiply)(N(Product) it, ptrdiff_t end, ptrdiff_t n, int many_regi
         edge_at[k] = k * VECTOR - it.j;
     }
     it.b = edge, it.b_at = edge_at;
-    N(narrow)(&it, 0, it.depth);
+    N(narrow)(&it, it.j + VECTOR, 0, it.depth);
 }
 
 #pragma GCC pop_options
