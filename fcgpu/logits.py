@@ -16,9 +16,9 @@ ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # in the or
 MOST_LAYERS, MOST_THREADS, MOST_OUTPUTS = 64, 64, 2048  # as in steps.h, team.h, elementwise.h; the input is a layer
 LARGEST = 1 << 24  # units of a layer, as in call_steps.h
 TILE = 32  # samples of a task, at most; on the tile unit always, because that is how deep a tile is
-WIDE = 4 << 20  # bytes of a layer's weights; with more of them a task has up to so many samples:
-WIDE_TILE, WIDE_PREDICTED = 64, 128  # in training, in predictions
-LEAST = 4  # samples of a task: where there are fewer for each thread, the threads share the columns of each layer
+WIDE, WIDE_TILE = 4 << 20, 128  # bytes of a layer's weights; the same, if a layer has more of them
+LEAST = 4  # samples of a task: where there are fewer for each thread, the threads share the columns of each layer, as
+# they do with a task of wide layers (8 to 64 samples of 784-2048-2048-3 took 0.73 to 0.97 of the time of two tasks)
 # Bytes of the first layer's weights up to which the tile unit multiplies pixels. It has to pack them first: on a Xeon
 # one sample of 784-128-64-10 took twice the time that it takes without it, 100 took as long, and 10,000 0.7 of it; of
 # 784-512-512-10 2.9, 1.2 and 0.8.
@@ -56,9 +56,9 @@ def on_tiles(spec: Spec, dtype: Any, X: Any) -> bool:
     return pixels and 4 * n_in * n_out <= TILED and compiled.has_tile_unit()
 
 
-def tile(spec: Spec, n: int, dtype: Any, threads: int, wide_tile: int = WIDE_TILE) -> int:
+def tile(spec: Spec, n: int, dtype: Any, threads: int) -> int:
     """Samples of a task, of n: as far as n allows, all tasks are of one size and each thread gets as many."""
-    rounds = -(-n // (threads * (wide_tile if is_wide(spec, dtype) else TILE)))
+    rounds = -(-n // (threads * (WIDE_TILE if is_wide(spec, dtype) else TILE)))
     return -(-n // (threads * rounds))
 
 
@@ -74,14 +74,15 @@ def logits(spec: Spec, params: Any, X: Any, scale: float, threads: int | None) -
     if tiles:
         rows, used = TILE, min(used, -(-n // TILE))
     else:
-        rows = n if n < LEAST * used else tile(spec, n, params.dtype, used, WIDE_PREDICTED)
+        are_few = n < LEAST * used or (n <= WIDE_TILE and is_wide(spec, params.dtype))
+        rows = n if are_few else tile(spec, n, params.dtype, used)
     batch = rows * used if rows < n else rows
     out = np.empty((n, spec.sizes[-1]), params.dtype)
     sizes, number = np.array(spec.sizes, np.intp), ACTIVATIONS.index(spec.activation)
     params = plain(params)
     packed = n >= PACKED or (n >= UNALIGNED_PACKED and params.ctypes.data % LINE != 0)
     doubles = params.dtype == np.float64
-    bytes_needed = compiled.native.steps_room(sizes, batch, rows, used, doubles, False, tiles, packed)
+    bytes_needed = compiled.native.steps_room(sizes, batch, rows, used, doubles, False, tiles, False, packed)
     room = aligned(int(bytes_needed), np.uint8)
     step = max(rows, BYTES // (sum(spec.sizes) * params.itemsize))
     for start in range(0, n, step):

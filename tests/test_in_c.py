@@ -68,7 +68,7 @@ class Problem:
             self.dropped = {"ids": ids, "keys": keys, "drops": np.array(drops)}
         self.given = {key: HYPERPARAMETERS[key] for key in UPDATES[rule].defaults}
 
-    def arguments(self, threads=1, some=5, *, tiles=False, **changes):
+    def arguments(self, threads=1, some=5, *, tiles=False, by_layer=False, **changes):
         """Those of the C, by name: the arrays that it overwrites are copies."""
         m, v = (array.copy() for array in self.state)
         first = [self.given[key] for key in ("momentum", "rho", "beta_1") if key in self.given] or [0.0]
@@ -76,11 +76,12 @@ class Problem:
         reals = [self.scale, self.alpha, *first, *others, self.clip, 3.0, 1.0]
         wholes = [
             self.samples, some, threads, ACTIVATIONS.index(self.spec.activation), OUTPUTS.index(self.spec.output),
-            self.spec.output != "identity", RULES.index(self.rule), 10, tiles,
+            self.spec.output != "identity", RULES.index(self.rule), 10, tiles, by_layer,
         ]  # fmt: skip
         sizes = np.array(self.spec.sizes, np.intp)
         doubles, clipped = self.dtype == np.float64, self.clip > 0
-        room = compiled.native.steps_room(sizes, self.samples, some, threads, doubles, clipped, tiles, False)
+        cut = self.samples, some, threads, doubles, clipped, tiles, by_layer, False
+        room = compiled.native.steps_room(sizes, *cut)
         return {
             "X": self.X, "order": self.order, "y": self.y, "weights": self.weights, "params": self.params.copy(),
             "m": m, "v": v, "rates": RATES.copy(), "sums": np.zeros(3), "sizes": sizes,
@@ -167,8 +168,10 @@ def test_two_steps_are_those_of_the_references(sizes, batch, features, dtype):
         )  # fmt: skip
         if it.y.ndim == 2 and output != "identity":
             it.spec = Spec(sizes, activation, it.spec.output)
-        found = it.run(wholes=counting(it, counts=it.y.ndim == 1))
-        assert_near(found, it.right(), dtype)
+        right = it.right()
+        for by_layer in (False, True):
+            wholes = counting(it, counts=it.y.ndim == 1, by_layer=by_layer)
+            assert_near(it.run(wholes=wholes, by_layer=by_layer), right, dtype)
 
 
 on_tiles = pytest.mark.skipif(not compiled.has_tile_unit(), reason="this processor has no tile unit")
@@ -188,10 +191,12 @@ def test_two_steps_on_the_tile_unit_are_those_of_the_references(sizes, batch):
         )  # fmt: skip
         it.X[:, : sizes[0] // 2] *= at % 4 > 0  # strips of features that no sample has,
         it.X[it.order[32:], 16:32] *= at % 2 == 0  # and one that the first samples have alone
-        expected = it.run(**TILED)
-        assert_near(expected, it.right(), "float32")
-        for one, other in zip(it.run(**TILED, threads=3), expected, strict=True):
-            np.testing.assert_array_equal(one, other)
+        right = it.right()
+        for by_layer in (False, True):
+            expected = it.run(**TILED, by_layer=by_layer)
+            assert_near(expected, right, "float32")
+            for one, other in zip(it.run(**TILED, by_layer=by_layer, threads=3), expected, strict=True):
+                np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -208,8 +213,8 @@ def test_the_tile_unit_takes_bytes_and_floats_in_tasks_of_its_own(samples, some,
         it.run(some=some, tiles=True)
 
 
-def counting(it, *, counts):
-    wholes = it.arguments()["wholes"]
+def counting(it, *, counts, by_layer):
+    wholes = it.arguments(by_layer=by_layer)["wholes"]
     wholes[5] = counts
     return wholes
 
@@ -224,11 +229,12 @@ def test_every_rule_activation_and_output(rule, activation, output):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("alpha", "clip"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.05)])
-def test_without_a_rule_the_gradient_is_left_and_the_parameters_stay(alpha, clip, dtype):
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_without_a_rule_the_gradient_is_left_and_the_parameters_stay(by_layer, alpha, clip, dtype):
     it = Problem((40, 130, 64, 10), 75, "relu", "softmax", "momentum", dtype, alpha=alpha, clip=clip, weighted=True)
-    one, nothing = {"rates": RATES[:1], "threads": 2}, np.zeros_like(it.params)
+    one, nothing = {"rates": RATES[:1], "threads": 2, "by_layer": by_layer}, np.zeros_like(it.params)
     _, _, moved, sums = it.run(v=nothing.copy(), **one)
-    wholes = it.arguments(threads=2)["wholes"]
+    wholes = it.arguments(threads=2, by_layer=by_layer)["wholes"]
     wholes[6] = NO_RULE
     params, gradient, v, same_sums = it.run(wholes=wholes, v=None, **one)
     np.testing.assert_array_equal(-gradient.dtype.type(RATES[0]) * gradient, moved)
@@ -240,21 +246,24 @@ def test_without_a_rule_the_gradient_is_left_and_the_parameters_stay(alpha, clip
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("rule", "clip"), [("gradient_descent", 0.0), ("adam", 0.0), ("adam", 0.05)])
-def test_no_bit_depends_on_the_threads(rule, clip, dtype):
-    it = Problem((40, 130, 64, 10), 75, "relu", "softmax", rule, dtype, alpha=0.1, clip=clip)
-    expected = it.run()
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_no_bit_depends_on_the_threads(by_layer, rule, clip, dtype):
+    drops = [0.3, 0.5] if clip else None
+    it = Problem((40, 130, 64, 10), 75, "relu", "softmax", rule, dtype, alpha=0.1, clip=clip, drops=drops)
+    expected = it.run(by_layer=by_layer)
     for threads, times in ((2, 20), (3, 20), (8, 20), (64, 2)):  # more than there are processors or tasks, too
         for _ in range(times):
-            for one, other in zip(it.run(threads=threads), expected, strict=True):
+            for one, other in zip(it.run(threads=threads, by_layer=by_layer), expected, strict=True):
                 np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_no_bit_of_the_parameters_depends_on_the_samples_of_a_task(dtype):
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_no_bit_of_the_parameters_depends_on_the_samples_of_a_task(by_layer, dtype):
     it = Problem((40, 130, 64, 10), 75, "relu", "softmax", "adam", dtype, alpha=0.1, clip=0.05, drops=[0.3, 0.5])
-    expected = it.run()
+    expected = it.run(by_layer=by_layer)
     for some in (1, 4, 32, 75, 100):
-        for one, other in zip(it.run(some=some)[:3], expected[:3], strict=True):
+        for one, other in zip(it.run(some=some, by_layer=by_layer)[:3], expected[:3], strict=True):
             np.testing.assert_array_equal(one, other)
 
 
@@ -347,7 +356,7 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
     it = Problem((20, 30, 4), 10, "relu", "softmax", "adam", "float32")
     still = it.params.copy()
     still.flags.writeable = False
-    room = compiled.native.steps_room(np.array(it.spec.sizes), 10, 5, 1, False, False, False, False)
+    room = compiled.native.steps_room(np.array(it.spec.sizes), 10, 5, 1, *5 * [False])
     behind, wholes, dense = it.order.copy(), it.arguments()["wholes"], np.zeros((len(it.X), 4))
     behind[9] = len(it.X)
 
@@ -401,7 +410,7 @@ def test_what_it_is_not_written_for_is_refused_and_nothing_touched():
         (np.array([3, 2]), 10, 5, 0), (np.full(65, 2), 10, 5, 1), (np.array([3, 2049]), 10, 5, 1),
     ):  # fmt: skip
         with pytest.raises(TypeError, match="expected the sizes of a few layers"):
-            compiled.native.steps_room(*bad, False, False, False, False)
+            compiled.native.steps_room(*bad, *5 * [False])
 
 
 @pytest.mark.parametrize("clip", [-1.0, np.nan])
@@ -413,14 +422,16 @@ def test_a_limit_of_the_gradient_that_is_not_positive_is_none(clip):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("by_layer", [False, True])
 @pytest.mark.parametrize(
     ("dtype", "cut"), [("float32", {}), ("float64", {}), pytest.param("float32", TILED, marks=on_tiles)]
 )
 @pytest.mark.parametrize("sizes", [(5, 3, 1), (33, 17, 9), (20, 16, 8)], ids=str)
-def test_nothing_is_read_or_written_behind_the_arrays(sizes, dtype, cut):
+def test_nothing_is_read_or_written_behind_the_arrays(sizes, dtype, cut, by_layer):
     """Each array ends at an inaccessible page; an access behind it kills the process."""
     for batch, rule in ((1, "adam"), (10, "gradient_descent"), (32, "momentum")):
         it = Problem(sizes, batch, "tanh", "softmax", rule, dtype, weighted=True)
+        cut = {**cut, "by_layer": by_layer}
         expected, given = it.run(**cut), it.arguments(threads=2, **cut)
         given = {name: array if array is None else at_the_end(array) for name, array in given.items()}
         assert compiled.native.steps(*given.values()) == 2
@@ -428,7 +439,9 @@ def test_nothing_is_read_or_written_behind_the_arrays(sizes, dtype, cut):
             np.testing.assert_array_equal(given[name], array)
 
 
-@pytest.mark.parametrize("cut", [{}, pytest.param(TILED, marks=on_tiles)], ids=["", "tiled"])
+@pytest.mark.parametrize(
+    "cut", [{}, {"by_layer": True}, pytest.param(TILED, marks=on_tiles)], ids=["", "by_layer", "tiled"]
+)
 def test_it_returns_after_the_given_seconds_and_goes_on_from_there(cut):
     it = Problem((40, 130, 64, 10), 75, "relu", "softmax", "adam", "float32")
     expected, given, done = it.run(**cut), it.arguments(**cut), 0
@@ -684,12 +697,25 @@ def test_larger_batches_of_few_numbers_do_not(batch, spare, goes, monkeypatch):
     ("sizes", "batch", "threads"),
     [
         ((784, 128, 64, 10), 63, 1), ((784, 128, 64, 10), 64, 8), ((784, 128, 64, 10), 128, 16),
-        ((784, 128, 64, 10), 2048, 64), ((20, 32, 3), 200, 1), ((784, 2048, 10), 128, 8), ((20, 64, 64, 3), 200, 3),
+        ((784, 128, 64, 10), 2048, 64), ((20, 32, 3), 200, 1), ((784, 2048, 10), 128, 64), ((784, 2048, 10), 1, 4),
+        ((784, 300, 10), 8, 5), ((784, 286, 10), 8, 1), ((20, 64, 64, 3), 200, 3),
     ],
 )  # fmt: skip
 def test_a_thread_more_must_be_worth_its_start(sizes, batch, threads):
-    assert plan_c.threads(Spec(sizes, "relu", "softmax"), batch, "float32", 100) == threads
-    assert plan_c.threads(Spec(sizes, "relu", "softmax"), batch, "float32", 2) == min(threads, 2)
+    assert plan_c.threads(Spec(sizes, "relu", "softmax"), batch, 100) == threads
+    assert plan_c.threads(Spec(sizes, "relu", "softmax"), batch, 2) == min(threads, 2)
+
+
+@pytest.mark.parametrize(("least", "goes"), [(50 * 6, True), (50 * 6 + 1, False)])
+def test_wide_layers_go_layer_by_layer(least, goes, monkeypatch):
+    taken, (X, y) = [], (digits(300).X, digits(300).y)
+    ours = {"steps": lambda *given: taken.append(given[11]) or real(*given)}
+    real = compiled.native.steps
+    monkeypatch.setattr(compiled, "native", SimpleNamespace(**{**vars(compiled.native), **ours}))
+    monkeypatch.setattr(plan_c, "BY_LAYER", least)
+    for _event in fcgpu.train((X, y), hidden=(4, 6, 50), epochs=1, batch=10, optimizer="adam", device="cpu"):
+        pass
+    assert [wholes[9] for wholes in taken] == [goes]
 
 
 @pytest.mark.parametrize(
@@ -699,12 +725,14 @@ def test_a_thread_more_must_be_worth_its_start(sizes, batch, threads):
 )  # fmt: skip
 def test_there_is_a_task_for_every_thread(hidden, batch, threads, rows):
     spec = Spec((784, hidden, 10), "relu", "softmax")
-    assert tile(spec, batch, "float32", plan_c.threads(spec, batch, "float32", threads)) == rows
+    assert tile(spec, batch, "float32", plan_c.threads(spec, batch, threads)) == rows
 
 
-def test_no_bit_of_the_losses_depends_on_the_threads_by_which_a_batch_is_cut(monkeypatch):
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_no_bit_of_the_losses_depends_on_the_threads_by_which_a_batch_is_cut(by_layer, monkeypatch):
     monkeypatch.setattr(plan_c, "THREAD_FLOP", 1000)
     data, found = digits(300), []
+    monkeypatch.setattr(plan_c, "BY_LAYER", data.X.shape[1] * 60 + (not by_layer))
     for threads in (1, 2, 5, 16):
         started, *ended, _ = fcgpu.train(
             data, hidden=(60, 30), epochs=3, batch=130, optimizer="adam", alpha=0.1, device="cpu", threads=threads
@@ -739,12 +767,12 @@ def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
     assert not plan_c.on_tiles(63, recipe, data.X)
     assert not plan_c.on_tiles(64, recipe, data.X.astype(np.float32))
     assert plan_c.is_for(300, 64, spec, recipe, data.X, data.y)
-    wide, X = Spec((50, 10486, 4), "relu", "softmax"), np.zeros((300, 50), np.uint8)  # 2 MiB and 48 bytes
+    wide, X = Spec((50, 10486, 4), "relu", "softmax"), np.zeros((600, 50), np.uint8)  # 2 MiB and 48 bytes
     monkeypatch.setattr(plan_c, "MOST_BYTES", 1 << 30)
-    assert plan_c.is_for(300, 128, wide, recipe, X, data.y)
-    assert not plan_c.is_for(300, 129, wide, recipe, X, data.y)
-    assert plan_c.is_for(300, 129, replace(wide, sizes=(50, 10485, 4)), recipe, X, data.y)
-    assert plan_c.is_for(300, 129, wide, recipe, X.astype(np.float32), data.y)
+    assert plan_c.is_for(300, 256, wide, recipe, X, data.y)
+    assert not plan_c.is_for(300, 257, wide, recipe, X, data.y)
+    assert plan_c.is_for(300, 257, replace(wide, sizes=(50, 10485, 4)), recipe, X, data.y)
+    assert plan_c.is_for(300, 257, wide, recipe, X.astype(np.float32), data.y)
     recipe = recipe.but(dtype="float64")
     assert not plan_c.is_for(300, 128, spec, recipe, data.X, data.y)
     assert plan_c.is_for(300, 127, spec, recipe, data.X, data.y)
@@ -753,7 +781,7 @@ def test_where_the_tile_unit_multiplies_pixels_it_does(monkeypatch):
 
 def test_the_plan_counts_parameters_moments_a_converted_batch_and_scratch_memory():
     spec, recipe = Spec((50, 6, 4), "relu", "softmax"), fcgpu.Recipe(hidden=(6,), batch=70, optimizer="adam")
-    scratch = compiled.native.steps_room(np.array(spec.sizes), 70, 32, 1, False, False, False, False)
+    scratch = compiled.native.steps_room(np.array(spec.sizes), 70, 32, 1, *5 * [False])
     converted = 70 * 50
     assert plan_c.work_bytes(spec, 70, recipe, 32, 1, False) == 4 * (3 * spec.n_params + converted) + scratch
     vectors = 2 + 2 * 20 + 4  # parameters, gradient and those of L-BFGS

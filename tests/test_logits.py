@@ -181,7 +181,7 @@ class TestArguments:
     def arguments(self):
         """Valid arguments by name."""
         sizes, params = np.array([3, 4, 2], np.intp), np.ones(26, np.float32)
-        room = aligned(int(compiled.native.steps_room(sizes, 8, 4, 2, False, False, False, True)), np.uint8)
+        room = aligned(int(compiled.native.steps_room(sizes, 8, 4, 2, False, False, False, False, True)), np.uint8)
         X, Z = np.ones((5, 3), np.float32), np.zeros((5, 2), np.float32)
         return {"X": X, "params": params, "logits": Z, "sizes": sizes, "room": room, "some": 4, "threads": 2,
                 "activation": 2, "scale": 1.0, "tiles": False, "packed": True}  # fmt: skip

@@ -374,7 +374,7 @@ def test_products_of_sparse_matrices_refuse_other_arrays(across):
 def test_after_an_argument_that_is_no_number_none_is_asked_for(call):
     asked, A, B, C = [], np.zeros((4, 6), np.uint8), np.zeros((6, 5)), np.zeros((4, 5))
     truth = type("Truth", (), {"__bool__": lambda self: asked.append(self) or True})()
-    given = {"multiply_bytes": (A, B, C, "x", truth, truth), "steps_room": (np.array([3, 2]), "x", 5, 1, *4 * [truth])}
+    given = {"multiply_bytes": (A, B, C, "x", truth, truth), "steps_room": (np.array([3, 2]), "x", 5, 1, *5 * [truth])}
     if not hasattr(compiled.native, call):
         pytest.skip("this compiler has no vector types")
     with pytest.raises(TypeError, match=r"real number|an integer"):

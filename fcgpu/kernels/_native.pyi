@@ -34,7 +34,8 @@ def logits(
     packed: bool,
 ) -> None: ...
 def steps_room(
-    sizes: Any, batch: int, some: int, threads: int, doubles: bool, clipped: bool, tiles: bool, packed: bool
+    sizes: Any, batch: int, some: int, threads: int, doubles: bool, clipped: bool, tiles: bool, by_layer: bool,
+    packed: bool,
 ) -> int: ...  # fmt: skip
 def steps(
     X: Any, order: Any, y: Any, weights: Any, params: Any, m: Any, v: Any, rates: Any, sums: Any, sizes: Any, room: Any,

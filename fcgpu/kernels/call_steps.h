@@ -18,15 +18,16 @@ static int has_sane_cut(const Steps* it) {
            it->threads <= MOST_THREADS;
 }
 
-/* (sizes, batch, samples of a task, threads, doubles, clipped, tiles, packed) -> bytes of scratch memory that `steps`
-   needs or, with `packed` as in `logits`, that. */
+/* (sizes, batch, samples of a task, threads, doubles, clipped, tiles, by_layer, packed) -> bytes of scratch memory that
+   `steps` needs or, with `packed` as in `logits`, that. */
 FUNCTION(steps_room) {
-    TAKES(8);
+    TAKES(9);
     Steps it = {0};
     Array sizes = {0};
     it.batch = whole_number(args[1]), it.some = whole_number(args[2]), it.threads = (int)whole_number(args[3]);
     int doubles = is_true(args[4]);
-    it.clip = is_true(args[5]), it.tiles = is_true(args[6]), it.packed = is_true(args[7]);
+    it.clip = is_true(args[5]), it.tiles = is_true(args[6]), it.by_layer = is_true(args[7]),
+    it.packed = is_true(args[8]);
     int done = !PyErr_Occurred() && open_array(args[0], &sizes, 0) && take_sizes(&it, &sizes) && has_sane_cut(&it);
     ptrdiff_t bytes = done ? doubles ? room_double(&it) : room_float(&it) : 0;
     close_arrays(&sizes, 1);
@@ -58,9 +59,10 @@ static int open_arguments(PyObject* const* args, Array* a) {
 static int take_numbers(Steps* it, const Array* a) {
     const int64_t* n = a[WHOLES].view.buf;
     const double* x = a[REALS].view.buf;
-    if (!is(&a[WHOLES], 'b', 8, 9) || !is(&a[REALS], 'd', 8, 9) || !is(&a[SUMS], 'd', 8, 3)) return 0;
+    if (!is(&a[WHOLES], 'b', 8, 10) || !is(&a[REALS], 'd', 8, 9) || !is(&a[SUMS], 'd', 8, 3)) return 0;
     it->batch = n[0], it->some = n[1], it->threads = (int)n[2], it->activation = (int)n[3], it->output = (int)n[4];
-    it->counts = (int)n[5], it->rule = (int)n[6], it->epoch_samples = n[7], it->tiles = n[8] != 0;
+    it->counts = (int)n[5], it->rule = (int)n[6], it->epoch_samples = n[7], it->tiles = n[8] != 0,
+    it->by_layer = n[9] != 0;
     it->scale = x[0], it->alpha = x[1], it->beta_1 = x[2], it->beta_2 = x[3], it->epsilon = x[4];
     it->weight_decay = x[5], it->clip = x[6], it->t = x[7], it->longest = x[8], it->sums = a[SUMS].view.buf;
     return has_sane_cut(it) && it->epoch_samples > 0 && it->rule >= GRADIENT_DESCENT && it->rule <= NONE;

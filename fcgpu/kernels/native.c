@@ -85,6 +85,7 @@ typedef struct { /* with contiguous rows; row is their stride in bytes */
 #include "pixel_steps.h"
 #include "samples.h"
 #include "rows.h"
+#include "by_layer.h"
 #include "epoch.h"
 #endif
 #undef T
@@ -131,6 +132,7 @@ typedef struct { /* with contiguous rows; row is their stride in bytes */
 #include "pixel_steps.h"
 #include "samples.h"
 #include "rows.h"
+#include "by_layer.h"
 #include "epoch.h"
 #endif
 #include "arrays.h"

@@ -28,11 +28,11 @@ CLONES static void N(multiply_samples)(const Steps* it, const N(Room) * room, co
         for (ptrdiff_t j = 0; j < n_out; j++) Z[j] += b[j];
 }
 
-/* Pack dZ of the n samples of a task, in the first layer. */
-static void N(pack_delta)(const Steps* it, const N(Room) * room, ptrdiff_t task, ptrdiff_t n) {
+/* Pack dZ of the first layer, of the samples of a task. */
+static void N(pack_delta)(const Steps* it, const N(Room) * room, ptrdiff_t task, ptrdiff_t batch) {
     const ptrdiff_t n_out = it->sizes[1], strip = tiles_for(it->batch, FLOAT_DEPTH);
     const Matrix dZ = {(char*)(room->dZ[1] + task * FLOAT_DEPTH * ROW(n_out)), ROW(n_out) * (ptrdiff_t)sizeof(T)};
-    pack_depth(dZ, n, n_out, it->scale, room->dZ_tiles, task, strip);
+    pack_depth(dZ, batch - task * FLOAT_DEPTH, n_out, it->scale, room->dZ_tiles, task, strip);
 }
 
 /* Pack up to FLOAT_DEPTH rows of W, from row `top`. */

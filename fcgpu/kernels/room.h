@@ -8,6 +8,7 @@ typedef struct { /* of one thread */
     const T** a;
     T** c;
     T *gradient, *sum, *edge, *unit, *logits, *outputs, *targets, *weights;
+    T* block; /* two matrices (batch, VECTOR), for by_layer.h */
     uint8_t* correct;
     char* tiles;    /* of A, for pixel_steps.h: a task's samples, or columns of X */
     ptrdiff_t deep; /* how many tiles of these samples' depth must be read, the rest being zero */
@@ -20,6 +21,7 @@ typedef struct {
 
 typedef struct {                                           /* of all threads; layer i is from A[i] to A[i + 1] */
     T *A[MOST_LAYERS], *dZ[MOST_LAYERS], *WT[MOST_LAYERS]; /* WT[i]: Wᵀ of layer i, as `transpose` has it */
+    T* dZT[MOST_LAYERS];                                   /* dZᵀ, likewise, for by_layer.h */
     T* panels[MOST_LAYERS];                                /* [W; b] of layer i, as `pack_rows` has it, or NULL */
     uint8_t* seen;                                         /* (tasks, n_features + 1) */
     uint8_t* X;                                            /* (batch, n_features), gathered by pixel_steps.h */
@@ -42,7 +44,9 @@ static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
         if (i < last)
             room->A[i] = take_memory(&memory, i || !it->tiles ? it->batch * ROW(sizes[i] + 1) * sizeof(T) : 0);
         if (i) room->dZ[i] = take_memory(&memory, it->batch * ROW(sizes[i]) * sizeof(T));
-        if (i && i < last) room->WT[i] = take_memory(&memory, sizes[i + 1] * WHOLE_VECTORS(sizes[i]) * sizeof(T));
+        const ptrdiff_t tall = WHOLE_VECTORS(sizes[i]) * (ptrdiff_t)sizeof(T);
+        if (i && i < last) room->WT[i] = take_memory(&memory, it->by_layer ? 0 : sizes[i + 1] * tall);
+        if (i) room->dZT[i] = take_memory(&memory, it->by_layer ? WHOLE_VECTORS(it->batch) * tall : 0);
         if (i) params += (sizes[i - 1] + 1) * sizes[i];
         if (i < last) {
             const ptrdiff_t packed = it->packed && (i || !it->tiles);
@@ -64,17 +68,20 @@ static ptrdiff_t N(divide)(const Steps* it, N(Room) * room) {
     room->g_squares = take_memory(&memory, rows * sizeof(double));
     room->gradient = take_memory(&memory, it->clip > 0 ? params * sizeof(T) : 0);
     const ptrdiff_t deep = widest > it->batch ? widest : it->batch, k = sizes[last];
-    const ptrdiff_t at_once = ROWS_AT_ONCE(it, 0), size = at_once * WHOLE_VECTORS(widest) * (ptrdiff_t)sizeof(T);
+    const ptrdiff_t at_once = ROWS_AT_ONCE(it, 0), long_row = WHOLE_VECTORS(it->by_layer ? deep : widest);
+    const ptrdiff_t size = at_once * long_row * (ptrdiff_t)sizeof(T);
+    const ptrdiff_t samples = it->by_layer ? it->batch : some, rows_at_once = samples > at_once ? samples : at_once;
     for (int i = 0; i < it->threads; i++) {
         N(Desk)* my = &room->desks[i];
         ptrdiff_t** places[] = {&my->a_at, &my->b_at, &my->edge_at, &my->rows};
         for (int j = 0; j < 4; j++) *places[j] = take_memory(&memory, deep * sizeof(ptrdiff_t));
         my->labels = take_memory(&memory, some * sizeof(ptrdiff_t));
-        my->a = take_memory(&memory, (some > at_once ? some : at_once) * sizeof(T*));
-        my->c = take_memory(&memory, (some > at_once ? some : at_once) * sizeof(T*));
+        my->a = take_memory(&memory, rows_at_once * sizeof(T*));
+        my->c = take_memory(&memory, rows_at_once * sizeof(T*));
         my->gradient = take_memory(&memory, size);
         my->sum = take_memory(&memory, it->batch > SUMMED ? size : 0);
         my->edge = take_memory(&memory, deep * VECTOR * sizeof(T));
+        my->block = take_memory(&memory, it->by_layer * 2 * WHOLE_VECTORS(it->batch) * 64);
         my->unit = take_memory(&memory, widest * sizeof(T));
         T** numbers[] = {&my->logits, &my->outputs, &my->targets};
         for (int j = 0; j < 3; j++) *numbers[j] = take_memory(&memory, some * k * sizeof(T));

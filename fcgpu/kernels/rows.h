@@ -104,38 +104,37 @@ static void N(spread)(N(Desk) * my, N(Rows) of, ptrdiff_t rows) {
     }
 }
 
-static void N(update_rows)(const Steps* it, const N(Room) * room, N(Rows) of, const T* g, double rate, double eta_t) {
+static void N(update_rows)(const Steps* it, const N(Room) * room, N(Rows) of, const T* g, const Batch* now) {
     T *w = (T*)it->params + of.at, *m = it->m ? (T*)it->m + of.at : NULL, *v = it->v ? (T*)it->v + of.at : NULL;
     const ptrdiff_t done = of.weights * of.n;
     if (it->rule == NONE) {
         memcpy(m, g, (size_t)(of.count * of.n) * sizeof(T));
         return;
     }
-    N(update)(it, w, g, m, v, done, rate, eta_t, rate * it->weight_decay);
+    N(update)(it, w, g, m, v, done, now->rate, now->eta_t, now->rate * it->weight_decay);
     if (of.weights < of.count)
-        N(update)(it, w + done, g + done, m ? m + done : m, v ? v + done : v, of.n, rate, eta_t, 0);
-    if (of.layer) N(transpose)(w, of.weights, of.n, room->WT[of.layer] + of.top * of.n);
-    else if (it->tiles) N(pack_weights)(it, room, of.top);
+        N(update)(it, w + done, g + done, m ? m + done : m, v ? v + done : v, of.n, now->rate, now->eta_t, 0);
+    if (of.layer && !it->by_layer) N(transpose)(w, of.weights, of.n, room->WT[of.layer] + of.top * of.n);
+    if (!of.layer && it->tiles) N(pack_weights)(it, room, of.top);
 }
 
 /* The gradient of a task's rows, and their update unless the gradient is clipped first. */
-static void N(rows)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t batch, double share,
-                    double rate, double eta_t) {
+static void N(rows)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, const Batch* now) {
     const N(Rows) of = N(rows_of)(it, room, task);
     const int tiles = it->tiles && !of.layer;
-    const ptrdiff_t rows = (tiles ? N(gradient_on_tiles) : N(gradient))(it, room, my, of, batch);
+    const ptrdiff_t rows = (tiles ? N(gradient_on_tiles) : N(gradient))(it, room, my, of, now->n);
     const ptrdiff_t size = of.count * of.n;
     T *g = my->gradient, *w = (T*)it->params + of.at;
     if (!of.layer && it->rule == GRADIENT_DESCENT && it->alpha == 0 && !(it->clip > 0)) {
         for (ptrdiff_t r = 0; r < rows; r++) /* weights without a gradient stay as they are */
-            N(update)(it, w + my->rows[r] * of.n, g + r * WHOLE_VECTORS(of.n), NULL, NULL, of.n, rate, 0, 0);
+            N(update)(it, w + my->rows[r] * of.n, g + r * WHOLE_VECTORS(of.n), NULL, NULL, of.n, now->rate, 0, 0);
         if (tiles && rows) N(pack_weights)(it, room, of.top);
         return;
     }
     N(spread)(my, of, rows);
-    if (it->alpha != 0) room->w_squares[task] = N(add_l2)(w, g, of.weights * of.n, it->alpha * share);
+    if (it->alpha != 0) room->w_squares[task] = N(add_l2)(w, g, of.weights * of.n, it->alpha * now->share);
     if (!(it->clip > 0)) {
-        N(update_rows)(it, room, of, g, rate, eta_t);
+        N(update_rows)(it, room, of, g, now);
         return;
     }
     memcpy(room->gradient + of.at, g, (size_t)size * sizeof(T));
@@ -143,14 +142,13 @@ static void N(rows)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff
 }
 
 /* The update of a task's rows by their gradient, whose norm becomes at most `clip`. */
-static void N(clipped_rows)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t tasks,
-                            double rate, double eta_t) {
+static void N(clipped_rows)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, const Batch* now) {
     const N(Rows) of = N(rows_of)(it, room, task);
     double squares = 0;
-    for (ptrdiff_t i = 0; i < tasks; i++) squares += room->g_squares[i];
+    for (ptrdiff_t i = 0; i < room->first_task[it->layers]; i++) squares += room->g_squares[i];
     const double norm = sqrt(squares);
     const T factor = (T)(norm > it->clip ? it->clip / norm : norm >= 0 ? 1 : norm); /* NaN stays NaN */
     const T* g = room->gradient + of.at;
     for (ptrdiff_t i = 0; i < of.count * of.n; i++) my->gradient[i] = g[i] * factor;
-    N(update_rows)(it, room, of, my->gradient, rate, eta_t);
+    N(update_rows)(it, room, of, my->gradient, now);
 }

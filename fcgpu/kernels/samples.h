@@ -44,13 +44,13 @@ static void N(derive)(int activation, const T* A, T* dA, ptrdiff_t n) {
     }
 }
 
-/* Inverted dropout of a sample's units in a layer: x = x keep / (1 - rate), as in dropout.py. */
-CLONES static void N(drop)(T* x, ptrdiff_t n, uint32_t id, const uint32_t* key, double rate) {
+/* Inverted dropout of n of a sample's units in a layer, from `first` on: x = x keep / (1 - rate), as in dropout.py. */
+CLONES static void N(drop)(T* x, ptrdiff_t first, ptrdiff_t n, uint32_t id, const uint32_t* key, double rate) {
     const double below = rint(rate * 4294967296.0);
     const uint32_t least = below < 4294967295.0 ? (uint32_t)below : 4294967295u, factor = key[0], offset = key[1];
     const T kept = (T)(1 / (1 - rate));
     for (ptrdiff_t j = 0; j < n; j++) {
-        uint32_t hash = (id + (uint32_t)j * 0x9e3779b9u) * factor + offset;
+        uint32_t hash = (id + (uint32_t)(first + j) * 0x9e3779b9u) * factor + offset;
         hash ^= hash >> 16, hash *= 0x7feb352du;
         hash ^= hash >> 15, hash *= 0x846ca68bu;
         hash ^= hash >> 16;
@@ -116,7 +116,7 @@ static void N(pack)(const Steps* it, const N(Room) * room, N(Rows) of) {
 static void N(layer)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t place, ptrdiff_t n, ptrdiff_t i,
                      ptrdiff_t from, ptrdiff_t to) {
     const ptrdiff_t n_in = it->sizes[i], n_out = it->sizes[i + 1], first = place * it->some;
-    const ptrdiff_t hidden = i + 1 < it->layers, row = ROW(n_out + hidden);
+    const ptrdiff_t hidden = i + 1 < it->layers, row = ROW(n_out + hidden), parts = tiles_for(n, it->some);
     const uint8_t* seen = room->seen + place * (n_in + 1);
     const T *W = it->params, *panels = room->panels[i];
     T* Z = (hidden ? room->A : room->dZ)[i + 1] + first * row;
@@ -126,8 +126,10 @@ static void N(layer)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdif
         ptrdiff_t depth = 0;
         for (ptrdiff_t l = 0; l < i; l++) W += (it->sizes[l] + 1) * it->sizes[l + 1];
         for (ptrdiff_t k = 0; k <= n_in; k++) {
+            int any = i || seen[k];
+            for (ptrdiff_t p = 1; !any && p < parts; p++) any = seen[p * (n_in + 1) + k] != 0;
             my->a_at[depth] = k, my->b_at[depth] = k * (panels ? VECTOR : n_out);
-            depth += i || seen[k];
+            depth += any;
         }
         for (ptrdiff_t s = 0; s < n; s++) my->a[s] = room->A[i] + (first + s) * ROW(n_in + 1), my->c[s] = Z + s * row;
         N(Product) product = {my->a, my->a_at, W, my->b_at, VECTOR, depth, my->c, n, from, 0};
@@ -142,30 +144,35 @@ static void N(layer)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdif
     }
 }
 
-/* The samples of my->rows through the network: A of every layer and, in dZ of the last, the logits, at the place in
+/* The samples of my->rows through the first layers: A of each and, in dZ of the last, the logits, at the place in
    `room` of task number `place`. */
 static void N(forward)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t place, ptrdiff_t n,
-                       const uint32_t* keys) {
+                       ptrdiff_t layers, const uint32_t* keys) {
     const ptrdiff_t *sizes = it->sizes, first = place * it->some;
     if (it->tiles) N(pack_samples)(it, room, my, place, n);
     else N(take)(it, my->rows, n, room->A[0] + first * ROW(sizes[0] + 1), room->seen + place * (sizes[0] + 1));
-    for (ptrdiff_t i = 0; i < it->layers; i++) {
+    for (ptrdiff_t i = 0; i < layers; i++) {
         const ptrdiff_t n_out = sizes[i + 1], row = ROW(n_out + 1);
         N(layer)(it, room, my, place, n, i, 0, n_out);
         for (ptrdiff_t s = 0; keys && i + 1 < it->layers && s < n; s++)
-            N(drop)(room->A[i + 1] + (first + s) * row, n_out, it->ids[my->rows[s]], keys + 2 * i, it->drops[i]);
+            N(drop)(room->A[i + 1] + (first + s) * row, 0, n_out, it->ids[my->rows[s]], keys + 2 * i, it->drops[i]);
     }
 }
 
+/* Put the samples of a task into my->rows; returns how many there are. */
+static ptrdiff_t N(find)(const Steps* it, N(Desk) * my, ptrdiff_t task, const Batch* now) {
+    const ptrdiff_t first = task * it->some, n = now->n - first < it->some ? now->n - first : it->some;
+    for (ptrdiff_t s = 0; s < n; s++) my->rows[s] = named(it, now->start + first + s);
+    return n;
+}
+
 /* Some samples through the network and back: A and dZ of every layer, for rows first to first + n of the batch. */
-static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, ptrdiff_t batch,
-                       ptrdiff_t start, double share, const uint32_t* keys) {
-    const ptrdiff_t *sizes = it->sizes, last = it->layers, first = task * it->some;
-    const ptrdiff_t n = batch - first < it->some ? batch - first : it->some;
-    for (ptrdiff_t s = 0; s < n; s++) my->rows[s] = it->order ? it->order[start + first + s] : start + first + s;
-    N(forward)(it, room, my, task, n, keys);
+static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t task, const Batch* now) {
+    const ptrdiff_t *sizes = it->sizes, last = it->layers, first = task * it->some, n = N(find)(it, my, task, now);
+    const uint32_t* keys = now->keys;
+    N(forward)(it, room, my, task, n, last, keys);
     room->correct[task] =
-        N(compare)(it, my, my->rows, n, share, room->losses + first, room->dZ[last] + first * ROW(sizes[last]));
+        N(compare)(it, my, my->rows, n, now->share, room->losses + first, room->dZ[last] + first * ROW(sizes[last]));
     for (ptrdiff_t i = last - 1; i > 0; i--) {
         const ptrdiff_t n_in = sizes[i], n_out = sizes[i + 1];
         T* dA = room->dZ[i] + first * ROW(n_in); /* overwritten with dZ */
@@ -183,14 +190,14 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
             const T* its = A;
             if (keys) { /* the slope is that at A before dropout */
                 const double rate = it->drops[i - 1];
-                N(drop)(dA, n_in, it->ids[my->rows[s]], keys + 2 * (i - 1), rate);
+                N(drop)(dA, 0, n_in, it->ids[my->rows[s]], keys + 2 * (i - 1), rate);
                 for (ptrdiff_t j = 0; j < n_in; j++) my->unit[j] = A[j] * (T)(1 - rate);
                 its = my->unit;
             }
             N(derive)(it->activation, its, dA, n_in);
         }
     }
-    if (it->tiles) N(pack_delta)(it, room, task, n);
+    if (it->tiles) N(pack_delta)(it, room, task, now->n);
 }
 
 /* What each thread does to predict: the logits of the samples, which are in it->logits (samples, outputs). W is packed
@@ -210,7 +217,7 @@ static void N(predict)(void* job, Team* team, int thread, ptrdiff_t phase) {
             }
             const ptrdiff_t first = task * it->some, left = it->samples - first, n = left < it->some ? left : it->some;
             for (ptrdiff_t s = 0; s < n; s++) my->rows[s] = first + s;
-            N(forward)(it, room, my, thread, n, NULL);
+            N(forward)(it, room, my, thread, n, it->layers, NULL);
             const T* Z = room->dZ[it->layers] + thread * it->some * ROW(k);
             for (ptrdiff_t s = 0; s < n; s++)
                 memcpy((T*)it->logits + (first + s) * k, Z + s * ROW(k), (size_t)k * sizeof(T));

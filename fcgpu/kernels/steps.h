@@ -11,8 +11,9 @@ typedef struct { /* batches of samples, a network, and the rule that updates it 
     ptrdiff_t row, samples, batch, some, steps, epoch_samples; /* some: samples of a task */
     const ptrdiff_t *order, *sizes; /* order: indices into the samples, or NULL for the first ones */
     int bytes, layers, activation, output, counts, threads, many_registers, rule;
-    int tiles;  /* whether the first layer's products are by pixel_steps.h */
-    int packed; /* whether predictions pack W first; on tiles they do in any case */
+    int tiles;    /* whether the first layer's products are by pixel_steps.h */
+    int by_layer; /* whether the steps are those of by_layer.h */
+    int packed;   /* whether predictions pack W first; on tiles they do in any case */
     double scale, alpha, beta_1, beta_2, epsilon, weight_decay, clip, t, longest; /* beta_1: also momentum's μ, or ρ */
     Integers y;
     const void *targets, *weights;
@@ -23,6 +24,22 @@ typedef struct { /* batches of samples, a network, and the rule that updates it 
     double* sums; /* loss without penalty, penalty, correct predictions */
     ptrdiff_t done;
 } Steps;
+
+typedef struct {               /* a step: its batch and its learning rates */
+    ptrdiff_t start, n;        /* of the samples */
+    double share, rate, eta_t; /* share: 1 / Σ weights */
+    const uint32_t* keys;      /* (hidden layers, 2) */
+} Batch;
+
+enum Work { SAMPLES, TAKE, UNITS, COMPARE, PACK, ROWS, CLIPPED };
+typedef struct { /* what the threads do at one time in a step, as tasks of samples, of a layer, or of all layers */
+    enum Work work;
+    ptrdiff_t layer, first, tasks; /* first: the number of the first task; tasks: how many, or 0 for those of samples */
+} Phase;
+#define MOST_PHASES (2 * MOST_LAYERS + 4)
+
+/* Which of the data is number `s` of the samples. */
+static ptrdiff_t named(const Steps* it, ptrdiff_t s) { return it->order ? it->order[s] : s; }
 
 typedef struct { /* scratch memory, or NULL to count what is needed */
     char* at;

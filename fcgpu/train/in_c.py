@@ -42,7 +42,7 @@ class InC:
             ids = np.arange(plan.samples, dtype=np.uint32) if samples.ids is None else samples.ids
         self._data: tuple[Any, ...] = samples.X, samples.y, samples.weights, ids
         self._sizes = np.array(spec.sizes, np.intp)
-        threads = plan_c.threads(spec, plan.batch, recipe.dtype, plan.threads)
+        threads = plan_c.threads(spec, plan.batch, plan.threads)
         self._pace = Pace(threads)
         tiles = plan_c.on_tiles(plan.batch, recipe, samples.X)
         self._room = aligned(plan_c.room_bytes(spec, plan.batch, recipe, plan.tile, threads, tiles), np.uint8)
@@ -50,7 +50,8 @@ class InC:
             ACTIVATIONS.index(spec.activation), plan_c.OUTPUTS.index(spec.output), count,
             plan_c.rule(recipe.optimizer),
         )  # fmt: skip
-        self._wholes = np.array([plan.batch, plan.tile, threads, *kinds, plan.samples, tiles], np.int64)
+        cut = plan.batch, plan.tile, threads
+        self._wholes = np.array([*cut, *kinds, plan.samples, tiles, plan_c.by_layer(spec)], np.int64)
         self._sums = np.zeros(3)  # of an epoch: loss without penalty, penalty, correct predictions
 
     def begin(self, rule: Any) -> None:

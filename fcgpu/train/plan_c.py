@@ -23,16 +23,20 @@ MOST, MOST_PIXELS = 2048, 1000  # samples of a batch; of all pixels in one
 MOST_BYTES, FEW_BYTES = 16 << 20, 10 << 20  # of a batch's activations; with so few, the batch may be larger than MOST
 SHARED = 64  # samples of a batch: with fewer, handing over the parameters takes as long as a second thread saves
 THREAD_FLOP = 2_000_000  # operations of a step that each thread needs, some 20 µs
-# Samples that each thread needs. On two cores tasks of 8 took 1.03 of the time of 32; in wide layers, where 64 are
-# fastest, 16 took 1.14 and 8 1.4. More than two threads have not been measured.
-THREAD_SAMPLES, WIDE_SAMPLES = 8, 16
+THREAD_SAMPLES = 8  # that each thread needs: on two cores, tasks of 8 took 1.03 of the time of 32
+# Weights of a layer from which a step goes layer by layer (by_layer.h), on as many threads as its operations are worth.
+# On two cores of a Xeon, of the time by samples: 784-2048-2048-10 in batches of 1 to 32 0.36 to 0.54 (on two threads in
+# place of one), of 64 to 256 0.68 to 0.92; 784-512-512-10 0.75 to 0.95; 784-300-100-10 0.96 to 1.1, in float64 0.65 to
+# 1.05; 784-256-256-10 0.88 to 1.15. More than two threads have not been measured, here and above.
+BY_LAYER = 225_000
 # Samples of a batch from which the tile unit's products with pixels are faster. On two cores of a Xeon, of the time of
 # other steps in C: 0.8 for 64 samples of 784-100-10, 0.7 for 128 and 0.6 for 1,024 of 784-128-64-10. It has steps of
 # its own only in float32; in float64 steps in NumPy took 1.4 and 0.6 of the time, and 0.8 for 128 samples.
 LEAST_TILED = {"float32": 64, "float64": 128}
-# Each task reads all packed weights of the first layer. Where the L2 cache does not hold them, as those of 784-1024-10
-# and 784-2048-10, NumPy's steps on the unit took some 0.65 of the time for 256 and 512 samples, 0.8 to 1.1 for 128.
-FAR_BYTES, MOST_FAR = 2 << 20, 128  # of the first layer's weights; samples of a batch with more of them
+# Each task reads all packed weights of the first layer. Where the L2 cache does not hold them, C took 0.6 to 0.85 of
+# the time of NumPy's steps on the unit for 256 samples of 784-1024-10, 784-1024-1024-10 and 784-2048-2048-10, 0.88 to
+# 1.05 for 512, and 0.97 to 1.1 for 1,024.
+FAR_BYTES, MOST_FAR = 2 << 20, 256  # of the first layer's weights; samples of a batch with more of them
 OUTPUTS = ("sigmoid", "softmax", "identity")  # in the order of their numbers in samples.h
 RULES = ("gradient_descent", "momentum", "nesterov", "rmsprop", "adam", "adamw")  # as in steps.h
 
@@ -68,19 +72,23 @@ def rule(optimizer: str) -> int:
     return RULES.index(optimizer) if optimizer in RULES else len(RULES)
 
 
-def threads(spec: Spec, batch: int, dtype: Any, most: int) -> int:
+def threads(spec: Spec, batch: int, most: int) -> int:
     """How many threads a step is worth, of at most `most`."""
-    if batch < SHARED:
-        return 1
-    each = WIDE_SAMPLES if logits.is_wide(spec, dtype) else THREAD_SAMPLES
-    worth = min(batch // each, 6 * batch * spec.n_params // THREAD_FLOP)
+    worth = 6 * batch * spec.n_params // THREAD_FLOP
+    if not by_layer(spec):
+        worth = min(worth, batch // THREAD_SAMPLES if batch >= SHARED else 1)
     return min(most, max(1, worth), logits.MOST_THREADS)
+
+
+def by_layer(spec: Spec) -> bool:
+    """Whether a step goes layer by layer, and not by samples."""
+    return max(n_in * n_out for n_in, n_out in spec.layer_sizes) >= BY_LAYER
 
 
 def room_bytes(spec: Spec, batch: int, recipe: Recipe, tile: int, threads: int, tiles: bool) -> int:
     """Bytes of scratch memory for the steps; `tile` is the samples of a task, `tiles` whether they are `on_tiles`."""
     sizes, doubles, clipped = np.array(spec.sizes, np.intp), recipe.dtype == "float64", bool(recipe.gradient_clip)
-    return int(compiled.native.steps_room(sizes, batch, tile, threads, doubles, clipped, tiles, False))
+    return int(compiled.native.steps_room(sizes, batch, tile, threads, doubles, clipped, tiles, by_layer(spec), False))
 
 
 def work_bytes(spec: Spec, batch: int, recipe: Recipe, tile: int, threads: int, tiles: bool) -> int:
