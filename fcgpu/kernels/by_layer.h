@@ -59,8 +59,7 @@ static void N(propagate)(const Steps* it, const N(Room) * room, N(Desk) * my, N(
             for (ptrdiff_t j = 0; j < VECTOR; j++) its[j] *= rate;
         }
         N(derive)(it->activation, A, dZ, now->n * VECTOR);
-        for (ptrdiff_t s = 0; s < now->n; s++)
-            memcpy(room->dZ[i] + s * row + unit, dZ + s * VECTOR, (size_t)some * sizeof(T));
+        for (ptrdiff_t s = 0; s < now->n; s++) memcpy(room->dZ[i] + s * row + unit, dZ + s * VECTOR, 64);
         for (ptrdiff_t s = 0; i > 1 && s < n; s += VECTOR)
             N(transpose)(dZ + s * VECTOR, VECTOR, VECTOR,
                          room->dZT[i] + s * WHOLE_VECTORS(it->sizes[i]) + unit * VECTOR);
