@@ -243,7 +243,7 @@ def test_a_run_that_another_version_cut_otherwise_is_refused(here, monkeypatch):
 
 
 def test_a_run_goes_on_with_another_number_of_threads(here, monkeypatch):
-    monkeypatch.setattr(plan_c, "SHARED", 8)
+    monkeypatch.setattr(plan_c, "THREAD_SAMPLES", {"float32": 2, "float64": 2})
     monkeypatch.setattr(plan_c, "THREAD_FLOP", 1)
     given = words(here, "--checkpoint-every", 4, "--threads", 1)
     assert call(*given).code == 0

@@ -696,14 +696,20 @@ def test_larger_batches_of_few_numbers_do_not(batch, spare, goes, monkeypatch):
 @pytest.mark.parametrize(
     ("sizes", "batch", "threads"),
     [
-        ((784, 128, 64, 10), 63, 1), ((784, 128, 64, 10), 64, 8), ((784, 128, 64, 10), 128, 16),
+        ((784, 128, 64, 10), 15, 1), ((784, 128, 64, 10), 16, 2), ((784, 128, 64, 10), 128, 16),
         ((784, 128, 64, 10), 2048, 64), ((20, 32, 3), 200, 1), ((784, 2048, 10), 128, 64), ((784, 2048, 10), 1, 4),
         ((784, 300, 10), 8, 5), ((784, 286, 10), 8, 1), ((20, 64, 64, 3), 200, 3),
     ],
 )  # fmt: skip
 def test_a_thread_more_must_be_worth_its_start(sizes, batch, threads):
-    assert plan_c.threads(Spec(sizes, "relu", "softmax"), batch, 100) == threads
-    assert plan_c.threads(Spec(sizes, "relu", "softmax"), batch, 2) == min(threads, 2)
+    spec = Spec(sizes, "relu", "softmax")
+    assert plan_c.threads(spec, batch, "float32", 100) == threads
+    assert plan_c.threads(spec, batch, "float32", 2) == min(threads, 2)
+
+
+def test_in_float64_a_thread_needs_half_as_many_samples():
+    spec = Spec((784, 128, 64, 10), "relu", "softmax")
+    assert [plan_c.threads(spec, batch, "float64", 100) for batch in (7, 8, 32)] == [1, 2, 8]
 
 
 @pytest.mark.parametrize(("least", "goes"), [(50 * 6, True), (50 * 6 + 1, False)])
@@ -720,12 +726,12 @@ def test_wide_layers_go_layer_by_layer(least, goes, monkeypatch):
 
 @pytest.mark.parametrize(
     ("hidden", "batch", "threads", "rows"),
-    [(128, 128, 2, 32), (128, 128, 16, 8), (128, 128, 6, 22), (128, 1000, 2, 32), (128, 63, 16, 32), (2048, 128, 2, 64),
+    [(128, 128, 2, 32), (128, 128, 16, 8), (128, 128, 6, 22), (128, 1000, 2, 32), (128, 63, 16, 9), (2048, 128, 2, 64),
      (2048, 128, 8, 16)],
 )  # fmt: skip
 def test_there_is_a_task_for_every_thread(hidden, batch, threads, rows):
     spec = Spec((784, hidden, 10), "relu", "softmax")
-    assert tile(spec, batch, "float32", plan_c.threads(spec, batch, threads)) == rows
+    assert tile(spec, batch, "float32", plan_c.threads(spec, batch, "float32", threads)) == rows
 
 
 @pytest.mark.parametrize("by_layer", [False, True])

@@ -42,7 +42,7 @@ class InC:
             ids = np.arange(plan.samples, dtype=np.uint32) if samples.ids is None else samples.ids
         self._data: tuple[Any, ...] = samples.X, samples.y, samples.weights, ids
         self._sizes = np.array(spec.sizes, np.intp)
-        threads = plan_c.threads(spec, plan.batch, plan.threads)
+        threads = plan_c.threads(spec, plan.batch, recipe.dtype, plan.threads)
         self._pace = Pace(threads)
         tiles = plan_c.on_tiles(plan.batch, recipe, samples.X)
         self._room = aligned(plan_c.room_bytes(spec, plan.batch, recipe, plan.tile, threads, tiles), np.uint8)

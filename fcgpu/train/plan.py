@@ -187,7 +187,7 @@ def _on_cpu(whole: Plan, spec: Spec, X: Any, taken: tuple[Any, Any], recipe: Rec
     if plan_c.is_for(whole.samples, whole.batch, spec, recipe, *taken):
         tiles = plan_c.on_tiles(whole.batch, recipe, taken[0])
         for most in dict.fromkeys((threads, 1)):
-            used = plan_c.threads(spec, whole.batch, most)
+            used = plan_c.threads(spec, whole.batch, recipe.dtype, most)
             tile = logits.TILE if tiles else logits.tile(spec, whole.batch, recipe.dtype, used)
             work = plan_c.work_bytes(spec, whole.batch, recipe, tile, used, tiles)
             yield replace(whole, in_c=True, threads=most, tile=tile, work_bytes=work)

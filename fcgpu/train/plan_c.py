@@ -21,13 +21,14 @@ from fcgpu.train.recipe import Recipe
 # 1,200 in one batch, they were faster.
 MOST, MOST_PIXELS = 2048, 1000  # samples of a batch; of all pixels in one
 MOST_BYTES, FEW_BYTES = 16 << 20, 10 << 20  # of a batch's activations; with so few, the batch may be larger than MOST
-SHARED = 64  # samples of a batch: with fewer, handing over the parameters takes as long as a second thread saves
 THREAD_FLOP = 2_000_000  # operations of a step that each thread needs, some 20 µs
-THREAD_SAMPLES = 8  # that each thread needs: on two cores, tasks of 8 took 1.03 of the time of 32
+# Samples that each thread needs; pace.py finds out whether they pay. On two cores of a Xeon, of the time on one thread:
+# batches of 32 of 784-128-64-10 0.87 in float32 and 0.75 in float64, of 16 1.0 and 0.77, of 8 1.1 and 0.75.
+THREAD_SAMPLES = {"float32": 8, "float64": 4}
 # Weights of a layer from which a step goes layer by layer (by_layer.h), on as many threads as its operations are worth.
-# On two cores of a Xeon, of the time by samples: 784-2048-2048-10 in batches of 1 to 32 0.36 to 0.54 (on two threads in
-# place of one), of 64 to 256 0.68 to 0.92; 784-512-512-10 0.75 to 0.95; 784-300-100-10 0.96 to 1.1, in float64 0.65 to
-# 1.05; 784-256-256-10 0.88 to 1.15. More than two threads have not been measured, here and above.
+# On two cores of a Xeon, of the time by samples: 784-2048-2048-10 in batches of 1 to 32 0.36 to 0.54 (but by samples on
+# one thread), of 64 to 256 0.68 to 0.92; 784-512-512-10 0.8 to 1.0; 784-300-100-10 0.85 to 1.05, in float64 0.78 to
+# 1.0; 784-256-256-10 0.94 to 1.15, in float64 0.8 to 1.15. More than two threads were not measured, here and above.
 BY_LAYER = 225_000
 # Samples of a batch from which the tile unit's products with pixels are faster. On two cores of a Xeon, of the time of
 # other steps in C: 0.8 for 64 samples of 784-100-10, 0.7 for 128 and 0.6 for 1,024 of 784-128-64-10. It has steps of
@@ -72,11 +73,11 @@ def rule(optimizer: str) -> int:
     return RULES.index(optimizer) if optimizer in RULES else len(RULES)
 
 
-def threads(spec: Spec, batch: int, most: int) -> int:
+def threads(spec: Spec, batch: int, dtype: str, most: int) -> int:
     """How many threads a step is worth, of at most `most`."""
     worth = 6 * batch * spec.n_params // THREAD_FLOP
     if not by_layer(spec):
-        worth = min(worth, batch // THREAD_SAMPLES if batch >= SHARED else 1)
+        worth = min(worth, batch // THREAD_SAMPLES[dtype])
     return min(most, max(1, worth), logits.MOST_THREADS)
 
 
