@@ -73,15 +73,15 @@ typedef struct {
             sum[i][v];                                                                                                 \
     }                                                                                                                  \
                                                                                                                        \
-    /* All rows of c, a few at a time, for columns it->j to `stop`. */                                                 \
-    static ALWAYS void N(name##s)(const N(Product) * it, ptrdiff_t stop, ptrdiff_t from, const ptrdiff_t end,          \
-                                  const int far) {                                                                     \
+    /* All rows of c, a few at a time, for columns `begin` to `stop`. */                                               \
+    static ALWAYS void N(name##s)(const N(Product) * it, ptrdiff_t begin, ptrdiff_t stop, ptrdiff_t from,              \
+                                  const ptrdiff_t end, const int far) {                                                \
         const ptrdiff_t each = most * (ptrdiff_t)sizeof(vector) / (ptrdiff_t)sizeof(T);                                \
         do {                                                                                                           \
             const ptrdiff_t to = end - from < DEEP ? end : from + DEEP;                                                \
             for (ptrdiff_t i = 0, left; (left = it->rows - i) > 0;) {                                                  \
                 const int some = left >= 12 || left == 6 ? 6 : left > 6 ? (int)(left + 1) / 2 : (int)left;             \
-                for (ptrdiff_t j = it->j; j < stop; j += each) switch (some) {                                         \
+                for (ptrdiff_t j = begin; j < stop; j += each) switch (some) {                                         \
                         case 6: N(name)(it, j, i, from, to, 6, far); break;                                            \
                         case 5: N(name)(it, j, i, from, to, 5, far); break;                                            \
                         case 4: N(name)(it, j, i, from, to, 4, far); break;                                            \
@@ -96,15 +96,16 @@ typedef struct {
     }
 TILE(narrow_tile, N(part), 64 / PART)
 CLONES static void N(narrow)(const N(Product) * it, ptrdiff_t stop, ptrdiff_t from, ptrdiff_t to) {
-    if (it->far) N(narrow_tiles)(it, stop, from, to, 1);
-    else N(narrow_tiles)(it, stop, from, to, 0);
+    if (it->far) N(narrow_tiles)(it, it->j, stop, from, to, 1);
+    else N(narrow_tiles)(it, it->j, stop, from, to, 0);
 }
 
 #ifdef MANY_REGISTERS
 TILE(wide_tile, N(whole), SIDE_BY_SIDE)
-MANY_REGISTERS static void N(wide)(const N(Product) * it, ptrdiff_t stop, ptrdiff_t from, ptrdiff_t to) {
-    if (it->far) N(wide_tiles)(it, stop, from, to, 1);
-    else N(wide_tiles)(it, stop, from, to, 0);
+MANY_REGISTERS static void N(wide)(const N(Product) * it, ptrdiff_t from, ptrdiff_t to) {
+    const ptrdiff_t j = it->j, stop = j + SIDE_BY_SIDE * VECTOR; /* one tile across */
+    if (it->far) N(wide_tiles)(it, j, stop, from, to, 1);
+    else N(wide_tiles)(it, j, stop, from, to, 0);
 }
 #endif
 #undef TILE
@@ -126,8 +127,7 @@ static void N(multiply)(N(Product) it, ptrdiff_t end, ptrdiff_t n, int many_regi
             it.j = begin;
 #ifdef MANY_REGISTERS
             const ptrdiff_t most = (stop < full ? stop : full) - SIDE_BY_SIDE * VECTOR;
-            for (; many_registers && it.j <= most; it.j += SIDE_BY_SIDE * VECTOR)
-                N(wide)(&it, it.j + SIDE_BY_SIDE * VECTOR, from, to);
+            for (; many_registers && it.j <= most; it.j += SIDE_BY_SIDE * VECTOR) N(wide)(&it, from, to);
 #endif
             for (ptrdiff_t next; it.j < stop; it.j = next) {
                 next = stop - it.j < SIDE_BY_SIDE * VECTOR ? stop : it.j + SIDE_BY_SIDE * VECTOR;
