@@ -16,9 +16,10 @@ ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "identity")  # in the or
 MOST_LAYERS, MOST_THREADS, MOST_OUTPUTS = 64, 64, 2048  # as in steps.h, team.h, elementwise.h; the input is a layer
 LARGEST = 1 << 24  # units of a layer, as in call_steps.h
 TILE = 32  # samples of a task, at most; on the tile unit always, because that is how deep a tile is
-WIDE, WIDE_TILE = 4 << 20, 128  # bytes of a layer's weights; the same, if a layer has more of them
-LEAST = 4  # samples of a task: where there are fewer for each thread, the threads share the columns of each layer, as
-# they do with a task of wide layers (8 to 64 samples of 784-2048-2048-3 took 0.73 to 0.97 of the time of two tasks)
+WIDE, WIDE_TILE = 4 << 20, 128  # bytes of a layer's weights; what TILE is if a layer has more of them
+# Samples of a task: where there are fewer for each thread, the threads share the columns of each layer. So they do in
+# wide layers with up to WIDE_TILE: on a Xeon 8 to 64 of 784-2048-2048-3 took 0.73 to 0.97 of the time of two tasks.
+LEAST = 4
 # Bytes of the first layer's weights up to which the tile unit multiplies pixels. It has to pack them first: on a Xeon
 # one sample of 784-128-64-10 took twice the time that it takes without it, 100 took as long, and 10,000 0.7 of it; of
 # 784-512-512-10 2.9, 1.2 and 0.8.

@@ -125,7 +125,7 @@ def load_features(
         paths = picture_paths(source)
         if paths is not None:
             return _picture_features(paths, n_features, shape)
-        return _table_features(_existing(source), n_features, feature_names)  # type: ignore[arg-type]
+        return _table_features(_existing(source), n_features, feature_names)
 
 
 def picture_paths(source: PathLike | Sequence[PathLike]) -> list[Path] | None:
@@ -135,7 +135,7 @@ def picture_paths(source: PathLike | Sequence[PathLike]) -> list[Path] | None:
     """
     if isinstance(source, list | tuple):
         return [_picture(path) for path in source]
-    path = _existing(source)  # type: ignore[arg-type]
+    path = _existing(source)
     if path.is_dir():
         return images.pictures_in(path)
     return [path] if path.suffix.lower() in images.SUFFIXES else None
@@ -198,8 +198,8 @@ def _kind(path: Path, *, pictures: bool = False) -> str:
     return kind
 
 
-def _existing(source: PathLike, names: Iterable[str] = ()) -> Path:
-    """The path with ~ expanded. Raises DataError if nothing is there; it suggests the nearest of `names`."""
+def _existing(source: object, names: Iterable[str] = ()) -> Path:
+    """The path with ~ expanded. Raises DataError for no path, and if nothing is there: with the nearest of `names`."""
     if not isinstance(source, str | os.PathLike):
         raise DataError(f"source is {source!r} ({type(source).__name__}); expected a name or a path")
     text = os.fspath(source)

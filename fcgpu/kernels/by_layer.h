@@ -36,8 +36,8 @@ static void N(compare_samples)(const Steps* it, const N(Room) * room, N(Desk) * 
     }
 }
 
-/* Back from dZ of the layer of these weights to that of the layer before, for those of its units that the weights begin
-   at: dZ = g'(A) W dZᵀ, and its transpose. */
+/* Back through some rows of a layer's W, to dZ of the units that they are of: g'(A) (dZ Wᵀ), computed as its transpose,
+   which the next layer back reads as well. */
 static void N(propagate)(const Steps* it, const N(Room) * room, N(Desk) * my, N(Rows) of, const Batch* now) {
     const ptrdiff_t i = of.layer, row = ROW(it->sizes[i]), row_of_A = ROW(it->sizes[i] + 1);
     const ptrdiff_t n = WHOLE_VECTORS(now->n), apart = WHOLE_VECTORS(of.n) * VECTOR;
@@ -51,12 +51,11 @@ static void N(propagate)(const Steps* it, const N(Room) * room, N(Desk) * my, N(
         T *dZ = my->block, *A = dZ + n * VECTOR;
         N(transpose)(my->gradient + u * n, some, n, dZ);
         for (ptrdiff_t s = 0; s < now->n; s++) {
-            T *its = A + s * VECTOR, rate = now->keys ? (T)(1 - it->drops[i - 1]) : 1;
-            memcpy(its, room->A[i] + s * row_of_A + unit, 64);
-            if (!now->keys) continue; /* the slope is that at A before dropout */
-            N(drop)(dZ + s * VECTOR, unit, VECTOR, it->ids[named(it, now->start + s)], now->keys + 2 * (i - 1),
-                    it->drops[i - 1]);
-            for (ptrdiff_t j = 0; j < VECTOR; j++) its[j] *= rate;
+            const T* its = room->A[i] + s * row_of_A + unit;
+            if (!now->keys) memcpy(A + s * VECTOR, its, 64);
+            else
+                N(drop_back)(it, now->keys, i, it->ids[named(it, now->start + s)], unit, VECTOR, its, dZ + s * VECTOR,
+                             A + s * VECTOR);
         }
         N(derive)(it->activation, A, dZ, now->n * VECTOR);
         for (ptrdiff_t s = 0; s < now->n; s++) memcpy(room->dZ[i] + s * row + unit, dZ + s * VECTOR, 64);

@@ -58,6 +58,15 @@ CLONES static void N(drop)(T* x, ptrdiff_t first, ptrdiff_t n, uint32_t id, cons
     }
 }
 
+/* Back through dropout, for n of a sample's units of layer i, from `first` on: dA of what it put out becomes that of
+   what came in, and `before` is A as it came in, at which the slope is. */
+static void N(drop_back)(const Steps* it, const uint32_t* keys, ptrdiff_t i, uint32_t id, ptrdiff_t first, ptrdiff_t n,
+                         const T* A, T* dA, T* before) {
+    const double rate = it->drops[i - 1];
+    N(drop)(dA, first, n, id, keys + 2 * (i - 1), rate);
+    for (ptrdiff_t j = 0; j < n; j++) before[j] = A[j] * (T)(1 - rate);
+}
+
 /* From the logits of n samples to their losses and dZ of the last layer. Returns how many are predicted correctly. */
 static ptrdiff_t N(compare)(const Steps* it, N(Desk) * my, const ptrdiff_t* rows, ptrdiff_t n, double share, T* losses,
                             T* dZ) {
@@ -112,7 +121,8 @@ static void N(pack)(const Steps* it, const N(Room) * room, N(Rows) of) {
     else if (!of.layer) N(pack_weights)(it, room, of.top);
 }
 
-/* Layer i of the n samples of task number `place`, columns `from` to `to`: A of the next or, after the last, dZ. */
+/* Layer i of the n samples of task number `place`, or from it on, columns `from` to `to`: A of the next or, after the
+ * last, dZ. */
 static void N(layer)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrdiff_t place, ptrdiff_t n, ptrdiff_t i,
                      ptrdiff_t from, ptrdiff_t to) {
     const ptrdiff_t n_in = it->sizes[i], n_out = it->sizes[i + 1], first = place * it->some;
@@ -187,14 +197,8 @@ static void N(samples)(const Steps* it, const N(Room) * room, N(Desk) * my, ptrd
             continue;
         }
         for (ptrdiff_t s = 0; s < n; s++, A += ROW(n_in + 1), dA += ROW(n_in)) {
-            const T* its = A;
-            if (keys) { /* the slope is that at A before dropout */
-                const double rate = it->drops[i - 1];
-                N(drop)(dA, 0, n_in, it->ids[my->rows[s]], keys + 2 * (i - 1), rate);
-                for (ptrdiff_t j = 0; j < n_in; j++) my->unit[j] = A[j] * (T)(1 - rate);
-                its = my->unit;
-            }
-            N(derive)(it->activation, its, dA, n_in);
+            if (keys) N(drop_back)(it, keys, i, it->ids[my->rows[s]], 0, n_in, A, dA, my->unit);
+            N(derive)(it->activation, keys ? my->unit : A, dA, n_in);
         }
     }
     if (it->tiles) N(pack_delta)(it, room, task, now->n);
